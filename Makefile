@@ -1,0 +1,39 @@
+# `make test` needs Python 3.11 or newer, make and git; everything else is installed into .venv.
+VENV ?= .venv
+# the Python that a CPU wheel of torch is pinned for is preferred; PYTHON=python3.13 chooses another
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help install check lint type test test-all demo clean
+
+help:  ## what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP)  ## make .venv and install peftcli for development
+
+$(STAMP): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+check: lint type test  ## what CI runs: lint, types, tests
+
+lint: $(STAMP)  ## ruff, format included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)  ## mypy --strict on the package
+	$(BIN)/mypy
+
+test: $(STAMP)  ## the default tests
+	$(PYTEST) -n 2 --dist loadgroup
+
+test-all: $(STAMP)  ## the default tests and the full matrices
+	$(PYTEST) -n 2 --dist loadgroup -m "not browser and not faults"
+
+clean:  ## remove what was built here
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

@@ -1,0 +1,99 @@
+"""What every method's configuration has in common; free of torch.
+
+A method's own `config.py` subclasses `MethodConfig`, states the facts of the method as class variables, and its fields
+under the names that `adapter_config.json` uses. The docstring under each field is the only documentation source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from peftcli.errors import AdapterError, Fault
+
+PEFT_LEVEL = "0.21.2"
+"""The version of Hugging Face PEFT whose file format is written."""
+
+COMMON_FILE_FIELDS: Mapping[str, Any] = {
+    "auto_mapping": None,
+    "base_model_name_or_path": None,
+    "inference_mode": True,
+    "peft_version": PEFT_LEVEL,
+    "revision": None,
+    "task_type": None,
+}
+"""Fields that every `adapter_config.json` carries beside `peft_type`, with the value written when nobody sets one."""
+
+Kind = Literal["layers", "prompt", "selection"]
+
+
+class MethodConfig(BaseModel):
+    """Base of all method configurations: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    """Name in recipes; equals the folder name."""
+    summary: ClassVar[str]
+    """One line for `peft methods`."""
+    kind: ClassVar[Kind]
+    peft_type: ClassVar[str]
+    """`peft_type` in `adapter_config.json`."""
+    in_peft: ClassVar[bool] = False
+    """Whether Hugging Face PEFT has the method, so that the files are its format exactly."""
+    learning_rate: ClassVar[float]
+    """The rate that `training.learning_rate: auto` starts from, at a base of `learning_rate_width`."""
+    learning_rate_width: ClassVar[int] = 64
+    """Hidden size of the base that `learning_rate` was measured on."""
+    learning_rate_exponent: ClassVar[float] = 0.5
+    """`auto` multiplies the rate by (learning_rate_width / hidden size) to this power."""
+    short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Other names in recipes and the fields that each one sets, e.g. dora -> use_dora."""
+    file_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Every further field of the reference's file with the reference's default: taken where a file lacks the field,
+    written where this class has no field of that name."""
+    refused_variants: ClassVar[Mapping[str, str]] = {}
+    """Fields of the reference that switch on a variant which is not here, and the variant's name."""
+    recipe_only: ClassVar[frozenset[str]] = frozenset()
+    """Fields of this class that steer training and are not written to `adapter_config.json`."""
+    always_trainable: ClassVar[bool] = False
+    """True for the one method that trains the base itself (`full`), exempt from 'the base is untouched'."""
+
+    def to_recipe(self) -> dict[str, Any]:
+        """The section as a recipe writes it: `type` first, then every field."""
+        return {"type": self.name, **self.model_dump(mode="json")}
+
+    def to_file(self, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The document `adapter_config.json`, keys sorted; `kept` are fields read from a file that we have no use for."""
+        own = {key: value for key, value in self.model_dump(mode="json").items() if key not in self.recipe_only}
+        document = {**COMMON_FILE_FIELDS, **self.file_defaults, **own, **(kept or {}), "peft_type": self.peft_type}
+        return dict(sorted(document.items()))
+
+    @classmethod
+    def from_file(cls, document: Mapping[str, Any], *, where: str) -> tuple[Self, dict[str, Any]]:
+        """Reads a document in the file's schema; returns the configuration and the fields to keep for rewriting.
+
+        Raises `AdapterError` for a wrong value or a variant of the reference that is not here.
+        """
+        faults = [
+            Fault(f"`{field}` asks for {variant}, which peftcli does not have", where)
+            for field, variant in cls.refused_variants.items()
+            if document.get(field, cls.file_defaults.get(field)) != cls.file_defaults.get(field)
+        ]
+        if faults:
+            raise AdapterError("the adapter uses a variant that peftcli does not have", faults=faults)
+        own = {name for name in cls.model_fields if name not in cls.recipe_only}
+        values = {name: document.get(name, cls.file_defaults.get(name)) for name in own if name in document or name in cls.file_defaults}
+        kept = {key: value for key, value in document.items() if key not in own and key != "peft_type"}
+        try:
+            return cls.model_validate(values), kept
+        except ValidationError as error:
+            raise AdapterError(
+                f"{where} has fields that make no sense",
+                faults=[
+                    Fault(f"`{'.'.join(map(str, item['loc']))}`: {item['msg']} (found {item.get('input')!r})"[:300], where)
+                    for item in error.errors()
+                ],
+            ) from error

@@ -1,0 +1,240 @@
+"""Methods that wrap modules: the wrapper, the surgery that puts it in and takes it out, and the life cycle around it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Method, Shapes
+from peftcli.adapters.config import MethodConfig
+from peftcli.errors import MergeError
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+class AdapterLayer(nn.Module):
+    """Stands in a module's place and holds it as `base_layer`; never edits it.
+
+    Attributes of the base layer (`weight`, `bias`, `in_features`, `layer_idx`) are reachable through the wrapper, since
+    models read them.
+    """
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.enabled = True
+        self.training = base_layer.training
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(super().__getattr__("base_layer"), name)
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Name after the module path on disk (`lora_A.weight`) -> live tensor; parameters are trained, others not."""
+
+    @abstractmethod
+    def initialise(self, context: InitContext) -> None:
+        """Start values, drawn from `context.generator` only."""
+
+    @abstractmethod
+    def merged(self) -> dict[str, Tensor]:
+        """New float32 values of the base layer's parameters, by their name there, in the layout stored there.
+
+        Raises `MergeError` when this layer has no weight-space form.
+        """
+
+    def extra_repr(self) -> str:
+        return f"enabled={self.enabled}"
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module of the base under any number of wrappers."""
+    while isinstance(module, AdapterLayer):
+        module = module.base_layer
+    return module
+
+
+def named_base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Paths as in the bare model and the modules there, whatever is wrapped."""
+    seen: set[int] = set()
+
+    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+        module = unwrapped(module)
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        yield path, module
+        for name, child in module.named_children():
+            yield from walk(child, f"{path}.{name}" if path else name)
+
+    yield from walk(model, "")
+
+
+def named_base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the base by their names in the bare model; shared ones once."""
+    seen: set[int] = set()
+    for path, module in named_base_modules(model):
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield (f"{path}.{name}" if path else name), parameter
+
+
+def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that holds `path`, seen through wrappers, and the attribute name."""
+    *parents, name = path.split(".")
+    module = model
+    for part in parents:
+        module = unwrapped(module).get_submodule(part)
+    return unwrapped(module), name
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Sets the module at `path`."""
+    parent, name = parent_of(model, path)
+    setattr(parent, name, module)
+
+
+class LayersAdapter(Adapter):
+    """An adapter that is a set of wrappers, one a path. Several wrappers may be stacked on one path, inner first."""
+
+    def __init__(self, model: nn.Module, config: MethodConfig) -> None:
+        super().__init__(model, config)
+        self.layers: list[tuple[str, AdapterLayer]] = []
+
+    def wrap(self, path: str, layer: AdapterLayer) -> None:
+        """Puts a wrapper in the place of the module at `path` (which it must hold as its base layer)."""
+        put(self.model, path, layer)
+        self.layers.append((path, layer))
+
+    def disk_path(self, path: str, layer: AdapterLayer) -> str:
+        """Module path in keys: wrappers that lie around this one show as `base_layer`, as in the reference."""
+        depth = 0
+        parent, name = parent_of(self.model, path)
+        module = getattr(parent, name)
+        while module is not layer:
+            if not isinstance(module, AdapterLayer):
+                return path
+            depth += 1
+            module = module.base_layer
+        return path + ".base_layer" * depth
+
+    def entries(self) -> list[Entry]:
+        return [
+            Entry(f"{FILE_PREFIX}{self.disk_path(path, layer)}.{name}", tensor)
+            for path, layer in self.layers
+            for name, tensor in layer.tensors().items()
+        ]
+
+    def initialise(self, context: InitContext) -> None:
+        for _, layer in self.layers:
+            layer.initialise(context)
+
+    def set_enabled(self, enabled: bool) -> None:
+        self.enabled = enabled
+        for _, layer in self.layers:
+            layer.enabled = enabled
+
+    def remove(self) -> None:
+        for path, layer in reversed(self.layers):
+            parent, name = parent_of(self.model, path)
+            assert getattr(parent, name) is layer, f"{path} was replaced by another hand"
+            setattr(parent, name, layer.base_layer)
+        self.layers.clear()
+
+    def targets(self) -> list[str]:
+        return list(dict.fromkeys(path for path, _ in self.layers))
+
+    # -- merging -------------------------------------------------------------------------------------------------
+
+    def merge(self) -> None:
+        """Computes every new weight in float32, rounds once, and replaces the parameters only when all are finite.
+
+        A weight that another module shares (tied embeddings) is given to this module alone: the caller unties the
+        configuration.
+        """
+        replaced: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+        try:
+            for path, layer in self.layers:
+                base = unwrapped(layer)
+                for name, value in layer.merged().items():
+                    replaced.append((base, name, _get_parameter(base, name)))
+                    _replace_parameter(base, name, value, f"{path}.{name}")
+        except BaseException:
+            for base, name, old in reversed(replaced):
+                _set_parameter(base, name, old)
+            raise
+        self.remove()
+
+
+def _get_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    owner, leaf = _owner(module, name)
+    return owner._parameters.get(leaf)
+
+
+def _set_parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+    owner, leaf = _owner(module, name)
+    owner.register_parameter(leaf, value)
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    *parents, leaf = name.split(".")
+    for part in parents:
+        module = module.get_submodule(part)
+    return module, leaf
+
+
+def _replace_parameter(module: nn.Module, name: str, value: Tensor, shown: str) -> None:
+    if not torch.isfinite(value).all():
+        raise MergeError(f"the merged weight of `{shown}` is not finite", fix="the adapter is broken: train it again")
+    old = _get_parameter(module, name)
+    reference = old if old is not None else next(module.parameters())
+    rounded = value.to(device=reference.device, dtype=reference.dtype)
+    if not torch.isfinite(rounded).all():
+        raise MergeError(f"the merged weight of `{shown}` overflows {reference.dtype}", fix="merge with --dtype float32")
+    new = nn.Parameter(rounded.contiguous(), requires_grad=False)
+    _set_parameter(module, name, new)
+
+
+class LayersMethod(Method, Generic[ConfigT]):
+    """A method whose adapter is a set of wrappers: subclasses choose the sites and make the wrapper for each."""
+
+    def build(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> LayersAdapter:
+        adapter = self.new_adapter(model, config)
+        try:
+            for path, module in self.sites(model, config, shapes).items():
+                self.place(adapter, config, path, module, shapes)
+            self.finish(adapter, config, shapes)
+        except BaseException:
+            adapter.remove()
+            raise
+        return adapter
+
+    def new_adapter(self, model: nn.Module, config: ConfigT) -> LayersAdapter:
+        return LayersAdapter(model, config)
+
+    @abstractmethod
+    def sites(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        """Paths and modules to wrap."""
+
+    def place(
+        self, adapter: LayersAdapter, config: ConfigT, path: str, module: nn.Module, shapes: Shapes | None
+    ) -> None:
+        """Wraps one site; a method that stacks wrappers overrides it."""
+        adapter.wrap(path, self.layer(config, path, module, shapes))
+
+    @abstractmethod
+    def layer(self, config: ConfigT, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        """The wrapper for one site."""
+
+    def finish(self, adapter: LayersAdapter, config: ConfigT, shapes: Shapes | None) -> None:
+        """Anything beside the sites (modules to save, trained biases)."""

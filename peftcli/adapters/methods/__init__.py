@@ -1,0 +1,1 @@
+"""One folder per method; the folder name is the name in recipes."""

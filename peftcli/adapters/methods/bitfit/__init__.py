@@ -1,0 +1,1 @@
+"""BitFit: the base's biases."""

@@ -1,0 +1,46 @@
+"""BitFit (arXiv:2106.10199): trains bias vectors only.
+
+    y = W x + (b + delta)        stored as the full new b
+
+Shapes: as the base's biases. Keys: `base_model.model.<path>.bias`. Not in the reference library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from peftcli.adapters.base import Shapes
+from peftcli.adapters.layers import AdapterLayer, LayersMethod, named_base_modules
+from peftcli.adapters.methods.bitfit.config import BitfitConfig
+from peftcli.adapters.selection import SelectedParameters, SelectionAdapter
+from peftcli.adapters.targets import find_targets
+from peftcli.errors import AdapterError
+
+
+class Bitfit(LayersMethod[BitfitConfig]):
+    """Wraps every module that owns a bias."""
+
+    config_class = BitfitConfig
+
+    def new_adapter(self, model: nn.Module, config: BitfitConfig) -> SelectionAdapter:
+        return SelectionAdapter(model, config)
+
+    def sites(self, model: nn.Module, config: BitfitConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        modules = dict(named_base_modules(model))
+        biased = {path: m for path, m in modules.items() if isinstance(m._parameters.get("bias"), nn.Parameter)}
+        if not biased:
+            raise AdapterError(
+                "bitfit trains biases, and this model has none",
+                fix="models of the Llama family have none; use lora, ln_tuning or ia3",
+            )
+        if config.target_modules is None:
+            return biased
+        return find_targets(modules, config.target_modules, all_linear=(), supported=biased)
+
+    def layer(self, config: BitfitConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        return SelectedParameters(module, ["bias"])
+
+
+METHOD = Bitfit()

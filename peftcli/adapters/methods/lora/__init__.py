@@ -1,0 +1,1 @@
+"""LoRA and the variants that share its files."""

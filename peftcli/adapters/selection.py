@@ -1,0 +1,96 @@
+"""Training existing tensors through copies, so that the base stays untouched: BitFit, norms, `modules_to_save`, full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules, unwrapped
+from peftcli.adapters.targets import names_path
+
+
+class SelectedParameters(AdapterLayer):
+    """Runs its base layer with trainable float32 copies in the place of some of its parameters.
+
+    `names` are parameter names inside the base layer (`bias`, `dense.weight`). A copy is rounded to the base's type at
+    each use, so that gradients reach the float32 master. `shared` maps a base parameter to the copy that stands for it
+    elsewhere: tied tensors stay tied.
+    """
+
+    def __init__(
+        self, base_layer: nn.Module, names: Iterable[str], shared: dict[nn.Parameter, nn.Parameter] | None = None
+    ) -> None:
+        super().__init__(base_layer)
+        self.names = tuple(names)
+        self.copies = nn.ParameterDict()
+        self.types: dict[str, torch.dtype] = {}
+        shared = {} if shared is None else shared
+        for name in self.names:
+            original = unwrapped(base_layer).get_parameter(name)
+            if original not in shared:
+                shared[original] = nn.Parameter(torch.empty_like(original, dtype=torch.float32))
+            self.copies[_slot(name)] = shared[original]
+            self.types[name] = original.dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.enabled:
+            return self.base_layer(*args, **kwargs)
+        values = {name: self.copies[_slot(name)].to(self.types[name]) for name in self.names}
+        return functional_call(self.base_layer, values, args, kwargs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: self.copies[_slot(name)] for name in self.names}
+
+    def initialise(self, context: InitContext) -> None:
+        with torch.no_grad():
+            for name in self.names:
+                self.copies[_slot(name)].copy_(unwrapped(self.base_layer).get_parameter(name))
+
+    def merged(self) -> dict[str, Tensor]:
+        return {name: self.copies[_slot(name)].detach() for name in self.names}
+
+
+def _slot(name: str) -> str:
+    # a ParameterDict key may not hold a dot
+    return name.replace(".", "__")
+
+
+class SelectionAdapter(LayersAdapter):
+    """An adapter made of trained copies only; keys on disk are the plain names of the base's parameters."""
+
+    def entries(self) -> list[Entry]:
+        return selected_entries(self.layers)
+
+
+def selected_entries(layers: Iterable[tuple[str, AdapterLayer]]) -> list[Entry]:
+    """Entries of copies under the plain names that the tensors have in the base; a shared copy is written once."""
+    found: list[Entry] = []
+    seen: set[int] = set()
+    for path, layer in layers:
+        for name, tensor in layer.tensors().items():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found.append(Entry(f"{FILE_PREFIX}{path}.{name}" if path else f"{FILE_PREFIX}{name}", tensor))
+    return found
+
+
+def wrap_named_modules(adapter: LayersAdapter, names: Iterable[str]) -> list[str]:
+    """Wraps every module that an entry of `modules_to_save` names, all its parameters trained; returns unmatched names."""
+    unmatched = []
+    shared: dict[nn.Parameter, nn.Parameter] = {}
+    for entry in names:
+        found = [
+            (path, module) for path, module in named_base_modules(adapter.model) if path and names_path(entry, path)
+        ]
+        if not found:
+            unmatched.append(entry)
+        for path, module in found:
+            parameter_names = [name for name, _ in module.named_parameters()]
+            if parameter_names:
+                adapter.wrap(path, SelectedParameters(module, parameter_names, shared))
+    return unmatched

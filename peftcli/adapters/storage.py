@@ -1,0 +1,326 @@
+"""Adapter folders: the two files that Hugging Face PEFT reads and writes, and one of ours beside them.
+
+    adapter_config.json          the reference's schema, keys sorted
+    adapter_model.safetensors    the reference's keys, metadata {"format": "pt"}
+    peftcli.json                 ours: the base's fingerprint, the method's fields that the schema has no place for
+    peftcli_encoder.safetensors  ours: prompt-encoder weights, where a method has them
+
+Everything is checked before a value is copied: names, shapes, ranks, missing and extra tensors, finiteness, and the base.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from peftcli import files
+from peftcli.adapters.base import Adapter, Entry, Summary
+from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.registry import config_class_of_type
+from peftcli.adapters.surgery import adapter_of, build, detach, summary
+from peftcli.errors import AdapterError, Fault, NumericalError
+from peftcli.models.fingerprint import Fingerprint, fingerprint
+
+CONFIG_NAME = "adapter_config.json"
+TENSORS_NAME = "adapter_model.safetensors"
+OWN_NAME = "peftcli.json"
+COMPANIONS_NAME = "peftcli_encoder.safetensors"
+METADATA = {"format": "pt"}
+FORMAT = 1
+_JSON_LIMIT_BYTES = 4 << 20
+_HEADER_LIMIT_BYTES = 16 << 20
+_FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
+_WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+
+def adapter_files(model: nn.Module, *, base_name: str | None = None, revision: str | None = None) -> dict[str, bytes]:
+    """The adapter's files by name, ready to be written.
+
+    Raises `NumericalError` when a tensor is not finite: such an adapter is never written.
+    """
+    adapter = adapter_of(model)
+    config, tensors = adapter.saved()
+    _check_finite(tensors, where="the adapter in memory")
+    document = config.to_file(adapter.kept_fields)
+    if base_name is not None:
+        document["base_model_name_or_path"] = base_name
+    if revision is not None:
+        document["revision"] = revision
+    if document["task_type"] is None and document["auto_mapping"] is None and not adapter.kept_fields:
+        document["task_type"] = _task_type(model)
+    contents = {
+        CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
+        TENSORS_NAME: serialise(tensors, METADATA),
+        OWN_NAME: files.to_json(_own_document(model, adapter, base_name)).encode("utf-8"),
+    }
+    companions = adapter.companions()
+    if companions:
+        contents[COMPANIONS_NAME] = serialise(companions, METADATA)
+    return contents
+
+
+def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """safetensors bytes; the library orders the keys, so that equal tensors give equal bytes."""
+    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+    data: bytes = save_safetensors(plain, metadata)
+    return data
+
+
+def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> dict[str, Any]:
+    extra = {key: adapter.config.model_dump(mode="json")[key] for key in sorted(adapter.config.recipe_only)}
+    return {
+        "format": FORMAT,
+        "method": adapter.config.name,
+        "base": {"name": base_name, "fingerprint": fingerprint(named_base_parameters(model)).to_dict()},
+        "fields": extra,
+    }
+
+
+def _task_type(model: nn.Module) -> str | None:
+    name = type(model).__name__
+    if name.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    if name.endswith("ForTokenClassification"):
+        return "TOKEN_CLS"
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return "SEQ_2_SEQ_LM"
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "CAUSAL_LM"
+    return None
+
+
+def save(model: nn.Module, folder: str | Path, *, base_name: str | None = None) -> None:
+    """Writes the adapter on a model into `folder`, each file atomically.
+
+    `base_name` goes into the configuration (default: the name that the model was loaded by).
+    """
+    if base_name is None:
+        base_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+    contents = adapter_files(model, base_name=base_name)
+    for name, data in contents.items():
+        files.write_bytes(Path(folder) / name, data)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check_base: bool = True) -> Summary:
+    """Puts an adapter from disk on a model, ours or Hugging Face PEFT's.
+
+    `trainable`: leave its tensors with `requires_grad`, to train on. `check_base`: compare the base's fingerprint where
+    the folder records one.
+    Raises `AdapterError` naming everything that does not fit; the model is then untouched.
+    """
+    folder = Path(folder)
+    document = read_config(folder)
+    where = str(folder / CONFIG_NAME)
+    config, kept = config_class_of_type(document["peft_type"], where=where).from_file(document, where=where)
+    own = read_own(folder)
+    config = _with_own_fields(config, own, folder)
+    if check_base:
+        _check_base(model, own, folder)
+    header = read_header(folder / TENSORS_NAME)
+    adapter = build(model, config, {key: shape for key, (_, shape) in header.items()})
+    try:
+        adapter.kept_fields = kept
+        _check_header(adapter, header, folder)
+        tensors = read_tensors(folder / TENSORS_NAME)
+        _check_finite(tensors, where=str(folder / TENSORS_NAME))
+        _fill(adapter, tensors, folder)
+        if (folder / COMPANIONS_NAME).exists():
+            companions = read_tensors(folder / COMPANIONS_NAME)
+            _check_finite(companions, where=str(folder / COMPANIONS_NAME))
+            adapter.load_companions(companions)
+        adapter.set_trainable(trainable)
+    except BaseException:
+        detach(model)
+        raise
+    return summary(model)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` as a mapping with a `peft_type`. Raises `AdapterError`."""
+    if not folder.exists():
+        raise AdapterError("no such adapter folder", where=str(folder), fix="give the folder that holds the adapter")
+    path = folder / CONFIG_NAME
+    if not _is_plain_file(path):
+        reason = "is a link" if path.is_symlink() else "is not there"
+        nested = folder / "adapter" / CONFIG_NAME
+        fix = f"did you mean {nested.parent}?" if nested.is_file() else "give the folder that holds the adapter"
+        raise AdapterError(f"{CONFIG_NAME} {reason}", where=str(folder), fix=fix)
+    document = _read_json(path)
+    if not isinstance(document.get("peft_type"), str):
+        raise AdapterError("`peft_type` is missing or not a string", where=str(path), fix="the file is damaged")
+    return document
+
+
+def read_own(folder: Path) -> dict[str, Any]:
+    """Our own file beside the adapter; empty where there is none (an adapter of the reference)."""
+    path = folder / OWN_NAME
+    if not path.exists() and not path.is_symlink():
+        return {}
+    if not _is_plain_file(path):
+        raise AdapterError(f"{OWN_NAME} is a link", where=str(path), fix="copy the file itself")
+    document = _read_json(path)
+    if document.get("format") != FORMAT:
+        raise AdapterError(
+            f"{OWN_NAME} has format {document.get('format')!r}; this peftcli reads {FORMAT}",
+            where=str(path),
+            fix="use a newer peftcli",
+        )
+    return document
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(files.read_bounded(path, limit_bytes=_JSON_LIMIT_BYTES), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path.name} is not valid JSON: {error}"[:200], where=str(path), fix="get it again") from error
+    if not isinstance(document, dict):
+        raise AdapterError(f"{path.name} is not a JSON object", where=str(path), fix="get it again")
+    return document
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")
+
+
+def _is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Key -> (dtype, shape) from a safetensors header, bounded, nothing else read. Raises `AdapterError`."""
+    if not _is_plain_file(path):
+        pickled = path.with_name("adapter_model.bin")
+        if pickled.exists():
+            raise AdapterError(
+                "the adapter is pickled (adapter_model.bin), which can run code when read",
+                where=str(pickled),
+                fix="convert it where you trust it: safetensors.torch.save_file(torch.load(..., weights_only=True), ...)",
+            )
+        reason = "is a link" if path.is_symlink() else "is not there"
+        raise AdapterError(f"{path.name} {reason}", where=str(path), fix="get the adapter again")
+    size = path.stat().st_size
+    with files.storage_errors(path), path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(_HEADER_LIMIT_BYTES, size - 8) or length < 2:
+            raise AdapterError(f"{path.name} is damaged: its header does not fit", where=str(path), fix="get it again")
+        raw = stream.read(length)
+    try:
+        header = json.loads(raw)
+        return {
+            str(key): (str(value["dtype"]), tuple(int(n) for n in value["shape"]))
+            for key, value in header.items()
+            if key != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise AdapterError(f"{path.name} is damaged: its header is unreadable", where=str(path)) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU. Raises `AdapterError` when it is damaged."""
+    read_header(path)
+    try:
+        tensors: dict[str, Tensor] = load_safetensors(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise AdapterError(f"{path.name} is damaged: {error}"[:200], where=str(path), fix="get it again") from error
+    return tensors
+
+
+def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path) -> MethodConfig:
+    fields = {key: value for key, value in (own.get("fields") or {}).items() if key in config.recipe_only}
+    if not fields:
+        return config
+    try:
+        return type(config).model_validate({**config.model_dump(), **fields})
+    except ValueError as error:
+        raise AdapterError(f"{OWN_NAME} has fields that make no sense", where=str(folder / OWN_NAME)) from error
+
+
+def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
+    recorded = (own.get("base") or {}).get("fingerprint")
+    if not recorded:
+        return
+    try:
+        expected = Fingerprint.from_dict(recorded)
+    except (KeyError, TypeError) as error:
+        raise AdapterError("the recorded fingerprint is damaged", where=str(folder / OWN_NAME)) from error
+    difference = expected.difference(fingerprint(named_base_parameters(model)))
+    if difference:
+        raise AdapterError(
+            f"the adapter was trained on another base ({own['base'].get('name')}): {difference}",
+            where=str(folder),
+            fix="load the base that it was trained on",
+        )
+
+
+def _check_header(adapter: Adapter, header: Mapping[str, tuple[str, tuple[int, ...]]], folder: Path) -> None:
+    where = str(folder / TENSORS_NAME)
+    expected = {entry.key: entry for entry in adapter.entries()}
+    faults = [
+        Fault(f"`{key}` is missing") for key, entry in expected.items() if key not in header and not entry.optional
+    ]
+    faults += [Fault(f"`{key}` belongs to nothing on this model") for key in sorted(set(header) - set(expected))]
+    for key, (dtype, shape) in header.items():
+        if key not in expected:
+            continue
+        wanted = expected[key]
+        allowed = _FLOAT_TYPES if wanted.tensor.is_floating_point() else _WHOLE_TYPES
+        if shape != stored_shape(wanted):
+            faults.append(Fault(f"`{key}` has shape {list(shape)}, this model needs {list(stored_shape(wanted))}"))
+        elif dtype not in allowed:
+            faults.append(Fault(f"`{key}` has type {dtype}, expected one of {', '.join(sorted(allowed))}"))
+    if faults:
+        shown = [Fault(fault.message) for fault in faults[:5]]
+        if len(faults) > 5:
+            shown.append(Fault(f"and {len(faults) - 5} more"))
+        raise AdapterError(f"{TENSORS_NAME} does not fit this base ({where})", faults=[*shown])
+    adapter.absent_keys = frozenset(key for key in expected if key not in header)
+
+
+def stored_shape(entry: Entry) -> tuple[int, ...]:
+    """Shape of an entry on disk, found without touching data."""
+    if entry.to_disk is None:
+        return tuple(entry.tensor.shape)
+    return tuple(entry.to_disk(torch.empty_like(entry.tensor, device="meta")).shape)
+
+
+def _fill(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    for entry in adapter.entries():
+        if entry.key not in tensors:
+            continue
+        if entry.fixed:
+            stored = entry.stored()
+            if not torch.equal(stored.cpu(), tensors[entry.key].to(stored.dtype)):
+                raise AdapterError(
+                    f"`{entry.key}` is a copy of a base tensor and differs from this base's",
+                    where=str(folder),
+                    fix="load the base that it was trained on",
+                )
+        else:
+            entry.load(tensors[entry.key])
+
+
+def _check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise NumericalError(
+            f"{len(broken)} of {len(tensors)} tensors are not finite: {', '.join(broken[:3])}",
+            where=where,
+            fix="the run diverged: take an earlier checkpoint, or train at a lower learning rate",
+        )

@@ -1,0 +1,140 @@
+"""Attaching a method to a model in place, switching it off, and taking it out again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from peftcli.adapters.base import Adapter, InitContext, Summary
+from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.registry import method, parse_method
+from peftcli.errors import AdapterError, Fault, RecipeError
+
+_SLOT = "_peftcli_adapter"
+_REQUIRES_GRAD = "_peftcli_requires_grad"
+
+
+def attached(model: nn.Module) -> Adapter | None:
+    """The adapter on a model, None where there is none."""
+    found = model.__dict__.get(_SLOT)
+    assert found is None or isinstance(found, Adapter)
+    return found
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """The adapter on a model; `AdapterError` where there is none."""
+    found = attached(model)
+    if found is None:
+        raise AdapterError("the model carries no adapter", fix="adapters.attach or adapters.load puts one on")
+    return found
+
+
+def parse_config(section: str | Mapping[str, Any] | MethodConfig) -> MethodConfig:
+    """A method section from Python: wrong fields become one `RecipeError` that names them all."""
+    if isinstance(section, MethodConfig):
+        return section
+    try:
+        return parse_method(section)
+    except ValidationError as error:
+        raise RecipeError(
+            "wrong method fields",
+            faults=[
+                Fault(f"method.{'.'.join(map(str, item['loc']))}: {item['msg']} (found {item.get('input')!r})"[:300])
+                for item in error.errors()
+            ],
+        ) from error
+
+
+def attach(
+    model: nn.Module,
+    section: str | Mapping[str, Any] | MethodConfig,
+    *,
+    seed: int = 0,
+    context: InitContext | None = None,
+) -> Summary:
+    """Freezes the base and puts a method on it, in place.
+
+    `section`: a method name, or a mapping as under `method:` in a recipe. `seed` draws the start values from a
+    generator of the adapter's own; `context` replaces it where a start needs more (text, data, gradients).
+    Raises `RecipeError` for wrong fields and `AdapterError` where the method does not fit the model; the model is then
+    untouched.
+    """
+    config = parse_config(section)
+    adapter = build(model, config)
+    if context is None:
+        context = InitContext(torch.Generator().manual_seed(seed))
+    try:
+        adapter.initialise(context)
+    except BaseException:
+        detach(model)
+        raise
+    return summary(model)
+
+
+def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Adapter:
+    """Freezes the base and builds the method on it without start values: the first phase of attach and load."""
+    if attached(model) is not None:
+        raise AdapterError("the model carries an adapter already", fix="adapters.detach or adapters.merge it first")
+    grads = {parameter: parameter.requires_grad for _, parameter in named_base_parameters(model)}
+    for parameter in grads:
+        parameter.requires_grad_(False)
+    try:
+        adapter = method(config.name).build(model, config, shapes)
+    except BaseException:
+        _restore_requires_grad(grads)
+        raise
+    adapter.set_trainable(True)
+    model.__dict__[_SLOT] = adapter
+    model.__dict__[_REQUIRES_GRAD] = grads
+    return adapter
+
+
+def _restore_requires_grad(grads: Mapping[nn.Parameter, bool]) -> None:
+    for parameter, required in grads.items():
+        parameter.requires_grad_(required)
+
+
+def detach(model: nn.Module) -> None:
+    """Takes the adapter out: the model is exactly what it was before `attach` or `load`."""
+    adapter_of(model).remove()
+    forget(model)
+
+
+def forget(model: nn.Module) -> None:
+    """Drops our book-keeping once an adapter is removed or merged."""
+    del model.__dict__[_SLOT]
+    _restore_requires_grad(model.__dict__.pop(_REQUIRES_GRAD))
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model answers as the base does, exactly."""
+    adapter = adapter_of(model)
+    before = adapter.enabled
+    adapter.set_enabled(False)
+    try:
+        yield
+    finally:
+        adapter.set_enabled(before)
+
+
+def summary(model: nn.Module) -> Summary:
+    """Counts of the adapter on a model."""
+    adapter = adapter_of(model)
+    trainable = {id(p): p.numel() for p in adapter.trainable_parameters().values() if p.requires_grad}
+    every = {id(p): p.numel() for p in model.parameters()} | {
+        id(p): p.numel() for p in adapter.trainable_parameters().values()
+    }
+    return Summary(
+        method=adapter.config.name,
+        targets=tuple(adapter.targets()),
+        trainable=sum(trainable.values()),
+        total=sum(every.values()),
+        tensors=len(trainable),
+    )

@@ -1,0 +1,197 @@
+"""Which modules a configuration names: `all-linear`, names, paths or one regular expression.
+
+The rules are those of the reference (a list entry matches an exact path or the end of one after a dot, a string is a
+full-match regular expression), but every entry must match something: a misspelt name is an error with near names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from re import _constants as sre_constants  # type: ignore[attr-defined]
+from re import _parser as sre_parser  # type: ignore[attr-defined]
+from typing import Any
+
+from torch import nn
+
+from peftcli.errors import AdapterError, Fault
+
+ALL_LINEAR = "all-linear"
+MAX_PATTERN_LENGTH = 1000
+_FIRST_LAYER_INDEX = re.compile(r"\.[^.]*\.(\d+)\.")
+
+
+def compile_pattern(pattern: str, *, what: str) -> re.Pattern[str]:
+    """A regular expression that cannot run away: bounded length, no repeat inside a repeat.
+
+    Raises `AdapterError`.
+    """
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise AdapterError(f"{what}: the pattern is longer than {MAX_PATTERN_LENGTH} characters")
+    try:
+        nested = _repeats_nest(sre_parser.parse(pattern), inside=False)
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise AdapterError(
+            f"{what}: not a regular expression ({error})", where=repr(pattern[:80]), fix="a list of names is enough"
+        ) from error
+    if nested:
+        raise AdapterError(
+            f"{what}: a repeat inside a repeat can run for hours", where=repr(pattern[:80]), fix="use a list of names"
+        )
+    return compiled
+
+
+_UNBOUNDED = 16
+
+
+def _repeats_nest(parsed: Any, *, inside: bool) -> bool:
+    for operator, argument in parsed:
+        if operator in (sre_constants.MAX_REPEAT, sre_constants.MIN_REPEAT):
+            many = argument[1] is sre_constants.MAXREPEAT or argument[1] > _UNBOUNDED
+            if (many and inside) or _repeats_nest(argument[2], inside=inside or many):
+                return True
+        elif operator is sre_constants.SUBPATTERN:
+            if _repeats_nest(argument[3], inside=inside):
+                return True
+        elif operator is sre_constants.BRANCH:
+            if any(_repeats_nest(branch, inside=inside) for branch in argument[1]):
+                return True
+        elif operator in (sre_constants.ASSERT, sre_constants.ASSERT_NOT):
+            if _repeats_nest(argument[1], inside=inside):
+                return True
+    return False
+
+
+def names_path(entry: str, path: str) -> bool:
+    """Whether a list entry names a path: equal to it, or its end after a dot."""
+    return path == entry or path.endswith("." + entry)
+
+
+def find_targets(
+    candidates: Mapping[str, nn.Module],
+    target_modules: str | Sequence[str],
+    *,
+    all_linear: Collection[str],
+    exclude_modules: str | Sequence[str] | None = None,
+    layers_to_transform: int | Sequence[int] | None = None,
+    layers_pattern: str | Sequence[str] | None = None,
+    supported: Mapping[str, nn.Module] | None = None,
+) -> dict[str, nn.Module]:
+    """Paths and modules that a configuration names, in the model's order.
+
+    `candidates`: every module by path; `all_linear`: what `all-linear` stands for; `supported`: those that the method
+    can adapt (a match outside is an error that says so).
+    Raises `AdapterError` with one fault for each entry that matches nothing.
+    """
+    if target_modules == ALL_LINEAR:
+        chosen = [path for path in candidates if path in all_linear]
+        if not chosen:
+            raise AdapterError("`target_modules: all-linear` finds no linear layer in this model")
+    else:
+        chosen = _matched(candidates, target_modules, supported)
+    if exclude_modules is not None:
+        excluded = set(_matched(candidates, exclude_modules, None, what="exclude_modules"))
+        chosen = [path for path in chosen if path not in excluded]
+    if layers_to_transform is not None:
+        # the reference applies the layer filter to list entries that name the end of a path, not to whole paths
+        exact = set() if isinstance(target_modules, str) else set(target_modules)
+        chosen = _of_layers(chosen, layers_to_transform, layers_pattern, exact)
+    if not chosen:
+        raise AdapterError("no module is left to adapt", fix="check exclude_modules and layers_to_transform")
+    if supported is not None:
+        wrong = [path for path in chosen if path not in supported]
+        if wrong:
+            raise AdapterError(
+                "targets of a kind that this method cannot adapt",
+                faults=[
+                    Fault(
+                        f"`{path}` is a {type(candidates[path]).__name__}, which this method cannot adapt",
+                        fix="name its linear layers instead",
+                    )
+                    for path in wrong[:10]
+                ],
+            )
+    return {path: candidates[path] for path in chosen}
+
+
+def _matched(
+    candidates: Mapping[str, nn.Module],
+    wanted: str | Sequence[str],
+    supported: Mapping[str, nn.Module] | None,
+    *,
+    what: str = "target_modules",
+) -> list[str]:
+    if isinstance(wanted, str):
+        pattern = compile_pattern(wanted, what=what)
+        chosen = [path for path in candidates if path and pattern.fullmatch(path)]
+        unmatched = [] if chosen else [wanted]
+    else:
+        chosen = [path for path in candidates if path and any(names_path(entry, path) for entry in wanted)]
+        unmatched = [entry for entry in wanted if not any(names_path(entry, path) for path in chosen)]
+    if unmatched:
+        near_pool = candidates if supported is None else supported
+        raise AdapterError(
+            f"{what} names modules that this model does not have",
+            faults=[_unmatched_fault(entry, near_pool, what) for entry in unmatched],
+        )
+    return chosen
+
+
+def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:
+    counts: dict[str, int] = {}
+    for path in candidates:
+        leaf = path.rsplit(".", 1)[-1]
+        if not leaf.isdigit():
+            counts[leaf] = counts.get(leaf, 0) + 1
+    near = difflib.get_close_matches(entry.rsplit(".", 1)[-1], counts, n=3, cutoff=0.4)
+    names = near or sorted(counts, key=lambda leaf: -counts[leaf])[:10]
+    shown = ", ".join(f"{name} ({counts[name]})" for name in names)
+    return Fault(f"`{entry}` in {what} matches nothing", fix=f"{'nearest' if near else 'there are'}: {shown}")
+
+
+def layer_index(path: str, layers_pattern: str | Sequence[str] | None) -> int | None:
+    """Number of the block that a path lies in, None where it lies in none."""
+    if not layers_pattern:
+        found = _FIRST_LAYER_INDEX.search("." + path)
+        return int(found.group(1)) if found else None
+    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern
+    for name in patterns:
+        found = re.match(rf"(?:^|.*?\.){re.escape(name)}\.(\d+)\.", path)
+        if found:
+            return int(found.group(1))
+    return None
+
+
+def _of_layers(
+    paths: list[str], layers: int | Sequence[int], layers_pattern: str | Sequence[str] | None, exact: set[str]
+) -> list[str]:
+    wanted = {layers} if isinstance(layers, int) else set(layers)
+    indices = {path: layer_index(path, layers_pattern) for path in paths}
+    there = {index for index in indices.values() if index is not None}
+    beyond = sorted(wanted - there)
+    if beyond:
+        raise AdapterError(
+            f"layers_to_transform names layers that hold no target: {', '.join(map(str, beyond))}",
+            fix=f"layers with targets: {', '.join(map(str, sorted(there))) or 'none'}",
+        )
+    return [path for path in paths if path in exact or indices[path] in wanted]
+
+
+def pattern_value(pattern: Mapping[str, Any], path: str, default: Any) -> Any:
+    """The value of a `rank_pattern`/`alpha_pattern` for a module: the first key that matches the end of its path."""
+    for key, value in pattern.items():
+        if compile_pattern(rf"(.*\.)?({key})$", what="rank_pattern or alpha_pattern").match(path):
+            return value
+    return default
+
+
+def unmatched_pattern_keys(pattern: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
+    """Keys of a pattern that match none of the adapted modules."""
+    known = list(paths)
+    return [
+        key
+        for key in pattern
+        if not any(compile_pattern(rf"(.*\.)?({key})$", what="pattern").match(path) for path in known)
+    ]

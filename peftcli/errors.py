@@ -1,0 +1,171 @@
+"""The exception tree. Every failure that a user can cause or meet is one of these.
+
+    PeftcliError                 1   a fault of ours
+    ├── RecipeError              2   usage or recipe
+    ├── DataError                3   data
+    ├── ModelError               4   model, tokenizer or adapter
+    │   ├── AdapterError         4   adapter: damaged, of another base, target not found
+    │   └── MergeError           4   the method cannot be merged
+    ├── DeviceError              5   environment: missing package, device, unsupported dtype
+    ├── StorageError             6   disk full, permission, locked, folder in use
+    ├── CheckpointError          7   none valid, damaged, or of another recipe
+    ├── NumericalError           8   NaN or infinity, divergence
+    ├── MemoryLimitError         9   out of memory, host or device
+    ├── CheckFailed             10   a check did not hold: merge tolerance, expect, reproduce, --locked
+    ├── HubError                11   network or hub
+    └── Interrupted            130   SIGINT after a checkpoint (143: SIGTERM)
+
+The number is the exit code of the command line. An error gathers every fault of its kind before it is raised, so that
+a user mends them all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+MAX_FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: what, where (`file:line:column`, data row, tensor name), and what to do."""
+
+    message: str
+    where: str | None = None
+    fix: str | None = None
+
+    def lines(self) -> list[str]:
+        lines = [self.message]
+        if self.where:
+            lines.append(f"  at {self.where}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return lines
+
+
+class PeftcliError(Exception):
+    """Base of all errors that the command line reports in a few lines, without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+    summary: ClassVar[str] = "a fault of ours; please report it with the named file"
+
+    def __init__(
+        self, message: str, *, where: str | None = None, fix: str | None = None, faults: Sequence[Fault] = ()
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.fix = fix
+        self.faults: tuple[Fault, ...] = tuple(faults) or (Fault(message, where, fix),)
+
+    def render(self) -> str:
+        """The block of text for stderr: one fault as it is, several under a headline."""
+        if len(self.faults) == 1:
+            first, *rest = self.faults[0].lines()
+            return "\n".join([f"error: {first}", *rest])
+        lines = [f"error: {self.message}"]
+        for fault in self.faults[:MAX_FAULTS_SHOWN]:
+            first, *rest = fault.lines()
+            lines += [f"- {first}", *rest]
+        if len(self.faults) > MAX_FAULTS_SHOWN:
+            lines.append(f"... and {len(self.faults) - MAX_FAULTS_SHOWN} more")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render().removeprefix("error: ")
+
+
+class RecipeError(PeftcliError):
+    """The recipe or the command's arguments are wrong."""
+
+    exit_code = 2
+    summary = "usage or recipe: a key, a value or an argument is wrong; the message names the line and the right one"
+
+
+class DataError(PeftcliError):
+    """A data file is missing, unreadable or holds rows that cannot be used."""
+
+    exit_code = 3
+    summary = "data: missing, unreadable or unusable rows; the message names file and row"
+
+
+class ModelError(PeftcliError):
+    """A base model or tokenizer cannot be loaded or used."""
+
+    exit_code = 4
+    summary = "model, tokenizer or adapter: cannot load, wrong base, damaged, target not found, cannot be merged"
+
+
+class AdapterError(ModelError):
+    """An adapter is damaged, belongs to another base, or its targets are not found."""
+
+
+class MergeError(ModelError):
+    """The method, or this adapter on this base, cannot be merged; the model is untouched."""
+
+
+class DeviceError(PeftcliError):
+    """The environment lacks a package, a device or a data type."""
+
+    exit_code = 5
+    summary = "environment: missing package, device, unsupported dtype; `peft doctor` tells what is there"
+
+
+class StorageError(PeftcliError):
+    """A file or folder cannot be written, read or owned."""
+
+    exit_code = 6
+    summary = "storage: disk full, permission, locked, folder in use"
+
+
+class CheckpointError(PeftcliError):
+    """No checkpoint can be used, or it belongs to another recipe."""
+
+    exit_code = 7
+    summary = "checkpoint: none valid, damaged, or of another recipe"
+
+
+class NumericalError(PeftcliError):
+    """A loss, gradient or tensor is not finite, or training diverged."""
+
+    exit_code = 8
+    summary = "numerics: NaN or infinity, divergence; the batch that did it is kept in RUN/data"
+
+
+class MemoryLimitError(PeftcliError):
+    """Host or device memory ran out."""
+
+    exit_code = 9
+    summary = "out of memory, host or device; smaller micro_batch_size, max_length or gradient_checkpointing help"
+
+
+class CheckFailed(PeftcliError):
+    """A check that was asked for did not hold."""
+
+    exit_code = 10
+    summary = "a check did not hold: merge beyond tolerance, `expect`, `reproduce`, `--locked`"
+
+
+class HubError(PeftcliError):
+    """The model hub or the network answered with an error."""
+
+    exit_code = 11
+    summary = "network or hub: not found, gated, offline, each told apart"
+
+
+class Interrupted(PeftcliError):
+    """A signal stopped the run after a checkpoint."""
+
+    exit_code = 130
+    summary = "interrupted (130: SIGINT, 143: SIGTERM), after a checkpoint; `peft resume RUN` goes on"
+
+    def __init__(self, message: str, *, signal_number: int, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(message, where=where, fix=fix)
+        self.signal_number = signal_number
+
+
+def exit_code_of(error: PeftcliError) -> int:
+    """The process exit code for an error; for signals 128 + number, as shells count."""
+    return 128 + error.signal_number if isinstance(error, Interrupted) else error.exit_code

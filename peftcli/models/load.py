@@ -1,0 +1,184 @@
+"""Loads base models and tokenizers; the only place that knows what transformers and the Hub raise."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from peftcli.errors import DeviceError, HubError, ModelError
+from peftcli.models.source import BaseSource, check_weight_files
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@contextlib.contextmanager
+def _loading(source: BaseSource, what: str) -> Iterator[None]:
+    """Turns what transformers and huggingface_hub raise into our errors, each cause told apart."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except hub.GatedRepoError as error:
+        raise HubError(f"{source.name} is gated", fix="accept its terms on the Hub and set HF_TOKEN") from error
+    except hub.RevisionNotFoundError as error:
+        raise HubError(f"{source.name} has no revision {source.revision!r}", fix="check `model.revision`") from error
+    except hub.RepositoryNotFoundError as error:
+        raise HubError(f"{source.name} is not on the Hub, or is private", fix="check the name; set HF_TOKEN") from error
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        raise _offline(source) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError, hub.HfHubHTTPError) as error:
+        raise _load_error(source, what, error) from error
+
+
+def _offline(source: BaseSource) -> HubError:
+    return HubError(
+        f"{source.name} is not in the local cache and the Hub cannot be reached",
+        fix="connect once, give a folder that holds the model, or use `builtin:tiny`",
+    )
+
+
+def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError | HubError | DeviceError:
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        return DeviceError(f"{source.name} needs a package that is missing: {text[:200]}")
+    if not source.is_local and ("offline" in text or "connect" in text.lower() or "couldn't" in text.lower()):
+        return _offline(source)
+    where = source.location if source.is_local else None
+    if "model type" in text or "model_type" in text:
+        return ModelError(
+            f"{source.name} is of a family that transformers {transformers.__version__} does not have",
+            where=where,
+            fix="a newer transformers may have it; `config.json` names the family under `model_type`",
+        )
+    if "size mismatch" in text or "ignore_mismatched_sizes" in text:
+        return ModelError(f"{what} of {source.name} do not fit its config.json", where=where, fix="download it again")
+    return ModelError(f"cannot load {what} of {source.name}: {text[:300]}", where=where, fix="check the files")
+
+
+def load_config(source: BaseSource) -> PretrainedConfig:
+    """The configuration of a base, without its weights."""
+    with _loading(source, "the configuration"):
+        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+
+
+def load_tokenizer(source: BaseSource, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base; `chat_template` (Jinja text) replaces its own.
+
+    A tokenizer without a pad token pads with its end token: padding is masked by position, so nothing is lost.
+    """
+    with _loading(source, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False, use_fast=True
+        )
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source.name} has no fast tokenizer", where=source.location, fix="it needs a tokenizer.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def _auto_class(name: str) -> Any:
+    return getattr(transformers, name)
+
+
+def _check_architecture(source: BaseSource, config: PretrainedConfig, auto_class: str) -> None:
+    if type(config) not in _auto_class(auto_class)._model_mapping:
+        known = sorted({key.model_type for key in _auto_class(auto_class)._model_mapping})
+        near = difflib.get_close_matches(str(config.model_type), known, n=3)
+        raise ModelError(
+            f"{source.name} ({config.model_type}) cannot be loaded with {auto_class}",
+            where=source.location if source.is_local else None,
+            fix="choose a model for this task" + (f"; near families: {', '.join(near)}" if near else ""),
+        )
+
+
+def load_model(
+    source: BaseSource,
+    *,
+    auto_class: str = "AutoModelForCausalLM",
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The base with its weights in `dtype` on `device`, in evaluation mode, `use_cache` left to the caller.
+
+    Raises `ModelError` (4), `HubError` (11) or `DeviceError` (5).
+    """
+    if source.folder is not None:
+        check_weight_files(source.folder)
+    config = load_config(source)
+    _check_architecture(source, config, auto_class)
+    extra = {} if attention is None else {"attn_implementation": attention}
+    with _loading(source, "the weights"), _quiet():
+        model, report = _auto_class(auto_class).from_pretrained(
+            source.location,
+            revision=source.revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **extra,
+        )
+    _check_complete(source, model, report)
+    moved: nn.Module = model.to(device).eval()
+    return moved
+
+
+def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]) -> None:
+    """transformers fills missing weights at random and only warns: for a base that is silent wrongness."""
+    missing = sorted(report.get("missing_keys", ()))
+    backbone_prefix = getattr(model, "base_model_prefix", "")
+    essential = [key for key in missing if not _is_new_head(key, backbone_prefix, model)]
+    if essential:
+        shown = ", ".join(essential[:3]) + (" ..." if len(essential) > 3 else "")
+        raise ModelError(
+            f"{source.name} lacks {len(essential)} of its weights: {shown}",
+            where=source.location if source.is_local else None,
+            fix="download the model again",
+        )
+
+
+def _is_new_head(key: str, backbone_prefix: str, model: nn.Module) -> bool:
+    """Task heads (`score`, `classifier`) of a base that never had one are new on purpose; a language head never is."""
+    name = key.split(".")[0]
+    return name != backbone_prefix and name in ("score", "classifier", "qa_outputs") and hasattr(model, name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports loading on stderr by tables and bars; we check its report ourselves."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def meta_model(source: BaseSource, *, auto_class: str = "AutoModelForCausalLM") -> nn.Module:
+    """The model without weights (every tensor on the meta device): structure and exact parameter counts."""
+    config = load_config(source)
+    _check_architecture(source, config, auto_class)
+    with _loading(source, "the structure"), torch.device("meta"):
+        model: nn.Module = _auto_class(auto_class).from_config(config)
+    model.tie_weights()  # type: ignore[operator]
+    return model

@@ -1,0 +1,144 @@
+"""Where a base model comes from: built in, a folder, or the Hub; and the checks on a folder before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftcli import files
+from peftcli.errors import Fault, ModelError
+
+BUILTIN_PREFIX = "builtin:"
+_SHARD_NAME = re.compile(r"[\w.-]+\.safetensors")
+_CONFIG_LIMIT_BYTES = 4 << 20
+_INDEX_LIMIT_BYTES = 64 << 20
+_CODE_KEYS = ("auto_map", "trust_remote_code")
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """`location` is what transformers is given: a folder, or a Hub id with `revision`."""
+
+    name: str
+    location: str
+    revision: str | None
+    folder: Path | None
+
+    @property
+    def is_local(self) -> bool:
+        return self.folder is not None
+
+
+def resolve_base(base: str, *, folder: Path, revision: str | None = None) -> BaseSource:
+    """Resolves the recipe's `model.base` relative to the recipe's `folder`.
+
+    Raises `ModelError` (exit 4) when a path does not hold a model; never talks of repository ids for a path.
+    """
+    if base.startswith(BUILTIN_PREFIX):
+        from peftcli.models.builtin import builtin_base
+
+        path = builtin_base(base.removeprefix(BUILTIN_PREFIX))
+        return BaseSource(base, str(path), None, path)
+    if not files.names_a_path(base, folder):
+        return BaseSource(base, base, revision, None)
+    path = (folder / Path(base).expanduser()).resolve()
+    _check_folder(path, base)
+    return BaseSource(base, str(path), None, path)
+
+
+def _check_folder(path: Path, base: str) -> None:
+    if not path.exists():
+        raise ModelError(f"no such model folder: {base}", where=str(path), fix="give the folder that holds config.json")
+    if not path.is_dir():
+        raise ModelError(f"{base} is a file, not a model folder", where=str(path), fix="give the folder that holds it")
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{base} is an adapter, not a base model",
+                where=str(path),
+                fix="name the base under `model.base` and the adapter under `model.init_adapter`",
+            )
+        raise ModelError(f"{base} has no config.json", where=str(path), fix="give the folder that holds config.json")
+    read_model_config(path)
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
+    """`config.json` of a model folder, bounded, refused when it asks for code to be run."""
+    file = path / "config.json"
+    try:
+        config = json.loads(files.read_bounded(file, limit_bytes=_CONFIG_LIMIT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise ModelError("config.json is not valid JSON", where=str(file), fix="download the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError("config.json is not a JSON object", where=str(file), fix="download the model again")
+    for where, section in _sections(config, "config.json", depth=0):
+        for key in section:
+            if key in _CODE_KEYS or key.endswith("_internal"):
+                raise ModelError(
+                    f"the model asks to run its own code (`{key}` in {where})",
+                    where=str(file),
+                    fix="use a model of a family that transformers has built in",
+                )
+    return config
+
+
+def _sections(value: dict[str, Any], where: str, depth: int) -> list[tuple[str, dict[str, Any]]]:
+    found = [(where, value)]
+    if depth < 4:
+        for key, child in value.items():
+            if isinstance(child, dict):
+                found += _sections(child, f"{where}: {key}", depth + 1)
+    return found
+
+
+def check_weight_files(path: Path) -> None:
+    """The weights of a local base are safetensors inside its folder: no pickle, no link or path that leads outside.
+
+    Raises `ModelError` naming every file that is missing or not to be trusted.
+    """
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = _shard_names(index)
+    elif (path / "model.safetensors").exists():
+        names = ["model.safetensors"]
+    else:
+        pickled = sorted(file.name for file in path.glob("*.bin"))
+        raise ModelError(
+            f"only pickled weights here ({', '.join(pickled)})" if pickled else "no weights here (model.safetensors)",
+            where=str(path),
+            fix="convert it where you trust it: AutoModel.from_pretrained(...).save_pretrained(folder)"
+            if pickled
+            else "download the model again",
+        )
+    faults = [fault for name in names if (fault := _weight_file_fault(path, name)) is not None]
+    if faults:
+        raise ModelError("weight files are missing or not to be trusted", faults=faults)
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        weight_map = json.loads(files.read_bounded(index, limit_bytes=_INDEX_LIMIT_BYTES))["weight_map"]
+        return sorted({str(name) for name in weight_map.values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError("the shard index is damaged", where=str(index), fix="download the model again") from error
+
+
+def _weight_file_fault(path: Path, name: str) -> Fault | None:
+    where = str(path / name[:200])
+    if not _SHARD_NAME.fullmatch(name):
+        return Fault(f"the index names {name[:80]!r}, which is not a plain file name", str(path))
+    file = path / name
+    try:
+        real = file.resolve(strict=True)
+        mode = real.stat().st_mode
+    except OSError:
+        return Fault(f"{name} is missing", where, "download the model again")
+    if not stat.S_ISREG(mode):
+        return Fault(f"{name} is not a regular file", where)
+    # the Hub cache keeps snapshots/<commit>/name -> ../../blobs/<hash>; any other link outside is refused
+    inside = real.is_relative_to(path.resolve()) or (real.parent.name == "blobs" and path.parent.name == "snapshots")
+    return None if inside else Fault(f"{name} is a link that leads outside the folder", where)

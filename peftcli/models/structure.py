@@ -1,0 +1,118 @@
+"""Reads a model's structure from the model itself: linear layers, embeddings, head, blocks. No list of model classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from peftcli.models.weights import is_linear
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Module paths by role. Paths are those of the model as loaded, without any adapter."""
+
+    linears: dict[str, nn.Module]
+    """Every linear layer except heads."""
+    embeddings: dict[str, nn.Embedding]
+    norms: dict[str, nn.Module]
+    heads: tuple[str, ...]
+    """Output embedding and task heads: everything linear outside the backbone."""
+    blocks: dict[str, nn.Module]
+    """The repeated layers, encoder and decoder alike, in order."""
+    hidden_size: int
+    num_layers: int
+
+
+def structure(model: nn.Module) -> Structure:
+    """The structure of a transformers model (or of any module tree that looks like one)."""
+    modules = dict(model.named_modules())
+    heads = tuple(dict.fromkeys(_head_paths(model, modules)))
+    linears = {
+        path: module
+        for path, module in modules.items()
+        if is_linear(module) and not any(path == head or path.startswith(head + ".") for head in heads)
+    }
+    blocks = dict(_blocks(model))
+    return Structure(
+        linears=linears,
+        embeddings={path: module for path, module in modules.items() if isinstance(module, nn.Embedding)},
+        norms={path: module for path, module in modules.items() if is_norm(module)},
+        heads=heads,
+        blocks=blocks,
+        hidden_size=hidden_size(model),
+        num_layers=len(blocks),
+    )
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Width of the residual stream: `hidden_size`, `n_embd` or `d_model` of the configuration (text part)."""
+    config = getattr(model, "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("hidden_size", "d_model", "n_embd", "dim"):
+        value = getattr(text_config, name, None)
+        if isinstance(value, int):
+            return value
+    embedding = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
+    if embedding is None:
+        raise ValueError("the model has neither a configured hidden size nor an embedding")
+    return embedding.embedding_dim
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A layer norm or RMS norm of any family: no children, a one-dimensional weight, and a name that says so."""
+    if any(True for _ in module.children()):
+        return False
+    weight = getattr(module, "weight", None)
+    return "norm" in type(module).__name__.lower() and weight is not None and weight.dim() == 1
+
+
+def _head_paths(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[str]:
+    """Paths outside the backbone (`lm_head`, `score`, `classifier`), and the output embedding wherever it is."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    backbone = getattr(model, "base_model", model)
+    for path, module in modules.items():
+        if output is not None and module is output:
+            yield path
+    if backbone is not model:
+        for name, child in model.named_children():
+            if child is not backbone and any(is_linear(part) for part in child.modules()):
+                yield name
+
+
+def output_embedding_path(model: nn.Module) -> str | None:
+    """Path of the output embedding (`lm_head`), None where the model has none."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return next((path for path, module in model.named_modules() if output is not None and module is output), None)
+
+
+def input_embedding_path(model: nn.Module) -> str:
+    """Path of the token embedding."""
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    return next(path for path, module in model.named_modules() if module is embedding)
+
+
+def embeddings_are_tied(model: nn.Module) -> bool:
+    """Whether input and output embedding are one tensor."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if output is None or not hasattr(model, "get_input_embeddings"):
+        return False
+    weight = getattr(output, "weight", None)
+    return weight is not None and weight is model.get_input_embeddings().weight
+
+
+def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Members of the outermost module lists that hold linear layers (T5 has two such lists, most models one)."""
+    found: list[str] = []
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(parent + ".") for parent in found):
+            continue
+        members = list(module.named_children())
+        if len(members) and all(any(is_linear(part) for part in member.modules()) for _, member in members):
+            if all(is_linear(member) for _, member in members):
+                continue
+            found.append(path)
+            for name, member in members:
+                yield f"{path}.{name}", member
