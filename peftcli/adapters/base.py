@@ -162,6 +162,17 @@ class Adapter(ABC):
         """A term to add to the loss of every step (AdaLoRA's orthogonality), None for most."""
         return None
 
+    def set_training(self, training: bool) -> None:
+        """Switches dropout of what is not a module of the model (wrappers are, and follow `model.train`)."""
+
+    def start_differs(self) -> str | None:
+        """None when the method starts as the base; else why it does not."""
+        return None
+
+    def saved_differently(self) -> str | None:
+        """None when the file holds the live tensors; else what form they are saved in."""
+        return None
+
     def gradient_exempt(self) -> frozenset[str]:
         """Names of trainable tensors whose gradient may rightly be zero at the first steps."""
         return frozenset()

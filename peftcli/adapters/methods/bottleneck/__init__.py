@@ -1,1 +1,1 @@
-
+"""Bottleneck adapter layers."""

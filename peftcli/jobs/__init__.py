@@ -1,0 +1,1 @@
+"""Whole jobs on a finished run or adapter: open, evaluate, generate, merge, inspect."""

@@ -1,0 +1,242 @@
+"""Base model, data, task and adapter put together for one run, and the functions that the training loop is handed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from peftcli.adapters.base import InitContext
+from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.surgery import adapter_of, disabled
+from peftcli.data.store import Encoded, TokenStore
+from peftcli.evaluation.evaluate import Evaluation, evaluate
+from peftcli.jobs.environment import peak_memory_bytes
+from peftcli.jobs.run_folder import keep_batch
+from peftcli.models.fingerprint import fingerprint
+from peftcli.models.load import DTYPES, load_model
+from peftcli.models.structure import structure
+from peftcli.plan import Prepared
+from peftcli.recipe import flat_recipe
+from peftcli.tasks.base import Task
+from peftcli.tasks.registry import task as find_task
+from peftcli.training.acceleration import build_accelerator
+from peftcli.training.checkpoint import CheckpointStore
+from peftcli.training.events import EventLog
+from peftcli.training.progress import TrainingProgress, build_progress
+from peftcli.training.setup import FitResult, FitSetup
+
+PROBE_ROWS = 64
+INIT_BATCHES = 8
+FREE_KEYS = (
+    "name", "output", "tracking", "expect", "generation.", "evaluation.", "checkpoint.", "training.epochs",
+    "training.max_steps", "training.processes", "threads", "extends", "data.checks",
+)  # fmt: skip
+"""Recipe keys that a resumed run may change: logging, length, place."""
+
+
+@dataclass
+class Assembly:
+    """One run's parts, on the device, with the scores that evaluation leaves behind."""
+
+    prepared: Prepared
+    folder: Path
+    model: nn.Module
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    accelerator: Accelerator
+    blocks: tuple[nn.Module, ...]
+    model_memory_bytes: int
+    base_identity: str
+    quiet: bool
+    progress: TrainingProgress
+    scores: dict[int, Evaluation] = field(default_factory=dict)
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def validation(self) -> TokenStore | None:
+        found = self.prepared.data.validation
+        return found if found is not None and len(found) else None
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        return self.task.collate(rows, pad_token_id=self.pad_token_id)
+
+    def rows(self, indices: Sequence[int]) -> list[Encoded]:
+        return [self.prepared.data.train[int(index)] for index in indices]
+
+    def evaluate(self, *, with_samples: bool) -> Evaluation | None:
+        """The model as it stands on the validation rows; None without any."""
+        if self.validation is None:
+            return None
+        recipe = self.prepared.loaded.recipe
+        return evaluate(
+            self.model,
+            self.task,
+            self.validation,
+            self.tokenizer,
+            config=recipe.evaluation,
+            generation=recipe.generation,
+            pad_token_id=self.pad_token_id,
+            with_samples=with_samples,
+        )
+
+
+def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
+    """Loads the base's weights and makes everything ready for `attach`."""
+    resolved = prepared.plan.resolved
+    task = find_task(prepared.loaded.recipe.task)
+    accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
+    attention = prepared.loaded.recipe.model.attention
+    model = load_model(
+        prepared.source,
+        auto_class=task.auto_class,
+        dtype=DTYPES[resolved.dtype],
+        attention=None if attention == "auto" else attention,
+        device=resolved.device,
+    )
+    return Assembly(
+        prepared=prepared,
+        folder=folder,
+        model=model,
+        task=task,
+        tokenizer=prepared.tokenizer,
+        accelerator=accelerator,
+        blocks=tuple(structure(model).blocks.values()),
+        model_memory_bytes=peak_memory_bytes(resolved.device),
+        base_identity=fingerprint(named_base_parameters(model)).exact,
+        quiet=quiet,
+        progress=build_progress(quiet=quiet),
+    )
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A seed of its own for each random stream of a run, so that no draw of one moves another."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "little") >> 1
+
+
+def init_context(assembly: Assembly) -> InitContext:
+    """What a method may start from: a generator, the tokenizer, the first training batches and their loss."""
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        order = assembly.prepared.order
+        for index in range(min(INIT_BATCHES, order.steps_per_epoch)):
+            batch = assembly.collate(assembly.rows(order.batch(0, index)))
+            yield {name: tensor.to(assembly.accelerator.device) for name, tensor in batch.items()}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        found = assembly.task.loss(model, batch)
+        return found.total / found.weight
+
+    generator = torch.Generator().manual_seed(stream_seed(assembly.prepared.loaded.recipe.seed, "init"))
+    return InitContext(generator, tokenizer=assembly.tokenizer, batches=batches, loss=loss)
+
+
+def run_identity(assembly: Assembly) -> dict[str, Any]:
+    """What must be equal to resume: every recipe key that steers the numbers, the data, the base."""
+    flat = flat_recipe(assembly.prepared.loaded.recipe)
+    steering = {key: value for key, value in flat.items() if not key.startswith(FREE_KEYS)}
+    facts = assembly.prepared.data.facts
+    return {**steering, "data tokens": facts.train.token_hash, "data order": facts.train.order_hash,
+            "base weights": assembly.base_identity}  # fmt: skip
+
+
+def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
+    """Everything that the loop is handed."""
+    recipe, resolved = assembly.prepared.loaded.recipe, assembly.prepared.plan.resolved
+    adapter = adapter_of(assembly.model)
+    identity = run_identity(assembly)
+    return FitSetup(
+        model=assembly.model,
+        adapter=adapter,
+        order=assembly.prepared.order,
+        get_rows=assembly.rows,
+        collate=assembly.collate,
+        compute_loss=assembly.task.loss,
+        accelerator=assembly.accelerator,
+        config=recipe.training,
+        total_steps=resolved.steps,
+        learning_rate=resolved.learning_rate,
+        micro_batch_size=resolved.micro_batch_size,
+        seed=stream_seed(recipe.seed, "forward"),
+        checkpoint=recipe.checkpoint,
+        store=CheckpointStore(
+            assembly.folder / "checkpoints", _run_id(identity), keep=recipe.checkpoint.keep, identity=identity
+        ),
+        resume=resuming,
+        evaluate=None if assembly.validation is None else _evaluator(assembly),
+        evaluate_every=recipe.evaluation.every,
+        emit=EventLog(assembly.folder / "metrics.jsonl"),
+        progress=assembly.progress,
+        blocks=assembly.blocks,
+        probe_rows=_longest_rows(assembly.prepared.data.train, resolved.micro_batch_size),
+        may_stay_idle=adapter.gradient_exempt(),
+        keep_batch=lambda step, indices, rows: keep_batch(assembly.folder, step, indices, rows),
+        changes_logits=lambda batch: changes_logits(assembly, batch),
+    )
+
+
+def _run_id(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(repr(sorted(identity.items(), key=str)).encode()).hexdigest()[:16]
+
+
+def _longest_rows(store: TokenStore, count: int) -> list[int]:
+    return [int(index) for index in np.argsort(-np.asarray(store.lengths), kind="stable")[:count]]
+
+
+def _evaluator(assembly: Assembly) -> Callable[[int], dict[str, float]]:
+    """Evaluation by step, for the loop; step 0 is the base. Whole scores are kept for the record."""
+
+    def at(step: int) -> dict[str, float]:
+        if step == 0:
+            with disabled(assembly.model):
+                found = assembly.evaluate(with_samples=True)
+        else:
+            found = assembly.evaluate(with_samples=step == assembly.prepared.plan.resolved.steps)
+        assert found is not None, "called only where there are validation rows"
+        assembly.scores[step] = found
+        return dict(found.metrics)
+
+    return at
+
+
+def changes_logits(assembly: Assembly, batch: dict[str, Tensor]) -> bool:
+    """Whether the adapter has any effect on a batch."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+    with torch.no_grad():
+        tuned = assembly.model(**inputs, use_cache=False).logits
+        with disabled(assembly.model):
+            plain = assembly.model(**inputs, use_cache=False).logits
+    return not torch.equal(tuned, plain)
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Base and tuned model on the validation rows; None where there are none."""
+
+    base: Evaluation | None
+    tuned: Evaluation | None
+
+
+def score_run(assembly: Assembly, result: FitResult) -> RunScores:
+    """Scores of base and chosen adapter; what the loop has computed already is taken, the rest computed now."""
+    if assembly.validation is None:
+        return RunScores(None, None)
+    base = assembly.scores.get(0)
+    if base is None:
+        with disabled(assembly.model):
+            base = assembly.evaluate(with_samples=True)
+    tuned = assembly.scores.get(result.chosen_step)
+    if tuned is None or result.chosen_step != assembly.prepared.plan.resolved.steps:
+        tuned = assembly.evaluate(with_samples=True)
+    return RunScores(base, tuned)

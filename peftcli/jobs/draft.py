@@ -1,0 +1,225 @@
+"""The record of a run in the making: filled from left to right as the run goes, written whenever it ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import peftcli
+from peftcli import files
+from peftcli.adapters.base import Summary
+from peftcli.errors import MergeError, PeftcliError, exit_code_of
+from peftcli.evaluation.evaluate import Evaluation
+from peftcli.jobs.adapter_folder import write_adapter_folder
+from peftcli.jobs.assembly import Assembly, RunScores
+from peftcli.jobs.environment import environment, peak_memory_bytes
+from peftcli.jobs.inspection import layer_updates
+from peftcli.jobs.showing import shown_rows, shown_samples
+from peftcli.plan import Prepared
+from peftcli.recipe import LoadedRecipe
+from peftcli.reports.card import model_card
+from peftcli.reports.folder import read_run
+from peftcli.reports.html import render_html
+from peftcli.reports.markdown import render_markdown
+from peftcli.reports.record import (
+    EvaluationRecord,
+    Event,
+    Failure,
+    Intervals,
+    LayerUpdate,
+    Parameters,
+    Predicted,
+    RunRecord,
+    Seconds,
+)
+from peftcli.reports.series import read_metrics
+from peftcli.training.setup import FitResult
+
+Status = Literal["completed", "interrupted", "failed"]
+
+
+@dataclass
+class Draft:
+    """What is known of a run so far. Every later field is None until the run gets there."""
+
+    folder: Path
+    loaded: LoadedRecipe
+    started: float
+    """`time.monotonic()` when the command began."""
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    prepared: Prepared | None = None
+    assembly: Assembly | None = None
+    attached: Summary | None = None
+    result: FitResult | None = None
+    scores: RunScores | None = None
+    adapter_bytes: int = 0
+    startup_seconds: float = 0.0
+
+    def training_begins(self) -> None:
+        self.startup_seconds = time.monotonic() - self.started
+
+    # -- what is written ---------------------------------------------------------------------------------------
+
+    def write_adapter(self) -> None:
+        """`adapter/`: the chosen adapter with tokenizer, template, generation config and model card."""
+        assert self.assembly is not None, "called after the fit"
+        recipe = self.loaded.recipe
+        record = self.record("completed")
+        self.adapter_bytes = write_adapter_folder(
+            self.folder / "adapter",
+            self.assembly.model,
+            self.assembly.tokenizer,
+            base_name=self.assembly.prepared.source.name
+            if not self.assembly.prepared.source.is_local or recipe.model.base.startswith("builtin:")
+            else self.assembly.prepared.source.location,
+            revision=recipe.model.revision,
+            card=model_card(record),
+        )
+
+    def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
+        """`run.json`, then the report made from it."""
+        record = self.record(status, error)
+        files.write_text(self.folder / "run.json", record.to_json())
+        facts = read_run(self.folder)
+        files.write_text(self.folder / "report.html", render_html(facts))
+        files.write_text(self.folder / "report.md", render_markdown(facts))
+        return record
+
+    # -- the record --------------------------------------------------------------------------------------------
+
+    def record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
+        """The record from what is known."""
+        recipe = self.loaded.recipe
+        facts: dict[str, Any] = {
+            "status": status,
+            "method": recipe.method.name,
+            "task": recipe.task,
+            "base": recipe.model.base,
+            "seed": recipe.seed,
+            "name": self.loaded.name,
+            "version": peftcli.__version__,
+            "started": self.started_at,
+            "seconds": self._seconds(),
+            "adapter_bytes": self.adapter_bytes,
+        }
+        if self.prepared is not None:
+            facts |= _planned_facts(self.prepared)
+        if self.attached is not None:
+            facts["parameters"] = Parameters(trainable=self.attached.trainable, total=self.attached.total)
+        if self.assembly is not None:
+            facts |= _machine_facts(self.assembly)
+        facts |= self._training_facts()
+        if self.scores is not None and self.assembly is not None:
+            facts |= _score_facts(self.scores, self.assembly)
+        if error is not None:
+            facts["failure"] = Failure(
+                error=type(error).__name__, exit_code=exit_code_of(error), message=error.render().removeprefix("error: ")
+            )
+        facts["warnings"] = self._warnings()
+        return RunRecord(**facts)
+
+    def _seconds(self) -> Seconds:
+        total = time.monotonic() - self.started
+        training = self.result.seconds if self.result else 0.0
+        return Seconds(startup=self.startup_seconds or total, training=training, total=total)
+
+    def _training_facts(self) -> dict[str, Any]:
+        """From the result of the fit; from what it logged when it did not come to its end."""
+        series = read_metrics(self.folder / "metrics.jsonl")
+        events = [
+            Event(event=line["event"], step=line["step"], message=str(line.get("message", "")))
+            for line in series.events
+            if line["event"] != "checkpoint"
+        ]
+        if self.result is not None:
+            result = self.result
+            return {
+                "steps": result.steps,
+                "epochs": result.epochs,
+                "tokens": result.tokens,
+                "trained_tokens": result.trained_tokens,
+                "tokens_per_second": result.tokens_per_second,
+                "adapter": "adapter",
+                "adapter_step": result.chosen_step,
+                "updates": self._updates(),
+                "events": events,
+            }
+        last = max(series.train, default=0)
+        line = series.train.get(last, {})
+        return {
+            "steps": last,
+            "tokens": int(line.get("tokens", 0)),
+            "trained_tokens": int(line.get("trained_tokens", 0)),
+            "events": events,
+        }
+
+    def _updates(self) -> list[LayerUpdate]:
+        if self.assembly is None:
+            return []
+        try:
+            found = layer_updates(self.assembly.model)
+        except MergeError:
+            return []
+        return [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in found]
+
+    def _warnings(self) -> list[str]:
+        found: list[str] = []
+        if self.prepared is not None:
+            found += self.prepared.plan.warnings
+            found += [f.message for f in self.prepared.data.findings if f.severity == "warn"]
+        if self.result is not None:
+            found += self.result.warnings
+        return list(dict.fromkeys(found))
+
+
+def _planned_facts(prepared: Prepared) -> dict[str, Any]:
+    plan, resolved = prepared.plan, prepared.plan.resolved
+    return {
+        "parameters": Parameters(trainable=plan.trainable, total=plan.total),
+        "planned_steps": resolved.steps,
+        "learning_rate": resolved.learning_rate,
+        "predicted": Predicted(peak_memory_bytes=plan.memory.peak_bytes),
+        "settings": {
+            "device": resolved.device,
+            "precision": resolved.precision,
+            "dtype": resolved.dtype,
+            "threads": resolved.threads,
+            "batch_size": prepared.loaded.recipe.training.batch_size,
+            "micro_batch_size": resolved.micro_batch_size,
+            "learning_rate": resolved.learning_rate_note,
+        },
+        "data": prepared.data.facts.to_dict(),
+        "plan": plan.to_dict(),
+        "rows": shown_rows(prepared),
+    }
+
+
+def _machine_facts(assembly: Assembly) -> dict[str, Any]:
+    device = assembly.prepared.plan.resolved.device
+    return {
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "model_memory_bytes": assembly.model_memory_bytes,
+        "environment": environment(device),
+    }
+
+
+def _score_facts(scores: RunScores, assembly: Assembly) -> dict[str, Any]:
+    base, tuned = scores.base, scores.tuned
+    if base is None or tuned is None:
+        return {}
+    return {
+        "evaluation": EvaluationRecord(
+            base=base.metrics,
+            tuned=tuned.metrics,
+            intervals=Intervals(base=_pairs(base), tuned=_pairs(tuned)),
+            rows=tuned.rows,
+        ),
+        "samples": shown_samples(base, tuned),
+    }
+
+
+def _pairs(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
+    return {name: (float(low), float(high)) for name, (low, high) in evaluation.intervals.items()}

@@ -1,0 +1,154 @@
+"""`peft generate` and `peft chat`: text from the tuned model, the base's answer beside it on request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftcli import files
+from peftcli.adapters.surgery import disabled
+from peftcli.errors import DataError, Fault
+from peftcli.evaluation.chat import Conversation, Turn, take_turn
+from peftcli.evaluation.config import GenerationConfig
+from peftcli.evaluation.generate import generate, generate_stream
+from peftcli.evaluation.prompts import encode_messages, encode_text
+from peftcli.jobs.opening import Opened
+
+INPUT_LIMIT_BYTES = 1 << 30
+MAX_FAULTS = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt: a text, or messages. `row` is the line it came from, kept for the output."""
+
+    messages: tuple[dict[str, Any], ...] | None
+    text: str | None
+    origin: str
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tuned model's answer, and the base's where it was asked for."""
+
+    request: Request
+    text: str
+    base: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The input row with `answer`, and `base_answer` where there is one."""
+        return {**self.request.row, "answer": self.text} | ({} if self.base is None else {"base_answer": self.base})
+
+
+def text_request(prompt: str) -> Request:
+    """A prompt given on the command line: one user message where the tokenizer has a template, else plain text."""
+    return Request(None, prompt, "prompt", {"prompt": prompt})
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Prompts of a JSONL file: rows with `prompt` (text) or `messages` (a trailing answer is left out).
+
+    Raises `DataError` naming file and line of each row that cannot be read.
+    """
+    if not path.is_file():
+        raise DataError("no such input file", where=str(path), fix="give a JSONL file with a `prompt` in each row")
+    requests: list[Request] = []
+    faults: list[Fault] = []
+    for number, raw in enumerate(files.read_bounded(path, limit_bytes=INPUT_LIMIT_BYTES).splitlines(), start=1):
+        if raw.strip():
+            found = _request(raw, f"{path}:{number}")
+            (faults if isinstance(found, Fault) else requests).append(found)  # type: ignore[arg-type]
+    if faults:
+        more = [Fault(f"and {len(faults) - MAX_FAULTS} more rows")] if len(faults) > MAX_FAULTS else []
+        raise DataError("some input rows cannot be read", faults=[*faults[:MAX_FAULTS], *more])
+    if not requests:
+        raise DataError("the input file holds no row", where=str(path), fix="put one JSON object on each line")
+    return requests
+
+
+def _request(raw: bytes, where: str) -> Request | Fault:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Fault(f"not UTF-8 (byte {error.start})", where, "save the file as UTF-8")
+    except (ValueError, RecursionError):
+        return Fault("not valid JSON", where, "put one JSON object on each line")
+    if not isinstance(row, dict):
+        return Fault("not a JSON object", where, 'for instance {"prompt": "..."}')
+    messages, prompt = row.get("messages"), row.get("prompt")
+    if isinstance(prompt, str) and prompt:
+        return Request(None, prompt, where, row)
+    if isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
+        kept = messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
+        if kept:
+            return Request(tuple(kept), None, where, row)
+    return Fault("needs a `prompt` (text) or `messages` (a list)", where, 'for instance {"prompt": "..."}')
+
+
+def prompt_ids(request: Request, opened: Opened, config: GenerationConfig) -> list[int]:
+    """Token ids of a prompt, through the chat template where the tokenizer has one."""
+    tokenizer = opened.tokenizer
+    if request.messages is not None:
+        return encode_messages(tokenizer, list(request.messages), system_prompt=config.system_prompt)
+    assert request.text is not None, "a request has a text or messages"
+    if tokenizer.chat_template:
+        message = [{"role": "user", "content": request.text}]
+        return encode_messages(tokenizer, message, system_prompt=config.system_prompt)
+    return encode_text(tokenizer, request.text)
+
+
+def answer_all(
+    opened: Opened, requests: Sequence[Request], config: GenerationConfig, *, with_base: bool = False, seed: int = 0
+) -> list[Answer]:
+    """Batched, left-padded answers in the order of the requests."""
+    prompts = [prompt_ids(request, opened, config) for request in requests]
+    origins = [request.origin for request in requests]
+
+    def run(side: AbstractContextManager[None]) -> list[str]:
+        with side:
+            found = generate(opened.model, opened.tokenizer, prompts, config=config, seed=seed, origins=origins)
+        return [answer.text for answer in found]
+
+    tuned = run(nullcontext())
+    base: Sequence[str | None] = run(disabled(opened.model)) if with_base else [None] * len(tuned)
+    return [Answer(*parts) for parts in zip(requests, tuned, base, strict=True)]
+
+
+def stream_answer(
+    opened: Opened, request: Request, config: GenerationConfig, write: Callable[[str], None], *, seed: int = 0
+) -> str:
+    """One answer, its text handed to `write` as it is written."""
+    ids = prompt_ids(request, opened, config)
+    return generate_stream(opened.model, opened.tokenizer, ids, config=config, stream=write, seed=seed).text
+
+
+def chat_turns(
+    opened: Opened,
+    messages: Iterator[str],
+    config: GenerationConfig,
+    *,
+    write: Callable[[str], None],
+    write_base: Callable[[str], None] | None = None,
+    seed: int = 0,
+) -> Iterator[Turn]:
+    """A conversation: one turn for each message, the history carried on."""
+    conversation = Conversation()
+    for number, message in enumerate(messages):
+        turn = take_turn(
+            opened.model,
+            opened.tokenizer,
+            conversation,
+            message,
+            config=config,
+            stream=write,
+            disabled=(lambda: disabled(opened.model)) if write_base is not None else None,
+            base_stream=write_base or (lambda _piece: None),
+            seed=seed + number,
+        )
+        conversation = turn.conversation
+        yield turn

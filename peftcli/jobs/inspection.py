@@ -1,0 +1,175 @@
+"""`peft inspect`: what an adapter, run or model folder is, with the size and rank of each update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
+from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, load, read_config, read_header, read_own, read_tensors
+from peftcli.adapters.surgery import adapter_of, summary
+from peftcli.errors import AdapterError, MergeError, ModelError, PeftcliError
+from peftcli.jobs.opening import Location, auto_class_of, locate, read_record
+from peftcli.models.load import load_config, load_model
+from peftcli.models.source import BaseSource, resolve_base
+from peftcli.models.weights import is_linear, weight_view
+
+
+@dataclass(frozen=True)
+class UpdateFacts:
+    """How far an adapter moves one layer."""
+
+    layer: str
+    norm: float
+    """Frobenius norm of the change of the weight."""
+    relative: float
+    """The same over the norm of the base's weight."""
+    effective_rank: float
+    """exp of the entropy of the normalised singular values: how many directions carry the change."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Facts of a folder; `updates` only where the base is at hand and the method has a weight-space form."""
+
+    path: str
+    kind: str
+    facts: dict[str, Any]
+    updates: tuple[UpdateFacts, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "updates": [asdict(item) for item in self.updates], "notes": list(self.notes)}
+
+
+def inspect_path(path: str | Path, *, base: str | None = None) -> Inspection:
+    """Looks at a folder. Raises `AdapterError` where nothing of ours or of the Hub's kind lies there."""
+    path = Path(path).expanduser()
+    if path.is_dir() and not (path / CONFIG_NAME).exists() and (path / "config.json").is_file():
+        return _inspect_model(path)
+    location = locate(path, base=base)
+    facts = adapter_facts(location)
+    kind = "run" if location.run is not None and location.run == path else "adapter"
+    if kind == "run" and location.run is not None:
+        record = read_record(location.run)
+        facts |= {key: record[key] for key in ("status", "steps", "seed", "evaluation", "warnings") if key in record}
+    updates, notes = _updates(location)
+    return Inspection(str(path), kind, facts, updates, notes)
+
+
+def adapter_facts(location: Location) -> dict[str, Any]:
+    """What the two files say, without a base."""
+    config = read_config(location.adapter)
+    header = read_header(location.adapter / TENSORS_NAME)
+    own = read_own(location.adapter)
+    tensors = read_tensors(location.adapter / TENSORS_NAME)
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    return {
+        "method": own.get("method") or str(config["peft_type"]).lower(),
+        "base": location.base,
+        "task_type": config.get("task_type"),
+        "parameters": sum(_count(shape) for _, shape in header.values()),
+        "tensors": len(header),
+        "dtypes": sorted({dtype for dtype, _ in header.values()}),
+        "bytes": (location.adapter / TENSORS_NAME).stat().st_size,
+        "fields": {key: value for key, value in config.items() if value not in (None, {}, [], False)},
+        "fingerprint": (own.get("base") or {}).get("fingerprint"),
+        "not_finite": broken,
+    }
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _updates(location: Location) -> tuple[tuple[UpdateFacts, ...], tuple[str, ...]]:
+    try:
+        source = resolve_base(location.base, folder=location.base_folder)
+        model = load_model(source, auto_class=auto_class_of(location))
+        load(model, location.adapter)
+    except PeftcliError as error:
+        return (), (f"no update norms: {error.message}",)
+    found = layer_updates(model)
+    return found, () if found else (f"no update norms: {summary(model).method} has no weight-space form",)
+
+
+def layer_updates(model: nn.Module) -> tuple[UpdateFacts, ...]:
+    """Norm and effective rank of the change of each adapted weight of a model with an adapter."""
+    adapter = adapter_of(model)
+    if not isinstance(adapter, LayersAdapter):
+        return ()
+    return tuple(
+        fact for path, layer in adapter.layers for fact in _layer_updates(path, layer)
+    )
+
+
+def _layer_updates(path: str, layer: AdapterLayer) -> list[UpdateFacts]:
+    base = unwrapped(layer)
+    try:
+        merged: Mapping[str, Tensor] = layer.merged()
+    except MergeError:
+        return []
+    found = []
+    for name, value in merged.items():
+        original = base.get_parameter(name).detach().float() if _has(base, name) else torch.zeros_like(value)
+        change = value.float() - original
+        if name == "weight" and is_linear(base) and weight_view(base).transposed:
+            change = change.T
+        norm = float(change.norm())
+        relative = norm / max(float(original.norm()), 1e-12)
+        label = path if name == "weight" else f"{path}.{name}"
+        found.append(UpdateFacts(label, norm, relative, effective_rank(change)))
+    return found
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        module.get_parameter(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def effective_rank(matrix: Tensor) -> float:
+    """exp(entropy of the singular values as shares), 0 for a zero matrix (Roy and Vetterli, 2007)."""
+    if matrix.dim() < 2:
+        return 1.0 if bool(matrix.any()) else 0.0
+    # the singular values of the smaller Gram side are cheap and enough for a share
+    values = torch.linalg.svdvals(matrix.reshape(matrix.shape[0], -1))
+    total = float(values.sum())
+    if total <= 0.0:
+        return 0.0
+    shares = values / total
+    shares = shares[shares > 1e-9]
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def _inspect_model(path: Path) -> Inspection:
+    source = resolve_base(str(path.absolute()), folder=Path.cwd())
+    config = load_config(BaseSource(str(path), source.location, None, path))
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise ModelError("no weights here", where=str(path), fix="download the model again")
+    parameters = 0
+    for file in weights:
+        try:
+            parameters += sum(_count(shape) for _, shape in read_header(file).values())
+        except AdapterError as error:
+            raise ModelError(error.message, where=str(file), fix="download the model again") from error
+    facts = {
+        "model_type": config.model_type,
+        "architectures": config.architectures,
+        "parameters": parameters,
+        "bytes": sum(file.stat().st_size for file in weights),
+        "tied_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
+        "files": [file.name for file in weights],
+    }
+    return Inspection(str(path), "model", facts)

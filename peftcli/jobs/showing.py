@@ -1,0 +1,48 @@
+"""What a report shows of data and answers: a few training rows with what is trained, and samples of both models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from peftcli.data.preview import row_spans
+from peftcli.evaluation.result import Evaluation, Sample
+from peftcli.plan import Prepared
+from peftcli.reports.record import DataRow, Span
+from peftcli.reports.record import Sample as SampleRecord
+
+ROWS_SHOWN = 4
+
+
+def shown_rows(prepared: Prepared, count: int = ROWS_SHOWN) -> list[DataRow]:
+    """The first training rows as the model sees them, from the very tensors that training gets."""
+    store = prepared.data.train
+    shown = []
+    for index in range(min(count, len(store))):
+        row = store[index]
+        spans = [Span(text=span.text, kind=span.kind) for span in row_spans(row, prepared.tokenizer)]
+        trained = int(np.count_nonzero(row.weights[1:]))
+        origin = f"{row.origin.file}:{row.origin.line}"
+        shown.append(DataRow(spans=spans, origin=origin, tokens=len(row.input_ids), trained_tokens=trained))
+    return shown
+
+
+def shown_samples(base: Evaluation, tuned: Evaluation) -> list[SampleRecord]:
+    """Each prompt once, answered by both."""
+    answers = {(sample.origin, sample.prompt): sample.prediction for sample in base.samples}
+    return [_sample(sample, answers.get((sample.origin, sample.prompt))) for sample in _unique(tuned.samples)]
+
+
+def _unique(samples: Sequence[Sample]) -> list[Sample]:
+    return list({(sample.origin, sample.prompt): sample for sample in samples}.values())
+
+
+def _sample(sample: Sample, base: str | None) -> SampleRecord:
+    return SampleRecord(
+        prompt=sample.prompt,
+        reference=sample.reference,
+        base=base,
+        tuned=sample.prediction,
+        origin=sample.origin,
+    )

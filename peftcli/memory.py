@@ -1,0 +1,67 @@
+"""What a run will need in memory, by part, from shapes alone. An estimate: the report sets it beside what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+PROCESS_BYTES = 480 << 20
+"""Interpreter, torch and transformers once imported, on a CPU."""
+_OPTIMIZER_TENSORS = {"adamw": 2, "muon": 2, "schedule_free": 2, "lion": 1, "sgd": 0, "adafactor": 1}
+_LOSS_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on. Sizes in elements; `bytes_per_element` is that of the base in training."""
+
+    base_parameters: int
+    trainable: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    vocab_size: int
+    bytes_per_element: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by part."""
+
+    process_bytes: int
+    base_bytes: int
+    adapter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    loss_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(asdict(self).values())
+
+    def to_dict(self) -> dict[str, int]:
+        return {**asdict(self), "peak_bytes": self.peak_bytes}
+
+
+def estimate(shape: Shape, *, micro_tokens: int, optimizer: str, on_cpu: bool, checkpoint_every: int) -> MemoryEstimate:
+    """Peak memory of training with `micro_tokens` padded tokens in one forward pass.
+
+    `checkpoint_every`: 0 keeps every activation, N keeps those of N - 1 of N layers and the inputs of the others.
+    """
+    states = _OPTIMIZER_TENSORS.get(optimizer, 2)
+    per_layer = (14 * shape.hidden_size + 4 * shape.intermediate_size) * shape.bytes_per_element
+    boundary = 2 * shape.hidden_size * shape.bytes_per_element
+    whole = shape.num_layers
+    if checkpoint_every:
+        recomputed = -(-shape.num_layers // checkpoint_every)
+        whole = shape.num_layers - recomputed + 1
+    activations = micro_tokens * (whole * per_layer + shape.num_layers * boundary)
+    return MemoryEstimate(
+        process_bytes=PROCESS_BYTES if on_cpu else 0,
+        base_bytes=shape.base_parameters * shape.bytes_per_element,
+        adapter_bytes=shape.trainable * 4,
+        gradient_bytes=shape.trainable * 4,
+        optimizer_bytes=shape.trainable * 4 * states,
+        activation_bytes=activations,
+        loss_bytes=3 * 4 * min(micro_tokens, _LOSS_ROWS) * shape.vocab_size,
+    )

@@ -1,0 +1,299 @@
+"""The plan: every fact that can be known before a weight is loaded, and what `train` then follows to the letter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from peftcli.adapters.learning_rate import auto_rate
+from peftcli.adapters.surgery import build, detach, summary
+from peftcli.data.order import BatchOrder
+from peftcli.data.prepare import PreparedData, prepare
+from peftcli.errors import DeviceError, ModelError, RecipeError
+from peftcli.memory import MemoryEstimate, Shape, estimate
+from peftcli.models.load import DTYPES, load_tokenizer, meta_model
+from peftcli.models.source import BaseSource, resolve_base
+from peftcli.models.structure import structure
+from peftcli.recipe import LoadedRecipe
+from peftcli.tasks.registry import task as find_task
+
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
+"""Padded tokens of one forward pass that `micro_batch_size: auto` aims at."""
+MEMORY_SHARE = 0.8
+"""Share of the total memory that `auto` values may plan with."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Every `auto` of the recipe as a value. Depends on the recipe, the data, the allowed CPUs and the total memory."""
+
+    device: str
+    threads: int
+    precision: str
+    dtype: str
+    micro_batch_size: int
+    learning_rate: float
+    learning_rate_note: str
+    steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Facts before the run; `to_dict` is its JSON, `render` its text."""
+
+    name: str
+    base: str
+    method: str
+    task: str
+    hidden_size: int
+    num_layers: int
+    targets: tuple[str, ...]
+    trainable: int
+    total: int
+    resolved: Resolved
+    data: dict[str, Any]
+    tokens_per_epoch: int
+    trained_tokens_per_epoch: int
+    memory: MemoryEstimate
+    adapter_disk_bytes: int
+    checkpoint_disk_bytes: int
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        resolved = vars(self.resolved)
+        facts = {key: value for key, value in vars(self).items() if key not in ("resolved", "memory", "warnings")}
+        facts["targets"] = list(self.targets)
+        return {**facts, **resolved, "memory": self.memory.to_dict(), "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What planning has opened on the way and training goes on with: tokenizer, token store, order of rows."""
+
+    loaded: LoadedRecipe
+    plan: Plan
+    source: BaseSource
+    tokenizer: PreTrainedTokenizerBase
+    data: PreparedData
+    order: BatchOrder
+
+
+def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan:
+    """The plan of a recipe. Loads no weights. Raises the same errors as `train` would, as early as possible."""
+    return prepare_run(loaded, device_memory=device_memory).plan
+
+
+def prepare_run(
+    loaded: LoadedRecipe, *, device_memory: int | None = None, progress: Callable[..., Any] | None = None
+) -> Prepared:
+    """Resolves base, device and data, and plans; everything but the weights."""
+    recipe = loaded.recipe
+    task = find_task(recipe.task)
+    device = resolve_device(recipe.device)
+    precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
+    source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
+    skeleton = meta_model(source, auto_class=task.auto_class)
+    counts = _attached_counts(skeleton, loaded)
+    tokenizer = load_tokenizer(source, chat_template=read_template(loaded))
+    _check_vocabulary(skeleton, tokenizer, source)
+    data = prepare(
+        recipe.data, tokenizer=tokenizer, folder=loaded.folder, seed=recipe.seed, cache_dir=None, progress=progress
+    )
+    order = BatchOrder(data.train.lengths, recipe.training.batch_size, recipe.seed)
+    resolved, memory = _resolve(loaded, skeleton, counts, data, order, device, precision, dtype, device_memory)
+    plan = Plan(
+        name=loaded.name,
+        base=recipe.model.base,
+        method=recipe.method.name,
+        task=recipe.task,
+        hidden_size=counts.hidden_size,
+        num_layers=counts.num_layers,
+        targets=counts.targets,
+        trainable=counts.trainable,
+        total=counts.total,
+        resolved=resolved,
+        data=data.facts.to_dict(),
+        tokens_per_epoch=int(data.train.lengths.sum()),
+        trained_tokens_per_epoch=int(data.train.trained.sum()),
+        memory=memory,
+        adapter_disk_bytes=counts.trainable * 4,
+        checkpoint_disk_bytes=counts.trainable * 4 * 3 * (recipe.checkpoint.keep + 1),
+        warnings=tuple(_warnings(loaded, skeleton, resolved)),
+    )
+    return Prepared(loaded, plan, source, tokenizer, data, order)
+
+
+# -- values that depend on the machine ---------------------------------------------------------------------------
+
+
+def resolve_device(wanted: str) -> str:
+    """`auto` is the first GPU, else the CPU. Raises `DeviceError` for a device that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(wanted, False):
+        raise DeviceError(f"device {wanted} is not here", fix="use `device: auto`; `peft doctor` tells what is there")
+    return wanted
+
+
+def resolve_threads(wanted: int | str) -> int:
+    """`auto` is the number of CPUs that this process may use, never the load."""
+    return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+
+
+def resolve_precision(precision: str, dtype: str, device: str) -> tuple[str, str]:
+    """Precision of the arithmetic and type of the frozen base. `auto` is bf16 on a GPU that has it, else fp32."""
+    if precision == "auto":
+        if dtype in ("bfloat16", "float16"):
+            precision = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
+        elif dtype == "float32" or device != "cuda":
+            precision = "fp32"
+        else:
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if dtype == "auto":
+        dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+    if precision == "fp16" and device == "cpu":
+        raise DeviceError("fp16 does not train on a CPU", fix="use `precision: bf16` or fp32")
+    if precision == "fp32" and dtype != "float32":
+        raise RecipeError(
+            f"`precision: fp32` with `dtype: {dtype}` computes in {dtype}", fix="leave one of the two at auto"
+        )
+    return precision, dtype
+
+
+def total_memory_bytes(device: str) -> int:
+    """Total memory of the device: never what is free at the moment, so that `auto` values repeat."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# -- facts of model and data -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Counts:
+    targets: tuple[str, ...]
+    trainable: int
+    total: int
+    base: int
+    hidden_size: int
+    num_layers: int
+    intermediate_size: int
+
+
+def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
+    """Exact counts: the method is built on the meta device, exactly as on the real one."""
+    shape = structure(skeleton)
+    base = sum(parameter.numel() for parameter in skeleton.parameters())
+    build(skeleton, loaded.recipe.method)
+    found = summary(skeleton)
+    detach(skeleton)
+    widths = [max(module.weight.shape) for module in shape.linears.values()]
+    return _Counts(
+        found.targets, found.trainable, found.total, base, shape.hidden_size, shape.num_layers, max(widths, default=0)
+    )
+
+
+def read_template(loaded: LoadedRecipe) -> str | None:
+    """Text of the recipe's chat template file, None where the tokenizer's own is used."""
+    if loaded.recipe.model.chat_template is None:
+        return None
+    path = (loaded.folder / Path(loaded.recipe.model.chat_template).expanduser()).resolve()
+    if not path.is_file():
+        raise ModelError("no such chat template", where=str(path), fix="check `model.chat_template`")
+    if path.stat().st_size > 64 << 10:
+        raise ModelError("the chat template is larger than 64 KiB", where=str(path), fix="check the file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError("the chat template is not UTF-8", where=str(path), fix="save it as UTF-8") from error
+
+
+def _check_vocabulary(skeleton: nn.Module, tokenizer: PreTrainedTokenizerBase, source: BaseSource) -> None:
+    rows = skeleton.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the base embeds {rows}",
+            where=source.location,
+            fix="use the tokenizer that belongs to the base",
+        )
+
+
+def _resolve(
+    loaded: LoadedRecipe,
+    skeleton: nn.Module,
+    counts: _Counts,
+    data: PreparedData,
+    order: BatchOrder,
+    device: str,
+    precision: str,
+    dtype: str,
+    device_memory: int | None,
+) -> tuple[Resolved, MemoryEstimate]:
+    training = loaded.recipe.training
+    shape = Shape(
+        base_parameters=counts.base,
+        trainable=counts.trainable,
+        hidden_size=counts.hidden_size,
+        intermediate_size=counts.intermediate_size,
+        num_layers=counts.num_layers,
+        vocab_size=skeleton.get_input_embeddings().num_embeddings,  # type: ignore[operator]
+        bytes_per_element=DTYPES[dtype].itemsize,
+    )
+    longest = int(data.train.lengths.max())
+
+    def memory_of(micro: int) -> MemoryEstimate:
+        return estimate(
+            shape,
+            micro_tokens=micro * longest,
+            optimizer=training.optimizer.type,
+            on_cpu=device == "cpu",
+            checkpoint_every=int(training.gradient_checkpointing),
+        )
+
+    micro = training.micro_batch_size
+    if micro == "auto":
+        budget = MEMORY_SHARE * (device_memory or total_memory_bytes(device))
+        micro = max(1, min(training.batch_size, MICRO_TOKENS[device] // longest))
+        while micro > 1 and memory_of(micro).peak_bytes > budget:
+            micro //= 2
+    auto = auto_rate(loaded.recipe.method, counts.hidden_size)
+    given = training.learning_rate
+    steps = training.num_steps(order.steps_per_epoch)
+    resolved = Resolved(
+        device=device,
+        threads=resolve_threads(loaded.recipe.threads),
+        precision=precision,
+        dtype=dtype,
+        micro_batch_size=int(micro),
+        learning_rate=auto.rate if given == "auto" else float(given),
+        learning_rate_note=auto.note if given == "auto" else "as the recipe says",
+        steps=steps,
+        steps_per_epoch=order.steps_per_epoch,
+        warmup_steps=training.num_warmup_steps(steps),
+    )
+    return resolved, memory_of(int(micro))
+
+
+def _warnings(loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved) -> list[str]:
+    recipe, found = loaded.recipe, []
+    context = getattr(skeleton.config, "max_position_embeddings", None)
+    if isinstance(context, int) and recipe.data.max_length > context:
+        found.append(f"data.max_length {recipe.data.max_length} exceeds the base's context of {context}")
+    if recipe.training.learning_rate == "auto" and "extrapolated" in resolved.learning_rate_note:
+        found.append(f"learning rate {resolved.learning_rate:g}: {resolved.learning_rate_note}")
+    if recipe.checkpoint.every and recipe.checkpoint.every > resolved.steps:
+        found.append(f"checkpoint.every {recipe.checkpoint.every} is more than the {resolved.steps} steps of this run")
+    if recipe.evaluation.every and recipe.evaluation.every > resolved.steps:
+        found.append(f"evaluation.every {recipe.evaluation.every} is more than the {resolved.steps} steps of this run")
+    return found

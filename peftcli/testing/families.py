@@ -1,0 +1,123 @@
+"""Tiny models of each family, with random weights: small enough that a whole matrix of checks takes minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+VOCAB = 96
+_COMMON: dict[str, Any] = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_DECODER: dict[str, Any] = {
+    **_COMMON,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_ENCODER: dict[str, Any] = {
+    **_COMMON,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "num_labels": 3,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "problem_type": "single_label_classification",
+}
+
+
+def _causal(name: str, fields: dict[str, Any]) -> Callable[[], nn.Module]:
+    return lambda: getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**fields))
+
+
+def _classifier(name: str) -> Callable[[], nn.Module]:
+    config_name, model_name = f"{name}Config", f"{name}ForSequenceClassification"
+    return lambda: getattr(transformers, model_name)(getattr(transformers, config_name)(**_ENCODER))
+
+
+def _gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        **_COMMON, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def _opt() -> nn.Module:
+    fields = {**_DECODER, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}
+    del fields["num_key_value_heads"], fields["intermediate_size"]
+    return transformers.OPTForCausalLM(transformers.OPTConfig(**fields))
+
+
+def _neox() -> nn.Module:
+    fields = {**_DECODER, "rotary_pct": 0.5, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+    del fields["num_key_value_heads"]
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**fields))
+
+
+def _t5() -> nn.Module:
+    return transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
+            feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
+        )  # fmt: skip
+    )
+
+
+def _bart() -> nn.Module:
+    return transformers.BartForConditionalGeneration(
+        transformers.BartConfig(
+            **_COMMON, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=128,
+            dropout=0.0, decoder_start_token_id=2, forced_eos_token_id=None,
+        )  # fmt: skip
+    )
+
+
+FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
+    "llama": _causal("Llama", {**_DECODER, "tie_word_embeddings": False}),
+    "mistral": _causal("Mistral", {**_DECODER, "sliding_window": None}),
+    "qwen": _causal("Qwen3", {**_DECODER, "head_dim": 8, "tie_word_embeddings": True}),
+    "gemma": _causal("Gemma2", {**_DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}),
+    "phi": _causal("Phi", {**_DECODER, "partial_rotary_factor": 0.5, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+    "gpt2": _gpt2,
+    "gpt_neox": _neox,
+    "opt": _opt,
+    "bert": _classifier("Bert"),
+    "roberta": _classifier("Roberta"),
+    "t5": _t5,
+    "bart": _bart,
+    "mixtral": _causal("Mixtral", {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}),
+}
+"""Family -> builder. `bert` and `roberta` classify, `t5` and `bart` have encoder and decoder, `mixtral` has experts."""
+
+
+def tiny_model(family: str, *, seed: int = 0, attention: str = "eager") -> nn.Module:
+    """A fresh tiny model in evaluation mode, its weights drawn from `seed`, far enough from zero to show differences."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = FAMILIES[family]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(3.0)
+            elif not bool(parameter.any()):
+                parameter.normal_(0.0, 0.05)
+    torch.random.set_rng_state(state)
+    model.config._attn_implementation = attention  # type: ignore[union-attr]
+    return model.eval()
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def is_classifier(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("ForSequenceClassification")
