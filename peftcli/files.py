@@ -232,6 +232,8 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         path = folder / name
         if name not in present or path.is_symlink():
             raise ValueError(f"{name} is missing")
+        if not isinstance(facts, dict) or set(facts) != {"bytes", "sha256"}:
+            raise ValueError(f"{MANIFEST_NAME} is damaged")
         if path.stat().st_size != facts["bytes"]:
             raise ValueError(f"{name} has {path.stat().st_size} bytes, not {facts['bytes']}")
         if sha256_file(path) != facts["sha256"]:
@@ -297,3 +299,8 @@ def remove_folder(path: Path) -> None:
         trash = _temporary_name(path)
         disk.rename(path, trash)
         disk.remove_tree(trash)
+
+
+def json_line(value: Any) -> str:
+    """One JSON object on one line, newline included."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"

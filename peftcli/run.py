@@ -41,10 +41,22 @@ def train(
     `overrides`: as `--set`, a list of `key=value` or a mapping of dotted keys. `quiet`: no progress on stderr.
     Raises a `PeftcliError`; once the run folder exists, it then holds a record and a report that say why.
     """
+    return train_into(path, overrides=overrides, output=output, replace=replace, quiet=quiet)[0]
+
+
+def train_into(
+    path: str | Path,
+    *,
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    output: str | Path | None = None,
+    replace: bool = False,
+    quiet: bool = True,
+) -> tuple[RunRecord, Path]:
+    """`train`, with the run folder that was chosen."""
     started = time.monotonic()
     loaded = load_recipe(Path(path), overrides)
     with new_run_folder(choose_output(loaded, output), replace=replace) as folder:
-        return _run(Draft(folder, loaded, started), quiet=quiet, resuming=False)
+        return _run(Draft(folder, loaded, started), quiet=quiet, resuming=False), folder
 
 
 def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:

@@ -32,7 +32,7 @@ Kind = Literal["layers", "prompt", "selection"]
 class MethodConfig(BaseModel):
     """Base of all method configurations: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     name: ClassVar[str]
     """Name in recipes; equals the folder name."""

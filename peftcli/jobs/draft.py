@@ -21,9 +21,7 @@ from peftcli.jobs.showing import shown_rows, shown_samples
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe
 from peftcli.reports.card import model_card
-from peftcli.reports.folder import read_run
-from peftcli.reports.html import render_html
-from peftcli.reports.markdown import render_markdown
+from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import (
     EvaluationRecord,
     Event,
@@ -36,6 +34,7 @@ from peftcli.reports.record import (
     Seconds,
 )
 from peftcli.reports.series import read_metrics
+from peftcli.reports.writing import write_reports
 from peftcli.training.setup import FitResult
 
 Status = Literal["completed", "interrupted", "failed"]
@@ -76,16 +75,14 @@ class Draft:
             if not self.assembly.prepared.source.is_local or recipe.model.base.startswith("builtin:")
             else self.assembly.prepared.source.location,
             revision=recipe.model.revision,
-            card=model_card(record),
+            card=model_card(RunFacts(record, label=self.folder.name), loads_with_peft=recipe.method.in_peft),
         )
 
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
         record = self.record(status, error)
         files.write_text(self.folder / "run.json", record.to_json())
-        facts = read_run(self.folder)
-        files.write_text(self.folder / "report.html", render_html(facts))
-        files.write_text(self.folder / "report.md", render_markdown(facts))
+        write_reports(self.folder)
         return record
 
     # -- the record --------------------------------------------------------------------------------------------

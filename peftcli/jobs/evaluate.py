@@ -68,3 +68,14 @@ def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore) -> Evaluation
         generation=loaded.recipe.generation,
         pad_token_id=int(opened.tokenizer.pad_token_id or 0),
     )
+
+
+def scores_text(scores: Scores) -> str:
+    """What `peft evaluate` prints."""
+    lines = [f"{scores.tuned.rows:,} rows of {scores.recipe}", f"{'metric':<22} {'base':>10} {'tuned':>10}  95 % of tuned"]
+    for name, value in scores.tuned.metrics.items():
+        base = scores.base.metrics.get(name)
+        low, high = scores.tuned.intervals.get(name, (value, value))
+        shown = "-" if base is None else f"{base:.4f}"
+        lines.append(f"{name:<22} {shown:>10} {value:>10.4f}  {low:.4f} to {high:.4f}")
+    return "\n".join(lines)

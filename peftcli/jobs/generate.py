@@ -152,3 +152,12 @@ def chat_turns(
         )
         conversation = turn.conversation
         yield turn
+
+
+def answers_text(answers: Sequence[Answer]) -> str:
+    """What `peft generate` prints: the base's answer above the tuned one where both are wanted."""
+    blocks = []
+    for answer in answers:
+        lines = [answer.text] if answer.base is None else [f"base:  {answer.base}", f"tuned: {answer.text}"]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)

@@ -106,9 +106,7 @@ def layer_updates(model: nn.Module) -> tuple[UpdateFacts, ...]:
     adapter = adapter_of(model)
     if not isinstance(adapter, LayersAdapter):
         return ()
-    return tuple(
-        fact for path, layer in adapter.layers for fact in _layer_updates(path, layer)
-    )
+    return tuple(fact for path, layer in adapter.layers for fact in _layer_updates(path, layer))
 
 
 def _layer_updates(path: str, layer: AdapterLayer) -> list[UpdateFacts]:
@@ -173,3 +171,25 @@ def _inspect_model(path: Path) -> Inspection:
         "files": [file.name for file in weights],
     }
     return Inspection(str(path), "model", facts)
+
+
+SHOWN_UPDATES = 20
+
+
+def inspection_text(found: Inspection) -> str:
+    """What `peft inspect` prints."""
+    lines = [f"{found.path}: {found.kind}"]
+    for key, value in found.facts.items():
+        if key in ("fields", "fingerprint") or value in (None, [], {}):
+            continue
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        lines.append(f"  {key:<16} {shown}")
+    for key, value in (found.facts.get("fields") or {}).items():
+        lines.append(f"  {key:<24} {value}")
+    if found.updates:
+        lines += ["", f"  {'update':<44} {'norm':>9} {'relative':>9} {'rank':>6}"]
+        largest = sorted(found.updates, key=lambda item: -item.relative)[:SHOWN_UPDATES]
+        lines += [f"  {u.layer:<44} {u.norm:>9.4g} {u.relative:>9.2%} {u.effective_rank:>6.1f}" for u in largest]
+        if len(found.updates) > SHOWN_UPDATES:
+            lines.append(f"  ... and {len(found.updates) - SHOWN_UPDATES} more (--json has all)")
+    return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])

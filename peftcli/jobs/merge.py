@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from peftcli.adapters.merging import merge as merge_in_memory
 from peftcli.adapters.surgery import disabled
 from peftcli.errors import CheckFailed, Fault, RecipeError, StorageError
 from peftcli.jobs.opening import Opened, auto_class_of, open_adapter
+from peftcli.jobs.sizes import parse_size
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import structure
@@ -31,8 +31,6 @@ TOLERANCE_FP32 = 1e-4
 NOISE_FACTOR = 3.0
 """In half precision the merged model may differ by this many times the base's own rounding noise."""
 PROMPT_TOKENS = 64
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
-_UNITS = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 PROMPTS = (
     "Please write a short reply to the following request.",
     "The quick brown fox jumps over the lazy dog, and then",
@@ -65,15 +63,6 @@ class MergeReport:
         return {**asdict(self), "files": list(self.files)}
 
 
-def parse_size(text: str) -> int:
-    """`2GB`, `500MiB` -> bytes. Raises `RecipeError`."""
-    found = _SIZE.fullmatch(text.strip())
-    size = int(float(found.group(1)) * _UNITS[(found.group(2) or "B").lower()]) if found else 0
-    if size < 1 << 16:
-        raise RecipeError(f"cannot read the size {text!r}", fix="for instance --max-shard-size 2GB (64 KiB at least)")
-    return size
-
-
 def merge_adapter(
     path: str | Path,
     *,
@@ -91,7 +80,7 @@ def merge_adapter(
     reloaded model differs beyond the tolerance.
     """
     output = Path(output)
-    shard_bytes = parse_size(max_shard_size)
+    shard_bytes = parse_size(max_shard_size, "--max-shard-size 2GB")
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(DTYPES)}")
     if output.exists():
@@ -240,3 +229,16 @@ def write_model(
         model.save_pretrained(scratch, max_shard_size=shard_bytes)  # type: ignore[operator]
         tokenizer.save_pretrained(scratch)
         staging.adopt(Path(scratch))
+
+
+def merge_text(report: MergeReport) -> str:
+    """What `peft merge` prints."""
+    lines = [
+        f"merged into {report.output} ({report.dtype})",
+        f"proven by reloading it: logits on {report.prompts} prompts differ by {report.max_difference:.2g} at most",
+        f"(allowed {report.tolerance:.2g}; the adapter itself changes them by {report.adapter_effect:.2g}),",
+        f"same most likely token at {100 * report.agreement:.1f} % of positions",
+    ]
+    if report.untied:
+        lines.append("input and output embeddings were tied and are now separate")
+    return "\n".join(lines)

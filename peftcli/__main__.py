@@ -1,0 +1,5 @@
+"""`python -m peftcli` is `peft`."""
+
+from peftcli.cli.entry import main
+
+main()

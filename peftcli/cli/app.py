@@ -1,0 +1,92 @@
+"""The table of commands. A command's module is imported only when it is run, so that `peft --help` stays quick."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+import peftcli
+
+COMMANDS: dict[str, str] = {
+    "init": "write a starter recipe that runs",
+    "validate": "check a recipe: all faults at once, with line and column",
+    "plan": "what would happen: rows, tokens, steps, parameters, memory",
+    "data": "the very tokens and loss mask that training will see",
+    "train": "train a recipe into a run folder with adapter, metrics and report",
+    "resume": "continue an interrupted run; the result is the same",
+    "evaluate": "metrics of base and tuned model",
+    "generate": "text from the tuned model",
+    "chat": "a conversation with the tuned model",
+    "merge": "bake the adapter into its base, verified",
+    "export": "the adapter in another tool's format (not supported yet)",
+    "convert": "an adapter as LoRA, or a foreign one in our format",
+    "combine": "several adapters into one (not supported yet)",
+    "inspect": "what an adapter, run or model folder is",
+    "diff": "two runs or adapters, compared",
+    "report": "render a run's report again, or compare runs",
+    "compare": "the same data across methods (not supported yet)",
+    "lock": "pin what a recipe or run depends on",
+    "reproduce": "run again what a lock pins, and compare",
+    "methods": "the methods and their fields",
+    "explain": "any recipe key or exit code",
+    "schema": "JSON Schema of a recipe, for editors",
+    "doctor": "this machine: packages, device, disk, and every problem with its fix",
+}
+
+
+class LazyCommands(TyperGroup):
+    """Finds a command by its name in the table."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"peftcli.cli.commands.{cmd_name}")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name=cmd_name)(module.command)
+        return typer.main.get_command(single)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(f'`peft {name}`' for name in near)}?" if near else ""
+            ctx.fail(f"no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"peft {peftcli.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=LazyCommands, no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)  # fmt: skip
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Fine-tune language models with parameter-efficient methods: recipe in, adapter, report and verified merge out.
+
+    Begin with:  peft init quickstart && peft train quickstart.yaml
+    """
+
+
+def usage_errors() -> tuple[type[Exception], ...]:
+    """What the parser raises for wrong arguments (its classes are private to the installed version of Typer)."""
+    usage = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+    return (usage, typer.Abort, typer.Exit)

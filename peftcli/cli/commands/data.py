@@ -1,0 +1,26 @@
+"""peft data"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftcli.cli.output import AsJson, Set, show
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to show.")] = 3,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """The very token ids and loss mask that training will see, coloured; then the data doctor's findings.
+
+    Example:  peft data recipe.yaml --rows 5
+    """
+    from peftcli.jobs.data import data_document, data_text, look_at_data
+
+    looked = look_at_data(recipe, overrides or (), rows=rows)
+    show(data_document(looked), data_text(looked), as_json=as_json)

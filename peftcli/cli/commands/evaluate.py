@@ -1,0 +1,28 @@
+"""peft evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftcli.cli.output import AsJson, Model, Quiet, Set, show
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
+    recipe: Annotated[Path | None, typer.Argument(help="Another recipe's evaluation data.")] = None,
+    model: Model = None,
+    overrides: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Metrics of base and tuned model on the recipe's (or another recipe's) evaluation data.
+
+    Example:  peft evaluate runs/support-001
+    """
+    from peftcli.jobs.evaluate import evaluate_adapter, scores_text
+
+    scores = evaluate_adapter(path, recipe, base=model, overrides=overrides or ())
+    show(scores.to_dict(), scores_text(scores), as_json=as_json)

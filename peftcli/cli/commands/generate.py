@@ -1,0 +1,51 @@
+"""peft generate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftcli.cli.output import AsJson, Model, Quiet, Set, say, show
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt.")] = None,
+    input_file: Annotated[Path | None, typer.Option("--input", help="JSONL with `prompt` or `messages`.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSONL to write, with --input.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Put the base model's answer beside it.")] = False,
+    model: Model = None,
+    overrides: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Text from the tuned model.
+
+    Example:  peft generate runs/support-001 --prompt "Hello" --base
+    """
+    from peftcli import files
+    from peftcli.errors import RecipeError
+    from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
+    from peftcli.jobs.opening import generation_config, open_adapter
+
+    if (prompt is None) == (input_file is None):
+        raise RecipeError("give either --prompt or --input", fix='for instance --prompt "Hello"')
+    if output is not None and input_file is None:
+        raise RecipeError("--output goes with --input", fix="with --prompt the answer is printed")
+    requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
+    opened = open_adapter(path, base=model)
+    config = generation_config(opened.location, overrides or ())
+    if prompt is not None and not base and not as_json:
+        stream_answer(opened, requests[0], config, lambda piece: print(piece, end="", flush=True))
+        print()
+        return
+    answers = answer_all(opened, requests, config, with_base=base)
+    documents = [answer.to_dict() for answer in answers]
+    if output is not None:
+        files.write_text(output, "".join(files.json_line(document) for document in documents))
+        say(f"wrote {len(documents)} answers to {output}", quiet=quiet)
+        show({"written": str(output), "rows": len(documents)}, "", as_json=as_json) if as_json else None
+        return
+    show({"answers": documents}, answers_text(answers), as_json=as_json)

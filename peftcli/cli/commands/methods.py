@@ -1,0 +1,25 @@
+"""peft methods"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from peftcli.cli.output import AsJson, show
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="One method, with its fields.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The methods, their fields, and what each works with.
+
+    Example:  peft methods lora
+    """
+    from peftcli.recipe_schema import method_document, method_text, methods_document, methods_text
+
+    if name is None:
+        show(methods_document(), methods_text(), as_json=as_json)
+    else:
+        show(method_document(name), method_text(name), as_json=as_json)

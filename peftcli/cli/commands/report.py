@@ -1,0 +1,25 @@
+"""peft report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftcli.cli.output import AsJson, show
+
+
+def command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run, or several to compare.")],
+    output: Annotated[Path | None, typer.Option("--output", hidden=True)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render a run's report again, or a comparison of several (into compare.html and compare.md here).
+
+    Example:  peft report runs/a runs/b
+    """
+    from peftcli.jobs.report import render_again, render_comparison
+
+    written = render_again(runs[0]) if len(runs) == 1 else render_comparison(runs, output or Path())
+    show({"written": [str(path) for path in written]}, "\n".join(f"wrote {path}" for path in written), as_json=as_json)

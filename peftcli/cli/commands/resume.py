@@ -1,0 +1,27 @@
+"""peft resume"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftcli.cli.output import AsJson, Quiet, show
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Continue an interrupted run from its newest good checkpoint; the result equals the uninterrupted one.
+
+    Example:  peft resume runs/support-001
+    """
+    from peftcli.reports.folder import read_run
+    from peftcli.reports.terminal import run_summary
+    from peftcli.run import resume
+
+    record = resume(run, quiet=quiet)
+    show({**record.to_dict(), "run": str(run)}, run_summary(read_run(run)), as_json=as_json)

@@ -1,0 +1,27 @@
+"""What commands print: one JSON document on stdout, or text; progress and warnings always on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from peftcli import files
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: --set method.r=16 (repeatable).")]
+Model = Annotated[str | None, typer.Option("--model", help="Where the base is (default: as recorded).")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not supported yet.", hidden=True)]
+
+
+def show(document: Any, text: str, *, as_json: bool) -> None:
+    """Prints the document with --json, else the text."""
+    print(files.to_json(document).rstrip("\n") if as_json else text)
+
+
+def say(line: str, *, quiet: bool = False) -> None:
+    """A line of progress on stderr."""
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,43 @@
+"""A plan as text, 80 columns."""
+
+from __future__ import annotations
+
+from peftcli.jobs.sizes import size_text
+from peftcli.plan import Plan
+
+
+def plan_text(plan: Plan) -> str:
+    """What `peft plan` prints."""
+    resolved = plan.resolved
+    share = 100 * plan.trainable / plan.total
+    epochs = resolved.steps / resolved.steps_per_epoch
+    lines = [
+        f"{plan.name}: {plan.method} on {plan.base} ({plan.task})",
+        "",
+        f"data        {_split_text(plan, 'train')}",
+    ]
+    if plan.data.get("validation"):
+        lines.append(f"validation  {_split_text(plan, 'validation')}")
+    lines += [
+        f"parameters  {plan.trainable:,} trainable of {plan.total:,} ({share:.2f} %), {len(plan.targets)} targets",
+        f"steps       {resolved.steps:,} ({epochs:g} epochs of {resolved.steps_per_epoch:,}), warm-up {resolved.warmup_steps}",
+        f"rate        {resolved.learning_rate:g} ({resolved.learning_rate_note})",
+        f"device      {resolved.device}, {resolved.threads} threads, {resolved.precision}, base in {resolved.dtype},"
+        f" micro-batch {resolved.micro_batch_size}",
+        f"memory      about {size_text(plan.memory.peak_bytes)} at the peak, estimated:",
+    ]
+    parts = {key.removesuffix("_bytes"): value for key, value in plan.memory.to_dict().items() if key != "peak_bytes"}
+    lines += [f"  {name:<11} {size_text(value)}" for name, value in parts.items() if value]
+    lines.append(
+        f"disk        adapter {size_text(plan.adapter_disk_bytes)}, checkpoints up to {size_text(plan.checkpoint_disk_bytes)}"
+    )
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in plan.warnings)])
+
+
+def _split_text(plan: Plan, split: str) -> str:
+    facts = plan.data[split]
+    text = f"{facts['rows_kept']:,} rows, {facts['tokens']:,} tokens, {facts['trained_tokens']:,} trained"
+    dropped = facts.get("rows_dropped") or {}
+    if dropped:
+        text += "; dropped " + ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items())
+    return text
