@@ -106,7 +106,13 @@ def prepare_run(
     tokenizer = load_tokenizer(source, chat_template=read_template(loaded))
     _check_vocabulary(skeleton, tokenizer, source)
     data = prepare(
-        recipe.data, tokenizer=tokenizer, folder=loaded.folder, seed=recipe.seed, cache_dir=None, progress=progress
+        recipe.data,
+        tokenizer=tokenizer,
+        folder=loaded.folder,
+        seed=recipe.seed,
+        cache_dir=cache_folder(),
+        progress=progress,
+        stop_on_failures=False,
     )
     order = BatchOrder(data.train.lengths, recipe.training.batch_size, recipe.seed)
     resolved, memory = _resolve(loaded, skeleton, counts, data, order, device, precision, dtype, device_memory)
@@ -175,6 +181,14 @@ def total_memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cache_folder() -> Path:
+    """Where encoded sources are kept: `PEFTCLI_CACHE`, else the user's cache folder."""
+    given = os.environ.get("PEFTCLI_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftcli"
 
 
 # -- facts of model and data -------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ def plan_text(plan: Plan) -> str:
 
 def _split_text(plan: Plan, split: str) -> str:
     facts = plan.data[split]
-    text = f"{facts['rows_kept']:,} rows, {facts['tokens']:,} tokens, {facts['trained_tokens']:,} trained"
-    dropped = facts.get("rows_dropped") or {}
+    text = f"{facts['rows']:,} rows, {facts['tokens']:,} tokens, {facts['trained_tokens']:,} trained"
+    dropped = facts.get("dropped") or {}
     if dropped:
         text += "; dropped " + ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items())
     return text

@@ -24,7 +24,7 @@ from peftcli.models.source import BUILTIN_PREFIX
 from peftcli.recipe_faults import Located, recipe_faults, secret_faults
 from peftcli.tasks.registry import resolve_task_name
 from peftcli.training.config import CheckpointConfig, TrainingConfig
-from peftcli.yaml import Document, Path_, Place, dump_yaml, parse_value, read_yaml
+from peftcli.recipe_yaml import Document, Path_, Place, dump_yaml, parse_value, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_EXTENDS = 10

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from peftcli.errors import Fault
 from peftcli.recipe_names import looks_secret, suggestion
-from peftcli.yaml import Path_, Place
+from peftcli.recipe_yaml import Path_, Place
 
 _FREE_SECTIONS = ("columns", "checks", "rank_pattern", "alpha_pattern", "expect")
 

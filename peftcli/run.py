@@ -11,6 +11,7 @@ import torch
 
 from peftcli import files
 from peftcli.adapters.surgery import attach
+from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import Interrupted, PeftcliError
 from peftcli.jobs.assembly import assemble, fit_setup, init_context, score_run
 from peftcli.jobs.draft import Draft
@@ -18,7 +19,6 @@ from peftcli.jobs.run_folder import (
     choose_output,
     existing_run,
     new_run_folder,
-    stop_on_findings,
     write_findings,
     write_recipe,
 )
@@ -79,7 +79,7 @@ def _run(draft: Draft, *, quiet: bool, resuming: bool) -> RunRecord:
         if not resuming:
             write_recipe(folder, loaded, prepared.plan.resolved)
         write_findings(folder, prepared.data.findings)
-        stop_on_findings(prepared.data.findings, loaded)
+        raise_failures(prepared.data.findings)
         draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
         draft.attached = attach(assembly.model, loaded.recipe.method, context=init_context(assembly))
         draft.training_begins()

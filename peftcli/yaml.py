@@ -1,207 +1,327 @@
-"""YAML as recipes use it: version 1.2 scalars, no surprises, and the place of every key and value.
+"""YAML 1.2 for recipes: plain data only, every key and value with its place in the file.
 
-    2e-5 is a number, `no` a string, 010 is ten; a duplicate key, an alias, a tag, a tab and a bomb are errors.
+PyYAML's parser gives the events; what they mean is decided here: the scalars of the core schema (`2e-5` is a number,
+`no` a string, `010` is ten), no anchors, aliases or tags, no duplicate keys, bounded size and depth.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import yaml
-from yaml import events, nodes
 
-from peftcli import files
-from peftcli.errors import Fault, RecipeError, StorageError
+from peftcli.errors import Fault
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
-MAX_NODES = 20_000
+MAX_NODES = 50_000
 
-Path_ = tuple[str | int, ...]
-
-_NULL = {"", "~", "null", "Null", "NULL"}
-_TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
-_INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_TRUE = frozenset({"true", "True", "TRUE"})
+_FALSE = frozenset({"false", "False", "FALSE"})
+_INT = re.compile(r"[-+]?[0-9]{1,100}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_SPECIAL = {
-    ".inf": float("inf"), ".Inf": float("inf"), ".INF": float("inf"), "+.inf": float("inf"),
-    "-.inf": float("-inf"), "-.Inf": float("-inf"), "-.INF": float("-inf"),
-    ".nan": float("nan"), ".NaN": float("nan"), ".NAN": float("nan"),
-}  # fmt: skip
+_INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
+_NAN = frozenset({".nan", ".NaN", ".NAN"})
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a key or value stands, counted from 1."""
+class Node:
+    """A value of a document with the places of the value and of its key (`file:line:column`, `--set key`)."""
 
-    file: str
-    line: int
-    column: int
+    value: dict[str, Node] | list[Node] | Scalar
+    where: str
+    key_where: str | None = None
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+    def child(self, key: str | int) -> Node | None:
+        """The node under a key or index; None where there is none."""
+        if isinstance(self.value, dict):
+            return self.value.get(str(key))
+        if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
+            return self.value[key]
+        return None
 
 
 @dataclass
-class Document:
-    """A parsed file: plain values, and the place of each key (of list items: of the item)."""
+class Parsed:
+    """What a text holds. `node` is None when it is empty or cannot be read; `faults` is then not empty."""
 
-    value: Any
-    places: dict[Path_, Place] = field(default_factory=dict)
+    node: Node | None
     faults: list[Fault] = field(default_factory=list)
-    """Duplicate keys and the like: gathered, so that they are reported with what else is wrong."""
 
 
-def resolve_scalar(text: str) -> Any:
-    """A plain scalar by the core schema of YAML 1.2."""
+def parse(data: bytes, name: str) -> Parsed:
+    """Parses one document. `name` is the file as messages show it. Never raises; every fault has its line and column."""
+    text = _decode(data, name)
+    if isinstance(text, Fault):
+        return Parsed(None, [text])
+    return _Reader(text, name).read()
+
+
+def parse_value(text: str, where: str) -> Parsed:
+    """The value of an override: quoted text, a flow list or section, or a plain scalar exactly as written."""
+    text = text.strip()
+    if not text.startswith(("{", "[", '"', "'")):
+        return Parsed(Node(scalar(text), where))
+    parsed = _Reader(text, where, fixed=where).read()
+    return parsed
+
+
+def node_of(value: Any, where: str) -> Node | None:
+    """Plain Python data as a node; None for what YAML has no place for."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return Node(value, where)
+    if isinstance(value, PurePath):
+        return Node(str(value), where)
+    if isinstance(value, Mapping):
+        children = {str(key): node_of(item, where) for key, item in value.items()}
+        present = {key: Node(node.value, where, where) for key, node in children.items() if node is not None}
+        return Node(present, where) if len(present) == len(children) else None
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        items = [node for item in value if (node := node_of(item, where)) is not None]
+        return Node(items, where) if len(items) == len(value) else None
+    return None
+
+
+def plain(node: Node) -> Any:
+    """The data alone."""
+    if isinstance(node.value, dict):
+        return {key: plain(child) for key, child in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain(child) for child in node.value]
+    return node.value
+
+
+def scalar(text: str) -> Scalar:
+    """A plain scalar by the core schema of YAML 1.2, with decimal integers only."""
     if text in _NULL:
         return None
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    if _INTEGER.fullmatch(text):
+    if _INT.fullmatch(text):
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)
-    return _SPECIAL.get(text, text)
+    if infinity := _INFINITY.fullmatch(text):
+        return float(f"{infinity[1]}inf")
+    return float("nan") if text in _NAN else text
 
 
-def read_yaml(path: Path, *, shown: str | None = None) -> Document:
-    """Reads a YAML file. Raises `RecipeError` (with `file:line:column`) or `StorageError` (unreadable)."""
-    name = shown or str(path)
-    if path.is_dir():
-        raise RecipeError("a recipe is a file, this is a folder", where=name, fix="name the .yaml file in it")
-    if not path.exists():
-        raise RecipeError("recipe not found", where=name, fix=_near_files(path))
-    try:
-        data = files.read_bounded(path, limit_bytes=MAX_BYTES)
-    except StorageError as error:
-        if "larger" in error.message:
-            raise RecipeError("the recipe is larger than 1 MiB", where=name, fix="a recipe is a page of text") from error
-        raise StorageError("the recipe cannot be read", where=name, fix="check its permissions") from error
-    return parse_yaml(_decode(data, name), name)
-
-
-def _near_files(path: Path) -> str:
-    found = sorted({*path.parent.glob(path.name + ".y*ml"), *Path("recipes").glob(path.name), *Path("recipes").glob(path.name + ".y*ml")})
-    return f"did you mean {found[0]}?" if found else "check the path; `peft init` writes a first recipe"
-
-
-def _decode(data: bytes, name: str) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise RecipeError("the recipe is UTF-16", where=name, fix="save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise RecipeError("the recipe is not UTF-8", where=f"{name}:{line}", fix="save it as UTF-8") from error
-    if "\0" in text:
-        raise RecipeError("the recipe holds a NUL character", where=name, fix="save it as plain UTF-8 text")
+def dump(document: Mapping[str, Any]) -> str:
+    """Data as YAML text that `parse` reads back to the same data; keys in their order."""
+    text: str = yaml.dump(
+        dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=110
+    )
     return text
-
-
-def parse_yaml(text: str, name: str) -> Document:
-    """Parses YAML text; `name` is shown in places."""
-    try:
-        _check_events(text, name)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = Document(None)
-        document.value = _construct(node, (), name, document) if node is not None else None
-    except yaml.YAMLError as error:
-        raise _syntax_error(error, text, name) from error
-    except RecursionError as error:
-        raise RecipeError("the recipe nests too deeply", where=name, fix=f"at most {MAX_DEPTH} levels") from error
-    return document
-
-
-def parse_value(text: str, name: str) -> Any:
-    """A value given on the command line: a scalar or a flow collection (`[a, b]`, `{a: 1}`)."""
-    document = parse_yaml(text, name)
-    if document.faults:
-        raise RecipeError(document.faults[0].message, where=name, fix=document.faults[0].fix)
-    return document.value
-
-
-def _check_events(text: str, name: str) -> None:
-    """Refuses what no recipe needs before anything is built from it."""
-    depth = count = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        place = Place(name, event.start_mark.line + 1, event.start_mark.column + 1)
-        if isinstance(event, events.AliasEvent) or getattr(event, "anchor", None):
-            raise RecipeError("anchors and aliases are not allowed", where=str(place), fix="write the value out, or use `extends`")
-        if isinstance(event, events.ScalarEvent | events.CollectionStartEvent):
-            count += 1
-            if event.tag is not None:
-                raise RecipeError(f"tags are not allowed ({event.tag})", where=str(place), fix="a recipe is plain data: remove the tag")
-        if isinstance(event, events.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, events.CollectionEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH or count > MAX_NODES:
-            raise RecipeError("the recipe is too deep or too long", where=str(place), fix=f"at most {MAX_DEPTH} levels and {MAX_NODES} values")
-        if isinstance(event, events.DocumentStartEvent) and event.explicit and count:
-            raise RecipeError("a second document starts here", where=str(place), fix="one recipe a file")
-
-
-def _construct(node: nodes.Node, path: Path_, name: str, document: Document) -> Any:
-    place = Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
-    document.places.setdefault(path, place)
-    if isinstance(node, nodes.ScalarNode):
-        return resolve_scalar(node.value) if node.style is None else node.value
-    if isinstance(node, nodes.SequenceNode):
-        return [_construct(item, (*path, index), name, document) for index, item in enumerate(node.value)]
-    assert isinstance(node, nodes.MappingNode)
-    return dict(_pairs(node, path, name, document))
-
-
-def _pairs(node: nodes.MappingNode, path: Path_, name: str, document: Document) -> Iterator[tuple[str, Any]]:
-    seen: dict[str, Place] = {}
-    for key_node, value_node in node.value:
-        place = Place(name, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-        if not isinstance(key_node, nodes.ScalarNode):
-            document.faults.append(Fault("a key must be a name", str(place), "write `name: value`"))
-            continue
-        key = str(key_node.value)
-        if key in seen:
-            document.faults.append(
-                Fault(f"the key `{key}` stands twice", str(place), f"it stands at line {seen[key].line} already: remove one")
-            )
-            continue
-        seen[key] = place
-        document.places[(*path, key)] = place
-        yield key, _construct(value_node, (*path, key), name, document)
-
-
-def _syntax_error(error: yaml.YAMLError, text: str, name: str) -> RecipeError:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "not valid YAML")
-    if mark is None:
-        return RecipeError(f"not valid YAML: {problem}", where=name, fix="check the file")
-    where = f"{name}:{mark.line + 1}:{mark.column + 1}"
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    if "\t" in line[: mark.column + 1] or "'\\t'" in problem:
-        return RecipeError("a tab; YAML needs spaces", where=where, fix="indent with spaces")
-    return RecipeError(f"not valid YAML: {problem}", where=where, fix=f"look at: {line.strip()[:60]!r}")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `read_yaml` reads back: strings that look like another type are quoted by our rules."""
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
 
 
-def _represent_text(dumper: _Dumper, value: str) -> nodes.ScalarNode:
-    looks_plain = isinstance(resolve_scalar(value), str) and "\n" not in value
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if looks_plain else '"')
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    # quoted whenever our own rules would read something else than this text
+    plain_text = scalar(value) == value and value.strip() == value and "${" not in value
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain_text else '"')
+
+
+def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = repr(value)
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text if "." in text or "e" not in text else _dotted(text))
+
+
+def _dotted(text: str) -> str:
+    # YAML 1.1 readers need the point: 1e-05 -> 1.0e-05
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}.0e{exponent}"
 
 
 _Dumper.add_representer(str, _represent_text)
-_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign, assignment]
+_Dumper.add_representer(float, _represent_float)
 
 
-def dump_yaml(value: Any) -> str:
-    """YAML text of plain values, keys in their order, that `read_yaml` reads back to the same values."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    return text
+def _decode(data: bytes, name: str) -> str | Fault:
+    if len(data) > MAX_BYTES:
+        return Fault(f"the file is larger than {MAX_BYTES:,} bytes", name, "a recipe is a page of text; is this one?")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4096]:
+        return Fault("the file is not UTF-8 (it looks like UTF-16, or like no text)", f"{name}:1:1", "save it as UTF-8")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = _place_of_byte(data, error.start)
+        return Fault(f"byte 0x{data[error.start]:02x} is not UTF-8", f"{name}:{place}", "save the file as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _place_of_byte(data: bytes, position: int) -> str:
+    before = data[:position].decode("utf-8", errors="replace")
+    return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+
+class _Unusable(Exception):
+    """Ends the reading of a document that goes beyond the bounds."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class _Reader:
+    """One pass over the events of a document."""
+
+    def __init__(self, text: str, name: str, fixed: str | None = None) -> None:
+        self.text = text
+        self.name = name
+        self.fixed = fixed
+        self.faults: list[Fault] = []
+        self.nodes = 0
+
+    def read(self) -> Parsed:
+        node = None
+        try:
+            events = iter(yaml.parse(self.text, Loader=_LOADER))
+            node = self._document(events)
+        except yaml.MarkedYAMLError as error:
+            self.faults.append(self._syntax_fault(error))
+        except yaml.reader.ReaderError as error:
+            self.faults.append(self._character_fault(error))
+        except _Unusable as error:
+            self.faults.append(error.fault)
+        except yaml.YAMLError:
+            self.faults.append(Fault("the file is not YAML", self._place(0, 0), "see `peft init` for a recipe that works"))
+        return Parsed(None if any(fault.message.startswith("not YAML") for fault in self.faults) else node, self.faults)
+
+    def _document(self, events: Iterator[Any]) -> Node | None:
+        node = None
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent) and node is not None:
+                raise _Unusable(Fault("a second document begins here", self._where(event), "one recipe a file"))
+            if isinstance(event, yaml.NodeEvent):
+                node = self._node(event, events, depth=1)
+        return node
+
+    def _node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
+        where = self._where(event)
+        self._check_bounds(where, depth)
+        self._check_plain(event, where)
+        if isinstance(event, yaml.ScalarEvent):
+            # a plain scalar is resolved, a quoted or block scalar is text
+            return Node(scalar(event.value) if event.implicit[0] else event.value, where)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[Node] = []
+            for inner in events:
+                if isinstance(inner, yaml.SequenceEndEvent):
+                    break
+                items.append(self._node(inner, events, depth + 1))
+            return Node(items, where)
+        if isinstance(event, yaml.MappingStartEvent):
+            return Node(self._mapping(events, depth), where)
+        return Node(None, where)
+
+    def _mapping(self, events: Iterator[Any], depth: int) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key, key_where = self._node(event, events, depth + 1), self._where(event)
+            child = self._node(next(events), events, depth + 1)
+            name = key.value if isinstance(key.value, str) else self._odd_key(event, key_where)
+            if name is None:
+                continue
+            if name in found:
+                first = found[name].key_where or ""
+                self.faults.append(
+                    Fault(f"`{name}` is given twice, first at {self._short(first)}", key_where, "keep one of the two")
+                )
+                continue
+            found[name] = Node(child.value, child.where, key_where)
+        return found
+
+    def _odd_key(self, event: Any, where: str) -> str | None:
+        if isinstance(event, yaml.ScalarEvent) and event.value:
+            return str(event.value)
+        self.faults.append(Fault("a key must be a name", where, "write `key: value`"))
+        return None
+
+    def _short(self, where: str) -> str:
+        return where if self.fixed else "line " + ":".join(where.rsplit(":", 2)[1:])
+
+    def _check_bounds(self, where: str, depth: int) -> None:
+        self.nodes += 1
+        if depth > MAX_DEPTH:
+            raise _Unusable(Fault(f"nested more than {MAX_DEPTH} levels deep", where, "a recipe needs three"))
+        if self.nodes > MAX_NODES:
+            raise _Unusable(Fault(f"more than {MAX_NODES:,} values", where, "a recipe is a page of text; is this one?"))
+
+    def _check_plain(self, event: Any, where: str) -> None:
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            sign = f"*{event.anchor}" if isinstance(event, yaml.AliasEvent) else f"&{event.anchor}"
+            self.faults.append(
+                Fault(f"anchors and aliases (`{sign}`) are not part of a recipe", where, "repeat the value, or use `extends`")
+            )
+        tag = getattr(event, "tag", None)
+        if tag:
+            name = str(tag).replace("tag:yaml.org,2002:", "!!")
+            self.faults.append(Fault(f"tags (`{name}`) are not part of a recipe", where, "remove the tag; a recipe is plain data"))
+
+    def _where(self, event: Any) -> str:
+        return self._place(event.start_mark.line, event.start_mark.column)
+
+    def _place(self, line: int, column: int) -> str:
+        return self.fixed or f"{self.name}:{line + 1}:{column + 1}"
+
+    def _character_fault(self, error: yaml.reader.ReaderError) -> Fault:
+        position = error.position if isinstance(error.position, int) else 0
+        # the C reader counts in bytes of UTF-8, the Python reader in characters
+        before = self.text.encode("utf-8")[:position].decode("utf-8", errors="replace")
+        line, column = before.count("\n"), len(before) - before.rfind("\n") - 1
+        return Fault("not YAML: a control character", self._place(line, column), "remove it")
+
+    def _syntax_fault(self, error: yaml.MarkedYAMLError) -> Fault:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+        problem = error.problem or "cannot be read"
+        lines = self.text.split("\n")
+        shown = lines[line] if line < len(lines) else ""
+        indent = shown[: len(shown) - len(shown.lstrip())]
+        if "\t" in indent:
+            place = self._place(line, indent.index("\t"))
+            return Fault("not YAML: a tab; YAML needs spaces", place, "indent with two spaces")
+        opened = ""
+        if error.context_mark is not None and error.context_mark.line != line:
+            opened = f", begun at line {error.context_mark.line + 1}"
+        return Fault(f"not YAML: {_plain_problem(problem)}{opened}", self._place(line, column), _remedy(problem))
+
+
+def _plain_problem(problem: str) -> str:
+    if "mapping values are not allowed" in problem:
+        return "a `:` where no key can stand"
+    if "unexpected end of stream" in problem or "<stream end>" in problem:
+        return "the file ends inside a quoted text or bracket"
+    if "cannot start any token" in problem:
+        return "a character that no value can begin with"
+    if "block end" in problem or "expected key" in problem or "'-' indicator" in problem:
+        return "a line whose indentation fits neither the line above nor its section"
+    return re.sub(r"^(did not find|could not find) ", "lacks the ", problem)
+
+
+def _remedy(problem: str) -> str:
+    if "mapping values are not allowed" in problem:
+        return "put text that holds `: ` in quotes, and give the keys of a section the same indentation"
+    if "cannot start any token" in problem:
+        return "put the value in quotes"
+    if "block end" in problem or "expected key" in problem or "'-' indicator" in problem:
+        return "give the keys of a section the same indentation"
+    return "close the quote or bracket" if "stream" in problem else "check this line and the one above"

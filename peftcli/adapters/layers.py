@@ -1,4 +1,4 @@
-"""Methods that wrap modules: the wrapper, the surgery that puts it in and takes it out, and the life cycle around it."""
+"""Methods that wrap modules: the wrapper, how it is put in and taken out, and the life cycle around it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class AdapterLayer(nn.Module):
         except AttributeError:
             if name == "base_layer":
                 raise
-            return getattr(super().__getattr__("base_layer"), name)
+            # past wrappers in between: their attributes are their own
+            return getattr(unwrapped(super().__getattr__("base_layer")), name)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -56,6 +57,10 @@ class AdapterLayer(nn.Module):
         return f"enabled={self.enabled}"
 
 
+class AdapterPart(nn.Module):
+    """A module of an adapter that hangs on the model beside the base's own modules."""
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module of the base under any number of wrappers."""
     while isinstance(module, AdapterLayer):
@@ -74,7 +79,8 @@ def named_base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         seen.add(id(module))
         yield path, module
         for name, child in module.named_children():
-            yield from walk(child, f"{path}.{name}" if path else name)
+            if not isinstance(child, AdapterPart):
+                yield from walk(child, f"{path}.{name}" if path else name)
 
     yield from walk(model, "")
 
@@ -200,7 +206,9 @@ def _replace_parameter(module: nn.Module, name: str, value: Tensor, shown: str) 
     reference = old if old is not None else next(module.parameters())
     rounded = value.to(device=reference.device, dtype=reference.dtype)
     if not torch.isfinite(rounded).all():
-        raise MergeError(f"the merged weight of `{shown}` overflows {reference.dtype}", fix="merge with --dtype float32")
+        raise MergeError(
+            f"the merged weight of `{shown}` overflows {reference.dtype}", fix="merge with --dtype float32"
+        )
     new = nn.Parameter(rounded.contiguous(), requires_grad=False)
     _set_parameter(module, name, new)
 

@@ -79,9 +79,23 @@ def selected_entries(layers: Iterable[tuple[str, AdapterLayer]]) -> list[Entry]:
     return found
 
 
-def wrap_named_modules(adapter: LayersAdapter, names: Iterable[str]) -> list[str]:
-    """Wraps every module that an entry of `modules_to_save` names, all its parameters trained; returns unmatched names."""
+def bias_in_use(module: nn.Module) -> Tensor | None:
+    """The bias that a linear layer under this wrapper adds to its answer: the trained copy where there is one."""
+    while isinstance(module, AdapterLayer):
+        if isinstance(module, SelectedParameters) and module.enabled and "bias" in module.names:
+            return module.copies[_slot("bias")].to(module.types["bias"])
+        module = module.base_layer
+    bias = module._parameters.get("bias")
+    return None if bias is None else bias.detach()
+
+
+def wrap_named_modules(adapter: LayersAdapter, names: Iterable[str], *, tie: bool = True) -> list[str]:
+    """Wraps every module that an entry of `modules_to_save` names, all its parameters trained; returns unmatched names.
+
+    `tie`: tensors that modules share in the base are one copy; else each module has its own.
+    """
     unmatched = []
+    wrapped: set[str] = set()
     shared: dict[nn.Parameter, nn.Parameter] = {}
     for entry in names:
         found = [
@@ -91,6 +105,8 @@ def wrap_named_modules(adapter: LayersAdapter, names: Iterable[str]) -> list[str
             unmatched.append(entry)
         for path, module in found:
             parameter_names = [name for name, _ in module.named_parameters()]
-            if parameter_names:
-                adapter.wrap(path, SelectedParameters(module, parameter_names, shared))
+            # two entries may name one module, by its leaf and by its path
+            if parameter_names and path not in wrapped:
+                wrapped.add(path)
+                adapter.wrap(path, SelectedParameters(module, parameter_names, shared if tie else {}))
     return unmatched

@@ -59,7 +59,7 @@ def adapter_files(model: nn.Module, *, base_name: str | None = None, revision: s
         document["base_model_name_or_path"] = base_name
     if revision is not None:
         document["revision"] = revision
-    if document["task_type"] is None and document["auto_mapping"] is None and not adapter.kept_fields:
+    if document["task_type"] is None and document["auto_mapping"] is None and "task_type" not in adapter.kept_fields:
         document["task_type"] = _task_type(model)
     contents = {
         CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
@@ -105,9 +105,9 @@ def _task_type(model: nn.Module) -> str | None:
 def save(model: nn.Module, folder: str | Path, *, base_name: str | None = None) -> None:
     """Writes the adapter on a model into `folder`, each file atomically.
 
-    `base_name` goes into the configuration (default: the name that the model was loaded by).
+    `base_name` goes into the configuration (default: what the adapter was loaded with, else the model's own name).
     """
-    if base_name is None:
+    if base_name is None and not adapter_of(model).kept_fields.get("base_model_name_or_path"):
         base_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
     contents = adapter_files(model, base_name=base_name)
     for name, data in contents.items():

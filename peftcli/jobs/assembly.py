@@ -147,7 +147,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
     flat = flat_recipe(assembly.prepared.loaded.recipe)
     steering = {key: value for key, value in flat.items() if not key.startswith(FREE_KEYS)}
     facts = assembly.prepared.data.facts
-    return {**steering, "data tokens": facts.train.token_hash, "data order": facts.train.order_hash,
+    return {**steering, "data tokens": facts.train.stream_sha256, "data order": facts.train.order_sha256,
             "base weights": assembly.base_identity}  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from peftcli.models.load import DTYPES, load_model, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.plan import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, load_recipe
-from peftcli.yaml import parse_value
+from peftcli.recipe_yaml import parse_value
 
 RECIPE_NAME = "recipe.yaml"
 RECORD_NAME = "run.json"

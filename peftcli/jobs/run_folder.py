@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from peftcli import files
-from peftcli.data.findings import Finding, findings_lines
-from peftcli.errors import CheckpointError, DataError, Fault, StorageError
+from peftcli.data.doctor.base import Finding
+from peftcli.data.doctor.run import findings_lines
+from peftcli.errors import CheckpointError, StorageError
 from peftcli.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
 
@@ -136,20 +137,3 @@ def write_recipe(folder: Path, loaded: LoadedRecipe, resolved: Resolved) -> None
         "training.learning_rate": resolved.learning_rate,
     }
     files.write_text(folder / RECIPE_NAME, resolved_yaml(loaded, values))
-
-
-def stop_on_findings(findings: Sequence[Finding], loaded: LoadedRecipe) -> None:
-    """Raises `DataError` naming every finding whose check is set to `fail`."""
-    failing = [finding for finding in findings if finding.severity == "fail"]
-    if failing:
-        raise DataError(
-            "the data doctor stops this run",
-            faults=[
-                Fault(
-                    f"{finding.check}: {finding.message}",
-                    where=f"{finding.file}:{finding.row}" if finding.file else str(loaded.path),
-                    fix=f"mend the rows, or set `data.checks: {{{finding.check}: warn}}`",
-                )
-                for finding in failing
-            ],
-        )

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+LATER_ATTENTION = ("flash_attention_2", "flex_attention")
+
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+
 
 class ModelConfig(BaseModel):
-    """The base model, and how its weights are held."""
+    """Which base model, and how it is loaded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    base: Annotated[str, Field(min_length=1)]
+    base: Annotated[str, Field(min_length=1, max_length=4096)]
     """A Hub id, a folder, or `builtin:NAME` (ships with the package, works offline)."""
     revision: str | None = None
-    """Commit, tag or branch of a Hub base."""
+    """Commit, tag or branch of a base from the Hub; a commit is pinned in the lock either way."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the frozen base; auto: that of `training.precision`."""
+    """Type of the frozen base weights; auto follows `training.precision`."""
     quantization: Literal["nf4", "int8"] | None = None
-    """Hold the base in 4 or 8 bits (not supported yet)."""
+    """Storage of the frozen base weights in 4 or 8 bits. Not supported yet."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
-    """Attention kernel; auto: what transformers chooses."""
-    chat_template: str | None = None
-    """A Jinja file instead of the tokenizer's own template."""
-    init_adapter: str | None = None
-    """Folder of an adapter of the same method to train on from (not supported yet)."""
+    """Attention implementation; auto is the fastest one that is exact and here. The last two are not supported yet."""
+    chat_template: Annotated[str, Field(min_length=1)] | None = None
+    """A Jinja file with the chat template; default: the tokenizer's own."""
+    init_adapter: Annotated[str, Field(min_length=1)] | None = None
+    """Continue from this adapter: a folder or Hub id. Not supported yet."""
 
     @field_validator("revision")
     @classmethod
-    def _no_pull_request(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("refs/"):
-            raise ValueError("is a reference that anybody can move; name a commit, a tag or a branch")
+    def _known_form(cls, value: str | None) -> str | None:
+        if value is not None and (not _REVISION.fullmatch(value) or ".." in value or value.startswith("refs/pr")):
+            raise ValueError("must be a commit, tag or branch name")
         return value
 
-    @field_validator("quantization", "init_adapter")
+    @field_validator("quantization")
     @classmethod
-    def _comes_later(cls, value: str | None) -> str | None:
+    def _quantization_comes_later(cls, value: str | None) -> str | None:
         if value is not None:
-            raise ValueError("is not supported yet; leave it out")
+            raise ValueError(f"quantization: {value} is not supported yet; leave it out")
         return value
 
     @field_validator("attention")
     @classmethod
     def _attention_comes_later(cls, value: str) -> str:
-        if value in ("flash_attention_2", "flex_attention"):
-            raise ValueError(f"{value} is not supported yet; use auto, sdpa or eager")
+        if value in LATER_ATTENTION:
+            raise ValueError(f"attention: {value} is not supported yet; use auto, sdpa or eager")
+        return value
+
+    @field_validator("init_adapter")
+    @classmethod
+    def _init_adapter_comes_later(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("init_adapter is not supported yet; leave it out")
         return value

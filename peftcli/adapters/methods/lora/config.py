@@ -1,27 +1,25 @@
-"""Fields of LoRA (arXiv:2106.09685), under the names of `adapter_config.json`."""
+"""Fields of LoRA (arXiv:2106.09685) and the variants that share its files, under the names of `adapter_config.json`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from peftcli.adapters.config import Kind, MethodConfig
+from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
+from peftcli.errors import AdapterError
 
 FILE_DEFAULTS: Mapping[str, Any] = {
+    **TARGET_DEFAULTS,
     "r": 8,
-    "target_modules": None,
-    "exclude_modules": None,
     "lora_alpha": 8,
     "lora_dropout": 0.0,
     "fan_in_fan_out": False,
     "bias": "none",
     "use_rslora": False,
-    "modules_to_save": None,
     "init_lora_weights": True,
-    "layers_to_transform": None,
-    "layers_pattern": None,
     "rank_pattern": {},
     "alpha_pattern": {},
     "megatron_config": None,
@@ -46,54 +44,156 @@ FILE_DEFAULTS: Mapping[str, Any] = {
     "ensure_weight_tying": False,
 }
 
+REFUSED_VARIANTS: Mapping[str, str] = {
+    "alora_invocation_tokens": "aLoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "velora_config": "VeLoRA",
+    "arrow_config": "Arrow",
+    "use_qalora": "QALoRA",
+    "monteclora_config": "MonteCLoRA",
+    "layer_replication": "layer replication",
+    "megatron_config": "Megatron parallel layers",
+}
 
-class LoraConfig(MethodConfig):
+REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ", "mica": "MiCA"}
+
+Start = Literal["gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"]
+RandomPissa = Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d{0,2}$")]
+
+
+class EvaConfig(BaseModel):
+    """How `init_lora_weights: eva` (arXiv:2410.07170) reads the activations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    rho: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """A layer's rank may grow to rho * r while others shrink; 1 keeps every rank."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Cosine similarity between two batches' components above which they count as settled."""
+    use_label_mask: bool = True
+    """Look only at tokens that are trained on."""
+    label_mask_value: int = -100
+    """The label that stands for "not trained on" in the reference's batches; ours carry weights instead."""
+    whiten: bool = False
+    """Divide each component by its singular value."""
+    adjust_scaling_factors: bool = True
+    """Keep lora_alpha / r as it was where a rank changes."""
+
+
+class LoraGaConfig(BaseModel):
+    """How `init_lora_weights: lora_ga` (arXiv:2407.05000) turns the first gradient into a pair."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    direction: Literal["ArBr", "A2rBr", "ArB2r"] = "ArB2r"
+    """Which singular vectors start A and B: both the first r, or one of them the next r."""
+    scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"
+    """Size of the start: by the width (stable), by the weight's largest singular value, by the update, or one."""
+    stable_gamma: Annotated[int, Field(ge=1)] = 16
+    """Divisor of the stable size."""
+
+
+class LoraConfig(TargetedConfig):
     """Low-rank adaptation: y = W x + (lora_alpha / r) B A x."""
 
     name: ClassVar[str] = "lora"
-    summary: ClassVar[str] = "low-rank update B A of each linear layer"
-    kind: ClassVar[Kind] = "layers"
+    summary: ClassVar[str] = "low-rank update B A of each linear layer, with its variants (DoRA, PiSSA, EVA, LoRA+, ...)"
     peft_type: ClassVar[str] = "LORA"
-    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-3
-    short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rslora": {"use_rslora": True}}
-    file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
-    refused_variants: ClassVar[Mapping[str, str]] = {
-        "alora_invocation_tokens": "aLoRA",
-        "use_bdlora": "BD-LoRA",
-        "kasa_config": "KaSA",
-        "velora_config": "VeLoRA",
-        "arrow_config": "Arrow",
-        "use_qalora": "QALoRA",
-        "monteclora_config": "MonteCLoRA",
-        "layer_replication": "layer replication",
+    short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "dora": {"use_dora": True},
+        "rslora": {"use_rslora": True},
+        "pissa": {"init_lora_weights": "pissa"},
+        "olora": {"init_lora_weights": "olora"},
+        "eva": {"init_lora_weights": "eva"},
+        "lora_ga": {"init_lora_weights": "lora_ga"},
+        "lora_plus": {"loraplus_lr_ratio": 4.0},
+        "lora_fa": {"freeze_a": True},
     }
+    file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
+    refused_variants: ClassVar[Mapping[str, str]] = REFUSED_VARIANTS
+    recipe_only: ClassVar[frozenset[str]] = frozenset({"loraplus_lr_ratio", "freeze_a"})
 
     r: Annotated[int, Field(ge=1)] = 16
     """Rank of the update."""
-    lora_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32
+    lora_alpha: Annotated[int | float, Field(gt=0, allow_inf_nan=False)] = 32
     """Numerator of the scale lora_alpha / r."""
-    target_modules: str | list[str] = "all-linear"
-    """Layers to adapt: `all-linear`, a list of names or paths, or one regular expression for whole paths."""
-    exclude_modules: str | list[str] | None = None
-    """Layers to leave out again, by the same rules."""
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_dropout: Annotated[int | float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the input of the update, while training."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which of the base's biases are trained too."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Learn each row's length apart from its direction (DoRA, arXiv:2402.09353)."""
     lora_bias: bool = False
     """Give B a bias of its own."""
-    modules_to_save: list[str] | None = None
-    """Modules trained whole beside the update, e.g. a head; saved with the adapter."""
-    init_lora_weights: bool | Literal["gaussian"] = True
-    """Start: true (A Kaiming-uniform, B zero), gaussian (A normal with deviation 1/r, B zero), or false (both random)."""
-    layers_to_transform: int | list[int] | None = None
-    """Only these blocks, by number."""
-    layers_pattern: str | list[str] | None = None
-    """Name of the list of blocks, where the number cannot be told from the path."""
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    init_lora_weights: bool | Start | RandomPissa = True
+    """Start: true (A Kaiming-uniform, B zero), gaussian (A normal with deviation 1/r, B zero), orthogonal, from the
+    weight (pissa, pissa_niter_N, olora), from data (eva) or gradients (lora_ga), or false (both random)."""
+    eva_config: EvaConfig | None = None
+    """Details of `init_lora_weights: eva`."""
+    lora_ga_config: LoraGaConfig | None = None
+    """Details of `init_lora_weights: lora_ga`."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Other ranks for some layers: end of a path, or regular expression -> r. The first match counts."""
-    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Annotated[int | float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Other lora_alpha for some layers, likewise."""
+    trainable_token_indices: list[Annotated[int, Field(ge=0)]] | dict[str, list[Annotated[int, Field(ge=0)]]] | None = None
+    """Tokens whose embedding rows are trained: ids for the input embedding, or embedding name -> ids."""
+    target_parameters: list[str] | None = None
+    """Weights that belong to no linear layer, by the end of their path: fused experts of a mixture of experts."""
+    ensure_weight_tying: bool = False
+    """Where input and output embedding are one tensor, keep them one while they are adapted or trained."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """LoRA+ (arXiv:2402.12354): B learns at this multiple of A's learning rate."""
+    freeze_a: bool = False
+    """LoRA-FA (arXiv:2308.03303): the half of each pair that starts at random stays as drawn, only the other learns."""
+
+    @property
+    def shifts_base(self) -> bool:
+        """Whether the start moves the base, so that its frozen copy is subtracted."""
+        how = self.init_lora_weights
+        return isinstance(how, str) and (how in ("olora", "lora_ga") or how.startswith("pissa"))
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.use_dora and self.lora_bias:
+            raise ValueError("lora_bias does not go with use_dora: the bias has no part in a row's direction")
+        if self.freeze_a and self.loraplus_lr_ratio is not None:
+            raise ValueError("loraplus_lr_ratio has no effect with freeze_a: only one half of each pair learns")
+        if self.init_lora_weights == "orthogonal":
+            odd = sorted({r for r in (self.r, *self.rank_pattern.values()) if r % 2})
+            if odd:
+                raise ValueError(f"init_lora_weights: orthogonal needs even ranks, found {', '.join(map(str, odd))}")
+        for field, start in (("eva_config", "eva"), ("lora_ga_config", "lora_ga")):
+            if getattr(self, field) is not None and self.init_lora_weights != start:
+                raise ValueError(f"{field} has no effect without init_lora_weights: {start}")
+        if self.target_parameters and (self.use_dora or self.lora_bias or self.lora_dropout):
+            raise ValueError("target_parameters goes with none of use_dora, lora_bias and lora_dropout")
+        return self
+
+    def doubled(self) -> LoraConfig:
+        """The plain LoRA of twice the rank that stands for a shifted start: A' = [A; A0], B' = [B, -B0], same scale."""
+        factor = math.sqrt(2) if self.use_rslora else 2
+        return self.model_copy(
+            update={
+                "r": 2 * self.r,
+                "lora_alpha": factor * self.lora_alpha,
+                "rank_pattern": {key: 2 * r for key, r in self.rank_pattern.items()},
+                "alpha_pattern": {key: factor * alpha for key, alpha in self.alpha_pattern.items()},
+                "init_lora_weights": True,
+                "lora_ga_config": None,
+            }
+        )
+
+    @classmethod
+    def from_file(cls, document: Mapping[str, Any], *, where: str) -> tuple[Self, dict[str, Any]]:
+        """As in `MethodConfig`; starts that peftcli does not have are refused by name."""
+        how = document.get("init_lora_weights")
+        if isinstance(how, str) and how.lower() in REFUSED_INITS:
+            raise AdapterError(
+                f"`init_lora_weights` asks for {REFUSED_INITS[how.lower()]}, which peftcli does not have", where=where
+            )
+        return super().from_file(document, where=where)

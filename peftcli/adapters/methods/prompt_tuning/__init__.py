@@ -1,1 +1,1 @@
-
+"""Prompt tuning: trained rows in front of the embedded input."""

@@ -1,0 +1,186 @@
+"""Methods that adapt linear layers one by one: targets, patterns, biases and saved modules, and what files say of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+from torch import nn
+
+from peftcli.adapters.base import FILE_PREFIX, Shapes
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
+from peftcli.adapters.selection import SelectedParameters, wrap_named_modules
+from peftcli.adapters.target_config import TargetedConfig
+from peftcli.adapters.targets import ALL_LINEAR, find_targets, pattern_value, unmatched_pattern_keys
+from peftcli.errors import AdapterError, Fault
+from peftcli.models.structure import structure
+from peftcli.models.weights import is_linear, weight_view
+
+TargetedT = TypeVar("TargetedT", bound=TargetedConfig)
+
+Biases = Literal["none", "all", "targets"]
+"""Which of the base's biases a method trains too."""
+
+
+class LinearsAdapter(LayersAdapter):
+    """An adapter of linear layers; `sites` are the paths that the configuration's targets named."""
+
+    config: TargetedConfig
+
+    def __init__(self, model: nn.Module, config: TargetedConfig) -> None:
+        super().__init__(model, config)
+        self.sites: list[str] = []
+
+    def targets(self) -> list[str]:
+        return list(self.sites)
+
+    def file_config(self) -> TargetedConfig:
+        return self.config.model_copy(update=self.resolved_fields())
+
+    def resolved_fields(self) -> dict[str, Any]:
+        """Fields that a file states otherwise than the recipe: presets as names, patterns whose order counts as paths."""
+        changes: dict[str, Any] = {}
+        config = self.config
+        hidden = ("exclude_modules", "layers_to_transform", "layers_pattern")
+        if any(getattr(config, field) is not None for field in hidden if field in config.recipe_only):
+            changes["target_modules"] = sorted(self.sites)
+        elif config.target_modules == ALL_LINEAR:
+            changes["target_modules"] = shortest_names(self.sites, self.model)
+        for field in ("rank_pattern", "alpha_pattern"):
+            pattern = getattr(config, field, None)
+            if pattern:
+                stable = order_free(pattern, self.sites)
+                if stable != pattern:
+                    changes[field] = stable
+        return changes
+
+
+def shortest_names(paths: Sequence[str], model: nn.Module) -> list[str]:
+    """Leaf names when they name exactly these paths in the whole model, else the paths; sorted, so files repeat."""
+    leaves = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    named = {path for path, module in named_base_modules(model) if path and path.rsplit(".", 1)[-1] in leaves}
+    return leaves if named == set(paths) else sorted(paths)
+
+
+def order_free(pattern: Mapping[str, int | float], paths: Sequence[str]) -> dict[str, int | float]:
+    """The pattern, or whole paths in its place when its meaning hangs on the order of its keys (JSON sorts them)."""
+    by_order = {path: pattern_value(pattern, path, None) for path in paths}
+    by_name = {path: pattern_value(dict(sorted(pattern.items())), path, None) for path in paths}
+    if by_order == by_name:
+        return dict(pattern)
+    return {path: value for path, value in by_order.items() if value is not None}
+
+
+class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
+    """Finds the targets, checks what was asked of them, and wraps each; subclasses make the wrapper."""
+
+    def new_adapter(self, model: nn.Module, config: TargetedT) -> LinearsAdapter:
+        return LinearsAdapter(model, config)
+
+    def supports(self, module: nn.Module) -> bool:
+        """Whether the method can adapt a module of this kind."""
+        return is_linear(module)
+
+    def trained_biases(self, config: TargetedT) -> Biases:
+        """Which biases of the base are trained beside."""
+        return "none"
+
+    def faults(self, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """What does not fit at one site, found before anything is allocated."""
+        return []
+
+    @abstractmethod
+    def layer(self, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        """The wrapper for one site."""
+
+    def sites(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        found = self.found(model, config)
+        kept = config.modules_to_save or []
+        sites = {path: module for path, module in found.items() if not any(_inside(path, name) for name in kept)}
+        faults = [
+            Fault(f"`{key}` in {field} matches no adapted layer", fix="name the end of a layer's path")
+            for field in ("rank_pattern", "alpha_pattern")
+            for key in unmatched_pattern_keys(getattr(config, field, None) or {}, sites)
+            if shapes is None
+        ]
+        faults += [fault for path, module in sites.items() for fault in self.faults(config, path, module, shapes)]
+        if faults:
+            raise AdapterError(f"{config.name} does not fit this model as asked", faults=faults[:10])
+        return sites
+
+    def found(self, model: nn.Module, config: TargetedT) -> Mapping[str, nn.Module]:
+        """Modules that the targets name, in the model's order."""
+        if not config.target_modules:
+            raise AdapterError("target_modules is empty", fix="all-linear, a list of names, or a regular expression")
+        candidates = dict(named_base_modules(model))
+        return find_targets(
+            candidates,
+            config.target_modules,
+            all_linear=[path for path, module in structure(model).linears.items() if self.supports(module)],
+            exclude_modules=config.exclude_modules,
+            layers_to_transform=config.layers_to_transform,
+            layers_pattern=config.layers_pattern,
+            supported={path: module for path, module in candidates.items() if self.supports(module)},
+        )
+
+    def place(
+        self, adapter: LayersAdapter, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None
+    ) -> None:
+        if self.trained_biases(config) != "none" and has_bias(module):
+            selected = SelectedParameters(module, ["bias"])
+            adapter.wrap(path, selected)
+            module = selected
+        adapter.wrap(path, self.layer(config, path, module, shapes))
+        assert isinstance(adapter, LinearsAdapter)
+        adapter.sites.append(path)
+        if weight_view(unwrapped(module)).transposed and "fan_in_fan_out" in config.file_defaults:
+            adapter.kept_fields["fan_in_fan_out"] = True
+
+    def finish(self, adapter: LayersAdapter, config: TargetedT, shapes: Shapes | None) -> None:
+        if self.trained_biases(config) == "all":
+            adapted = set(adapter.targets())
+            kept = config.modules_to_save or []
+            for path, module in list(named_base_modules(adapter.model)):
+                if path not in adapted and has_bias(module) and not any(_inside(path, name) for name in kept):
+                    adapter.wrap(path, SelectedParameters(module, ["bias"]))
+        self.save_modules(adapter, config, shapes)
+
+    def save_modules(self, adapter: LayersAdapter, config: TargetedT, shapes: Shapes | None) -> None:
+        """Puts trained copies in the place of `modules_to_save`."""
+        unmatched = wrap_named_modules(adapter, config.modules_to_save or [])
+        # a file of the reference lists every name that a head may have; ours must all be there
+        if unmatched and shapes is None:
+            raise AdapterError(
+                "modules_to_save names modules that this model does not have",
+                faults=[Fault(f"`{name}` matches nothing") for name in unmatched],
+            )
+
+
+def has_bias(module: nn.Module) -> bool:
+    """Whether a module owns a bias of its own."""
+    return isinstance(module._parameters.get("bias"), nn.Parameter)
+
+
+def rank_faults(
+    path: str, module: nn.Module, r: int, shapes: Shapes | None, tensor: str, *, axis: int = 0, limit: int | None = None
+) -> list[Fault]:
+    """A rank beyond what the layer allows, or one that the file's tensor (`tensor`, rank along `axis`) contradicts."""
+    allowed = min(weight_view(module).shape) if limit is None else limit
+    if shapes is None:
+        if r > allowed:
+            return [Fault(f"r = {r} is larger than `{path}` allows ({allowed})", fix=f"use r <= {allowed}")]
+        return []
+    key = f"{FILE_PREFIX}{path}.{tensor}"
+    shape = shapes.get(key)
+    if shape is None:
+        return [Fault(f"`{key}` is missing")] if r > allowed else []
+    if len(shape) <= axis or shape[axis] != r:
+        return [Fault(f"adapter_config.json gives `{path}` rank {r}, its tensor `{tensor}` has shape {list(shape)}")]
+    return []
+
+
+def _inside(path: str, name: str) -> bool:
+    return path == name or path.endswith("." + name) or f".{name}." in f".{path}."
+
+

@@ -1,0 +1,86 @@
+"""The update of a weight that belongs to no linear layer: `target_parameters`, for instance fused experts.
+
+Of a weight W (E, out, in), the experts' matrices one after another, W_e + s B_e A_e with A (r E, in), expert by expert,
+and B (out, r E), rank by rank and within it expert by expert. A weight (out, in) is the case E = 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from peftcli.adapters.base import InitContext
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.methods.lora.config import LoraConfig
+from peftcli.adapters.methods.lora.inits import start_pair
+from peftcli.adapters.methods.lora.linear import hold
+from peftcli.errors import AdapterError
+
+
+class LoraParameter(AdapterLayer):
+    """Runs its base layer with W + s B A in the place of one of its parameters; several of them may be nested."""
+
+    lora_A: Tensor
+    lora_B: Tensor
+
+    def __init__(self, base_layer: nn.Module, name: str, r: int, scaling: float, config: LoraConfig) -> None:
+        super().__init__(base_layer)
+        weight = unwrapped(base_layer).get_parameter(name)
+        if weight.dim() not in (2, 3):
+            raise AdapterError(f"target_parameters: `{name}` has {weight.dim()} dimensions, LoRA needs 2 or 3")
+        self.name = name
+        self.r = r
+        self.scaling = scaling
+        self.config = config
+        self.experts = weight.shape[0] if weight.dim() == 3 else 1
+        rows, columns = weight.shape[-2:]
+        device = weight.device
+        hold(self, "lora_A", torch.empty(r * self.experts, columns, device=device), trained=not config.freeze_a)
+        self.lora_B = nn.Parameter(torch.empty(rows, r * self.experts, device=device))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.enabled:
+            return self.base_layer(*args, **kwargs)
+        depth, inner = 0, self.base_layer
+        while isinstance(inner, AdapterLayer):
+            depth, inner = depth + 1, inner.base_layer
+        weight = inner.get_parameter(self.name)
+        changed = (weight + self.delta()).to(weight.dtype)
+        return functional_call(self.base_layer, {"base_layer." * depth + self.name: changed}, args, kwargs)
+
+    def delta(self) -> Tensor:
+        """s B A in the shape of the weight."""
+        lora_a = self.lora_A.view(self.experts, self.r, -1)  # (E, r, in)
+        lora_b = self.lora_B.view(-1, self.r, self.experts).permute(2, 0, 1)  # (E, out, r)
+        delta = (lora_b @ lora_a) * self.scaling
+        return delta.view(unwrapped(self.base_layer).get_parameter(self.name).shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
+
+    def plain_tensors(self) -> dict[str, Tensor]:
+        """The same update at rank 2r: this start never shifts the base, the second half is zero."""
+        lora_a = self.lora_A.detach().view(self.experts, self.r, -1)
+        lora_b = self.lora_B.detach().view(-1, self.r, self.experts)
+        return {
+            "lora_A.weight": torch.cat([lora_a, torch.zeros_like(lora_a)], 1).flatten(0, 1),
+            "lora_B.weight": torch.cat([lora_b, torch.zeros_like(lora_b)], 1).flatten(1, 2),
+        }
+
+    def half_names(self) -> dict[str, str]:
+        """Tensor name -> which half of the pair it belongs to, for parameter groups."""
+        return {"lora_A.weight": "A", "lora_B.weight": "B"}
+
+    @torch.no_grad()
+    def initialise(self, context: InitContext) -> None:
+        how = self.config.init_lora_weights
+        plain = how if isinstance(how, bool) or how == "gaussian" else True
+        start_pair(self.lora_A, self.lora_B, plain, self.r, context.generator)
+
+    def merged(self) -> dict[str, Tensor]:
+        weight = unwrapped(self.base_layer).get_parameter(self.name)
+        with torch.no_grad():
+            return {self.name: weight.detach().float() + self.delta().float()}

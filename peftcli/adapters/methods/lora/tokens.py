@@ -1,0 +1,77 @@
+"""Training the embedding rows of chosen tokens: `trainable_token_indices`.
+
+The trained tensor holds whole rows (n, embedding_dim) that stand in the place of the base's, float32. Where the output
+embedding is the same tensor, its logits for these tokens come from the trained rows too.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftcli.adapters.base import InitContext
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.methods.lora.embedding import embedding_scale
+from peftcli.errors import AdapterError
+from peftcli.models.weights import weight_view
+
+ROWS = "token_adapter.trainable_tokens_delta"
+
+
+class TokenRows(AdapterLayer):
+    """Rows of an embedding, or of an output embedding (`is_head`), replaced by trained ones."""
+
+    def __init__(self, base_layer: nn.Module, indices: list[int], *, is_head: bool, rows: nn.Parameter | None = None) -> None:
+        super().__init__(base_layer)
+        view = weight_view(unwrapped(base_layer))
+        vocabulary, width = view.shape
+        beyond = [index for index in indices if index >= vocabulary]
+        if beyond or len(set(indices)) != len(indices):
+            raise AdapterError(
+                f"trainable_token_indices: {beyond or 'some ids'} "
+                + (f"lie beyond the vocabulary of {vocabulary}" if beyond else "stand there twice"),
+                fix="ids are those of the tokenizer, each once",
+            )
+        self.is_head = is_head
+        self.indices = list(indices)
+        self.owns_rows = rows is None
+        self.rows = rows if rows is not None else nn.Parameter(torch.empty(len(indices), width, device=view.device))
+        slots = torch.full((vocabulary,), -1, dtype=torch.long)
+        slots[torch.tensor(indices)] = torch.arange(len(indices))
+        self.register_buffer("slots", slots.to(view.device), persistent=False)
+
+    slots: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.base_layer(x)
+        if not self.enabled:
+            return result
+        return self._scores(x, result) if self.is_head else self._looked_up(x, result)
+
+    def _looked_up(self, ids: Tensor, result: Tensor) -> Tensor:
+        slots = self.slots[ids]
+        rows = F.embedding(slots.clamp_min(0), self.rows).to(result.dtype)
+        scale = embedding_scale(self.base_layer)
+        if scale is not None:
+            rows = rows * scale
+        return torch.where((slots >= 0)[..., None], rows, result)
+
+    def _scores(self, hidden: Tensor, result: Tensor) -> Tensor:
+        bias = weight_view(unwrapped(self.base_layer)).bias
+        index = torch.tensor(self.indices, device=result.device)
+        scores = F.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[index])
+        return result.index_copy(-1, index, scores.to(result.dtype))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {ROWS: self.rows} if self.owns_rows else {}
+
+    @torch.no_grad()
+    def initialise(self, context: InitContext) -> None:
+        view = weight_view(unwrapped(self.base_layer))
+        self.rows.copy_(view.dense(view.dtype)[torch.tensor(self.indices)])
+
+    def merged(self) -> dict[str, Tensor]:
+        weight = weight_view(unwrapped(self.base_layer)).dense().clone()
+        weight[torch.tensor(self.indices)] = self.rows.detach().float()
+        return {"weight": weight}

@@ -1,0 +1,1 @@
+"""P-tuning: rows in front of the embedded input, made by a small network while training."""

@@ -1,0 +1,105 @@
+"""P-tuning (arXiv:2103.10385, section 3): the virtual tokens are what a small network makes of trained inputs.
+
+    MLP    P = W3 relu(W2 relu(W1 z + b1) + b2) + b3
+    LSTM   P = W2 relu(W1 [h->; h<-](z) + b1) + b2
+
+Shapes: z and P (n, width of the token embedding), hidden layers `encoder_hidden_size` (LSTM: twice that, two directions).
+Key: `prompt_embeddings`, P itself, as in the reference, which discards the network. It lies beside the adapter here, so
+that training can go on; without it (a file of the reference) training goes on with P itself. Compared with peft 0.21.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import InitContext, Method, Shapes
+from peftcli.adapters.methods.p_tuning.config import PTuningConfig
+from peftcli.adapters.prompt_inputs import InputPromptAdapter
+from peftcli.adapters.prompt_sites import num_rows, prompt_sites
+from peftcli.adapters.prompt_start import base_facts, fit_output, restart, rows_of, sampled_ids
+from peftcli.adapters.prompts import PromptEncoder, PromptTable
+
+
+class TokenEncoder(PromptEncoder):
+    """Trained inputs `embedding` and the network `mlp_head`, after `lstm_head` where there is one."""
+
+    def __init__(self, rows: int, width: int, config: PTuningConfig, device: torch.device) -> None:
+        super().__init__()
+        hidden = config.encoder_hidden_size or width
+        self.embedding = nn.Embedding(rows, width, device=device)
+        self.lstm_head: nn.LSTM | None = None
+        if config.encoder_reparameterization_type == "LSTM":
+            self.lstm_head = nn.LSTM(
+                width, hidden, config.encoder_num_layers, dropout=config.encoder_dropout,
+                bidirectional=True, batch_first=True, device=device,
+            )  # fmt: skip
+            sizes = [2 * hidden, 2 * hidden, width]
+        else:
+            sizes = [width, hidden, hidden, width]
+        layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1], device=device)]
+        for before, after in zip(sizes[1:], sizes[2:], strict=False):
+            layers += [nn.ReLU(), nn.Linear(before, after, device=device)]
+        self.mlp_head = nn.Sequential(*layers)
+
+    def _encoded(self) -> Tensor:
+        inputs: Tensor = self.embedding.weight
+        if self.lstm_head is None:
+            return inputs
+        states: Tensor = self.lstm_head(inputs[None])[0][0]
+        return states
+
+    def forward(self) -> Tensor:
+        rows: Tensor = self.mlp_head(self._encoded())
+        return rows
+
+    def initialise(self, context: InitContext) -> None:
+        restart(self, context.generator)
+
+    def start_at(self, rows: Tensor) -> None:
+        """Sets the last layer so that the network makes `rows` (n, width) as nearly as it can."""
+        with torch.no_grad():
+            fit_output(self.mlp_head[-1], self.mlp_head[:-1](self._encoded()), rows)
+
+
+class PTuningAdapter(InputPromptAdapter):
+    """The network while training; a finished table when loaded without it."""
+
+    config: PTuningConfig
+
+    def initialise(self, context: InitContext) -> None:
+        super().initialise(context)
+        encoder = self.encoder
+        if self.config.encoder_init == "vocabulary" and isinstance(encoder, TokenEncoder):
+            table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+            encoder.start_at(rows_of(self.sites, sampled_ids(self.total_rows, len(table), context.generator)))
+
+    def new_encoder(self) -> TokenEncoder:
+        table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+        return TokenEncoder(self.total_rows, table.shape[1], self.config, table.device)
+
+    def file_config(self) -> PTuningConfig:
+        table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+        hidden = self.config.encoder_hidden_size or table.shape[1]
+        return self.config.model_copy(update={"encoder_hidden_size": hidden})
+
+
+class PTuning(Method):
+    """Hangs the network on the model, or the table that a file holds, and hooks it in."""
+
+    config_class = PTuningConfig
+
+    def build(self, model: nn.Module, config: PTuningConfig, shapes: Shapes | None) -> PTuningAdapter:
+        sites = prompt_sites(model)
+        table: Tensor = sites.embedding.weight  # type: ignore[assignment]
+        rows = num_rows(model, config.num_virtual_tokens, shapes)
+        adapter = PTuningAdapter(model, config, sites, rows)
+        if shapes is None:
+            adapter.start_life(adapter.new_encoder(), shapes)
+        else:
+            adapter.start_life(PromptTable(rows, table.shape[1], table.device), shapes)
+        adapter.kept_fields = base_facts(model)
+        return adapter
+
+
+METHOD = PTuning()

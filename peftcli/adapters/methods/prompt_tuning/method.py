@@ -1,0 +1,63 @@
+"""Prompt tuning (arXiv:2104.08691, section 2): maximises p(y | [P; X]) over P alone.
+
+    embedded input = [P; E(x)]        P (n, width of the token embedding)
+
+Keys: `prompt_embeddings` (n, width); of an encoder-decoder base (2 n, width), of which the first n rows stand before
+the encoder's input and the rest is unused, as in the reference. Modules of `modules_to_save` under `base_model.<path>`.
+Compared with peft 0.21.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import InitContext, Method, Shapes
+from peftcli.adapters.methods.prompt_tuning.config import PromptTuningConfig
+from peftcli.adapters.prompt_inputs import InputPromptAdapter
+from peftcli.adapters.prompt_sites import num_rows, prompt_sites
+from peftcli.adapters.prompt_start import base_facts, rows_of, sampled_ids, text_ids
+from peftcli.adapters.prompts import PromptTable
+
+
+class PromptTuningAdapter(InputPromptAdapter):
+    """A table of rows."""
+
+    config: PromptTuningConfig
+
+    def initialise(self, context: InitContext) -> None:
+        super().initialise(context)
+        with torch.no_grad():
+            self.prompt().copy_(self._start(context))
+
+    def _start(self, context: InitContext) -> Tensor:
+        table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+        if self.config.prompt_tuning_init == "RANDOM":
+            every = rows_of(self.sites, torch.arange(len(table)))
+            return torch.randn(self.total_rows, every.shape[1], generator=context.generator).to(every.device) * every.std()
+        if self.config.prompt_tuning_init_text is not None:
+            return rows_of(self.sites, text_ids(self.config.prompt_tuning_init_text, self.total_rows, context, self.model))
+        return rows_of(self.sites, sampled_ids(self.total_rows, len(table), context.generator))
+
+
+class PromptTuning(Method):
+    """Hangs the table on the model and hooks it in."""
+
+    config_class = PromptTuningConfig
+
+    def build(self, model: nn.Module, config: PromptTuningConfig, shapes: Shapes | None) -> PromptTuningAdapter:
+        sites = prompt_sites(model)
+        table: Tensor = sites.embedding.weight  # type: ignore[assignment]
+        rows = num_rows(model, config.num_virtual_tokens, shapes)
+        adapter = PromptTuningAdapter(model, config, sites, rows)
+        adapter.start_life(PromptTable(rows, table.shape[1], table.device), shapes)
+        adapter.kept_fields = base_facts(model) | self._tokenizer_fact(model, config)
+        return adapter
+
+    def _tokenizer_fact(self, model: nn.Module, config: PromptTuningConfig) -> dict[str, object]:
+        # the reference refuses to read a text start that does not say whose tokenizer cut the text
+        named = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+        return {"tokenizer_name_or_path": named if config.prompt_tuning_init == "TEXT" else None}
+
+
+METHOD = PromptTuning()

@@ -1,0 +1,106 @@
+"""Where a prompt enters a model: found from the module tree, not from a list of model classes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from peftcli.adapters.base import Shapes
+from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.prompts import PROMPT_KEY
+from peftcli.errors import AdapterError
+from peftcli.models.structure import structure
+
+
+@dataclass(frozen=True)
+class PromptSites:
+    """The modules that a prompt is hooked to, and what their forward passes want."""
+
+    backbone: nn.Module
+    """Receives ids and mask, gives hidden states; the encoder of an encoder-decoder model."""
+    embedding: nn.Module
+    """Embeds the backbone's ids."""
+    reader: nn.Module | None
+    """The decoder of an encoder-decoder model."""
+    placeholder: int
+    """A token id that is not padding."""
+    strips: bool
+    """Whether the backbone's output loses the prompt again."""
+    takes_positions: bool
+    positions_from_ids: bool
+    """Positions are counted over ids that are not padding (RoBERTa), with an offset; none are passed."""
+    first_position: int
+    """Position of a row's first token."""
+
+
+def prompt_sites(model: nn.Module) -> PromptSites:
+    """The sites of a transformers model. Raises `AdapterError` where there is no place for a prompt."""
+    if not hasattr(model, "get_input_embeddings"):
+        raise AdapterError("prompt methods need a transformers model, with an input embedding")
+    paired = is_encoder_decoder(model)
+    backbone = model.get_encoder() if paired else decoder_backbone(model)  # type: ignore[operator]
+    padding = _position_padding(backbone)
+    return PromptSites(
+        backbone=backbone,
+        embedding=(backbone if paired else model).get_input_embeddings(),  # type: ignore[operator]
+        reader=model.get_decoder() if paired else None,  # type: ignore[operator]
+        placeholder=_placeholder(model),
+        strips=not paired and not _pools_first_token(model, backbone),
+        takes_positions="position_ids" in inspect.signature(backbone.forward).parameters,
+        positions_from_ids=padding is not None,
+        first_position=0 if padding is None else padding + 1,
+    )
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether an encoder and a decoder of its own make the model."""
+    config: Any = getattr(model, "config", None)
+    return bool(getattr(config, "is_encoder_decoder", False)) and model.get_encoder() is not model.get_decoder()  # type: ignore[operator]
+
+
+def num_rows(model: nn.Module, num_virtual_tokens: int, shapes: Shapes | None) -> int:
+    """Rows of the table: the reference gives an encoder-decoder base twice as many, unless its file has them once."""
+    on_disk = (shapes or {}).get(PROMPT_KEY, (None,))[0]
+    if not is_encoder_decoder(model) or on_disk == num_virtual_tokens:
+        return num_virtual_tokens
+    return 2 * num_virtual_tokens
+
+
+def decoder_backbone(model: nn.Module) -> nn.Module:
+    """The innermost module that holds both the input embedding and the blocks: it turns ids into hidden states."""
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    paths = [path for path, module in named_base_modules(model) if module is embedding]
+    paths += list(structure(model).blocks)
+    split = [path.split(".")[:-1] for path in paths]
+    common = []
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return model.get_submodule(".".join(common))
+
+
+def _placeholder(model: nn.Module) -> int:
+    config: Any = getattr(model, "config", None)
+    return 1 if getattr(config, "pad_token_id", None) == 0 else 0
+
+
+def _position_padding(backbone: nn.Module) -> int | None:
+    """`padding_idx` of a table of positions: such a table counts positions over the ids."""
+    for path, module in backbone.named_modules():
+        if (
+            isinstance(module, nn.Embedding)
+            and "position" in path.rsplit(".", 1)[-1]
+            and module.padding_idx is not None
+        ):
+            return module.padding_idx
+    return None
+
+
+def _pools_first_token(model: nn.Module, backbone: nn.Module) -> bool:
+    """Bidirectional models judge a row by its first token, which is the prompt's, as in the reference."""
+    causal = any(getattr(module, "is_causal", False) is True for module in backbone.modules())
+    return not causal and type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice"))

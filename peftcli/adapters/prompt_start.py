@@ -1,0 +1,86 @@
+"""Where a prompt may start (ids drawn from the vocabulary or taken from a text), and the base's facts for its file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import InitContext
+from peftcli.adapters.prompt_sites import PromptSites, is_encoder_decoder
+from peftcli.errors import AdapterError
+from peftcli.models.load import load_tokenizer
+from peftcli.models.source import resolve_base
+from peftcli.models.structure import hidden_size
+
+
+def base_facts(model: nn.Module) -> dict[str, Any]:
+    """What the reference writes about the base beside a prompt of input rows."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return {
+        "token_dim": hidden_size(model),
+        "num_transformer_submodules": 2 if is_encoder_decoder(model) else 1,
+        "num_attention_heads": getattr(text, "num_attention_heads", None),
+        "num_layers": getattr(text, "num_hidden_layers", None),
+    }
+
+
+def rows_of(sites: PromptSites, ids: Tensor) -> Tensor:
+    """What the base's embedding makes of ids (n,): (n, width), float32."""
+    with torch.no_grad():
+        weight: Tensor = sites.embedding.weight  # type: ignore[assignment]
+        rows: Tensor = sites.embedding(ids.to(weight.device)[None])[0]
+    return rows.float()
+
+
+def sampled_ids(count: int, vocabulary: int, generator: torch.Generator) -> Tensor:
+    """`count` token ids, all different as long as the vocabulary lasts."""
+    rounds = -(-count // vocabulary)
+    return torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:count]
+
+
+def restart(encoder: nn.Module, generator: torch.Generator) -> None:
+    """Draws every parameter anew as its layer does by default, from `generator` alone, on the CPU."""
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator))
+            elif isinstance(module, nn.Linear | nn.LSTM):
+                fan = module.in_features if isinstance(module, nn.Linear) else module.hidden_size
+                for parameter in module.parameters(recurse=False):
+                    bound = 1 / math.sqrt(fan)
+                    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+
+def fit_output(layer: nn.Linear, features: Tensor, rows: Tensor) -> None:
+    """Sets a last layer so that it maps `features` (n, hidden) to `rows` (n, width): least squares around their means."""
+    center, mean = features.mean(dim=0), rows.mean(dim=0)
+    solution = torch.linalg.lstsq((features - center).cpu().double(), (rows - mean).cpu().double(), driver="gelsd")
+    weight = solution.solution.T.to(layer.weight)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(mean - weight @ center)
+
+
+def text_ids(text: str, count: int, context: InitContext, model: nn.Module) -> Tensor:
+    """The first `count` token ids of a text, repeated where it is shorter. `AdapterError` without a tokenizer."""
+    tokenizer = context.tokenizer if context.tokenizer is not None else base_tokenizer(model)
+    ids = tokenizer(text, add_special_tokens=True)["input_ids"]
+    if not ids:
+        raise AdapterError(f"the start text {text[:40]!r} has no tokens", fix="write a sentence about the task")
+    return torch.tensor((ids * -(-count // len(ids)))[:count])
+
+
+def base_tokenizer(model: nn.Module) -> Any:
+    """The tokenizer of the base by the name that the model was loaded by."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if not name:
+        raise AdapterError(
+            "a start from text needs the base's tokenizer, and the model does not say where it came from",
+            fix="attach(model, ..., context=InitContext(generator, tokenizer=tokenizer))",
+        )
+    return load_tokenizer(resolve_base(name, folder=Path.cwd()))

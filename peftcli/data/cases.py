@@ -1,0 +1,54 @@
+"""Prompts for generation, cut out of the rows that training and evaluation see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from peftcli.data.store import Encoded, Origin, TokenStore
+
+MAX_TEXT_PROMPT = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """`prompt_ids` (length,) int32; `reference_text`: what the row answers, without special tokens."""
+
+    prompt_ids: np.ndarray
+    prompt_text: str
+    reference_text: str
+    origin: Origin
+
+
+def generation_cases(store: TokenStore, tokenizer: Any, limit: int) -> list[Case]:
+    """A case for each of the first `limit` rows: the prompt is all before the last trained span, the reference is it.
+
+    A row that is trained on whole (text) is cut in the middle, after at most 64 tokens.
+    """
+    return [_case(store[row], tokenizer) for row in range(min(limit, len(store)))]
+
+
+def _case(row: Encoded, tokenizer: Any) -> Case:
+    start, end = last_span(row.weights)
+    if start <= 1:
+        start = min(max(1, len(row.input_ids) // 2), MAX_TEXT_PROMPT)
+        end = len(row.input_ids)
+    prompt = row.input_ids[:start]
+    return Case(
+        prompt,
+        tokenizer.decode(prompt.tolist(), skip_special_tokens=False),
+        tokenizer.decode(row.input_ids[start:end].tolist(), skip_special_tokens=True),
+        row.origin,
+    )
+
+
+def last_span(weights: np.ndarray) -> tuple[int, int]:
+    """First and one-past-last position of the last run of trained tokens; (0, 0) when there is none."""
+    trained = np.flatnonzero(weights > 0)
+    if not trained.size:
+        return 0, 0
+    end = int(trained[-1]) + 1
+    gaps = np.flatnonzero(np.diff(trained) > 1)
+    return int(trained[gaps[-1] + 1] if gaps.size else trained[0]), end

@@ -1,0 +1,1 @@
+"""Conversations: their messages, the bounded rendering of chat templates, and where the trained text lies."""

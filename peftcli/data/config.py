@@ -1,0 +1,169 @@
+"""The `data` section of a recipe: where rows come from, what they are, and how they become tokens. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from peftcli.data.names import check_names, format_names, nearest
+
+Severity = Literal["fail", "warn", "off"]
+Truncation = Literal["auto", "error", "drop", "left", "right", "split"]
+TrainOn = Literal["completions", "last-turn", "all"]
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True, allow_inf_nan=False)
+
+
+def _format_name(value: Any) -> Any:
+    """A format under its own spelling (hyphens); an unknown one is an error that names the nearest."""
+    if not isinstance(value, str):
+        return value
+    name = value.replace("_", "-")
+    known = ("auto", *format_names())
+    if name not in known:
+        raise ValueError(f"unknown format {value!r}{nearest(name, known)}; formats: {', '.join(known)}")
+    return name
+
+
+class SourceConfig(BaseModel):
+    """One source of rows."""
+
+    model_config = _STRICT
+
+    path: str = Field(min_length=1)
+    """A file, a folder, a glob, a Hub dataset id, or `builtin:NAME`."""
+    split: str | None = None
+    """Which split of a Hub dataset, a saved dataset or a folder (default: train)."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub dataset."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of this source in an epoch, relative to the weights of the others. Give one to every source or to none."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """At most this many rows, from the start of the source."""
+    repeat: Annotated[int, Field(ge=1)] = 1
+    """How often the rows of this source appear in an epoch."""
+    format: str | None = None
+    """The format of this source; default: `data.format`."""
+    columns: dict[str, str] | None = None
+    """Which of this source's columns plays which part; default: `data.columns`."""
+
+    _known_format = field_validator("format", mode="before")(_format_name)
+
+
+def _shape(value: Any) -> str:
+    """Which member of a union a value means, so that an error speaks of that member only."""
+    if isinstance(value, bool):
+        return "path"
+    if isinstance(value, int):
+        return "count"
+    if isinstance(value, float):
+        return "fraction"
+    if isinstance(value, (dict, SourceConfig)):
+        return "source"
+    return "list" if isinstance(value, (list, tuple)) else "path"
+
+
+_Path = Annotated[str, Field(min_length=1)]
+_Entry = Annotated[
+    Annotated[_Path, Tag("path")] | Annotated[SourceConfig, Tag("source")],
+    Discriminator(lambda value: "source" if isinstance(value, (dict, SourceConfig)) else "path"),
+]
+_Entries = Annotated[list[_Entry], Field(min_length=1)]
+_Train = Annotated[
+    Annotated[_Path, Tag("path")] | Annotated[SourceConfig, Tag("source")] | Annotated[_Entries, Tag("list")],
+    Discriminator(lambda value: shape if (shape := _shape(value)) in ("source", "list") else "path"),
+]
+_Validation = Annotated[
+    Annotated[Annotated[float, Field(gt=0, lt=1)], Tag("fraction")]
+    | Annotated[Annotated[int, Field(ge=1)], Tag("count")]
+    | Annotated[_Path, Tag("path")]
+    | Annotated[SourceConfig, Tag("source")]
+    | Annotated[_Entries, Tag("list")],
+    Discriminator(_shape),
+]
+
+
+class DataConfig(BaseModel):
+    """What to train and validate on, and how rows become tokens and a loss mask."""
+
+    model_config = _STRICT
+
+    train: _Train
+    """A path, glob, Hub id or builtin:NAME; or a list of sources with path, split, revision, weight, rows, repeat,
+    format and columns."""
+    validation: _Validation | None = None
+    """A fraction of the training rows, a count of them, or a source of its own."""
+    format: str = "auto"
+    """What a row is: messages, sharegpt, instruction, prompt-completion, text, segments, classification,
+    token-classification, seq2seq or preference. `auto` looks at the columns and says why."""
+    columns: dict[str, str] = {}
+    """Which of your columns plays which part, e.g. `{prompt: question, completion: answer}`."""
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    """Longest row in tokens. Text: documents are joined and cut into rows of this length."""
+    append_eos: bool = True
+    """Puts an end token after each text document and after each completion. Chat templates bring their own."""
+    truncation: Truncation = "auto"
+    """What happens to a row longer than `max_length`: stop, drop it, cut it on the left or right, or split it. `auto`:
+    split for text; else drop and count, and stop when over 5 % of the rows would go."""
+    train_on: TrainOn = "completions"
+    """Which tokens carry loss: every answer, the last answer only, or everything. Plain text is trained on whole."""
+    packing: bool = False
+    """Puts several short rows into one sequence. Not supported yet."""
+    streaming: bool = False
+    """Reads the source while training instead of before it, for sources larger than memory."""
+    checks: dict[str, Severity] = {}
+    """Severities of the data doctor's checks, e.g. `{duplicates: off}`: fail stops the run, warn reports, off skips."""
+
+    _known_format = field_validator("format", mode="before")(_format_name)
+
+    @field_validator("packing")
+    @classmethod
+    def _packing_comes_later(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("packing: true is not supported yet; leave it out (batches are grouped by length)")
+        return value
+
+    @field_validator("streaming")
+    @classmethod
+    def _streaming_comes_later(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("streaming: true is not supported yet; leave it out (tokens are memory-mapped from a cache)")
+        return value
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _known_checks(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        named = {str(name).replace("_", "-"): severity for name, severity in value.items()}
+        for name in named:
+            if name not in check_names():
+                raise ValueError(f"unknown check {name!r}{nearest(name, check_names())}; checks: "
+                                 f"{', '.join(check_names())}")
+        return named
+
+    @model_validator(mode="after")
+    def _weights_for_all_or_none(self) -> DataConfig:
+        for key, sources in (("train", self.train_sources), ("validation", self.validation_sources)):
+            weighted = [source for source in sources if source.weight is not None]
+            if weighted and len(weighted) != len(sources):
+                raise ValueError(f"{key}: give a weight to every source or to none ({len(weighted)} of {len(sources)})")
+            if len(weighted) == 1 and len(sources) == 1:
+                raise ValueError(f"{key}: a weight means nothing with one source; leave it out, or use rows or repeat")
+        return self
+
+    @property
+    def train_sources(self) -> tuple[SourceConfig, ...]:
+        """The training sources in their long form."""
+        return _sources(self.train)
+
+    @property
+    def validation_sources(self) -> tuple[SourceConfig, ...]:
+        """The validation sources in their long form; none when validation is split off from train, or off."""
+        return () if self.validation is None or isinstance(self.validation, (int, float)) else _sources(self.validation)
+
+
+def _sources(value: str | SourceConfig | list[str | SourceConfig]) -> tuple[SourceConfig, ...]:
+    entries = value if isinstance(value, list) else [value]
+    return tuple(entry if isinstance(entry, SourceConfig) else SourceConfig(path=entry) for entry in entries)

@@ -1,0 +1,138 @@
+"""Datasets of the Hugging Face `datasets` library: saved folders and Hub ids; the only place that knows its errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from peftcli import files
+from peftcli.data.faults import FaultLog
+from peftcli.data.names import nearest
+from peftcli.data.readers.base import CHUNK_ROWS, Chunk
+from peftcli.data.sources import FileFacts
+from peftcli.errors import DataError, HubError
+
+
+class _Dataset:
+    """Rows of one split that `datasets` has opened (memory-mapped by it)."""
+
+    name: str
+    split: str
+
+    @property
+    def names(self) -> Sequence[str]:
+        return (f"{self.name}[{self.split}]",)
+
+    def by_row(self, file: int) -> bool:
+        return True
+
+    @cached_property
+    def _rows(self) -> Any:
+        raise AssertionError("a subclass opens the rows")
+
+    def chunks(self, file: int, faults: FaultLog) -> Iterator[Chunk]:
+        rows = self._rows.with_format(None)
+        if not len(rows):
+            raise DataError("the split holds no rows", where=self.names[0])
+        for start in range(0, len(rows), CHUNK_ROWS):
+            columns = rows[start : start + CHUNK_ROWS]
+            names = list(columns)
+            count = len(columns[names[0]])
+            found = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+            yield Chunk(found, list(range(start + 1, start + count + 1)))
+
+
+class SavedDataset(_Dataset):
+    """A folder written by `save_to_disk`."""
+
+    def __init__(self, name: str, path: Path, split: str | None) -> None:
+        self.name = name
+        self.path = path
+        self.split = split or "train"
+        self._asked = split
+
+    @cached_property
+    def _folder(self) -> Path:
+        if not (self.path / "dataset_dict.json").is_file():
+            if self._asked is not None:
+                raise DataError(f"{self.name} is one dataset without splits", fix="leave `split` out")
+            return self.path
+        splits = sorted(entry.name for entry in self.path.iterdir() if (entry / "state.json").is_file())
+        if self.split not in splits:
+            raise DataError(
+                f"{self.name} has no split {self.split!r}{nearest(self.split, splits)}",
+                where=str(self.path),
+                fix=f"splits there: {', '.join(splits)}",
+            )
+        return self.path / self.split
+
+    @cached_property
+    def _rows(self) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_from_disk(str(self._folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"not a whole saved dataset: {' '.join(str(error).split())[:160]}", where=str(self.path)
+            ) from error
+
+    def facts(self) -> list[FileFacts]:
+        found = sorted(file for file in self._folder.rglob("*") if file.is_file() and not file.name.startswith("cache-"))
+        return [FileFacts(str(file), file.stat().st_size, files.sha256_file(file)) for file in found]
+
+
+class HubDataset(_Dataset):
+    """A split of a Hub dataset at a revision, from the Hub or the local cache."""
+
+    def __init__(self, name: str, split: str, revision: str | None) -> None:
+        self.name = name
+        self.split = split
+        self.revision = revision
+
+    @cached_property
+    def _rows(self) -> Any:
+        import datasets
+
+        with _hub_errors(self):
+            return datasets.load_dataset(self.name, split=self.split, revision=self.revision)
+
+    def facts(self) -> list[FileFacts]:
+        rows = self._rows
+        pinned = f"{self.name}@{self.revision or 'default'}[{self.split}] {rows._fingerprint} {len(rows)}"
+        return [FileFacts(self.names[0], int(rows.data.nbytes), files.sha256_bytes(pinned.encode()))]
+
+
+@contextlib.contextmanager
+def _hub_errors(dataset: HubDataset) -> Iterator[None]:
+    """Not found, gated, offline and unreadable are told apart."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except DatasetNotFoundError as error:
+        text = str(error).lower()
+        if "gated" in text:
+            raise HubError(
+                f"the dataset {dataset.name} is gated", fix="accept its terms on the Hub and set HF_TOKEN"
+            ) from error
+        if "revision" in text and dataset.revision:
+            raise HubError(
+                f"the dataset {dataset.name} has no revision {dataset.revision!r}", fix="check `revision`"
+            ) from error
+        raise HubError(
+            f"the dataset {dataset.name} is not on the Hub, or is private",
+            fix="check the name; for a file write ./ in front; set HF_TOKEN for a private one",
+        ) from error
+    except (ConnectionError, HfHubHTTPError) as error:
+        raise HubError(
+            f"the dataset {dataset.name} is not in the local cache and the Hub cannot be reached",
+            fix="connect once, or give a file; a path starts with ./ or /",
+        ) from error
+    except (DatasetGenerationError, DatasetsError, ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the dataset {dataset.name} cannot be read: {reason}") from error

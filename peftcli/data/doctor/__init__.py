@@ -1,0 +1,1 @@
+"""Looks for what makes a run learn nothing or the wrong thing: one module a check, found by its name."""

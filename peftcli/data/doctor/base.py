@@ -1,0 +1,139 @@
+"""What a check is, what it looks at, and what it finds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from peftcli.data.config import Severity
+from peftcli.data.names import check_names
+from peftcli.data.rows import ChatRow, LabelRow, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
+
+MAX_ROWS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found in one file: the first row (line, or row number), how many, and what is wrong."""
+
+    check: str
+    severity: Severity
+    message: str
+    file: str
+    row: int
+    count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Tally:
+    """Rows of one file on which one check fired."""
+
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    message: str = ""
+
+    def add(self, row: int, message: str) -> None:
+        self.count += 1
+        if len(self.rows) < MAX_ROWS_NAMED:
+            self.rows.append(row)
+        self.message = self.message or message
+
+
+Tallies = dict[tuple[str, str], Tally]
+"""(check, file) -> rows."""
+
+
+class RowBatch:
+    """Rows as they were read, with all text of each row."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return [row_text(row) for row in self.rows]
+
+    @cached_property
+    def joined(self) -> str:
+        """All text at once: a quick search here tells whether rows must be looked at one by one."""
+        return "\n".join(self.texts)
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Every row of a split before truncation. All arrays (rows,); `key` is equal exactly for equal token ids."""
+
+    length: np.ndarray
+    trained: np.ndarray
+    key: np.ndarray
+    sketch: np.ndarray
+    file: np.ndarray
+    line: np.ndarray
+    files: Sequence[str]
+    max_length: int
+    joined: bool
+
+
+@dataclass(frozen=True)
+class Review:
+    """The whole data set, for checks that compare rows."""
+
+    train: SplitRows
+    validation: SplitRows | None
+
+    @property
+    def splits(self) -> list[SplitRows]:
+        return [self.train] if self.validation is None else [self.train, self.validation]
+
+
+@dataclass(frozen=True)
+class Check:
+    """`scan` looks at rows one by one and gives (position, message); `review` at all and gives (file, line, message)."""
+
+    default: Severity
+    about: str
+    scan: Callable[[RowBatch], Iterable[tuple[int, str]]] | None = None
+    review: Callable[[Review], Iterable[tuple[str, int, str]]] | None = None
+
+
+@cache
+def load_check(name: str) -> Check:
+    found: Check = importlib.import_module(f"peftcli.data.doctor.checks.{name.replace('-', '_')}").CHECK
+    return found
+
+
+def all_checks() -> dict[str, Check]:
+    return {name: load_check(name) for name in check_names()}
+
+
+def row_text(row: Row) -> str:
+    """All text of a row, for checks that look at characters."""
+    if isinstance(row, TextRow):
+        return row.text
+    if isinstance(row, PiecesRow):
+        return "".join(piece.text for piece in row.pieces)
+    if isinstance(row, ChatRow):
+        return "\n".join(message["content"] for message in row.messages)
+    if isinstance(row, LabelRow):
+        return f"{row.text}\n{row.pair or ''}"
+    if isinstance(row, TagRow):
+        return " ".join(row.words)
+    if isinstance(row, PairRow):
+        return f"{row.source}\n{row.target}"
+    return "\n".join(_part_text(part) for part in _parts(row))
+
+
+def _parts(row: PreferenceRow) -> list[Any]:
+    return [part for part in (row.prompt, row.chosen, row.rejected) if part is not None]
+
+
+def _part_text(part: Any) -> str:
+    return part if isinstance(part, str) else "\n".join(message["content"] for message in part)

@@ -1,0 +1,17 @@
+"""Documents without text. They are left out and counted; empty prompts and answers are errors of their format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peftcli.data.doctor.base import Check, RowBatch
+from peftcli.data.rows import TextRow
+
+
+def scan(batch: RowBatch) -> Iterable[tuple[int, str]]:
+    for position, row in enumerate(batch.rows):
+        if isinstance(row, TextRow) and (not row.text or row.text.isspace()):
+            yield position, "a document without text, left out"
+
+
+CHECK = Check("warn", "documents without text", scan=scan)

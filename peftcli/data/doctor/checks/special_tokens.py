@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from peftcli.data.doctor.base import Check
+
+CHECK = Check("warn", "")

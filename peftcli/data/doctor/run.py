@@ -1,0 +1,79 @@
+"""Runs the checks and turns what they saw into findings; a `fail` stops the run with the rows named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from peftcli.data.config import Severity
+from peftcli.data.doctor.base import Check, Finding, Review, RowBatch, Tallies, Tally, all_checks
+from peftcli.data.rows import Row
+from peftcli.errors import DataError, Fault
+
+
+def scan_rows(rows: Sequence[Row], file: str, lines: Sequence[int], tallies: Tallies) -> None:
+    """Runs every check that looks at single rows; `tallies` gains what they see."""
+    batch = RowBatch(rows)
+    for name, check in all_checks().items():
+        if check.scan is not None:
+            for position, message in check.scan(batch):
+                tallies.setdefault((name, file), Tally()).add(lines[position], message)
+
+
+def review(data: Review, severities: Mapping[str, Severity]) -> Tallies:
+    """Runs every check that compares rows, but those that are off."""
+    tallies: Tallies = {}
+    for name, check in all_checks().items():
+        if check.review is not None and severity_of(name, check, severities) != "off":
+            for file, line, message in check.review(data):
+                tallies.setdefault((name, file), Tally()).add(line, message)
+    return tallies
+
+
+def severity_of(name: str, check: Check, severities: Mapping[str, Severity]) -> Severity:
+    return severities.get(name, check.default)
+
+
+def findings_of(tallies: Iterable[Tallies], severities: Mapping[str, Severity]) -> list[Finding]:
+    """One finding a check and file, without those that are off; failures first."""
+    checks = all_checks()
+    merged: Tallies = {}
+    for part in tallies:
+        for key, tally in part.items():
+            whole = merged.setdefault(key, Tally(message=tally.message))
+            whole.count += tally.count
+            whole.rows = sorted({*whole.rows, *tally.rows})[:5]
+    found = [
+        Finding(name, severity, _message(tally), file, tally.rows[0] if tally.rows else 0, tally.count)
+        for (name, file), tally in merged.items()
+        if (severity := severity_of(name, checks[name], severities)) != "off" and tally.count
+    ]
+    return sorted(found, key=lambda each: (each.severity != "fail", each.check, each.file))
+
+
+def _message(tally: Tally) -> str:
+    if tally.count == 1:
+        return tally.message
+    named = ", ".join(map(str, tally.rows))
+    more = ", ..." if tally.count > len(tally.rows) else ""
+    return f"{tally.message} ({tally.count:,} rows: {named}{more})"
+
+
+def raise_failures(findings: Sequence[Finding]) -> None:
+    """Raises one `DataError` when a check that is set to fail has found something."""
+    failed = [finding for finding in findings if finding.severity == "fail"]
+    if failed:
+        faults = [
+            Fault(
+                f"{finding.check}: {finding.message}",
+                f"{finding.file}:{finding.row}",
+                f"mend the rows, or `data.checks: {{{finding.check}: warn}}` to go on",
+            )
+            for finding in failed
+        ]
+        raise DataError(f"the data doctor stops the run: {len(failed)} checks failed", faults=faults)
+
+
+def findings_lines(findings: Sequence[Finding]) -> list[str]:
+    """Findings as JSON Lines, for `RUN/data/findings.jsonl`."""
+    return [json.dumps(finding.to_dict(), ensure_ascii=False) for finding in findings]

@@ -1,0 +1,1 @@
+"""Rows become tokens and loss weights: one module for each shape of row."""

@@ -1,0 +1,75 @@
+"""What encoders take and give."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from peftcli.data.config import TrainOn
+from peftcli.errors import ModelError
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """The recipe keys that decide tokens and weights (and nothing else does)."""
+
+    append_eos: bool
+    train_on: TrainOn
+
+
+@dataclass(frozen=True)
+class RowHit:
+    """A check that fired while encoding: position of the row in the chunk, and what is wrong."""
+
+    check: str
+    row: int
+    message: str
+
+
+@dataclass
+class EncodedRows:
+    """Encoded rows, one after the other. `runs`: (length, weight) of stretches of equal weight, over all rows.
+
+    `kept`: positions in the chunk of the rows that are here; `refused`: position -> why a row is not.
+    """
+
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    lengths: list[int] = field(default_factory=list)
+    run_lengths: list[int] = field(default_factory=list)
+    run_weights: list[float] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    hits: list[RowHit] = field(default_factory=list)
+
+    def run(self, ids: list[int], weight: float) -> None:
+        """Appends a stretch of tokens to the row under construction."""
+        self.ids.extend(ids)
+        self.run_lengths.append(len(ids))
+        self.run_weights.append(weight)
+
+    def end_row(self, row: int, start: int) -> None:
+        """Closes the row whose tokens began at `start` of `ids`."""
+        self.lengths.append(len(self.ids) - start)
+        self.kept.append(row)
+
+    def tokens(self) -> np.ndarray:
+        """(tokens,) int32."""
+        return np.frombuffer(self.ids, dtype=np.int32) if self.ids else np.empty(0, dtype=np.int32)
+
+    def weights(self) -> np.ndarray:
+        """(tokens,) float32."""
+        return np.repeat(np.array(self.run_weights, dtype=np.float32), self.run_lengths)
+
+
+def end_token(eos_id: int | None, settings: EncodeSettings) -> list[int]:
+    """The end token to append, or nothing. `ModelError` when one is wanted and the tokenizer has none."""
+    if not settings.append_eos:
+        return []
+    if eos_id is None:
+        raise ModelError(
+            "the tokenizer has no end token, so the model would never learn to stop",
+            fix="set eos_token in its tokenizer_config.json, or `data.append_eos: false` for text without ends",
+        )
+    return [eos_id]

@@ -1,0 +1,81 @@
+"""Chooses the encoder by the shape of the rows, so that the caller needs to know none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import cast
+
+from peftcli.data.chat.spans import Renderer
+from peftcli.data.chat.template import ChatTemplate
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit
+from peftcli.data.encode.chat import encode_chats
+from peftcli.data.encode.pieces import encode_pieces
+from peftcli.data.encode.text import encode_texts
+from peftcli.data.rows import ChatRow, PiecesRow, Row, TextRow
+from peftcli.data.tokens import Codec, TokenizerFacts
+from peftcli.errors import ModelError, RecipeError
+
+
+class RowEncoder:
+    """Encodes chunks of rows for causal language modelling. Cheap to build again in a worker process."""
+
+    def __init__(self, facts: TokenizerFacts, settings: EncodeSettings) -> None:
+        self.codec = Codec(facts)
+        self.settings = settings
+        self._renderer: Renderer | None = None
+        if facts.template is not None:
+            template = ChatTemplate(facts.template, facts.template_variables)
+            self._renderer = Renderer(template, self.codec.stop_pattern, settings.train_on)
+
+    def encode(self, rows: Sequence[Row], places: Sequence[str]) -> EncodedRows:
+        """The rows' tokens and weights. `places`: file and line of each, for errors of the template."""
+        shaped = [self._shaped(row) for row in rows]
+        if len({type(row) for row in shaped}) == 1:
+            return self._encode_alike(shaped, places)
+        out, at = EncodedRows(), 0
+        for _, group in groupby(shaped, key=type):
+            alike = list(group)
+            _merge(out, self._encode_alike(alike, places[at : at + len(alike)]), at)
+            at += len(alike)
+        return out
+
+    def _shaped(self, row: Row) -> Row:
+        if isinstance(row, ChatRow) and self._renderer is None and row.plain is not None:
+            return row.plain
+        return row
+
+    def _encode_alike(self, rows: list[Row], places: Sequence[str]) -> EncodedRows:
+        kind = type(rows[0]) if rows else TextRow
+        if kind is TextRow:
+            return encode_texts(self.codec, cast(list[TextRow], rows), self.settings)
+        if kind is PiecesRow:
+            return encode_pieces(self.codec, cast(list[PiecesRow], rows), self.settings)
+        if kind is ChatRow:
+            if self._renderer is None:
+                raise no_template()
+            return encode_chats(self.codec, self._renderer, cast(list[ChatRow], rows), self.settings, places)
+        raise RecipeError(
+            "task causal-lm cannot train on rows of this format",
+            fix="for the text alone: `format: text`; for a prompt and its answer: `format: prompt-completion` "
+            "with `columns`",
+        )
+
+
+def no_template() -> ModelError:
+    """Conversations, and a tokenizer that does not know how to write them."""
+    return ModelError(
+        "the data holds conversations, and the tokenizer has no chat template",
+        fix="use an instruct variant of the base; or give a template: `model.chat_template: FILE`; "
+        "or write the rows as prompt and completion",
+    )
+
+
+def _merge(out: EncodedRows, part: EncodedRows, at: int) -> None:
+    out.ids.extend(part.ids)
+    out.lengths += part.lengths
+    out.run_lengths += part.run_lengths
+    out.run_weights += part.run_weights
+    out.kept += [row + at for row in part.kept]
+    out.refused |= {row + at: reason for row, reason in part.refused.items()}
+    out.hits += [RowHit(hit.check, hit.row + at, hit.message) for hit in part.hits]

@@ -1,0 +1,49 @@
+"""Rows of pieces (prompt and completion, segments): each piece is encoded by itself, so that the tokens of a prompt in
+training are the tokens of that prompt at inference, whatever follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit, end_token
+from peftcli.data.rows import Piece, PiecesRow
+from peftcli.data.tokens import Codec
+
+
+def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSettings) -> EncodedRows:
+    """Every row, in order: BOS, its pieces, and an end token with the weight of the last piece."""
+    end = end_token(codec.eos_id, settings)
+    parts = [[piece for piece in row.pieces if piece.text] for row in rows]
+    first = iter(codec.encode([pieces[0].text for pieces in parts if pieces]))
+    later = iter(codec.encode_continuations([piece.text for pieces in parts for piece in pieces[1:]]))
+    out = EncodedRows()
+    for number, pieces in enumerate(parts):
+        start = len(out.ids)
+        weights = piece_weights(pieces, settings)
+        if codec.prefix:
+            out.run(codec.prefix, weights[0] if weights and settings.train_on == "all" else 0.0)
+        ids: list[int] = []
+        for position, weight in enumerate(weights):
+            ids = next(later) if position else next(first)
+            out.run(ids, weight)
+        _end(out, number, ids, weights, end, codec)
+        out.end_row(number, start)
+    return out
+
+
+def piece_weights(pieces: Sequence[Piece], settings: EncodeSettings) -> list[float]:
+    """The loss weight of each piece under the recipe's `train_on`; flags of the row itself win."""
+    undecided = 1.0 if settings.train_on == "all" else 0.0
+    weights = [undecided if piece.weight is None else piece.weight for piece in pieces]
+    if settings.train_on != "last-turn":
+        return weights
+    last = max((position for position, weight in enumerate(weights) if weight > 0), default=-1)
+    return [weight if position == last else 0.0 for position, weight in enumerate(weights)]
+
+
+def _end(out: EncodedRows, row: int, ids: list[int], weights: list[float], end: list[int], codec: Codec) -> None:
+    last = weights[-1] if weights else 0.0
+    if end and ids[-1:] != end:
+        out.run(end, last)
+    elif last > 0 and not end and ids[-1:] != [codec.eos_id]:
+        out.hits.append(RowHit("stop-token", row, "the completion is trained without an end token (append_eos: false)"))

@@ -1,0 +1,219 @@
+"""Reads a source to its end and encodes it, chunk by chunk: reading and checking overlap with encoding."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from peftcli.data.config import SourceConfig
+from peftcli.data.doctor.base import Tallies, Tally
+from peftcli.data.doctor.run import scan_rows
+from peftcli.data.encode.base import EncodedRows
+from peftcli.data.encode.encoder import RowEncoder
+from peftcli.data.faults import FaultLog, RowFault, place
+from peftcli.data.format import Detected, find_format
+from peftcli.data.readers.base import Chunk
+from peftcli.data.rows import Row, TextRow
+from peftcli.data.sketch import PARTS, sketch
+from peftcli.data.source_data import SourceData
+from peftcli.data.sources import FileFacts, RowSource
+from peftcli.data.store import Columns
+
+Progress = Callable[[str, int], None]
+"""Called with the source's name and how many rows more have been encoded."""
+
+
+@dataclass(frozen=True)
+class ParsedChunk:
+    """Rows of one file with their lines, read by their format."""
+
+    file: int
+    rows: list[Row]
+    lines: list[int]
+
+
+class SourceReader:
+    """Rows of a source, parsed: detects the format, stops at the row cap, counts and checks as it goes."""
+
+    def __init__(self, source: RowSource, config: SourceConfig, format: str, columns: Mapping[str, str]) -> None:
+        self._source = source
+        self._cap = config.rows
+        self._format = format
+        self._columns = columns
+        self.detected: Detected | None = None
+        self.rows_read = 0
+        self.dropped: dict[str, int] = {}
+        self.tallies: Tallies = {}
+
+    def chunks(self, faults: FaultLog) -> Iterator[ParsedChunk]:
+        """Every chunk; rows that cannot be used become faults. Raises `DataError` where files differ in their format."""
+        for file in range(len(self._source.names)):
+            first = True
+            for chunk in self._source.chunks(file, faults):
+                if first:
+                    self._detect(chunk, file)
+                    first = False
+                if self._cap is not None and self.rows_read + len(chunk.rows) >= self._cap:
+                    left = self._cap - self.rows_read
+                    yield self._parsed(Chunk(chunk.rows[:left], chunk.lines[:left]), file, faults)
+                    return
+                yield self._parsed(chunk, file, faults)
+
+    def place(self, file: int, line: int) -> str:
+        return place(self._source.names[file], line, by_row=self._source.by_row(file))
+
+    def _detect(self, chunk: Chunk, file: int) -> None:
+        where = self.place(file, chunk.lines[0])
+        found = find_format(self._format, self._columns, chunk.rows[0], where)
+        if self.detected is None:
+            self.detected = found
+        elif found.format is not self.detected.format:
+            # a file of another layout: say which, rather than fault each of its rows
+            find_format(self.detected.format.name, self._columns, chunk.rows[0], where)
+
+    def _parsed(self, chunk: Chunk, file: int, faults: FaultLog) -> ParsedChunk:
+        assert self.detected is not None
+        parse = self.detected.parse
+        rows: list[Row] = []
+        lines: list[int] = []
+        for row, line in zip(chunk.rows, chunk.lines, strict=True):
+            try:
+                rows.append(parse(row))
+                lines.append(line)
+            except RowFault as fault:
+                faults.add(fault.message, self.place(file, line), fault.fix)
+        self.rows_read += len(chunk.rows)
+        return self._checked(rows, lines, file, faults)
+
+    def _checked(self, rows: list[Row], lines: list[int], file: int, faults: FaultLog) -> ParsedChunk:
+        try:
+            scan_rows(rows, self._source.names[file], lines, self.tallies)
+        except UnicodeEncodeError:
+            for row, line in zip(rows, lines, strict=True):
+                if not _is_unicode(row):
+                    faults.add("the text holds half of a surrogate pair", self.place(file, line), "mend the row")
+            rows, lines = [], []
+        kept = [number for number, row in enumerate(rows) if not (type(row) is TextRow and not row.text.strip())]
+        if len(kept) < len(rows):
+            self.dropped["empty"] = self.dropped.get("empty", 0) + len(rows) - len(kept)
+            rows, lines = [rows[number] for number in kept], [lines[number] for number in kept]
+        return ParsedChunk(file, rows, lines)
+
+
+def _is_unicode(row: Row) -> bool:
+    from peftcli.data.doctor.base import row_text
+
+    try:
+        row_text(row).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass
+class _Gathered:
+    """Encoded chunks, put together at the end."""
+
+    tokens: list[np.ndarray] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+    lengths: list[np.ndarray] = field(default_factory=list)
+    files: list[np.ndarray] = field(default_factory=list)
+    lines: list[np.ndarray] = field(default_factory=list)
+    keys: list[np.ndarray] = field(default_factory=list)
+    sketches: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, chunk: ParsedChunk, encoded: EncodedRows) -> None:
+        lengths = np.array(encoded.lengths, dtype=np.int64)
+        tokens = encoded.tokens()
+        self.tokens.append(tokens)
+        self.weights.append(encoded.weights())
+        self.lengths.append(lengths)
+        self.files.append(np.full(len(lengths), chunk.file, dtype=np.int32))
+        self.lines.append(np.array([chunk.lines[row] for row in encoded.kept], dtype=np.int64))
+        self.keys.append(row_keys(tokens, lengths))
+        self.sketches.append(sketch(tokens, lengths))
+
+
+def row_keys(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(rows,) uint64: a hash of each row's ids."""
+    data, ends = tokens.tobytes(), np.cumsum(lengths) * tokens.itemsize
+    digests = bytearray()
+    start = 0
+    for end in ends.tolist():
+        digests += hashlib.blake2b(data[start:end], digest_size=8).digest()
+        start = end
+    return np.frombuffer(bytes(digests), dtype=np.uint64)
+
+
+def encode_source(
+    source: RowSource,
+    reader: SourceReader,
+    encoder: RowEncoder,
+    inputs: list[FileFacts],
+    faults: FaultLog,
+    progress: Progress | None = None,
+) -> SourceData:
+    """Every usable row of the source as tokens and weights; what is wrong with the others goes to `faults`."""
+    began = time.perf_counter()
+    gathered = _Gathered()
+    joins = True
+    for chunk, encoded in _encoded(reader, encoder, faults):
+        _log(chunk, encoded, reader, source, faults)
+        gathered.add(chunk, encoded)
+        joins = joins and all(type(row) is TextRow for row in chunk.rows)
+        if progress is not None:
+            progress(source.name, len(chunk.rows))
+    return SourceData(
+        Columns(_whole(gathered.tokens, np.int32), _whole(gathered.weights, np.float32)),
+        _whole(gathered.lengths, np.int64),
+        _whole(gathered.files, np.int32),
+        _whole(gathered.lines, np.int64),
+        _whole(gathered.keys, np.uint64),
+        np.concatenate(gathered.sketches) if gathered.sketches else np.empty((0, PARTS), dtype=np.uint32),
+        tuple(source.names),
+        tuple(inputs),
+        reader.detected.format.name if reader.detected else "",
+        reader.detected.why if reader.detected else "",
+        joins,
+        reader.rows_read,
+        dict(reader.dropped),
+        reader.tallies,
+        time.perf_counter() - began,
+    )
+
+
+def _encoded(
+    reader: SourceReader, encoder: RowEncoder, faults: FaultLog
+) -> Iterator[tuple[ParsedChunk, EncodedRows]]:
+    """Chunks with their tokens, in order; one chunk is read and checked while the one before is encoded."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[ParsedChunk, Future[EncodedRows]] | None = None
+        for chunk in reader.chunks(faults):
+            if not chunk.rows:
+                continue
+            places = [reader.place(chunk.file, line) for line in chunk.lines]
+            begun = pool.submit(encoder.encode, chunk.rows, places)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = chunk, begun
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _log(
+    chunk: ParsedChunk, encoded: EncodedRows, reader: SourceReader, source: RowSource, faults: FaultLog
+) -> None:
+    for row, reason in encoded.refused.items():
+        faults.add(reason, reader.place(chunk.file, chunk.lines[row]))
+    for hit in encoded.hits:
+        key = (hit.check, source.names[chunk.file])
+        reader.tallies.setdefault(key, Tally()).add(chunk.lines[hit.row], hit.message)
+
+
+def _whole(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)

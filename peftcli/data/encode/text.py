@@ -1,0 +1,23 @@
+"""Documents: BOS (where the tokenizer adds it), the text, an end token; all of it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, end_token
+from peftcli.data.rows import TextRow
+from peftcli.data.tokens import Codec
+
+
+def encode_texts(codec: Codec, rows: Sequence[TextRow], settings: EncodeSettings) -> EncodedRows:
+    """Every row, in order."""
+    end = end_token(codec.eos_id, settings)
+    prefix = codec.prefix
+    out = EncodedRows(kept=list(range(len(rows))))
+    ids, lengths = out.ids, out.lengths
+    for encoded in codec.encode([row.text for row in rows]):
+        whole = [*prefix, *encoded, *end]
+        ids.extend(whole)
+        lengths.append(len(whole))
+    out.run_lengths, out.run_weights = [len(ids)], [1.0]
+    return out

@@ -1,0 +1,62 @@
+"""Faults of data rows, gathered: the first few are told with file and line, the rest are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peftcli.errors import DataError, Fault
+
+SHOWN = 5
+EXCERPT_LENGTH = 60
+
+
+class RowFault(ValueError):
+    """What is wrong with one row; whoever knows its file and line turns it into a `Fault`."""
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+
+class FaultLog:
+    """Counts every fault of a reading and keeps the first five."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.count = 0
+
+    def add(self, message: str, where: str, fix: str | None = None) -> None:
+        self.count += 1
+        if len(self.faults) < SHOWN:
+            self.faults.append(Fault(message, where, fix))
+
+    @contextmanager
+    def row(self, where: str) -> Iterator[None]:
+        """Turns a `RowFault` of the block into a fault at `where`."""
+        try:
+            yield
+        except RowFault as fault:
+            self.add(fault.message, where, fault.fix)
+
+    def raise_any(self) -> None:
+        """Raises one `DataError` with the first faults and the count of all, if there were any."""
+        if not self.count:
+            return
+        if self.count == 1:
+            only = self.faults[0]
+            raise DataError(only.message, where=only.where, fix=only.fix)
+        shown = f"the first {len(self.faults)}" if self.count > len(self.faults) else "all"
+        raise DataError(f"{self.count:,} rows cannot be used; {shown}:", faults=self.faults)
+
+
+def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:
+    """A short quotation in which control characters are escaped, fit for any terminal."""
+    cut = text if len(text) <= length else text[: length - 1] + "…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
+
+
+def place(file: str, line: int, *, by_row: bool) -> str:
+    """`file:line`, or `file, row N` where the container has no lines."""
+    return f"{file}, row {line}" if by_row else f"{file}:{line}"

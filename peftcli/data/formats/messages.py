@@ -1,0 +1,34 @@
+"""`{"messages": [{"role": ..., "content": ...}, ...]}` (OpenAI), also with `tools` and tool calls."""
+
+from __future__ import annotations
+
+from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer
+from peftcli.data.faults import RowFault
+from peftcli.data.format import Columns, Format
+from peftcli.data.rows import ChatRow
+
+
+def recognise(row: Columns) -> str | None:
+    turns = row.get("messages")
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+        return "a column `messages` that holds a list of turns"
+    return None
+
+
+def parse(row: Columns) -> ChatRow:
+    if "messages" not in row:
+        raise RowFault(f"the column 'messages' is missing; columns present: {', '.join(map(str, row))}")
+    messages, weights = parse_messages(row["messages"])
+    require_answer(messages)
+    return ChatRow(messages, weights, parse_tools(row.get("tools")))
+
+
+FORMAT = Format(
+    "messages",
+    ("messages",),
+    ("tools",),
+    recognise,
+    parse,
+    rank=10,
+    example='{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}',
+)

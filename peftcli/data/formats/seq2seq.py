@@ -1,0 +1,25 @@
+"""`{"source": ..., "target": ...}`: what is read and what is to be written."""
+
+from __future__ import annotations
+
+from peftcli.data.format import Columns, Format, filled_text
+from peftcli.data.rows import PairRow
+
+
+def recognise(row: Columns) -> str | None:
+    return "columns `source` and `target`" if "source" in row and "target" in row else None
+
+
+def parse(row: Columns) -> PairRow:
+    return PairRow(filled_text(row, "source"), filled_text(row, "target"))
+
+
+FORMAT = Format(
+    "seq2seq",
+    ("source", "target"),
+    (),
+    recognise,
+    parse,
+    rank=55,
+    example='{"source": "translate to French: cat", "target": "chat"}',
+)

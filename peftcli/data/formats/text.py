@@ -1,0 +1,17 @@
+"""`{"text": ...}`: documents for plain language modelling."""
+
+from __future__ import annotations
+
+from peftcli.data.format import Columns, Format, text_part
+from peftcli.data.rows import TextRow
+
+
+def recognise(row: Columns) -> str | None:
+    return "a column `text`" if "text" in row else None
+
+
+def parse(row: Columns) -> TextRow:
+    return TextRow(text_part(row, "text"))
+
+
+FORMAT = Format("text", ("text",), (), recognise, parse, rank=90, example='{"text": "Once upon a time ..."}')

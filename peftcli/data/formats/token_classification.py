@@ -1,0 +1,36 @@
+"""`{"tokens": [...], "tags": [...]}`: words and one tag for each."""
+
+from __future__ import annotations
+
+from peftcli.data.faults import RowFault
+from peftcli.data.format import Columns, Format
+from peftcli.data.readers.jsonl import json_kind
+from peftcli.data.rows import TagRow
+
+
+def recognise(row: Columns) -> str | None:
+    return "columns `tokens` and `tags`" if "tokens" in row and "tags" in row else None
+
+
+def parse(row: Columns) -> TagRow:
+    words, tags = row.get("tokens"), row.get("tags")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise RowFault(f"'tokens' must be a list of words, not {json_kind(words)}")
+    if not isinstance(tags, list) or not all(isinstance(tag, (str, int)) and tag is not True for tag in tags):
+        raise RowFault(f"'tags' must be a list of names or numbers, not {json_kind(tags)}")
+    if not words:
+        raise RowFault("'tokens' is empty")
+    if len(words) != len(tags):
+        raise RowFault(f"{len(words)} words but {len(tags)} tags")
+    return TagRow(tuple(words), tuple(tags))
+
+
+FORMAT = Format(
+    "token-classification",
+    ("tokens", "tags"),
+    (),
+    recognise,
+    parse,
+    rank=50,
+    example='{"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]}',
+)

@@ -1,0 +1,38 @@
+"""What every reader yields, and the bounds that all keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftcli.data.faults import FaultLog
+
+CHUNK_ROWS = 1024
+CHUNK_BYTES = 4 << 20
+MAX_LINE_BYTES = 100 << 20
+
+
+@dataclass
+class Chunk:
+    """Some rows of one file, in order. `lines[i]` is the line (or row number) of `rows[i]`, from 1."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], line: int) -> None:
+        self.rows.append(row)
+        self.lines.append(line)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader is told: the file, how to name it in messages, and where faults go."""
+
+    path: Path
+    name: str
+    faults: FaultLog
+
+
+Reader = Callable[[Reading], Iterator[Chunk]]

@@ -1,0 +1,89 @@
+"""Opens a data file, plain, .gz or .zst, with a bound on how far it may expand."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from peftcli.errors import DataError, DeviceError
+
+MAX_RATIO = 100
+FREE_BYTES = 16 << 20
+MAX_BYTES = 64 << 30
+SUFFIXES = (".gz", ".zst")
+
+
+class BoundedStream(io.RawIOBase):
+    """Reads a decompressed stream and stops it at 100 times the size of its file, and at 64 GiB in all."""
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+        self._limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * path.stat().st_size))
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._count += len(data)
+        if self._count > self._limit:
+            raise DataError(
+                f"the file expands to more than {self._limit:,} bytes ({MAX_RATIO} times its size): refused",
+                where=str(self._path),
+                fix="decompress it yourself if you trust it, and name the plain file",
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _decompressed(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    try:
+        import zstandard
+    except ImportError as error:
+        raise DeviceError(
+            ".zst files need the package zstandard", where=str(path), fix="pip install 'peftcli[zstd]'"
+        ) from error
+    return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(path.open("rb"), closefd=True)
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed within bounds. A damaged or unreadable file is a `DataError`."""
+    try:
+        if path.suffix not in SUFFIXES:
+            with path.open("rb", buffering=1 << 20) as plain:
+                yield plain
+            return
+        with io.BufferedReader(BoundedStream(_decompressed(path), path), 1 << 20) as stream:
+            yield cast(BinaryIO, stream)
+    except _damage() as error:
+        raise DataError(f"the compressed file is damaged: {error}", where=str(path), fix="fetch it again") from error
+    except OSError as error:
+        raise DataError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What the decompressors raise for a damaged file."""
+    try:
+        from zstandard import ZstdError
+    except ImportError:
+        return (gzip.BadGzipFile, EOFError, zlib.error)
+    return (gzip.BadGzipFile, EOFError, zlib.error, ZstdError)
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix that tells the container, below .gz or .zst: `rows.jsonl.gz` -> `.jsonl`."""
+    return Path(path.stem).suffix.lower() if path.suffix in SUFFIXES else path.suffix.lower()

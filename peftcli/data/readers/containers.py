@@ -1,0 +1,57 @@
+"""Which reader reads which file, by its suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from peftcli.data.faults import FaultLog
+from peftcli.data.readers import columnar, delimited, json_array, jsonl, plain_text
+from peftcli.data.readers.base import Chunk, Reader, Reading
+from peftcli.data.readers.compressed import plain_suffix
+from peftcli.errors import DataError
+
+READERS: dict[str, Reader] = {
+    ".jsonl": jsonl.read,
+    ".ndjson": jsonl.read,
+    ".json": json_array.read,
+    ".csv": delimited.read,
+    ".tsv": delimited.read,
+    ".parquet": columnar.read_parquet,
+    ".arrow": columnar.read_arrow,
+    ".feather": columnar.read_arrow,
+    ".txt": plain_text.read,
+}
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+BY_LINE = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
+
+
+def is_data_file(path: Path) -> bool:
+    return plain_suffix(path) in READERS
+
+
+def is_by_row(path: Path) -> bool:
+    """Whether places in this file are rows rather than lines."""
+    return plain_suffix(path) not in BY_LINE
+
+
+def read_file(path: Path, name: str, faults: FaultLog) -> Iterator[Chunk]:
+    """Chunks of a file's rows. Raises `DataError` for an empty file and for one of an unknown kind."""
+    check_kind(path, name)
+    empty = True
+    before = faults.count
+    for chunk in READERS[plain_suffix(path)](Reading(path, name, faults)):
+        empty = False
+        yield chunk
+    if empty and faults.count == before:
+        raise DataError("the file holds no rows", where=name, fix="give a file with at least one row")
+
+
+def check_kind(path: Path, name: str) -> None:
+    """Raises `DataError` for archives and unknown suffixes, naming what is read."""
+    suffix = plain_suffix(path)
+    if path.suffix.lower() in ARCHIVES or suffix in ARCHIVES:
+        raise DataError("archives are not read", where=name, fix="unpack it and name the files inside")
+    if suffix not in READERS:
+        known = " ".join(READERS)
+        raise DataError(f"unknown kind of data file {path.name!r}", where=name, fix=f"one of {known} (also .gz, .zst)")

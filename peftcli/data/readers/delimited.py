@@ -1,0 +1,71 @@
+"""CSV and TSV with a header line. Every cell is text."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+
+from peftcli.data.readers.base import CHUNK_ROWS, MAX_LINE_BYTES, Chunk, Reading
+from peftcli.data.readers.compressed import plain_suffix
+from peftcli.data.readers.lines import read_lines
+from peftcli.errors import DataError
+
+
+def read(reading: Reading) -> Iterator[Chunk]:
+    """Chunks of rows; a row with more or fewer cells than the header becomes a fault with its line."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    # a cell may hold line breaks: the parser is given the lines with their ends and counts them itself
+    lines = _Numbered(reading)
+    parser = csv.reader(lines, delimiter="\t" if plain_suffix(reading.path) == ".tsv" else ",", strict=True)
+    try:
+        header = next(parser, None)
+        if header is None:
+            return
+        _check_header(header, reading)
+        yield from _chunks(parser, header, lines, reading)
+    except csv.Error as error:
+        raise DataError(
+            f"not valid CSV: {error}", where=f"{reading.name}:{lines.number}", fix="quote cells that hold quotes"
+        ) from error
+
+
+class _Numbered:
+    """Hands lines to the parser and remembers the number of the last one."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._lines = read_lines(reading)
+        self.number = 0
+
+    def __iter__(self) -> _Numbered:
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self._lines)
+        return line + "\n"
+
+
+def _check_header(header: list[str], reading: Reading) -> None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"the header names a column twice: {', '.join(twice)}", where=f"{reading.name}:1")
+
+
+def _chunks(parser: Iterator[list[str]], header: list[str], lines: _Numbered, reading: Reading) -> Iterator[Chunk]:
+    chunk, start = Chunk(), lines.number + 1
+    for cells in parser:
+        line, start = start, lines.number + 1
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            reading.faults.add(
+                f"the row has {len(cells)} cells, the header {len(header)}",
+                f"{reading.name}:{line}",
+                "quote cells that hold the separator",
+            )
+            continue
+        chunk.add(dict(zip(header, cells, strict=True)), line)
+        if len(chunk.rows) == CHUNK_ROWS:
+            yield chunk
+            chunk = Chunk()
+    if chunk.rows:
+        yield chunk

@@ -1,0 +1,82 @@
+"""JSON: a list of objects, or one object with a single list of them (`{"data": [...]}`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from peftcli.data.faults import excerpt
+from peftcli.data.readers import jsonl
+from peftcli.data.readers.base import CHUNK_ROWS, Chunk, Reading
+from peftcli.data.readers.compressed import open_bytes
+from peftcli.data.readers.lines import decoding_fault
+from peftcli.errors import DataError
+
+MAX_FILE_BYTES = 2 << 30
+
+
+def read(reading: Reading) -> Iterator[Chunk]:
+    """Chunks of objects, numbered from 1 in the list. A file of JSON lines under this name is read as such."""
+    text = _text(reading)
+    first_line = text.lstrip().split("\n", 1)[0].strip()
+    if first_line.startswith("{") and first_line.endswith("}") and text.strip() != first_line:
+        yield from jsonl.read(reading)
+        return
+    rows = _rows(text, reading)
+    chunk = Chunk()
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            reading.faults.add(
+                f"a row must be a JSON object, not {jsonl.json_kind(row)}: {excerpt(json.dumps(row))}",
+                f"{reading.name}, row {number}",
+            )
+            continue
+        chunk.add(row, number)
+        if len(chunk.rows) == CHUNK_ROWS:
+            yield chunk
+            chunk = Chunk()
+    if chunk.rows:
+        yield chunk
+
+
+def _text(reading: Reading) -> str:
+    with open_bytes(reading.path) as stream:
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(
+            "a JSON list of more than 2 GiB", where=reading.name, fix="write JSON Lines (.jsonl): one object a line"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message, where, fix = decoding_fault(data, error, f"{reading.name}:{line}")
+        raise DataError(message, where=where, fix=fix) from error
+
+
+def _rows(text: str, reading: Reading) -> list[Any]:
+    if not text.strip():
+        return []
+    try:
+        value = jsonl.decode(text)
+    except json.JSONDecodeError as error:
+        start = max(0, error.pos - 30)
+        raise DataError(
+            f"not valid JSON ({error.msg}): {excerpt(text[start : start + 60])}",
+            where=f"{reading.name}:{error.lineno}:{error.colno}",
+            fix="mend the file; one object a line is JSON Lines (.jsonl)",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"not usable JSON: {reason}", where=reading.name) from error
+    if isinstance(value, dict):
+        lists = [entry for entry in value.values() if isinstance(entry, list)]
+        value = lists[0] if len(lists) == 1 else value
+    if isinstance(value, list):
+        return value
+    raise DataError(
+        f"a JSON file must hold a list of objects, not {jsonl.json_kind(value)}",
+        where=reading.name,
+        fix="put the rows into a list, or write one object a line (.jsonl)",
+    )

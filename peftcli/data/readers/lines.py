@@ -1,0 +1,57 @@
+"""Lines of a UTF-8 file with their numbers: byte order marks and CRLF are accepted, other encodings named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from peftcli.data.faults import excerpt
+from peftcli.data.readers.base import MAX_LINE_BYTES, Reading
+from peftcli.data.readers.compressed import open_bytes
+from peftcli.errors import DataError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:
+    """(line number, text without its end) of every line that is UTF-8; the others become faults."""
+    with open_bytes(reading.path) as stream:
+        for number, line in enumerate(_bounded_lines(stream, reading), 1):
+            data = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            if number == 1:
+                _refuse_wide_encodings(data, reading)
+            try:
+                yield number, data.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                reading.faults.add(*decoding_fault(data, error, f"{reading.name}:{number}"))
+
+
+def _bounded_lines(stream: BinaryIO, reading: Reading) -> Iterator[bytes]:
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(
+                f"the line is longer than {MAX_LINE_BYTES >> 20} MiB",
+                where=f"{reading.name}:{number}",
+                fix="one row a line; is this JSON Lines at all?",
+            )
+        yield line
+
+
+def _refuse_wide_encodings(data: bytes, reading: Reading) -> None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            "the file is UTF-16, not UTF-8", where=f"{reading.name}:1", fix="convert it: iconv -f UTF-16 -t UTF-8"
+        )
+
+
+def decoding_fault(data: bytes, error: UnicodeDecodeError, where: str) -> tuple[str, str, str]:
+    """Message, place and fix for a byte that is not UTF-8, with its offset in the line and a guess of the encoding."""
+    guess = "Windows-1252" if any(0x80 <= byte <= 0x9F for byte in data) else "Latin-1"
+    around = data[max(0, error.start - 20) : error.start + 20].decode("utf-8", "backslashreplace")
+    return (
+        f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8 (perhaps {guess}): {excerpt(around)!s}",
+        where,
+        f"convert the file: iconv -f {guess} -t UTF-8",
+    )

@@ -1,0 +1,43 @@
+"""One source, read and encoded: everything that later steps need of it, and all that the token cache keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from peftcli.data.doctor.base import Tallies
+from peftcli.data.sources import FileFacts
+from peftcli.data.store import Columns, RowIndex
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """Rows of a source in its own order, before any choice, cut or mix.
+
+    `length`, `file`, `line`: (rows,). `key`: (rows,) uint64, equal for equal token ids. `sketch`: (rows, parts) uint32,
+    see `sketch.py`. `joins`: the rows are documents that may be joined and cut.
+    """
+
+    columns: Columns
+    length: np.ndarray
+    file: np.ndarray
+    line: np.ndarray
+    key: np.ndarray
+    sketch: np.ndarray
+    names: Sequence[str]
+    inputs: Sequence[FileFacts]
+    format: str
+    why: str
+    joins: bool
+    rows_read: int
+    dropped: dict[str, int]
+    tallies: Tallies
+    seconds: float
+
+    def index(self, column: int, file_offset: int) -> RowIndex:
+        """The rows as an index; `column` and `file_offset` place this source among the others."""
+        starts = np.cumsum(self.length) - self.length
+        same = np.full(len(self.length), column, dtype=np.int32)
+        return RowIndex(same, starts, self.length, same, self.file + file_offset, self.line)

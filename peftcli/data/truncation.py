@@ -1,0 +1,139 @@
+"""Rows longer than `max_length`: joined and cut, cut on a side, split, dropped or refused, with every loss counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from peftcli.data.config import Truncation
+from peftcli.data.store import Columns, RowIndex, count_trained, gather
+
+MAX_DROPPED = 0.05
+TOO_LONG = "longer than max_length"
+NO_TRAINED = "no trained token"
+EMPTIED = "no trained token left by truncation"
+
+
+@dataclass
+class Cut:
+    """Rows that fit. `columns` may have gained one; `dropped`: reason -> rows; losses in tokens.
+
+    Positions in the rows given: `too_long`; `unlearnt` (never had a trained token); `shortened` (lost some).
+    """
+
+    columns: list[Columns]
+    index: RowIndex
+    rows_kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    tokens_lost: int = 0
+    trained_lost: int = 0
+    too_long: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    unlearnt: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    shortened: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+def cut_rows(columns: list[Columns], index: RowIndex, policy: Truncation, max_length: int, *, joins: bool) -> Cut:
+    """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide."""
+    if joins and policy in ("auto", "split"):
+        return _joined(columns, index, max_length)
+    trained = count_trained(columns, index)
+    long = index.length > max_length
+    cut = Cut(columns, index, len(index.length), too_long=np.flatnonzero(long))
+    before = int(index.length.sum()), int(trained.sum())
+    if policy == "left":
+        cut.columns, cut.index = _keep_end(columns, index, max_length)
+    elif policy == "right":
+        cut.index = _with_length(index, index.start, np.minimum(index.length, max_length))
+    elif policy == "split":
+        return _split(cut, trained, max_length)
+    else:
+        cut.index = index.take(np.flatnonzero(~long))
+        if long.any():
+            cut.dropped[TOO_LONG] = int(long.sum())
+    kept_trained = count_trained(cut.columns, cut.index)
+    cut.tokens_lost = before[0] - int(cut.index.length.sum())
+    cut.trained_lost = before[1] - int(kept_trained.sum())
+    if policy in ("left", "right"):
+        cut.shortened = np.flatnonzero(kept_trained < trained)
+        emptied = int(((kept_trained == 0) & (trained > 0)).sum())
+        if emptied:
+            cut.dropped[EMPTIED] = emptied
+    return _without_unlearnt(cut, trained)
+
+
+def _without_unlearnt(cut: Cut, trained: np.ndarray) -> Cut:
+    """Leaves out rows that carry no loss. `trained`: targets of each row before the cut."""
+    cut.unlearnt = np.flatnonzero(trained == 0)
+    keep = count_trained(cut.columns, cut.index) > 0
+    if not keep.all():
+        cut.tokens_lost += int(cut.index.length[~keep].sum())
+        never = int((~keep).sum()) - cut.dropped.get(EMPTIED, 0)
+        if never:
+            cut.dropped[NO_TRAINED] = never
+        cut.index = cut.index.take(np.flatnonzero(keep))
+    cut.rows_kept -= sum(cut.dropped.values())
+    return cut
+
+
+def _joined(columns: list[Columns], index: RowIndex, max_length: int) -> Cut:
+    """All documents one after the other, cut into rows; the last one may be shorter."""
+    flat = gather(columns, index)
+    total = len(flat.tokens)
+    starts = np.arange(0, total, max_length)
+    lengths = np.minimum(max_length, total - starts)
+    lost = 0
+    if len(lengths) > 1 and lengths[-1] < 2:
+        # a row of one token has no target
+        lost, starts, lengths = int(lengths[-1]), starts[:-1], lengths[:-1]
+    document = np.searchsorted(np.cumsum(index.length), starts, side="right")
+    blocks = RowIndex(
+        np.full(len(starts), len(columns), dtype=np.int32),
+        starts,
+        lengths,
+        index.source[document],
+        index.file[document],
+        index.line[document],
+    )
+    return Cut([*columns, flat], blocks, len(index.length), tokens_lost=lost, trained_lost=lost)
+
+
+def _with_length(index: RowIndex, start: np.ndarray, length: np.ndarray) -> RowIndex:
+    return RowIndex(index.column, start, length, index.source, index.file, index.line)
+
+
+def _keep_end(columns: list[Columns], index: RowIndex, max_length: int) -> tuple[list[Columns], RowIndex]:
+    """Long rows keep their first token (BOS) and their end."""
+    long = np.flatnonzero(index.length > max_length)
+    if not long.size:
+        return columns, index
+    shortened = index.take(long)
+    head = _with_length(shortened, shortened.start, np.ones_like(shortened.length))
+    tail_start = shortened.start + shortened.length - (max_length - 1)
+    tail = _with_length(shortened, tail_start, np.full_like(shortened.length, max_length - 1))
+    # head and tail of each row by turns
+    both = RowIndex.concatenate([head, tail]).take(np.arange(2 * len(long)).reshape(2, -1).T.ravel())
+    flat = gather(columns, both)
+    column, start, length = index.column.copy(), index.start.copy(), index.length.copy()
+    column[long], start[long], length[long] = len(columns), np.arange(len(long)) * max_length, max_length
+    return [*columns, flat], RowIndex(column, start, length, index.source, index.file, index.line)
+
+
+def _split(cut: Cut, trained: np.ndarray, max_length: int) -> Cut:
+    """Each long row as windows of at most `max_length`, one after the other; windows without loss are left out."""
+    index = cut.index
+    windows = np.maximum(-(-index.length // max_length), 1)
+    row = np.repeat(np.arange(len(windows)), windows)
+    number = np.arange(int(windows.sum())) - np.repeat(np.cumsum(windows) - windows, windows)
+    taken = index.take(row)
+    start = taken.start + number * max_length
+    pieces = _with_length(taken, start, np.minimum(max_length, taken.length - number * max_length))
+    kept_trained = count_trained(cut.columns, pieces)
+    cut.index = pieces.take(np.flatnonzero(kept_trained > 0))
+    cut.tokens_lost = int(index.length.sum()) - int(cut.index.length.sum())
+    cut.trained_lost = int(trained.sum()) - int(kept_trained.sum())
+    cut.unlearnt = np.flatnonzero(trained == 0)
+    if cut.unlearnt.size:
+        cut.dropped[NO_TRAINED] = len(cut.unlearnt)
+    cut.rows_kept = len(trained) - len(cut.unlearnt)
+    return cut

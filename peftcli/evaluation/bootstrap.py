@@ -1,0 +1,42 @@
+"""Intervals by the bootstrap over rows (Efron 1979): percentiles of the metric on resampled rows.
+
+Rows are drawn by a generator of its own. The same seed and number of rows draw the same rows, so two models scored on
+the same rows can be compared pairwise: the rows' difficulty then cancels out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 1000
+SEED = 20250
+COVERAGE = 0.95
+_CHUNK_ELEMENTS = 1 << 22  # of drawn row numbers times numbers a row: 32 MiB
+
+Value = Callable[[np.ndarray], np.ndarray]
+Interval = tuple[float, float]
+
+
+def resample(statistics: np.ndarray, value: Value, *, seed: int = SEED) -> np.ndarray:
+    """Values of a metric on resampled rows, (RESAMPLES,). `statistics`: additive numbers of each row, (rows, k)."""
+    rows, width = statistics.shape
+    generator = np.random.Generator(np.random.Philox(seed))
+    totals = np.empty((RESAMPLES, width))
+    size = max(1, _CHUNK_ELEMENTS // (rows * width))
+    for start in range(0, RESAMPLES, size):
+        stop = min(start + size, RESAMPLES)
+        drawn = generator.integers(0, rows, size=(stop - start, rows))
+        totals[start:stop] = statistics[drawn].sum(axis=1)
+    return value(totals)
+
+
+def interval(values: np.ndarray) -> Interval:
+    """The central 95 % of resampled values; values that are no number (a resample without targets) are left out."""
+    numbers = values[~np.isnan(values)]
+    if not numbers.size:
+        return (float("nan"), float("nan"))
+    tail = 50.0 * (1.0 - COVERAGE)
+    low, high = np.percentile(numbers, [tail, 100.0 - tail], method="linear")
+    return float(low), float(high)

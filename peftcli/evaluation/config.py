@@ -1,0 +1,72 @@
+"""The recipe's `evaluation` and `generation` sections, free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from peftcli.errors import RecipeError
+from peftcli.evaluation.registry import resolve_metric_name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class EvaluationConfig(_Section):
+    """When and how the model is scored on the validation rows."""
+
+    every: Annotated[int, Field(ge=1)] | None = 100
+    """Optimizer steps between evaluations; also once before training (the base model) and once at the end, which is
+    all that null does."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Rows per forward, and prompts per generated batch."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Score at most this many rows, the first ones; null scores all."""
+    metrics: Annotated[list[str], Field(min_length=1)] = ["loss"]
+    """What to measure, reported as `eval_<name>`; `loss` is always measured. Metrics that compare texts generate an
+    answer to every scored row."""
+    samples: Annotated[int, Field(ge=0)] = 8
+    """Generations shown in the report, side by side for base and tuned model."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: list[str]) -> list[str]:
+        resolved = [_resolve(name) for name in names]
+        twice = sorted({name for name in resolved if resolved.count(name) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return resolved
+
+
+class GenerationConfig(_Section):
+    """How text is written, in reports, metrics, `peft generate` and `peft chat`."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Tokens after which an answer is cut."""
+    do_sample: bool = False
+    """Draw from the distribution; false takes the likeliest token each time."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Divides the logits before drawing: below 1 is more careful. Needs `do_sample: true`."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Draw only from the likeliest tokens that together have this probability. Needs `do_sample: true`."""
+    system_prompt: str | None = None
+    """A system message in front of what `peft generate` and `peft chat` are asked, unless it brings its own; needs a
+    chat template. Validation rows are answered as they stand."""
+
+    def idle_settings(self) -> list[str]:
+        """Warnings for settings that have no effect beside the others."""
+        if self.do_sample:
+            return []
+        idle = [name for name in ("temperature", "top_p") if getattr(self, name) != 1.0]
+        return [f"generation.{name} has no effect without `do_sample: true`" for name in idle]
+
+
+def _resolve(name: str) -> str:
+    try:
+        return resolve_metric_name(name)
+    except RecipeError as error:
+        raise ValueError(f"{error.message}; {error.fix}") from error

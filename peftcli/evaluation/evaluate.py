@@ -1,0 +1,200 @@
+"""Scores a model on rows: metrics with intervals, per source, and a few samples of what it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from peftcli.data.cases import Case, generation_cases
+from peftcli.data.store import Origin, TokenStore
+from peftcli.errors import DataError, Fault, NumericalError
+from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
+from peftcli.evaluation.generate import fits, generate
+from peftcli.evaluation.memory import memory_errors
+from peftcli.evaluation.metric import Answer, Losses, Metric
+from peftcli.evaluation.modes import evaluating
+from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
+from peftcli.evaluation.result import Evaluation, Sample, Table, intervals, values, values_by_source
+
+__all__ = ["Evaluation", "evaluate", "score"]
+
+Progress = Callable[[int, int], None]
+"""Receives rows done and rows in all."""
+
+
+class ScoringTask(Protocol):
+    """The part of a task that evaluation uses."""
+
+    def collate(self, rows: Sequence[Any], *, pad_token_id: int) -> Any:
+        """One batch of rows."""
+
+    def score_rows(self, model: Any, batch: Any) -> Losses:
+        """The scores of each row of a batch."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of rows, in their order; arrays as `metric.Losses` describes them."""
+
+    sums: np.ndarray
+    weights: np.ndarray
+    correct: np.ndarray
+    targets: np.ndarray
+
+
+def evaluate(
+    model: Any,
+    task: ScoringTask,
+    store: TokenStore,
+    tokenizer: Any,
+    *,
+    config: EvaluationConfig,
+    generation: GenerationConfig,
+    pad_token_id: int,
+    device: Any = None,
+    seed: int = 0,
+    with_samples: bool = True,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Scores the first `config.rows` rows of a store, and keeps `config.samples` of the answers to them.
+
+    The loss is weighted by token. `device`: where to move the model first, None where it is in place. Without
+    `with_samples` nothing is written beyond what the metrics need (evaluations during training). The model's mode and
+    the shared generators are as before afterwards.
+
+    Raises `DataError` where there is nothing to score or a prompt does not fit the context, `NumericalError` naming
+    the rows whose loss is not finite, `DeviceError` for missing packages of metrics.
+    """
+    started = time.perf_counter()
+    metrics = load_metrics(config.metrics)
+    if device is not None:
+        model.to(device)
+    store = store.take(np.arange(min(len(store), config.rows or len(store))))
+    scores = score(model, task, store, batch_size=config.batch_size, pad_token_id=pad_token_id, progress=progress)
+    cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples)
+    samples = _answer(cases, model, tokenizer, config, generation, seed=seed)
+    tables = _loss_tables(metrics, scores, store) | _answer_tables(metrics, samples, cases)
+    return Evaluation(
+        metrics=_finite(values(tables)),
+        intervals=intervals(tables),
+        rows=len(store),
+        trained_tokens=int(scores.targets.sum()),
+        samples=samples[: config.samples] if with_samples else [],
+        sources=values_by_source(tables),
+        seconds=time.perf_counter() - started,
+        tables=tables,
+    )
+
+
+def score(
+    model: Any,
+    task: ScoringTask,
+    store: TokenStore,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    progress: Progress | None = None,
+) -> Scores:
+    """The scores of all rows of a store. Rows of like length share a batch, longest first, so memory peaks at once."""
+    if not int(store.trained.sum()):
+        raise DataError(
+            "there is nothing to evaluate: no row has a token that carries loss", fix="check the validation data"
+        )
+    found = Scores(*(np.zeros(len(store)) for _ in range(4)))
+    order = np.argsort(-store.lengths, kind="stable")
+    with evaluating(model), memory_errors("evaluating", "a smaller evaluation.batch_size"):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = task.collate([store[int(row)] for row in chosen], pad_token_id=pad_token_id)
+            part = task.score_rows(model, batch)
+            for name in ("sums", "weights", "correct", "targets"):
+                getattr(found, name)[chosen] = getattr(part, name)
+            if progress:
+                progress(min(start + batch_size, len(order)), len(order))
+    _require_finite(found.sums, store)
+    return found
+
+
+def _require_finite(sums: np.ndarray, store: TokenStore) -> None:
+    faults = [
+        Fault("the loss of this row is not finite", where=_place(store[int(row)].origin))
+        for row in np.flatnonzero(~np.isfinite(sums))
+    ]
+    if faults:
+        raise NumericalError("the evaluation loss is not finite", faults=faults)
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    faults = [Fault(f"{name} is {value}") for name, value in metrics.items() if not np.isfinite(value)]
+    if faults:
+        raise NumericalError("a metric is not finite", faults=faults)
+    return metrics
+
+
+def _cases(
+    metrics: Mapping[str, Metric],
+    store: TokenStore,
+    model: Any,
+    tokenizer: Any,
+    config: EvaluationConfig,
+    generation: GenerationConfig,
+    *,
+    with_samples: bool,
+) -> list[Case]:
+    """What has to be answered: every row where a metric compares texts, else a few rows whose prompt fits."""
+    if any(metric.needs == "generations" for metric in metrics.values()):
+        cases = generation_cases(store, tokenizer, len(store))
+        if not cases:
+            raise DataError("no row has an answer to compare with", fix="use metrics of the loss, such as perplexity")
+        return list(cases)
+    if not with_samples or not config.samples or not hasattr(model, "generate"):
+        return []
+    # rows that cannot be answered in full are passed over, so look further than the samples wanted
+    candidates = generation_cases(store, tokenizer, 8 * config.samples)
+    return [case for case in candidates if fits(model, list(case.prompt_ids), generation)][: config.samples]
+
+
+def _answer(
+    cases: Sequence[Case],
+    model: Any,
+    tokenizer: Any,
+    config: EvaluationConfig,
+    generation: GenerationConfig,
+    *,
+    seed: int,
+) -> list[Sample]:
+    origins = [_place(case.origin) for case in cases]
+    prompts = [[int(token) for token in case.prompt_ids] for case in cases]
+    answers = generate(
+        model, tokenizer, prompts, config=generation, batch_size=config.batch_size, seed=seed, origins=origins
+    )
+    return [
+        Sample(case.prompt_text, case.reference_text, answer.text, origin)
+        for case, answer, origin in zip(cases, answers, origins, strict=True)
+    ]
+
+
+def _loss_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStore) -> dict[str, Table]:
+    return {
+        REPORT_PREFIX + name: Table(metric, metric.losses(scores), store.index.source)
+        for name, metric in metrics.items()
+        if metric.losses is not None
+    }
+
+
+def _answer_tables(metrics: Mapping[str, Metric], samples: Sequence[Sample], cases: Sequence[Case]) -> dict[str, Table]:
+    answers = [Answer(sample.prediction, sample.reference) for sample in samples]
+    sources = np.array([case.origin.source for case in cases])
+    return {
+        REPORT_PREFIX + name: Table(metric, metric.answers(answers), sources)
+        for name, metric in metrics.items()
+        if metric.answers is not None
+    }
+
+
+def _place(origin: Origin) -> str:
+    return f"{origin.file}:{origin.line}"

@@ -1,0 +1,220 @@
+"""Text written by a model: batched with padding on the left, or one answer as it is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from peftcli.errors import DataError, Fault, ModelError
+from peftcli.evaluation.config import GenerationConfig
+from peftcli.evaluation.memory import memory_errors
+from peftcli.evaluation.modes import evaluating
+from peftcli.evaluation.prompts import stop_token_ids
+
+Stream = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+_CONTEXT = 8  # prompt tokens that an answer is decoded behind
+_UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its text without special tokens, its ids with the stop token, and why it ended."""
+
+    text: str
+    token_ids: list[int]
+    finish: Literal["stop", "length"]
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    config: GenerationConfig,
+    batch_size: int = 16,
+    seed: int = 0,
+    origins: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> list[Generated]:
+    """Answers to prompts (token ids), in their order.
+
+    Prompts of like length share a batch. Sampling draws from a stream that `seed` starts, and leaves the shared
+    generators as they were; greedy answers do not depend on the batch up to rounding. `origins` name the rows in the
+    `DataError` for prompts that are empty or do not fit the model's context together with their answer.
+    """
+    check_fits(model, prompts, config=config, origins=origins)
+    answers: list[Generated | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with _writing(model, tokenizer, config, seed=seed) as stops:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            written = _write_batch(model, [prompts[index] for index in chosen], pad=_filler(tokenizer, stops))
+            for index, ids in zip(chosen, written, strict=True):
+                answers[index] = _answer(_Decoder(tokenizer, prompts[index], stops), ids)
+            if progress:
+                progress(min(start + batch_size, len(order)), len(order))
+    return [answer for answer in answers if answer is not None]
+
+
+def generate_stream(
+    model: Any, tokenizer: Any, prompt: Sequence[int], *, config: GenerationConfig, stream: Stream, seed: int = 0
+) -> Generated:
+    """One answer; `stream` receives its text in pieces, whose concatenation is the returned text."""
+    check_fits(model, [prompt], config=config)
+    with _writing(model, tokenizer, config, seed=seed) as stops:
+        decoder = _Decoder(tokenizer, prompt, stops)
+        written = _write_batch(model, [prompt], pad=_filler(tokenizer, stops), streamer=_Pieces(decoder, stream))
+        return _answer(decoder, written[0])
+
+
+def check_fits(
+    model: Any, prompts: Sequence[Sequence[int]], *, config: GenerationConfig, origins: Sequence[str] | None = None
+) -> None:
+    """Raises `DataError` naming every prompt that is empty or leaves no room for `max_new_tokens`."""
+    limit = context_length(model)
+    faults = []
+    for index, prompt in enumerate(prompts):
+        where = origins[index] if origins else (f"prompt {index + 1}" if len(prompts) > 1 else None)
+        if not len(prompt):
+            faults.append(Fault("the prompt is empty", where, "give the model something to continue"))
+        elif limit is not None and len(prompt) + config.max_new_tokens > limit:
+            message = f"{len(prompt)} prompt tokens and {config.max_new_tokens} new ones exceed the context of {limit}"
+            faults.append(Fault(message, where, "shorten the prompt, or lower generation.max_new_tokens"))
+    if faults:
+        raise DataError("prompts cannot be answered", faults=faults)
+
+
+def fits(model: Any, prompt: Sequence[int], config: GenerationConfig) -> bool:
+    """Whether a prompt can be answered in full."""
+    limit = context_length(model)
+    return len(prompt) > 0 and (limit is None or len(prompt) + config.max_new_tokens <= limit)
+
+
+def context_length(model: Any) -> int | None:
+    """Positions that a model has, None where its configuration sets no limit."""
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+@contextmanager
+def _writing(model: Any, tokenizer: Any, config: GenerationConfig, *, seed: int) -> Iterator[list[int]]:
+    """Evaluation mode, our generation settings and a seeded stream inside; yields the stop tokens."""
+    if not hasattr(model, "generate"):
+        raise ModelError(f"{type(model).__name__} cannot write text", fix="generation needs a causal language model")
+    stops = stop_token_ids(model, tokenizer)
+    own = model.generation_config
+    model.generation_config = _settings(own, config, stops, pad=_filler(tokenizer, stops))
+    try:
+        with evaluating(model, seed=seed), memory_errors("generating", "a smaller evaluation.batch_size"):
+            yield stops
+    finally:
+        model.generation_config = own
+
+
+def _settings(own: Any, config: GenerationConfig, stops: list[int], *, pad: int) -> Any:
+    """The model's own generation config with ours over it; what ours has no key for stays the model's."""
+    settings = copy.deepcopy(own)
+    sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": own.top_k or 0}
+    settings.update(
+        do_sample=config.do_sample,
+        max_new_tokens=config.max_new_tokens,
+        max_length=None,
+        min_new_tokens=None,
+        min_length=None,
+        num_beams=1,
+        num_return_sequences=1,
+        use_cache=True,
+        eos_token_id=stops or None,
+        pad_token_id=pad,
+        return_dict_in_generate=False,
+        # None: unset, so that a greedy run is not warned about the settings of a sampling one
+        **(sampling if config.do_sample else dict.fromkeys([*sampling, "min_p", "typical_p"])),
+    )
+    return settings
+
+
+def _write_batch(
+    model: Any, prompts: Sequence[Sequence[int]], *, pad: int, streamer: BaseStreamer | None = None
+) -> list[list[int]]:
+    """New ids of each prompt, up to the longest answer of the batch."""
+    length = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), length), pad, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, length - len(prompt) :] = torch.as_tensor(list(prompt), dtype=torch.int64)
+        attention_mask[row, length - len(prompt) :] = 1
+    device = next(model.parameters()).device
+    output: Tensor = model.generate(
+        input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), streamer=streamer
+    )
+    new: list[list[int]] = output[:, length:].tolist()
+    return new
+
+
+class _Decoder:
+    """Text of an answer as it stands behind its prompt: tokenizers that mark the start of a text would drop a space."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.stops = frozenset(stops)
+        self.context = list(prompt[-_CONTEXT:])
+        self.before = self._decode(self.context)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of new ids, without special tokens and without a stop token at the end."""
+        kept = list(ids[:-1] if ids and ids[-1] in self.stops else ids)
+        whole = self._decode([*self.context, *kept])
+        return whole[len(self.before) :] if whole.startswith(self.before) else self._decode(kept)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _answer(decoder: _Decoder, ids: Sequence[int]) -> Generated:
+    end = next((index + 1 for index, token in enumerate(ids) if token in decoder.stops), None)
+    kept = list(ids[:end])
+    return Generated(decoder.text(kept), kept, "length" if end is None else "stop")
+
+
+def _filler(tokenizer: Any, stops: Sequence[int]) -> int:
+    """A token to pad with; masked, so any will do."""
+    pad = tokenizer.pad_token_id
+    return int(pad) if pad is not None else (stops[0] if stops else 0)
+
+
+class _Pieces(BaseStreamer):  # type: ignore[misc]
+    """Decodes an answer as its tokens come, and gives text away once no later token can change it."""
+
+    def __init__(self, decoder: _Decoder, stream: Stream) -> None:
+        self.decoder = decoder
+        self.stream = stream
+        self.ids: list[int] | None = None  # None: the prompt comes first
+        self.told = 0
+
+    def put(self, value: Tensor) -> None:
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += value.flatten().tolist()
+        text = self.decoder.text(self.ids)
+        if not text.endswith(_UNFINISHED):
+            self._tell(text)
+
+    def end(self) -> None:
+        self._tell(self.decoder.text(self.ids or []))
+
+    def _tell(self, text: str) -> None:
+        if len(text) > self.told:
+            self.stream(text[self.told :])
+            self.told = len(text)

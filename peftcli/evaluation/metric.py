@@ -1,0 +1,83 @@
+"""What a metric is: numbers of each row that add up, and a function of their sum.
+
+The sum over any choice of rows is then the metric of these rows, which is all that a bootstrap interval, a score per
+source and a paired comparison need. A mean has two such numbers a row, BLEU ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+Needs = Literal["losses", "generations"]
+Better = Literal["lower", "higher"]
+
+
+class Losses(Protocol):
+    """Scores of rows by the task; float64 arrays, (rows,)."""
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Weighted negative log-likelihood, summed over targets, in nats."""
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Sum of the weights."""
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Targets that the model ranks first."""
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Number of targets."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated text and what the row holds in its place, both without special tokens."""
+
+    prediction: str
+    reference: str
+
+
+def ratio(totals: np.ndarray) -> np.ndarray:
+    """The first of two numbers over the second, (..., 2) -> (...); NaN where nothing was counted."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: np.ndarray = totals[..., 0] / totals[..., 1]
+    return result
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric; `losses` or `answers` is given, never both."""
+
+    better: Better
+    losses: Callable[[Losses], np.ndarray] | None = None
+    """Additive numbers of each row, (rows, k), from the task's scores."""
+    answers: Callable[[Sequence[Answer]], np.ndarray] | None = None
+    """The same from generated texts."""
+    value: Callable[[np.ndarray], np.ndarray] = ratio
+    """(..., k) sums over rows -> (...) values."""
+    packages: tuple[str, ...] = ()
+    """Import names of packages that it needs beyond peftcli's own."""
+
+    def __post_init__(self) -> None:
+        if (self.losses is None) == (self.answers is None):
+            raise ValueError("a metric reads either losses or answers")
+
+    @property
+    def needs(self) -> Needs:
+        return "generations" if self.losses is None else "losses"
+
+
+def mean_over_answers(score: Callable[[Answer], float]) -> Callable[[Sequence[Answer]], np.ndarray]:
+    """Additive numbers (score, 1) of each answer, so that `ratio` gives the mean score."""
+
+    def rows(answers: Sequence[Answer]) -> np.ndarray:
+        return np.array([(score(answer), 1.0) for answer in answers], dtype=np.float64).reshape(-1, 2)
+
+    return rows

@@ -1,0 +1,1 @@
+"""One file a metric, found by its name; each ends with `METRIC = ...`."""

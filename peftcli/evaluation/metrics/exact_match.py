@@ -1,0 +1,12 @@
+"""Share of answers equal to their reference, white space at both ends aside."""
+
+from __future__ import annotations
+
+from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
+
+
+def score(answer: Answer) -> float:
+    return float(answer.prediction.strip() == answer.reference.strip())
+
+
+METRIC = Metric(better="higher", answers=mean_over_answers(score))

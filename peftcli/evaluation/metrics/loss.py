@@ -1,0 +1,14 @@
+"""Mean negative log-likelihood of a target token, in nats: weighted over tokens, not over rows or batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from peftcli.evaluation.metric import Losses, Metric
+
+
+def rows(losses: Losses) -> np.ndarray:
+    return np.stack([losses.sums, losses.weights], axis=-1)
+
+
+METRIC = Metric(better="lower", losses=rows)

@@ -1,0 +1,143 @@
+"""A prompt as token ids, the same ids as in training: through the chat template where the rows were conversations, else
+as plain text behind what the tokenizer puts in front of a text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peftcli.data.chat.messages import parse_messages, parse_tools
+from peftcli.data.chat.sandbox import TemplateRefusal
+from peftcli.data.chat.template import ChatTemplate
+from peftcli.data.faults import RowFault
+from peftcli.data.rows import Message
+from peftcli.errors import DataError, ModelError, RecipeError
+
+_MARK = "\u2042mark\u2042"
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a plain prompt: what the tokenizer puts in front of a text (BOS), the text, and nothing behind."""
+    bare: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer(text)["input_ids"]
+    starts = range(len(full) - len(bare) + 1)
+    start = next((start for start in starts if full[start : start + len(bare)] == bare), 0)
+    return [*full[:start], *bare]
+
+
+def encode_messages(
+    tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | None = None, system_prompt: str | None = None
+) -> list[int]:
+    """Ids of a conversation with the opening of the next answer.
+
+    Raises `ModelError` where there is no chat template or it fails, `DataError` where it refuses the conversation.
+    """
+    rendered = _render(tokenizer, _with_system(messages, system_prompt), tools, prompt=True)
+    # the template writes the special tokens itself
+    ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def encode_prompt(
+    tokenizer: Any, prompt: str | Sequence[Message], *, system_prompt: str | None = None, chat: bool | None = None
+) -> list[int]:
+    """Ids of what `peft generate` is asked: messages, or a text.
+
+    `chat` says whether a text is one user message or is to be continued as it stands, which must be as the adapter was
+    trained (prompt-completion and text rows are plain even where there is a template); None: a message where the
+    tokenizer has a chat template.
+    """
+    if not isinstance(prompt, str):
+        return encode_messages(tokenizer, prompt, system_prompt=system_prompt)
+    if bool(tokenizer.chat_template) if chat is None else chat:
+        return encode_messages(tokenizer, [{"role": "user", "content": prompt}], system_prompt=system_prompt)
+    if system_prompt is not None:
+        raise RecipeError(
+            "generation.system_prompt has no effect on a plain text prompt",
+            fix="remove it; a system message needs a chat template and an adapter that was trained on chats",
+        )
+    return encode_text(tokenizer, prompt)
+
+
+def encode_row(
+    tokenizer: Any,
+    row: Mapping[str, Any],
+    *,
+    where: str,
+    system_prompt: str | None = None,
+    chat: bool | None = None,
+) -> list[int]:
+    """Ids of a row of `peft generate --input`: `prompt` (a text or messages) or `messages`, with `tools` if it likes.
+
+    A trailing answer is left out: it is what the model is asked for. Raises `DataError` at `where` (`file:line`).
+    """
+    prompt = row.get("prompt", row.get("messages"))
+    if isinstance(prompt, str):
+        return encode_prompt(tokenizer, prompt, system_prompt=system_prompt, chat=chat)
+    try:
+        messages, _ = parse_messages(prompt) if prompt is not None else ([], [])
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        if not messages:
+            raise RowFault("the row has no prompt", 'write {"prompt": "..."} or {"messages": [...]}')
+        return encode_messages(tokenizer, messages, tools=parse_tools(row.get("tools")), system_prompt=system_prompt)
+    except RowFault as fault:
+        raise DataError(fault.message, where=where, fix=fault.fix) from fault
+
+
+def stop_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: of the tokenizer, of the model's generation config and of the chat template."""
+    found: list[int] = []
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    for ids in (tokenizer.eos_token_id, configured, _template_stop(tokenizer)):
+        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return sorted(set(found))
+
+
+def _template_stop(tokenizer: Any) -> int | None:
+    """The special token that a chat template writes right after an answer."""
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+    try:
+        rendered = _render(tokenizer, messages, None, prompt=False)
+    except (DataError, ModelError):
+        # a template with needs of its own: the other two sources have to do
+        return None
+    if rendered.count(_MARK) != 1:
+        return None
+    behind = tokenizer(rendered.partition(_MARK)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return int(behind[0]) if behind and behind[0] in special else None
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], tools: list[Any] | None, *, prompt: bool) -> str:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default") or next(iter(template.values()), None)
+    if not template:
+        raise ModelError(
+            "this tokenizer has no chat template, so it cannot hold a conversation",
+            fix="give the recipe one with `model.chat_template`, or use `peft generate --prompt`",
+        )
+    variables = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    try:
+        return _compiled(template, tuple(sorted(variables.items()))).render(list(messages), tools, prompt=prompt)
+    except TemplateRefusal as refusal:
+        raise DataError(
+            f"the chat template refuses this conversation: {refusal}",
+            fix="roles and their order must suit the template",
+        ) from refusal
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(template: str, variables: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(template, dict(variables))
+
+
+def _with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+    own = any(message["role"] in ("system", "developer") for message in messages)
+    if system_prompt is None or own:
+        return list(messages)
+    return [{"role": "system", "content": system_prompt}, *messages]

@@ -1,0 +1,87 @@
+"""Name -> metric, found by file or entry point. Importing this imports neither torch nor any metric's package."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftcli.errors import DeviceError, Fault, RecipeError
+
+if TYPE_CHECKING:
+    from peftcli.evaluation.metric import Better, Metric
+
+ENTRY_POINT_GROUP = "peftcli.metrics"
+REPORT_PREFIX = "eval_"
+PLANNED_METRICS = ("accuracy",)
+"""Names that the contract knows and whose tasks have not come yet."""
+
+_FOLDER = Path(__file__).parent / "metrics"
+
+
+@functools.cache
+def _outside_metrics() -> dict[str, metadata.EntryPoint]:
+    return {point.name.replace("-", "_"): point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+@functools.cache
+def metric_names() -> tuple[str, ...]:
+    """All metrics, ours and those of installed packages, sorted, with underscores."""
+    return tuple(sorted({module.name for module in pkgutil.iter_modules([str(_FOLDER)])} | set(_outside_metrics())))
+
+
+def resolve_metric_name(name: str) -> str:
+    """A name as a recipe writes it (hyphens or underscores, with or without `eval_`) -> the metric's own name.
+
+    Raises `RecipeError`: "not supported yet" for a planned one, else with the nearest names.
+    """
+    key = name.strip().lower().replace("-", "_").removeprefix(REPORT_PREFIX)
+    if key in metric_names():
+        return key
+    if key in PLANNED_METRICS:
+        raise RecipeError(f"metric `{key}` is not supported yet", fix=f"available: {', '.join(metric_names())}")
+    near = difflib.get_close_matches(key, metric_names(), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(f'`{other}`' for other in near)}?" if near else f"known: {_listed()}"
+    raise RecipeError(f"unknown metric `{name}`", fix=hint)
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of a name. Raises `RecipeError` as `resolve_metric_name` does."""
+    key = resolve_metric_name(name)
+    outside = _outside_metrics().get(key)
+    metric: Metric = outside.load() if outside else importlib.import_module(f"peftcli.evaluation.metrics.{key}").METRIC
+    return metric
+
+
+def load_metrics(names: Iterable[str]) -> dict[str, Metric]:
+    """Metrics by their own name, `loss` first and always there.
+
+    Raises `DeviceError` naming every missing package and the line that installs it, so that a run can ask before it
+    trains for hours.
+    """
+    keys = dict.fromkeys(["loss", *(resolve_metric_name(name) for name in names)])
+    metrics = {key: get_metric(key) for key in keys}
+    faults = [
+        Fault(f"metric `{key}` needs the package {package}", fix="pip install 'peftcli[metrics]'")
+        for key, metric in metrics.items()
+        for package in metric.packages
+        if importlib.util.find_spec(package) is None
+    ]
+    if faults:
+        raise DeviceError("packages for metrics are missing", faults=faults)
+    return metrics
+
+
+def better_direction(metric: str) -> Better:
+    """`lower` or `higher`, for a metric's name or its reported `eval_<name>`."""
+    return get_metric(metric).better
+
+
+def _listed() -> str:
+    return ", ".join(metric_names())

@@ -1,0 +1,153 @@
+"""The adapter's README.md: a model card as the Hugging Face Hub reads it, with measured numbers only.
+
+Front matter keys: https://huggingface.co/docs/hub/model-cards. Every value is a double-quoted scalar, which YAML 1.2
+reads as JSON does, so that no text can end the front matter or add a key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from peftcli.reports import numbers
+from peftcli.reports.folder import RunFacts
+from peftcli.reports.markdown import block, code, table
+from peftcli.reports.record import RunRecord, Sample
+from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.visible import reveal, shorten
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?\Z")
+_PIPELINES = {
+    "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
+    "sequence-classification": "text-classification",
+    "token-classification": "token-classification",
+    "preference": "text-generation",
+}
+_MAX_VALUE = 200
+_SAMPLES = 2
+
+
+def model_card(run: RunFacts, *, loads_with_peft: bool = True) -> str:
+    """The whole README.md. `loads_with_peft`: whether Hugging Face PEFT has the method, for the usage example."""
+    record = run.record
+    measured = [score for score in scores(record) if score.tuned is not None]
+    parts = [
+        front_matter(run, measured, loads_with_peft=loads_with_peft),
+        f"# {code(run.name)}",
+        f"An adapter ({code(record.method)}) for {code(base_name(record.base))}, trained with peftcli.",
+        _results(measured, record),
+        _usage(record, loads_with_peft),
+        _training(record),
+        _examples(record.samples),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(run: RunFacts, measured: Sequence[Score], *, loads_with_peft: bool = True) -> str:
+    """YAML between `---` lines. A base that is a folder or ships with the package is no Hub id and is left out."""
+    record = run.record
+    lines = ["---"]
+    if is_hub_id(record.base):
+        lines.append(f"base_model: {_quoted(record.base)}")
+    lines.append(f"library_name: {'peft' if loads_with_peft else 'peftcli'}")
+    if pipeline := _PIPELINES.get(record.task):
+        lines.append(f"pipeline_tag: {pipeline}")
+    lines += ["tags:", *(f"- {_quoted(text)}" for text in dict.fromkeys(["peftcli", record.method]))]
+    if measured:
+        lines += ["metrics:", *(f"- {_quoted(score.metric.removeprefix('eval_'))}" for score in measured)]
+        lines += _model_index(run, measured, pipeline)
+    return "\n".join([*lines, "---"])
+
+
+def _model_index(run: RunFacts, measured: Sequence[Score], pipeline: str | None) -> list[str]:
+    lines = [
+        "model-index:",
+        f"- name: {_quoted(run.name)}",
+        "  results:",
+        "  - task:",
+        f"      type: {_quoted(pipeline or run.record.task)}",
+        "    dataset:",
+        "      name: held-out rows of the training recipe",
+        "      type: held-out",
+        "    metrics:",
+    ]
+    for score in measured:
+        lines.append(f"    - type: {_quoted(score.metric.removeprefix('eval_'))}")
+        lines.append(f"      name: {_quoted(metric_label(score.metric))}")
+        lines.append(f"      value: {json.dumps(score.tuned)}")
+    return lines
+
+
+def is_hub_id(base: str) -> bool:
+    """Whether a base can be linked on the Hub (`owner/name` or one of the old single names)."""
+    return bool(_HUB_ID.match(base)) and ".." not in base
+
+
+def base_name(base: str) -> str:
+    """A Hub id or built-in name as it is; of a folder only its name, since paths tell about a machine."""
+    return base if is_hub_id(base) or base.startswith("builtin:") else base.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar that cannot be anything but this text."""
+    return json.dumps(shorten(reveal(text, one_line=True), _MAX_VALUE), ensure_ascii=False)
+
+
+def _results(measured: Sequence[Score], record: RunRecord) -> str:
+    if not measured:
+        return "## Results\n\nNothing was measured."
+    rows = [
+        [
+            code(metric_label(score.metric)),
+            score.value("base"),
+            score.value("tuned"),
+            _interval(score),
+        ]
+        for score in measured
+    ]
+    on_rows = f" on {record.evaluation.rows:,} held-out rows" if record.evaluation.rows else ""
+    return f"## Results\n\nMeasured{on_rows}.\n\n{table(['Metric', 'Base', 'Tuned', '95 % interval'], rows)}"
+
+
+def _interval(score: Score) -> str:
+    if score.tuned_interval is None:
+        return numbers.MISSING
+    return " to ".join(numbers.metric_value(score.metric, end) for end in score.tuned_interval)
+
+
+def _usage(record: RunRecord, loads_with_peft: bool) -> str:
+    command = 'peft generate ADAPTER_FOLDER --prompt "..." --base'
+    parts = [f"## Use\n\n```sh\n{command}\n```"]
+    if loads_with_peft and record.task in ("causal-lm", "preference") and is_hub_id(record.base):
+        base = json.dumps(record.base)
+        parts.append(
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"base = AutoModelForCausalLM.from_pretrained({base})\n"
+            'model = PeftModel.from_pretrained(base, "ADAPTER_FOLDER")\n```'
+        )
+    return "\n\n".join(parts)
+
+
+def _training(record: RunRecord) -> str:
+    parameters = record.parameters
+    rows = [
+        ["Method", code(record.method)],
+        ["Trained parameters", f"{numbers.count(parameters.trainable)} of {numbers.count(parameters.total)}"],
+        ["Steps", numbers.count(record.steps)],
+        ["Tokens", f"{numbers.count(record.tokens)}, {numbers.count(record.trained_tokens)} of them with loss"],
+        ["Learning rate", f"{record.learning_rate:.3g}" if record.learning_rate is not None else numbers.MISSING],
+        ["Seed", str(record.seed)],
+        ["Training time", numbers.duration(record.seconds.training)],
+        ["peftcli", code(record.version)],
+    ]
+    return f"## Training\n\n{table(['Fact', 'Value'], rows)}"
+
+
+def _examples(samples: Sequence[Sample]) -> str:
+    shown = [sample for sample in samples if sample.tuned is not None][:_SAMPLES]
+    if not shown:
+        return ""
+    texts = [f"Prompt\n\n{block(sample.prompt)}\n\nAnswer\n\n{block(sample.tuned or '')}" for sample in shown]
+    return "## Examples\n\n" + "\n\n".join(texts)

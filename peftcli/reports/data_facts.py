@@ -1,0 +1,71 @@
+"""The facts about a run's data, as far as a report shows them; what a record does not hold is None or empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """One split. `histogram`: (low, high, rows) with lengths in tokens; `dropped`: reason -> rows."""
+
+    name: str
+    rows_read: int | None
+    rows_kept: int | None
+    dropped: dict[str, int]
+    tokens: int | None
+    trained_tokens: int | None
+    tokens_lost: int | None
+    quantiles: dict[str, float]
+    histogram: list[tuple[float, float, int]]
+
+    @property
+    def rows_dropped(self) -> int:
+        return sum(self.dropped.values())
+
+
+def split_facts(data: Mapping[str, Any], split: str) -> SplitFacts | None:
+    """Facts of `train` or `validation` out of `RunRecord.data`; None where there is no such split."""
+    found = data.get(split)
+    if not isinstance(found, Mapping):
+        return None
+    return SplitFacts(
+        name=split,
+        rows_read=_integer(found, "rows_read"),
+        rows_kept=_integer(found, "rows_kept"),
+        dropped=_counts(found.get("dropped")),
+        tokens=_integer(found, "tokens"),
+        trained_tokens=_integer(found, "trained_tokens"),
+        tokens_lost=_integer(found, "tokens_lost"),
+        quantiles={name: float(value) for name, value in _items(found.get("quantiles")) if _is_number(value)},
+        histogram=_bins(found.get("histogram")),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _integer(facts: Mapping[str, Any], name: str) -> int | None:
+    value = facts.get(name)
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _counts(value: Any) -> dict[str, int]:
+    return {str(name): int(number) for name, number in _items(value) if _is_number(number) and number > 0}
+
+
+def _bins(value: Any) -> list[tuple[float, float, int]]:
+    if not isinstance(value, list):
+        return []
+    return [
+        (float(entry[0]), float(entry[1]), int(entry[2]))
+        for entry in value
+        if isinstance(entry, list | tuple) and len(entry) == 3 and all(map(_is_number, entry))
+    ]

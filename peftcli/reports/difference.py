@@ -1,0 +1,45 @@
+"""Where an answer departs from its reference: a redline of words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+_WORD = re.compile(r"\w+|\s+|[^\w\s]")
+_ALIKE_ENOUGH = 0.4
+_MAX_WORDS = 2000
+
+Kind = Literal["same", "extra", "missing"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`extra`: in the answer only; `missing`: in the reference only."""
+
+    kind: Kind
+    text: str
+
+
+def redline(reference: str, answer: str) -> list[Piece] | None:
+    """Pieces whose `same` and `extra` ones give the answer, `same` and `missing` ones the reference.
+
+    None when the two share too little (or are too long) for marks to help a reader.
+    """
+    wanted, found = _WORD.findall(reference), _WORD.findall(answer)
+    if len(wanted) > _MAX_WORDS or len(found) > _MAX_WORDS:
+        return None
+    matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
+    if reference != answer and matcher.ratio() < _ALIKE_ENOUGH:
+        return None
+    pieces: list[Piece] = []
+    for operation, i1, i2, j1, j2 in matcher.get_opcodes():
+        if operation == "equal":
+            pieces.append(Piece("same", "".join(found[j1:j2])))
+            continue
+        if i2 > i1:
+            pieces.append(Piece("missing", "".join(wanted[i1:i2])))
+        if j2 > j1:
+            pieces.append(Piece("extra", "".join(found[j1:j2])))
+    return pieces

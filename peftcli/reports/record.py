@@ -1,0 +1,221 @@
+"""The record of a run: `run.json`, its facts after the fact. Every rendering is made from it and never read back."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+
+from peftcli import files
+from peftcli.errors import DataError, Fault
+
+MAX_RECORD_BYTES = 64 << 20
+
+Status = Literal["completed", "interrupted", "failed"]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A measured number. None: not measured, or NaN or infinite, which JSON cannot hold and no reader should average."""
+
+Interval = tuple[float, float]
+
+
+class Facts(BaseModel):
+    """Base of all parts of a record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Parameters(Facts):
+    trainable: int = 0
+    total: int = 0
+    """Base and adapter together."""
+
+
+class Seconds(Facts):
+    startup: float = 0.0
+    """From the start of the command to the first optimizer step."""
+    training: float = 0.0
+    total: float = 0.0
+
+
+class Predicted(Facts):
+    peak_memory_bytes: int | None = None
+    seconds: Number = None
+
+
+class Intervals(Facts):
+    """95 % intervals by metric, for base and tuned model."""
+
+    base: dict[str, Interval] = Field(default_factory=dict)
+    tuned: dict[str, Interval] = Field(default_factory=dict)
+
+
+class EvaluationRecord(Facts):
+    base: dict[str, Number] = Field(default_factory=dict)
+    tuned: dict[str, Number] = Field(default_factory=dict)
+    """Of the adapter as saved: the best or the last, see `adapter_step`."""
+    intervals: Intervals = Intervals()
+    rows: int | None = None
+
+
+class LayerUpdate(Facts):
+    """How far the adapter moved one layer."""
+
+    name: str
+    norm: Number
+    """Frobenius norm of the weight's change."""
+    relative: Number = None
+    """The same divided by the norm of the base weight; None where there is no base weight (prompts)."""
+
+
+class Event(Facts):
+    """Something that happened during a run and is not a measurement: a resume, a halved micro-batch, an early stop."""
+
+    event: str
+    step: int
+    message: str = ""
+
+
+class Sample(Facts):
+    """One held-out prompt, answered by base and tuned model."""
+
+    prompt: str
+    reference: str | None = None
+    base: str | None = None
+    tuned: str | None = None
+    origin: str = ""
+    """`file:line` of the row."""
+
+
+class Span(Facts):
+    """A piece of a training row. `special`: control tokens of the tokenizer or the chat template."""
+
+    text: str
+    kind: Literal["trained", "context", "special"]
+    trained: bool | None = None
+    """Whether a special token carries loss (the stop token does); None: it follows from the kind."""
+
+
+class DataRow(Facts):
+    """One training row as the model sees it."""
+
+    spans: list[Span]
+    origin: str = ""
+    tokens: int | None = None
+    trained_tokens: int | None = None
+
+
+class FindingRecord(Facts):
+    """A finding of the data doctor."""
+
+    check: str
+    severity: Literal["fail", "warn", "info"]
+    message: str
+    file: str | None = None
+    row: int | None = None
+    count: int = 1
+
+
+class Failure(Facts):
+    """Why a run failed or was interrupted."""
+
+    error: str
+    """Class name, e.g. `NumericalError`."""
+    exit_code: int
+    message: str
+    """As the command line shows it: what, where, what to do."""
+
+
+class ExpectResult(Facts):
+    """One gate of the recipe's `expect`."""
+
+    metric: str
+    wanted: str
+    found: Number
+    held: bool
+
+
+class RunRecord(Facts):
+    """The facts of a run, as written to `run.json`. Bytes and seconds as the names say; tokens are non-padding."""
+
+    status: Status
+    method: str
+    task: str
+    base: str
+    seed: int
+    parameters: Parameters = Parameters()
+    steps: int = 0
+    """Optimizer steps done, over all attempts."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: Seconds = Seconds()
+    tokens_per_second: Number = 0.0
+    peak_memory_bytes: int = 0
+    model_memory_bytes: int = 0
+    predicted: Predicted = Predicted()
+    adapter_bytes: int = 0
+    evaluation: EvaluationRecord = EvaluationRecord()
+    warnings: list[str] = Field(default_factory=list)
+
+    name: str = ""
+    version: str = ""
+    """Of peftcli."""
+    started: str = ""
+    """ISO 8601 with offset."""
+    adapter: str | None = None
+    """Folder of the adapter, relative to the run; None when none was written."""
+    adapter_step: int | None = None
+    """The step whose tensors the adapter folder holds; None: the last."""
+    planned_steps: int | None = None
+    epochs: Number = None
+    learning_rate: Number = None
+    """The peak rate, `auto` resolved."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Resolved `auto` values and other short settings worth a line: device, precision, micro_batch_size."""
+    updates: list[LayerUpdate] = Field(default_factory=list)
+    events: list[Event] = Field(default_factory=list)
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+    plan: dict[str, JsonValue] = Field(default_factory=dict)
+    samples: list[Sample] = Field(default_factory=list)
+    rows: list[DataRow] = Field(default_factory=list)
+    """A few training rows, with what is trained."""
+    failure: Failure | None = None
+    expect: list[ExpectResult] = Field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, keys in the order of the fields."""
+        return self.model_dump(mode="json")
+
+    def to_json(self) -> str:
+        return files.to_json(self.to_dict())
+
+
+def load_record(path: Path) -> RunRecord:
+    """Reads `run.json` (or the one in a run folder). Raises `DataError` naming every fault of the file."""
+    if path.is_dir():
+        path = path / "run.json"
+    if not path.is_file():
+        raise DataError("there is no run record", where=str(path), fix="name a run folder, or a run.json in it")
+    try:
+        value = json.loads(files.read_bounded(path, limit_bytes=MAX_RECORD_BYTES))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"the run record is not JSON: {error}", where=str(path), fix="run the recipe again") from error
+    try:
+        return RunRecord.model_validate(value)
+    except ValidationError as error:
+        faults = [Fault(_describe(fault), where=str(path)) for fault in error.errors(include_url=False)]
+        raise DataError("the run record does not fit this version of peftcli", faults=faults) from error
+
+
+def _describe(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "the document"
+    return f"{key}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

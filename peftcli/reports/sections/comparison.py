@@ -1,0 +1,92 @@
+"""Base against tuned, metric by metric: dots with whiskers, then the numbers."""
+
+from __future__ import annotations
+
+from peftcli.reports.folder import RunFacts
+from peftcli.reports.markup import Markup, join, tag
+from peftcli.reports.numbers import metric_value
+from peftcli.reports.plots.frame import Key, legend
+from peftcli.reports.plots.whiskers import whisker_plot
+from peftcli.reports.record import ExpectResult, Interval, RunRecord
+from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.sections.parts import amount, clipped, section, table
+
+_MAX_METRICS = 24
+_RELATIONS = {"better": "better", "worse": "worse", "unclear": "no clear change", "unmeasured": "not measured"}
+
+
+def comparison_section(run: RunFacts) -> Markup | None:
+    """None when nothing was evaluated."""
+    found = scores(run.record)[:_MAX_METRICS]
+    if not found and not run.record.expect:
+        return None
+    plots = [_plot(index, score) for index, score in enumerate(found) if score.relation != "unmeasured"]
+    numbers = table(
+        "Metrics of base and tuned model", ["Metric", "Base", "Tuned", "Change"], [_row(score) for score in found]
+    )
+    return section(
+        "comparison",
+        "Base and tuned",
+        tag("div", _legend(), plots, class_="whiskers") if plots else None,
+        numbers if found else None,
+        _gates(run.record.expect),
+        lead=_lead(run.record),
+    )
+
+
+def _lead(record: RunRecord) -> str | None:
+    if not record.evaluation.tuned:
+        return None
+    rows = record.evaluation.rows
+    intervals = record.evaluation.intervals
+    on_rows = f"On {rows:,} held-out rows. " if rows else ""
+    whiskers = "Whiskers are 95 % intervals." if intervals.base or intervals.tuned else "No intervals were measured."
+    return on_rows + whiskers
+
+
+def _legend() -> Markup:
+    return tag("p", legend([Key("hollow base", "base", "dot"), Key("tuned", "tuned", "dot")]))
+
+
+def _plot(index: int, score: Score) -> Markup:
+    label = metric_label(score.metric)
+    direction = "lower is better" if score.lower_is_better else "higher is better"
+    name = tag("div", tag("strong", clipped(label, 60)), tag("span", direction, class_="note"), class_="whisker-name")
+    return tag("div", name, tag("div", whisker_plot(f"whisker-{index}", score), class_="lanes"), class_="whisker-row")
+
+
+def _row(score: Score) -> list[Markup]:
+    return [
+        join([clipped(metric_label(score.metric), 60)]),
+        _cell(score, score.base, score.base_interval),
+        _cell(score, score.tuned, score.tuned_interval),
+        join(
+            [
+                tag("strong", score.change, class_=f"relation {score.relation}"),
+                tag("span", _RELATIONS[score.relation], class_="interval"),
+            ]
+        ),
+    ]
+
+
+def _cell(score: Score, value: float | None, interval: Interval | None) -> Markup:
+    shown = amount(value, metric_value(score.metric, value))
+    between = (
+        f"{metric_value(score.metric, interval[0])} to {metric_value(score.metric, interval[1])}" if interval else None
+    )
+    return join([shown, tag("span", between, class_="interval") if between else None])
+
+
+def _gates(gates: list[ExpectResult]) -> Markup | None:
+    if not gates:
+        return None
+    rows = [
+        [
+            clipped(metric_label(gate.metric), 60),
+            clipped(gate.wanted, 60),
+            amount(gate.found, metric_value(gate.metric, gate.found)),
+            tag("strong", "met" if gate.held else "not met", class_="relation " + ("better" if gate.held else "worse")),
+        ]
+        for gate in gates
+    ]
+    return table("What the recipe expects", ["Metric", "Wanted", "Found", "Result"], rows)

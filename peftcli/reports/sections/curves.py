@@ -1,0 +1,105 @@
+"""How training went: loss, learning rate, gradient norm and every other evaluation metric over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftcli.reports import numbers
+from peftcli.reports.folder import RunFacts
+from peftcli.reports.markup import Markup, tag
+from peftcli.reports.plots.curves import Curve, curve_chart
+from peftcli.reports.plots.frame import tick_label
+from peftcli.reports.scores import metric_label
+from peftcli.reports.sections.parts import clipped, section
+from peftcli.reports.series import Point, Series
+from peftcli.reports.smoothing import smooth
+
+_MAX_METRIC_CHARTS = 6
+
+
+def curves_section(run: RunFacts) -> Markup | None:
+    """Charts of what was logged; None when the run logged nothing."""
+    series = run.series
+    charts = [
+        _loss(series),
+        _single(series, "learning_rate", "Learning rate", "rate"),
+        _gradient(series),
+        *_metrics(series),
+    ]
+    drawn = [chart for chart in charts if chart is not None]
+    if not drawn:
+        return None
+    return section("curves", "Training", tag("div", drawn, class_="charts"), lead=_lead(run))
+
+
+def _lead(run: RunFacts) -> str:
+    record = run.record
+    epochs = f" over {record.epochs:.3g} epochs" if record.epochs else ""
+    return f"{record.steps:,} steps{epochs}, {numbers.compact(record.tokens)} tokens."
+
+
+def _loss(series: Series) -> Markup | None:
+    raw, evaluation = series.column("loss"), series.evaluation("eval_loss")
+    if not raw and not evaluation:
+        return None
+    curves = [
+        Curve("train, each step", "train raw", raw, bounding=False),
+        Curve("train, smoothed", "train", smooth(raw)),
+        Curve("evaluation", "evaluation", evaluation, dots=True),
+    ]
+    return curve_chart("loss", "Loss", _describe("Training loss", raw, "evaluation loss", evaluation), curves)
+
+
+def _gradient(series: Series) -> Markup | None:
+    norms = series.column("grad_norm")
+    if not norms:
+        return None
+    curves = [
+        Curve("each step", "gradient raw", norms, bounding=False),
+        Curve("smoothed", "gradient", smooth(norms)),
+    ]
+    return curve_chart("gradient", "Gradient norm", _describe("Gradient norm", norms), curves)
+
+
+def _single(series: Series, column: str, title: str, style: str) -> Markup | None:
+    points = series.column(column)
+    if not points:
+        return None
+    highest = max(points, key=lambda point: point[1])
+    note = f"Highest: {tick_label(highest[1])} at step {highest[0]:,}"
+    return curve_chart(
+        column.replace("_", "-"),
+        title,
+        _describe(title, points),
+        [Curve(title, style, points, in_legend=False)],
+        note=note,
+    )
+
+
+def _metrics(series: Series) -> list[Markup]:
+    drawn: list[Markup] = []
+    for name in series.evaluation_names():
+        points = series.evaluation(name)
+        if name == "eval_loss" or len(points) < 2 or len(drawn) == _MAX_METRIC_CHARTS:
+            continue
+        drawn.append(_metric_chart(f"metric-{len(drawn)}", name, points))
+    return drawn
+
+
+def _metric_chart(slug: str, name: str, points: Sequence[Point]) -> Markup:
+    label = clipped(metric_label(name), 60)
+    curve = Curve(label, "evaluation", points, dots=True, in_legend=False)
+    title = label[:1].upper() + label[1:]
+    return curve_chart(slug, title, _describe(label, points), [curve], rate=numbers.is_rate(name))
+
+
+def _describe(name: str, points: Sequence[Point], other: str = "", others: Sequence[Point] = ()) -> str:
+    texts = [_from_to(name, points), _from_to(other, others)]
+    return "; ".join(text for text in texts if text) + "."
+
+
+def _from_to(name: str, points: Sequence[Point]) -> str:
+    if not points:
+        return ""
+    (first_step, first), (last_step, last) = points[0], points[-1]
+    return f"{name} from {first:.4g} at step {first_step:,} to {last:.4g} at step {last_step:,}"

@@ -1,0 +1,33 @@
+"""Reports on disk: rendered from what a run folder holds, beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftcli import files
+from peftcli.reports.compare import render_comparison_html, render_comparison_markdown
+from peftcli.reports.folder import read_run, read_runs
+from peftcli.reports.html import render_html
+from peftcli.reports.markdown import render_markdown
+
+HTML_NAME = "report.html"
+MARKDOWN_NAME = "report.md"
+
+
+def write_reports(folder: Path) -> list[Path]:
+    """Renders `report.html` and `report.md` of a run folder again; returns their paths."""
+    run = read_run(folder)
+    return _write(folder, render_html(run), render_markdown(run))
+
+
+def write_comparison(folders: list[Path], output: Path) -> list[Path]:
+    """Writes a comparison of several run folders into `output`; returns the paths."""
+    runs = read_runs(folders)
+    return _write(output, render_comparison_html(runs), render_comparison_markdown(runs))
+
+
+def _write(folder: Path, html: str, markdown: str) -> list[Path]:
+    paths = [folder / HTML_NAME, folder / MARKDOWN_NAME]
+    for path, text in zip(paths, (html, markdown), strict=True):
+        files.write_text(path, text)
+    return paths

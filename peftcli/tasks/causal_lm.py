@@ -1,0 +1,87 @@
+"""Predict the next token: decoder-only language models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from peftcli.tasks.base import Batch, LossSum, Row, RowScores, Task
+from peftcli.tasks.losses.target_logits import target_logits
+from peftcli.tasks.losses.token_nll import token_nll
+
+
+class CausalLm(Task):
+    """Next-token loss over the tokens that carry a weight; the head runs only where one of them is predicted."""
+
+    name: ClassVar[str] = "causal-lm"
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    def collate(self, rows: Sequence[Row], *, pad_token_id: int) -> Batch:
+        """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (rows, longest), padded on the right."""
+        shape = (len(rows), max(len(row.input_ids) for row in rows))
+        input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        weights = np.zeros(shape, dtype=np.float32)
+        for index, row in enumerate(rows):
+            length = len(row.input_ids)
+            input_ids[index, :length] = row.input_ids
+            attention_mask[index, :length] = 1
+            weights[index, 1:length] = row.weights[1:]  # nothing predicts the first token
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "weights": weights}
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossSum:
+        """Sum of weight times negative log-likelihood. Counted without a device sync when `weights` is on the CPU."""
+        targets = _Targets(batch, _device(model))
+        nll = token_nll(target_logits(model, targets.inputs, targets.positions), targets.tokens)
+        return LossSum(total=(nll * targets.weights).sum(), weight=targets.total_weight)
+
+    @torch.no_grad()
+    def score_rows(self, model: nn.Module, batch: Batch) -> RowScores:
+        targets = _Targets(batch, _device(model))
+        logits = target_logits(model, targets.inputs, targets.positions)
+        nll = token_nll(logits, targets.tokens) * targets.weights
+        hits = logits.argmax(dim=-1) == targets.tokens
+        return RowScores(
+            sums=targets.per_row(nll),
+            weights=targets.per_row(targets.weights),
+            correct=targets.per_row(hits),
+            targets=targets.per_row(torch.ones_like(hits)),
+        )
+
+
+class _Targets:
+    """Where the targets of a batch are, found on the device that holds `weights` (the CPU, after `collate`)."""
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        self.inputs = {key: _move(batch[key], device) for key in ("input_ids", "attention_mask")}
+        weights = batch["weights"].clone()
+        weights[:, :1] = 0.0
+        length = weights.shape[1]
+        self.num_rows = len(weights)
+        self.total_weight = float(weights.sum(dtype=torch.float64))
+        found = weights.flatten().nonzero().squeeze(1)  # flat index of each target token
+        self.rows = (found // length).cpu().numpy()
+        self.weights = _move(weights.flatten()[found], device)
+        found = _move(found, device)
+        self.tokens = self.inputs["input_ids"].flatten()[found]
+        self.positions = found - 1  # the position whose output predicts the target
+
+    def per_row(self, values: Tensor) -> np.ndarray:
+        """Sums values of targets by row, (num_rows,), in float64 on the CPU."""
+        return np.bincount(self.rows, weights=values.double().cpu().numpy(), minlength=self.num_rows)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+
+
+TASK = CausalLm()

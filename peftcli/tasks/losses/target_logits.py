@@ -1,0 +1,136 @@
+"""Logits only where there is a target: the head never sees a position that carries no loss.
+
+A hook in front of the output embedding keeps the hidden states that predict a target, so that what a model does after
+its head (soft caps, logit scales) stays the model's own code. Prompt methods lengthen the sequence in front, hence the
+real tokens are always the last ones. Whether a model lets itself be treated so (its head is called once, on hidden
+states of one sequence, and what follows acts on each position alone) is proven on the model itself, with a few tokens,
+before it is relied upon; every other model gives its full logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+Inputs = dict[str, Tensor]
+
+_PROBE_ROWS, _PROBE_LENGTH = 2, 3
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_LOW_PRECISION_TOLERANCE = 5e-2
+
+# model -> (its head, whether the hook in front of that head is exact)
+_proven: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+
+
+def target_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor:
+    """Logits of chosen positions, (chosen, vocab), in the model's own type.
+
+    `inputs`: `input_ids` and `attention_mask`, (batch, seq). `positions`: indices into the flattened (batch * seq).
+    """
+    if head_can_be_narrowed(model):
+        logits = _narrow_logits(model, inputs, positions)
+        if logits is not None:
+            return logits
+        _proven[model] = (id(output_head(model)), False)
+    return _full_logits(model, inputs, positions)
+
+
+def head_can_be_narrowed(model: nn.Module) -> bool:
+    """Whether the head can be given the chosen positions only; proven once per model and head."""
+    head = output_head(model)
+    if head is None:
+        return False
+    known = _proven.get(model)
+    if known is None or known[0] != id(head):
+        known = (id(head), _probe(model))
+        _proven[model] = known
+    return known[1]
+
+
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The output embedding, None where the model has none (or is no transformers model)."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if callable(find) else None
+    return head if isinstance(head, nn.Module) else None
+
+
+def _narrow_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor | None:
+    """The chosen logits through a narrowed head, None where the model did not play along."""
+    head = output_head(model)
+    assert head is not None
+    length = inputs["input_ids"].shape[1]
+    calls = 0
+    logits: Tensor | None = None
+
+    def narrow(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal calls
+        calls += 1
+        if not args or args[0].dim() != 3:
+            return None
+        real = args[0][:, -length:]  # (batch, seq, hidden), without what a prompt method put in front
+        chosen = real.reshape(-1, real.shape[-1]).index_select(0, positions)
+        return (chosen.unsqueeze(0), *args[1:]), kwargs
+
+    def take(_module: nn.Module, _args: Any, output: Any) -> None:
+        nonlocal logits
+        logits = _logits_of(output)
+
+    # first among the model's own hooks: a prompt method would cut the virtual tokens off, which are not there any more
+    hooks = [
+        head.register_forward_pre_hook(narrow, with_kwargs=True),
+        model.register_forward_hook(take, prepend=True),
+    ]
+    try:
+        model(**inputs, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if calls != 1 or logits is None or logits.shape[:-1] != (1, len(positions)):
+        return None
+    return logits.squeeze(0)
+
+
+def _full_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor:
+    length = inputs["input_ids"].shape[1]
+    logits = _logits_of(model(**inputs, use_cache=False))[:, -length:]
+    return logits.reshape(-1, logits.shape[-1]).index_select(0, positions)
+
+
+def _logits_of(output: Any) -> Tensor:
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits
+
+
+@torch.no_grad()
+def _probe(model: nn.Module) -> bool:
+    """Compares both ways on a few tokens: more chosen positions than a row is long, so that no later cut can hide."""
+    device = next(model.parameters()).device
+    ids = torch.arange(_PROBE_ROWS * _PROBE_LENGTH, device=device).view(_PROBE_ROWS, _PROBE_LENGTH)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    positions = torch.tensor([0, 1, 3, 4, 5], device=device)
+    with without_training(model):
+        narrow = _narrow_logits(model, inputs, positions)
+        full = _full_logits(model, inputs, positions)
+    if narrow is None or narrow.shape != full.shape:
+        return False
+    tolerance = _TOLERANCE.get(full.dtype, _LOW_PRECISION_TOLERANCE)
+    return torch.allclose(narrow, full, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@contextmanager
+def without_training(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode restored afterwards; draws nothing from shared generators."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [device.index for device in {p.device for p in model.parameters()} if device.type == "cuda"]
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,61 @@
+"""Name -> task, found by file or entry point, loaded only when asked for. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftcli.errors import RecipeError
+
+if TYPE_CHECKING:
+    from peftcli.tasks.base import Task
+
+ENTRY_POINT_GROUP = "peftcli.tasks"
+PLANNED_TASKS = ("preference", "seq2seq-lm", "sequence-classification", "token-classification")
+"""Names that the contract knows and that have no file yet."""
+
+_NOT_TASKS = {"base", "registry"}
+
+
+@functools.cache
+def _outside_tasks() -> dict[str, metadata.EntryPoint]:
+    return {point.name.replace("_", "-"): point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+@functools.cache
+def task_names() -> tuple[str, ...]:
+    """All tasks, ours and those of installed packages, sorted, with hyphens."""
+    found = pkgutil.iter_modules([str(Path(__file__).parent)])
+    own = {module.name.replace("_", "-") for module in found if not module.ispkg and module.name not in _NOT_TASKS}
+    return tuple(sorted(own | set(_outside_tasks())))
+
+
+def resolve_task_name(name: str) -> str:
+    """A name as a recipe writes it (hyphens or underscores) -> the task's own name.
+
+    Raises `RecipeError`: "not supported yet" for a planned one, else with the nearest names.
+    """
+    key = name.strip().lower().replace("_", "-")
+    if key in task_names():
+        return key
+    if key in PLANNED_TASKS:
+        raise RecipeError(f"task `{key}` is not supported yet", fix=f"available: {', '.join(task_names())}")
+    near = difflib.get_close_matches(key, [*task_names(), *PLANNED_TASKS], n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(f'`{other}`' for other in near)}?" if near else f"known: {', '.join(task_names())}"
+    raise RecipeError(f"unknown task `{name}`", fix=hint)
+
+
+def task(name: str) -> Task:
+    """The task of a name; imports torch. Raises `RecipeError` as `resolve_task_name` does."""
+    key = resolve_task_name(name)
+    outside = _outside_tasks().get(key)
+    if outside is not None:
+        loaded: Task = outside.load()
+        return loaded
+    found: Task = importlib.import_module(f"peftcli.tasks.{key.replace('-', '_')}").TASK
+    return found

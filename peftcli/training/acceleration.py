@@ -1,0 +1,54 @@
+"""Accelerate: the device, the fp16 scaler and mixed precision. The only file here that builds its objects."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from peftcli.errors import DeviceError
+
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def build_accelerator(*, device: str, precision: str) -> Accelerator:
+    """An `Accelerator` for one process on `device` (cpu, cuda, mps) in `precision` (fp32, bf16, fp16).
+
+    Raises `DeviceError` where this machine has not the device, or the device not the precision.
+    """
+    _require(device, precision)
+    # Accelerate keeps one state a process; a second run in it may use another device or precision
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        return Accelerator(cpu=device == "cpu", mixed_precision=MIXED_PRECISION[precision])
+    except (ValueError, RuntimeError) as error:
+        raise DeviceError(f"cannot train on {device} in {precision}: {error}", fix="try precision: fp32") from error
+
+
+def _require(device: str, precision: str) -> None:
+    kind = device.split(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise DeviceError(f"the device {device} is not available", fix="use device: auto or cpu; see `peft doctor`")
+    if precision == "fp16" and kind == "cpu":
+        raise DeviceError("precision fp16 needs a GPU", fix="use precision: bf16 or fp32 on a CPU")
+    if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
+        raise DeviceError("this GPU has no bf16", fix="use precision: fp16 or fp32")
+
+
+def forward_precision(accelerator: Accelerator, model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Autocast for a float32 base; a base that is stored in half precision already computes in it."""
+    frozen_float32 = any(
+        parameter.dtype == torch.float32 and parameter.ndim >= 2 and not parameter.requires_grad
+        for parameter in model.parameters()
+    )
+    if accelerator.mixed_precision == "no" or not frozen_float32:
+        return contextlib.nullcontext()
+    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16 if _is_bf16(accelerator) else torch.float16)
+
+
+def _is_bf16(accelerator: Accelerator) -> bool:
+    return bool(accelerator.mixed_precision == "bf16")

@@ -1,0 +1,255 @@
+"""Checkpoints: safetensors and JSON in a folder that exists only when it is complete. Nothing is ever unpickled.
+
+    checkpoints/step-00000100/adapter.safetensors     what the adapter calls its state
+                              optimizer.safetensors   the optimizer's tensors, and the loss of every step
+                              best.safetensors        the adapter at the best evaluation, where that was earlier
+                              state.json              every number
+                              manifest.json           size and SHA-256 of each file, written last
+
+The rename of the folder is the commit. Resuming takes the newest folder that verifies and names each that does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from peftcli import files
+from peftcli.errors import CheckpointError, Fault, NumericalError, StorageError
+from peftcli.training.state import TrainingState
+
+PREFIX = "step-"
+ADAPTER, OPTIMIZER, BEST, STATE = "adapter.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"
+LOSSES = "losses"
+
+_STATE_LIMIT_BYTES = 16 << 20
+_STATE_KEYS = {"kind", "run_id", "step", "identity", "training", "scalars"}
+_FREE_SPACE_FACTOR = 1.2
+_FREE_SPACE_BYTES = 1 << 16
+
+
+@dataclass
+class Snapshot:
+    """The whole state of a run after a step; tensors on the CPU."""
+
+    state: TrainingState
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    scalars: dict[str, Any]
+    best: dict[str, Tensor] | None = None
+
+
+@dataclass
+class CheckpointStore:
+    """The checkpoints of one run. `identity` (JSON) tells what must be equal to resume: recipe, data, base."""
+
+    folder: Path
+    run_id: str
+    keep: int = 2
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Commits a snapshot, then removes older checkpoints of this run beyond the newest `keep` and the best.
+
+        Raises `NumericalError` for a tensor that is not finite, `StorageError` when the disk is full or broken.
+        """
+        _require_finite(snapshot)
+        blobs = {
+            ADAPTER: safetensors.torch.save(snapshot.adapter),
+            OPTIMIZER: safetensors.torch.save({**snapshot.optimizer, LOSSES: _loss_tensor(snapshot.state)}),
+        }
+        if snapshot.best is not None:
+            blobs[BEST] = safetensors.torch.save(snapshot.best)
+        self._require_space(sum(len(blob) for blob in blobs.values()))
+        path = self.path(snapshot.state.step)
+        with files.staged_folder(path, manifest=self._manifest(snapshot.state.step), replace=True) as staging:
+            for name, blob in blobs.items():
+                staging.write(name, blob)
+            staging.write_json(STATE, self._state_json(snapshot))
+        self._retain(snapshot.state)
+        return path
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        return {"kind": "checkpoint", "run_id": self.run_id, "step": step}
+
+    def _state_json(self, snapshot: Snapshot) -> dict[str, Any]:
+        return {
+            **self._manifest(snapshot.state.step),
+            "identity": self.identity,
+            "training": snapshot.state.to_dict(),
+            "scalars": snapshot.scalars,
+        }
+
+    def _require_space(self, num_bytes: int) -> None:
+        needed = int(num_bytes * _FREE_SPACE_FACTOR) + _FREE_SPACE_BYTES
+        free = files.free_bytes(self.folder)
+        if free < needed:
+            raise StorageError(
+                f"no space for a checkpoint: {needed:,} bytes are needed, {free:,} are free",
+                where=str(self.folder),
+                fix="free some space, then `peft resume` the run",
+            )
+
+    def _retain(self, state: TrainingState) -> None:
+        ours = [path for path in self.candidates() if self._is_ours(path)]
+        kept = {*ours[: self.keep], self.path(state.step)}
+        if state.best_step is not None:
+            kept.add(self.path(state.best_step))
+        for path in ours:
+            if path not in kept:
+                files.remove_folder(path)
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return bool(_read_manifest(path)["run_id"] == self.run_id)
+        except ValueError:
+            return False
+
+    def candidates(self) -> list[Path]:
+        """Folders that are named like a checkpoint, newest first; nothing is said about what is in them."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if _step_of(path) is not None and path.is_dir()]
+        return sorted(found, key=lambda path: _step_of(path) or 0, reverse=True)
+
+    def clean(self) -> None:
+        """Removes what a killed save or removal left behind; call it only as the owner of the run folder."""
+        if self.folder.is_dir():
+            for path in sorted(self.folder.glob(f"{files.TEMPORARY_PREFIX}*{PREFIX}*")):
+                with files.storage_errors(path):
+                    files.disk.remove_tree(path)
+
+    def newest(self) -> tuple[Snapshot | None, list[Fault]]:
+        """The newest snapshot that verifies, and each newer folder that does not, with the reason.
+
+        (None, []) where there is no folder at all. Raises `CheckpointError` where there are some and none is good,
+        or where the newest good one belongs to another recipe or data.
+        """
+        rejected: list[Fault] = []
+        for path in self.candidates():
+            try:
+                return self.load(path), rejected
+            except ValueError as error:
+                rejected.append(Fault(f"{path.name} cannot be used: {error}", where=str(path)))
+        if rejected:
+            raise CheckpointError(
+                "no checkpoint of this run can be used", faults=rejected if len(rejected) > 1 else [_alone(rejected[0])]
+            )
+        return None, rejected
+
+    def load(self, path: Path) -> Snapshot:
+        """Reads and verifies one checkpoint. `ValueError` says what is wrong with it."""
+        _read_manifest(path)
+        try:
+            manifest = files.verify_manifest(path)
+        except OSError as error:
+            raise ValueError(f"it cannot be read: {error.strerror or error}") from error
+        facts = _read_state(path)
+        if set(facts) != _STATE_KEYS or not all(isinstance(facts[key], dict) for key in ("identity", "training")):
+            raise ValueError(f"{STATE} has an unknown format")
+        snapshot = _snapshot(path, facts, manifest["files"])
+        expected = self._manifest(_step_of(path) or 0)
+        for name in ("kind", "step"):
+            _require_fact(name, expected[name], manifest, facts)
+        # what changed is told before whose it is: the run's id may be made of its identity
+        self._require_identity(path, facts["identity"])
+        _require_fact("run_id", expected["run_id"], manifest, facts)
+        return snapshot
+
+    def _require_identity(self, path: Path, saved: Mapping[str, Any]) -> None:
+        changed = sorted(key for key in {*saved, *self.identity} if saved.get(key) != self.identity.get(key))
+        if changed:
+            faults = [
+                Fault(f"{key} was {saved.get(key)!r} and is now {self.identity.get(key)!r}", where=str(path))
+                for key in changed
+            ]
+            raise CheckpointError(
+                "the checkpoint belongs to another recipe or other data",
+                faults=faults if len(faults) > 1 else [_alone(faults[0])],
+            )
+
+
+def _require_fact(name: str, wanted: Any, *found: Mapping[str, Any]) -> None:
+    for facts in found:
+        if facts.get(name) != wanted:
+            raise ValueError(f"its {name} is {facts.get(name)!r}, not {wanted!r}")
+
+
+def _alone(fault: Fault) -> Fault:
+    return Fault(fault.message, fault.where, "train again with `peft train`, or put back what has changed")
+
+
+def _step_of(path: Path) -> int | None:
+    digits = path.name.removeprefix(PREFIX)
+    return int(digits) if path.name.startswith(PREFIX) and digits.isascii() and digits.isdigit() else None
+
+
+def _loss_tensor(state: TrainingState) -> Tensor:
+    return torch.tensor(state.losses, dtype=torch.float64)
+
+
+def _require_finite(snapshot: Snapshot) -> None:
+    bad = [
+        name
+        for tensors in (snapshot.adapter, snapshot.optimizer, snapshot.best or {})
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if bad:
+        raise NumericalError(
+            f"the state after step {snapshot.state.step} is not finite and was not saved: {', '.join(bad[:5])}",
+            fix="lower the learning rate; `peft resume` goes on from the last good checkpoint",
+        )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, byte for byte as we write it, so that not one flipped bit of it goes unseen."""
+    return _read_canonical(path / files.MANIFEST_NAME)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return _read_canonical(path / STATE)
+
+
+def _read_canonical(path: Path) -> dict[str, Any]:
+    try:
+        text = files.read_bounded(path, limit_bytes=_STATE_LIMIT_BYTES).decode("utf-8")
+        facts = json.loads(text)
+        canonical = files.to_json(facts) == text
+    except (OSError, StorageError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is missing or damaged") from error
+    if not canonical or not isinstance(facts, dict):
+        raise ValueError(f"{path.name} is damaged")
+    return facts
+
+
+def _snapshot(path: Path, facts: dict[str, Any], names: Mapping[str, Any]) -> Snapshot:
+    optimizer = _read_tensors(path / OPTIMIZER)
+    if LOSSES not in optimizer:
+        raise ValueError(f"{OPTIMIZER} holds no {LOSSES}")
+    losses = optimizer.pop(LOSSES).double().tolist()
+    return Snapshot(
+        state=TrainingState.from_dict(facts["training"], losses),
+        adapter=_read_tensors(path / ADAPTER),
+        optimizer=optimizer,
+        scalars=facts["scalars"],
+        best=_read_tensors(path / BEST) if BEST in names else None,
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error

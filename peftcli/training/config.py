@@ -1,0 +1,316 @@
+"""The recipe's `training` and `checkpoint` sections, free of torch: `validate` and `schema` read only this."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+DEFAULT_EPOCHS = 3.0
+DEFAULT_WARMUP_RATIO = 0.03
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class AdamWConfig(_Section):
+    """AdamW of torch, fused where the device has it (arXiv:1711.05101)."""
+
+    type: Literal["adamw"] = "adamw"
+    """The optimizer's name."""
+    betas: Betas = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """Added to the denominator."""
+
+
+class SGDConfig(_Section):
+    """Stochastic gradient descent."""
+
+    type: Literal["sgd"] = "sgd"
+    """The optimizer's name."""
+    momentum: Fraction = 0.0
+    """Momentum factor; 0 keeps no state."""
+    nesterov: bool = False
+    """Nesterov momentum; needs `momentum` above 0."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> SGDConfig:
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov needs a momentum above 0; for example momentum: 0.9")
+        return self
+
+
+class AdafactorConfig(_Section):
+    """Adafactor of transformers with the rate of the recipe (arXiv:1804.04235): factored second moments."""
+
+    type: Literal["adafactor"] = "adafactor"
+    """The optimizer's name."""
+    clip_threshold: float = Field(default=1.0, gt=0.0)
+    """Root mean square of an update above which it is scaled down."""
+    decay_rate: float = Field(default=-0.8, lt=0.0)
+    """Exponent of the second moment's decay over steps."""
+    scale_parameter: bool = False
+    """Scale each rate by the tensor's root mean square; slow for tensors that start at zero, such as `lora_B`."""
+
+
+class LionConfig(_Section):
+    """Lion (arXiv:2302.06675): the sign of an interpolated momentum; use a rate 3 to 10 times below AdamW's."""
+
+    type: Literal["lion"] = "lion"
+    """The optimizer's name."""
+    betas: Betas = (0.9, 0.99)
+    """Interpolation of the update, and decay of the momentum."""
+
+
+class MuonConfig(_Section):
+    """Muon of torch for matrices, AdamW for every other tensor; the rate keeps AdamW's scale (arXiv:2502.16982)."""
+
+    type: Literal["muon"] = "muon"
+    """The optimizer's name."""
+    momentum: Fraction = 0.95
+    """Momentum of the matrices."""
+    nesterov: bool = True
+    """Nesterov momentum of the matrices."""
+    ns_steps: int = Field(default=5, ge=1, le=20)
+    """Newton-Schulz iterations that orthogonalise an update."""
+    betas: Betas = (0.9, 0.999)
+    """AdamW's decay rates, for tensors that are no matrices."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """AdamW's epsilon, for tensors that are no matrices."""
+
+
+class ScheduleFreeConfig(_Section):
+    """Schedule-free AdamW of the `schedulefree` package (arXiv:2405.15682); needs `scheduler: constant`."""
+
+    type: Literal["schedule_free"] = "schedule_free"
+    """The optimizer's name."""
+    betas: Betas = (0.9, 0.999)
+    """Interpolation between average and iterate, and decay of the second moment."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """Added to the denominator."""
+
+
+class EightBitAdamWConfig(_Section):
+    """AdamW of bitsandbytes: 8-bit states, or states paged to host memory."""
+
+    type: Literal["adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    """The optimizer's name."""
+    betas: Betas = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """Added to the denominator."""
+    min_8bit_size: int = Field(default=4096, ge=1)
+    """Tensors with fewer elements keep 32-bit states."""
+
+
+class CosineConfig(_Section):
+    """Half a cosine from the peak rate down to `min_ratio` of it."""
+
+    type: Literal["cosine"] = "cosine"
+    """The schedule's name."""
+    min_ratio: Fraction = 0.0
+    """Share of the peak rate that is left at the end."""
+
+
+class LinearConfig(_Section):
+    """A straight line from the peak rate down to `min_ratio` of it."""
+
+    type: Literal["linear"] = "linear"
+    """The schedule's name."""
+    min_ratio: Fraction = 0.0
+    """Share of the peak rate that is left at the end."""
+
+
+class ConstantConfig(_Section):
+    """The peak rate, after the warm-up."""
+
+    type: Literal["constant"] = "constant"
+    """The schedule's name."""
+
+
+class PolynomialConfig(_Section):
+    """A power of the remaining share of steps, down to `min_ratio` of the peak rate."""
+
+    type: Literal["polynomial"] = "polynomial"
+    """The schedule's name."""
+    power: float = Field(default=2.0, gt=0.0)
+    """The exponent; 1 is the straight line."""
+    min_ratio: Fraction = 0.0
+    """Share of the peak rate that is left at the end."""
+
+
+class CosineWithRestartsConfig(_Section):
+    """Several half cosines, each from the peak rate again (arXiv:1608.03983)."""
+
+    type: Literal["cosine_with_restarts"] = "cosine_with_restarts"
+    """The schedule's name."""
+    num_cycles: int = Field(default=2, ge=1)
+    """Cosines of equal length."""
+    min_ratio: Fraction = 0.0
+    """Share of the peak rate that is left at the end of each."""
+
+
+class WSDConfig(_Section):
+    """Warm-up, a stable peak, and a decay in the last share of the steps (arXiv:2404.06395)."""
+
+    type: Literal["wsd"] = "wsd"
+    """The schedule's name."""
+    decay_ratio: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Share of all steps that the decay takes."""
+    decay: Literal["linear", "cosine", "sqrt"] = "linear"
+    """Shape of the decay; `sqrt` is one minus the square root of its progress."""
+    min_ratio: Fraction = 0.0
+    """Share of the peak rate that is left at the end."""
+
+
+def _named(value: Any) -> Any:
+    # the short form: a name alone is the section with that type
+    section = {"type": value} if isinstance(value, str) else value
+    if isinstance(section, dict) and isinstance(section.get("type"), str):
+        return {**section, "type": section["type"].replace("-", "_")}
+    return section
+
+
+OptimizerConfig = (
+    AdamWConfig | SGDConfig | AdafactorConfig | LionConfig | MuonConfig | ScheduleFreeConfig | EightBitAdamWConfig
+)
+SchedulerConfig = CosineConfig | LinearConfig | ConstantConfig | PolynomialConfig | CosineWithRestartsConfig | WSDConfig
+
+
+class EarlyStoppingConfig(_Section):
+    """Stops a run whose metric no longer improves."""
+
+    metric: str = "eval_loss"
+    """The evaluation metric that is watched."""
+    patience: int = Field(default=3, ge=1)
+    """Evaluations without improvement before the run stops."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """The least change that counts as an improvement."""
+
+
+class CheckpointConfig(_Section):
+    """When the state of a run is kept, and how much of it."""
+
+    every: int | None = Field(default=100, ge=1)
+    """Steps between checkpoints; null: only at the end and on a signal."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints that stay beside the best one; at least the newest."""
+    best: str | None = "eval_loss"
+    """`adapter/` is the best by this metric; null: the last."""
+
+
+class TrainingConfig(_Section):
+    """How the adapter is trained."""
+
+    epochs: float | None = Field(default=None, gt=0.0)
+    """Passes over the training rows; 3 where `max_steps` is not given either. With both, whichever ends first."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=16, ge=1)
+    """Rows per optimizer step; never changed behind your back."""
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Rows per forward pass; at most `batch_size`. Halved only after running out of memory, as a recorded event."""
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0.0)] = "auto"
+    """Peak learning rate; auto: the method's own rate, scaled to the base's width."""
+    optimizer: Annotated[OptimizerConfig, Field(discriminator="type"), BeforeValidator(_named)] = AdamWConfig()
+    """A name or a section with its fields: adamw, sgd, adafactor, lion, muon, schedule_free, adamw_8bit, ..."""
+    scheduler: Annotated[
+        SchedulerConfig, Field(discriminator="type", validate_default=True), BeforeValidator(_named)
+    ] = CosineConfig()
+    """A name or a section with its fields: cosine, linear, constant, polynomial, cosine_with_restarts, wsd."""
+    warmup_ratio: Fraction | None = None
+    """Share of the steps over which the rate rises; 0.03 where `warmup_steps` is not given either."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps over which the rate rises."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay of the matrices."""
+    max_grad_norm: float | None = Field(default=1.0, ge=0.0)
+    """Gradients are scaled down to this norm; null or 0: no clipping."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass; adapter weights and optimizer are always float32."""
+    gradient_checkpointing: bool | Annotated[int, Field(ge=1)] = False
+    """Recompute activations in the backward pass: true for every layer, N for every N-th."""
+    compile: bool = False
+    """Compile the model (not supported yet)."""
+    kernels: Literal["auto", "off"] | list[str] = "auto"
+    """Fast paths, each with a plain equivalent; a list names them (not supported yet)."""
+    processes: int = Field(default=1, ge=1)
+    """Devices that train together; more than 1 is not supported yet."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What a non-finite loss or gradient does: stop; skip the batch (at most 3 in 100 steps); go back and skip it."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Stop when a metric no longer improves: {metric: eval_loss, patience: 3}."""
+
+    @field_validator("compile")
+    @classmethod
+    def _no_compile_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("compile: true is not supported yet; remove it or set false")
+        return value
+
+    @field_validator("kernels")
+    @classmethod
+    def _no_kernel_list_yet(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list):
+            raise ValueError("a list of kernels is not supported yet; use auto or off")
+        return value
+
+    @field_validator("processes")
+    @classmethod
+    def _one_process_yet(cls, value: int) -> int:
+        if value > 1:
+            raise ValueError("more than one process is not supported yet; use processes: 1")
+        return value
+
+    @field_validator("epochs", "learning_rate", "weight_decay", "max_grad_norm")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _micro_batch_fits(cls, value: str | int, info: ValidationInfo) -> str | int:
+        batch_size = info.data.get("batch_size")
+        if isinstance(value, int) and isinstance(batch_size, int) and value > batch_size:
+            raise ValueError(f"is larger than batch_size {batch_size}; lower it, or raise batch_size")
+        return value
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _one_warmup(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("warmup_ratio") is not None:
+            raise ValueError("warmup_ratio and warmup_steps are two ways to say one thing; give one of them")
+        return value
+
+    @field_validator("scheduler")
+    @classmethod
+    def _schedule_free_is_constant(cls, value: Any, info: ValidationInfo) -> Any:
+        optimizer = info.data.get("optimizer")
+        if isinstance(optimizer, ScheduleFreeConfig) and not isinstance(value, ConstantConfig):
+            raise ValueError("optimizer schedule_free replaces the decay of a schedule; set scheduler: constant")
+        return value
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run; at least 1. `steps_per_epoch` counts a last, smaller batch as one."""
+        epochs = self.epochs
+        if epochs is None:
+            if self.max_steps is not None:
+                return self.max_steps
+            epochs = DEFAULT_EPOCHS
+        steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def num_warmup_steps(self, total_steps: int) -> int:
+        """Steps of warm-up, always fewer than `total_steps` unless `warmup_steps` asks for more."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        ratio = DEFAULT_WARMUP_RATIO if self.warmup_ratio is None else self.warmup_ratio
+        return int(ratio * total_steps)

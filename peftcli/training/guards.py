@@ -1,0 +1,113 @@
+"""Guards: what stops a run, or warns, when its numbers go wrong. Each looks; the loop acts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.errors import NumericalError
+
+SKIP_LIMIT = 3
+SKIP_WINDOW = 100
+SCALER_SKIP_LIMIT = 20
+LIVENESS_STEPS = 3
+EFFECT_STEPS = 50
+SPIKE_WINDOW = 64
+SPIKE_MINIMUM = 16
+SPIKE_DEVIATIONS = 6.0
+SPIKE_RATIO = 1.5
+
+
+class LivenessWatch:
+    """Watches the first steps: every trainable tensor must receive a finite gradient that is not zero."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], exempt: frozenset[str] = frozenset()) -> None:
+        self._pending = {name: parameter for name, parameter in parameters.items() if name not in exempt}
+        self._steps_left = LIVENESS_STEPS
+
+    def observe(self, *, last: bool) -> None:
+        """Call after each backward pass whose gradients are used; raises `NumericalError` naming the idle tensors."""
+        if self._steps_left == 0:
+            return
+        self._steps_left = 0 if last else self._steps_left - 1
+        self._pending = {name: parameter for name, parameter in self._pending.items() if not _is_alive(parameter)}
+        if self._steps_left == 0 and self._pending:
+            names = sorted(self._pending)
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise NumericalError(
+                f"no gradient reached {len(names)} trainable tensors: {', '.join(names[:5])}{more}",
+                fix="check target_modules: these layers do not take part in the loss",
+            )
+
+
+class EffectWatch:
+    """Watches that the adapter changes the model's output.
+
+    In half precision the first small steps may round away, so an adapter without effect is looked at again later, and
+    is an error only after the warm-up.
+    """
+
+    def __init__(self, changes_output: Callable[[], bool], *, warmup_steps: int, total_steps: int) -> None:
+        self._changes_output = changes_output
+        self._last_step = min(total_steps, max(EFFECT_STEPS, 2 * warmup_steps))
+        self._next_step = min(LIVENESS_STEPS, total_steps)
+        self._settled = False
+
+    def observe(self, step: int) -> None:
+        """Call after each update; raises `NumericalError` when the last look finds no effect."""
+        if self._settled or (step < self._next_step and step < self._last_step):
+            return
+        self._settled = self._changes_output()
+        self._next_step = 2 * step
+        if not self._settled and step >= self._last_step:
+            raise NumericalError(
+                f"after {step} steps the adapter does not change the model's output",
+                fix="raise the learning rate; check the method's scaling and targets",
+            )
+
+
+def _is_alive(parameter: nn.Parameter) -> bool:
+    if parameter.grad is None:
+        return False
+    size = float(parameter.grad.detach().abs().max())
+    return math.isfinite(size) and size > 0.0
+
+
+def non_finite_gradients(parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Names of the tensors whose gradient holds NaN or infinity."""
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+    ]
+
+
+def non_finite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the floating-point tensors that hold NaN or infinity."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+
+
+def spike_message(losses: Sequence[float]) -> str | None:
+    """A warning where the newest loss stands out from the window before it (median and MAD), else None."""
+    *before, newest = losses[-SPIKE_WINDOW - 1 :]
+    window = [loss for loss in before if math.isfinite(loss)]
+    if len(window) < SPIKE_MINIMUM or not math.isfinite(newest):
+        return None
+    middle = statistics.median(window)
+    deviation = statistics.median(abs(loss - middle) for loss in window)
+    if newest <= middle + SPIKE_DEVIATIONS * deviation or newest <= SPIKE_RATIO * middle:
+        return None
+    return f"the loss jumped to {newest:.4g}; the median of the last {len(window)} steps is {middle:.4g}"
+
+
+def too_many_skips(skipped_steps: Sequence[int], step: int) -> bool:
+    """Whether more than three steps of the last hundred were skipped."""
+    return sum(1 for skipped in skipped_steps if skipped > step - SKIP_WINDOW) > SKIP_LIMIT

@@ -1,0 +1,90 @@
+"""What the loop needs from its neighbours, handed in: this room knows no method, task or data format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, float]
+
+
+class Row(Protocol):
+    """One training row on the CPU."""
+
+    @property
+    def input_ids(self) -> Any:
+        """Token ids, (length,)."""
+
+    @property
+    def weights(self) -> Any:
+        """Loss weight of each token as a target, (length,); the first token of a row is never a target."""
+
+
+class Loss(Protocol):
+    """A loss summed over the targets of a micro-batch."""
+
+    @property
+    def total(self) -> Tensor:
+        """Sum over targets of weight times negative log-likelihood, a scalar with its graph."""
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights, counted on the CPU."""
+
+
+class Order(Protocol):
+    """The order of rows, a pure function of seed, epoch and index."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch, with a last smaller one."""
+
+    def batch(self, epoch: int, index: int) -> np.ndarray:
+        """Row numbers of one optimizer batch."""
+
+
+class Trainable(Protocol):
+    """The adapter as the loop sees it."""
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for a torch optimizer: `params`, `lr` (its peak) and `weight_decay`."""
+
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
+        """Every tensor that is trained, under names that stay the same."""
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Called after each optimizer step, counted from 1, while the gradients are still there."""
+
+    def extra_loss(self) -> Tensor | None:
+        """A scalar that is added once to the loss of an optimizer step; asked for after each forward pass."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that resuming needs, trainable or not, under names that stay the same."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave, in place."""
+
+    def set_training(self, training: bool) -> None:
+        """Switches dropout of the adapter (the loop switches the model's own modules before)."""
+
+
+class Emit(Protocol):
+    """Receives one event of `metrics.jsonl`."""
+
+    def __call__(self, event: str, step: int, **facts: Any) -> None: ...
+
+
+GetRows = Callable[[Sequence[int]], Sequence[Row]]
+Collate = Callable[[Sequence[Any]], Batch]
+ComputeLoss = Callable[[Any, Batch], Loss]
+Evaluate = Callable[[int], Metrics]
+KeepBatch = Callable[[int, Sequence[int], Sequence[Any]], str | None]
+
+
+def target_weight(batch: Batch) -> float:
+    """Sum of the loss weights of a collated batch, (batch, seq); the first column is never a target."""
+    return float(batch["weights"][:, 1:].double().sum())

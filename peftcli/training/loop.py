@@ -1,0 +1,198 @@
+"""The training loop: `fit` reads top to bottom as a run does; what it needs is handed in by `FitSetup`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+from peftcli.errors import Interrupted, RecipeError
+from peftcli.training.activation_checkpointing import checkpointed_blocks
+from peftcli.training.config import ScheduleFreeConfig
+from peftcli.training.interfaces import Metrics
+from peftcli.training.keeping import Keeper
+from peftcli.training.optimizers import build_optimizer
+from peftcli.training.out_of_memory import memory_limit
+from peftcli.training.seeding import deterministic_kernels
+from peftcli.training.selection import record_evaluation
+from peftcli.training.setup import FitResult, FitSetup
+from peftcli.training.signals import StopNow, StopRequest, stop_signals
+from peftcli.training.state import TrainingState
+from peftcli.training.stepping import Stepper, set_training
+
+CLIPPED_SHARE = 0.9
+CLIPPED_MINIMUM_STEPS = 20
+
+
+def fit(setup: FitSetup) -> FitResult:
+    """Trains the adapter in place and returns what happened; the adapter ends in the chosen state.
+
+    Raises `NumericalError`, `MemoryLimitError`, `CheckpointError`, `StorageError`, `DataError`, and `Interrupted`
+    after a signal, when everything needed to resume is on disk.
+    """
+    _require_evaluation(setup)
+    every_block = int(setup.config.gradient_checkpointing)
+    with deterministic_kernels(), checkpointed_blocks(setup.blocks, every_block), _listening(setup) as stop:
+        run = _Run(setup, stop)
+        setup.progress.start(run.state.step, setup.total_steps)
+        try:
+            run.begin()
+            while not run.finished:
+                run.stepper.train_step()
+                run.evaluate_if_due()
+                run.save_if_due()
+                run.obey_signals()
+            return run.finish()
+        finally:
+            setup.progress.stop()
+
+
+def _require_evaluation(setup: FitSetup) -> None:
+    if setup.config.early_stopping is not None and setup.evaluate is None:
+        raise RecipeError(
+            "training.early_stopping needs an evaluation", where="training.early_stopping", fix="add data.validation"
+        )
+
+
+@contextlib.contextmanager
+def _listening(setup: FitSetup) -> Iterator[StopRequest]:
+    if setup.stop is not None:
+        yield setup.stop
+        return
+    with stop_signals() as stop:
+        yield stop
+
+
+class _Run:
+    """One run, from its first step or from a checkpoint to its end."""
+
+    def __init__(self, setup: FitSetup, stop: StopRequest) -> None:
+        self.setup = setup
+        self.stop = stop
+        groups = setup.adapter.parameter_groups(setup.learning_rate, setup.config.weight_decay)
+        optimizer = build_optimizer(setup.config.optimizer, groups, learning_rate=setup.learning_rate)
+        # no device placement: the state is made beside its parameters, and loading it would cast it
+        self.optimizer = setup.accelerator.prepare_optimizer(optimizer, device_placement=False)
+        self.keeper = Keeper(setup, optimizer)
+        self.stepper = Stepper(setup, self.keeper, self.optimizer)
+        self.resumed_from = self.keeper.restore() if setup.resume else None
+
+    @property
+    def state(self) -> TrainingState:
+        return self.keeper.state
+
+    @property
+    def finished(self) -> bool:
+        return self.state.step >= self.setup.total_steps or self.state.stopped_early
+
+    def begin(self) -> None:
+        """Tries the longest batch and a first save before any time is spent, then evaluates the base."""
+        self._train_mode()
+        self.stepper.probe()
+        if self.resumed_from is None:
+            self.keeper.save()
+        self.evaluate_if_due()
+        self.obey_signals()
+
+    def evaluate_if_due(self) -> None:
+        if self.setup.evaluate is None or self.state.step in self.state.evaluations or not self._evaluation_is_due():
+            return
+        # on StopNow nothing is noted: the evaluation is due again after resuming
+        with contextlib.suppress(StopNow), self._evaluation_mode():
+            self._record(self._evaluate())
+
+    def _evaluation_is_due(self) -> bool:
+        step, every = self.state.step, self.setup.evaluate_every
+        return step in (0, self.setup.total_steps) or (every is not None and step % every == 0)
+
+    def _evaluate(self) -> Metrics:
+        assert self.setup.evaluate is not None, "asked for only where there is one"
+        with memory_limit("in the evaluation", "lower evaluation.batch_size"), self.stop.interruptible():
+            metrics = self.setup.evaluate(self.state.step)
+        return {name: float(value) for name, value in metrics.items()}
+
+    def _record(self, metrics: Metrics) -> None:
+        is_best = record_evaluation(
+            self.state,
+            metrics,
+            config=self.setup.config,
+            checkpoint=self.setup.checkpoint,
+            higher_is_better=self.setup.higher_is_better,
+        )
+        if is_best:
+            self.keeper.keep_best()
+        self.setup.emit("eval", self.state.step, **metrics)
+        self.setup.progress.evaluated(self.state.step, metrics)
+        if self.state.stopped_early:
+            self.setup.emit("early_stop", self.state.step, evaluations=self.state.bad_evaluations)
+
+    @contextlib.contextmanager
+    def _evaluation_mode(self) -> Iterator[None]:
+        averaging = isinstance(self.setup.config.optimizer, ScheduleFreeConfig)
+        before = self.keeper.adapter_tensors() if averaging else None
+        set_training(self.setup, False)
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self._train_mode()
+            if before is not None:
+                # the way to the average and back rounds; an evaluation must leave no trace
+                self.setup.adapter.load_state(before)
+
+    def _train_mode(self) -> None:
+        set_training(self.setup, True)
+        self.optimizer.train()
+
+    def save_if_due(self) -> None:
+        every = self.setup.checkpoint.every
+        if self.finished or (every is not None and self.state.step % every == 0) or self.stop.take_save():
+            self.keeper.save()
+
+    def obey_signals(self) -> None:
+        """After a stopping signal: everything is on disk, then `Interrupted`."""
+        number = self.stop.signal_number
+        if number is None:
+            return
+        self.keeper.save()
+        name = signal.Signals(number).name
+        self.setup.emit("interrupt", self.state.step, signal=name)
+        store = self.setup.store
+        saved = "a checkpoint is saved" if store is not None else "nothing was saved"
+        raise Interrupted(
+            f"stopped by {name} after step {self.state.step} of {self.setup.total_steps}; {saved}",
+            signal_number=number,
+            where=str(store.path(self.state.step)) if store is not None else None,
+            fix="`peft resume` goes on from there" if store is not None else None,
+        )
+
+    def finish(self) -> FitResult:
+        self.optimizer.eval()
+        set_training(self.setup, False)
+        chosen_step = self.keeper.choose()
+        state = self.state
+        return FitResult(
+            steps=state.step,
+            epochs=state.step / self.setup.order.steps_per_epoch,
+            tokens=state.tokens,
+            trained_tokens=state.trained_tokens,
+            seconds=self.keeper.seconds(),
+            tokens_per_second=state.timed_tokens / state.timed_seconds if state.timed_seconds else 0.0,
+            steps_per_second=state.timed_steps / state.timed_seconds if state.timed_seconds else 0.0,
+            losses=tuple(state.losses),
+            evaluations=dict(state.evaluations),
+            chosen_step=chosen_step,
+            stopped_early=state.stopped_early,
+            micro_batch_size=state.micro_batch_size,
+            warnings=(*state.warnings, *self._clipping_warning()),
+            resumed_from=self.resumed_from,
+            chosen_state=self.keeper.adapter_tensors(),
+        )
+
+    def _clipping_warning(self) -> list[str]:
+        steps, clipped = self.state.step, self.state.clipped_steps
+        if steps < CLIPPED_MINIMUM_STEPS or clipped <= CLIPPED_SHARE * steps:
+            return []
+        return [
+            f"the gradient was clipped at {clipped} of {steps} steps; a higher max_grad_norm or lower rate may help"
+        ]

@@ -1,0 +1,86 @@
+"""The state of any torch optimizer as named tensors and plain numbers, and back; nothing is pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+SEPARATOR = "::"
+
+
+def parameter_names(optimizer: Optimizer, named: Mapping[str, torch.nn.Parameter]) -> dict[int, str]:
+    """The name of each parameter of the optimizer, by `id`: the adapter's, or its place in the groups."""
+    known = {id(parameter): name for name, parameter in named.items()}
+    return {
+        id(parameter): known.get(id(parameter), f"group {number}.{place}")
+        for number, group in enumerate(optimizer.param_groups)
+        for place, parameter in enumerate(group["params"])
+    }
+
+
+def flatten(optimizer: Optimizer, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns tensors (on the CPU, by `parameter::key`) and scalars (JSON): those of parameters and of groups."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    on_host: list[str] = []
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            name = f"{names[id(parameter)]}{SEPARATOR}{key}"
+            if isinstance(value, Tensor):
+                tensors[name] = value.detach().cpu().contiguous()
+                if value.device != parameter.device:
+                    on_host.append(name)
+            else:
+                numbers[name] = value
+    groups = [
+        {key: value for key, value in group.items() if key != "params" and _is_plain(value)}
+        for group in optimizer.param_groups
+    ]
+    scalars = {
+        "type": type(optimizer).__name__,
+        "num_tensors": len(tensors),
+        "on_host": on_host,
+        "numbers": numbers,
+        "groups": groups,
+    }
+    return tensors, scalars
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def unflatten(
+    optimizer: Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+) -> None:
+    """Puts a flattened state back, in place. `ValueError` names what is missing or belongs to another optimizer."""
+    _require_same_kind(optimizer, tensors, scalars)
+    parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
+    on_host = frozenset(scalars["on_host"])
+    restored: dict[str, dict[str, Any]] = {}
+    for name, value in {**scalars["numbers"], **tensors}.items():
+        parameter_name, _, key = name.rpartition(SEPARATOR)
+        if parameter_name not in parameters:
+            raise ValueError(f"the optimizer has no parameter {parameter_name}")
+        if isinstance(value, Tensor):
+            device = "cpu" if name in on_host else parameters[parameter_name].device
+            value = value.to(device, copy=True)
+        restored.setdefault(parameter_name, {})[key] = value
+    optimizer.state.clear()
+    for parameter_name, state in restored.items():
+        optimizer.state[parameters[parameter_name]] = state
+    for group, saved in zip(optimizer.param_groups, scalars["groups"], strict=True):
+        group.update({key: value for key, value in saved.items() if key in group})
+
+
+def _require_same_kind(optimizer: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+    if scalars["type"] != type(optimizer).__name__:
+        raise ValueError(f"it is the state of {scalars['type']}, not of {type(optimizer).__name__}")
+    if scalars["num_tensors"] != len(tensors):
+        raise ValueError(f"{len(tensors)} tensors, not {scalars['num_tensors']}")
+    if len(scalars["groups"]) != len(optimizer.param_groups):
+        raise ValueError(f"{len(scalars['groups'])} parameter groups, not {len(optimizer.param_groups)}")

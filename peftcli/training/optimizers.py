@@ -1,0 +1,135 @@
+"""Optimizers by name, from well-kept libraries: torch, transformers, or an extra that is named when missing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch.optim import SGD, AdamW, Muon, Optimizer
+
+from peftcli.errors import DeviceError
+from peftcli.training.config import (
+    AdafactorConfig,
+    AdamWConfig,
+    EightBitAdamWConfig,
+    LionConfig,
+    MuonConfig,
+    OptimizerConfig,
+    ScheduleFreeConfig,
+    SGDConfig,
+)
+from peftcli.training.lion import Lion
+
+Groups = list[dict[str, Any]]
+
+_FUSED_DEVICES = ("cpu", "cuda", "mps")
+
+
+def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: float) -> Optimizer:
+    """Returns the optimizer of `config` over `groups`, whose `lr` (default: `learning_rate`) is each one's peak.
+
+    Raises `DeviceError` for a package or device that is missing.
+    """
+    groups = [{"lr": learning_rate, "weight_decay": 0.0, **group} for group in groups if group["params"]]
+    match config:
+        case AdamWConfig():
+            return AdamW(groups, lr=learning_rate, betas=config.betas, eps=config.eps, fused=_fused(groups))
+        case SGDConfig():
+            return SGD(groups, lr=learning_rate, momentum=config.momentum, nesterov=config.nesterov)
+        case LionConfig():
+            return Lion(groups, lr=learning_rate, betas=config.betas)
+        case AdafactorConfig():
+            return _adafactor(config, groups, learning_rate)
+        case MuonConfig():
+            return MuonWithAdamW(config, groups, learning_rate)
+        case ScheduleFreeConfig():
+            return _schedule_free(config, groups, learning_rate)
+        case EightBitAdamWConfig():
+            return _bitsandbytes(config, groups, learning_rate)
+
+
+def _fused(groups: Groups) -> bool:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return all(parameter.is_floating_point() and parameter.device.type in _FUSED_DEVICES for parameter in parameters)
+
+
+def _adafactor(config: AdafactorConfig, groups: Groups, learning_rate: float) -> Optimizer:
+    from transformers.optimization import Adafactor
+
+    optimizer: Optimizer = Adafactor(
+        groups,
+        lr=learning_rate,
+        clip_threshold=config.clip_threshold,
+        decay_rate=config.decay_rate,
+        scale_parameter=config.scale_parameter,
+        relative_step=False,
+    )
+    return optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon for matrices and AdamW for the rest, as one optimizer: they share the groups and the state."""
+
+    def __init__(self, config: MuonConfig, groups: Groups, learning_rate: float) -> None:
+        matrices = _part(groups, matrices=True)
+        others = _part(groups, matrices=False)
+        super().__init__([*matrices, *others], {"lr": learning_rate})
+        self.parts: list[Optimizer] = []
+        if matrices:
+            muon = Muon(
+                matrices,
+                lr=learning_rate,
+                momentum=config.momentum,
+                nesterov=config.nesterov,
+                ns_steps=config.ns_steps,
+                # the update then has AdamW's size, and a recipe's rate means the same for both
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self.parts.append(muon)
+        if others:
+            self.parts.append(AdamW(others, lr=learning_rate, betas=config.betas, eps=config.eps, fused=_fused(others)))
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        for part in self.parts:
+            part.state = self.state
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step()
+
+
+def _part(groups: Groups, *, matrices: bool) -> Groups:
+    chosen = []
+    for group in groups:
+        parameters = [parameter for parameter in group["params"] if (parameter.ndim == 2) == matrices]
+        if parameters:
+            chosen.append({**group, "params": parameters})
+    return chosen
+
+
+def _schedule_free(config: ScheduleFreeConfig, groups: Groups, learning_rate: float) -> Optimizer:
+    library = _require("schedulefree", "schedule_free")
+    optimizer: Optimizer = library.AdamWScheduleFree(groups, lr=learning_rate, betas=config.betas, eps=config.eps)
+    return optimizer
+
+
+def _bitsandbytes(config: EightBitAdamWConfig, groups: Groups, learning_rate: float) -> Optimizer:
+    library = _require("bitsandbytes", config.type)
+    if not torch.cuda.is_available():
+        raise DeviceError(f"optimizer {config.type} needs a CUDA GPU", fix="use optimizer: adamw")
+    names = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
+    build = getattr(library.optim, names[config.type])
+    optimizer: Optimizer = build(
+        groups, lr=learning_rate, betas=config.betas, eps=config.eps, min_8bit_size=config.min_8bit_size
+    )
+    return optimizer
+
+
+def _require(package: str, optimizer: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DeviceError(
+            f"optimizer {optimizer} needs the package {package}, which is not installed",
+            fix=f"pip install {package}; or use optimizer: adamw",
+        ) from error

@@ -1,0 +1,127 @@
+"""Progress of a run: a Rich bar with loss, tokens a second and ETA on a terminal, plain lines elsewhere; on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from peftcli.training.interfaces import Metrics
+
+PLAIN_SECONDS = 10.0
+
+
+class TrainingProgress(Protocol):
+    """What the loop tells while it runs."""
+
+    def start(self, step: int, total_steps: int) -> None: ...
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+
+    def evaluated(self, step: int, metrics: Metrics) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class NoProgress:
+    """Says nothing (`--quiet`)."""
+
+    def start(self, step: int, total_steps: int) -> None: ...
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+
+    def evaluated(self, step: int, metrics: Metrics) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class PlainProgress:
+    """Lines for a log file: the first and the last step, and one every ten seconds."""
+
+    def __init__(self) -> None:
+        self._total_steps = 0
+        self._spoken = 0.0
+        self._started = 0.0
+        self._first_step = 0
+
+    def start(self, step: int, total_steps: int) -> None:
+        self._total_steps, self._first_step, self._started, self._spoken = total_steps, step, time.monotonic(), 0.0
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        now = time.monotonic()
+        if now - self._spoken < PLAIN_SECONDS and step != self._total_steps:
+            return
+        self._spoken = now
+        seconds_left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
+        self.say(
+            f"step {step}/{self._total_steps}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
+            f"ETA {_clock(seconds_left)}"
+        )
+
+    def evaluated(self, step: int, metrics: Metrics) -> None:
+        self.say(f"step {step}  {_listed(metrics)}")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def stop(self) -> None: ...
+
+
+class RichProgress:
+    """A live bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=False,
+        )
+        self._task = self._progress.add_task("train", total=None, loss="-", speed="-")
+
+    def start(self, step: int, total_steps: int) -> None:
+        self._progress.start()
+        self._progress.update(self._task, total=total_steps, completed=step)
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", speed=f"{tokens_per_second:,.0f}")
+
+    def evaluated(self, step: int, metrics: Metrics) -> None:
+        self.say(f"step {step}  {_listed(metrics)}")
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+def build_progress(*, quiet: bool = False) -> TrainingProgress:
+    """The bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
+    if quiet:
+        return NoProgress()
+    console = Console(stderr=True)
+    return RichProgress(console) if console.is_terminal else PlainProgress()
+
+
+def _listed(metrics: Metrics) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,69 @@
+"""Learning-rate schedules: pure functions from the step to a factor of the peak rate; resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from peftcli.training.config import (
+    ConstantConfig,
+    CosineConfig,
+    CosineWithRestartsConfig,
+    LinearConfig,
+    PolynomialConfig,
+    SchedulerConfig,
+    WSDConfig,
+)
+
+Schedule = Callable[[int], float]
+
+
+def build_schedule(config: SchedulerConfig, *, total_steps: int, warmup_steps: int) -> Schedule:
+    """Returns `factor(step)` for steps 1 to `total_steps`: a linear warm-up to 1, then the shape of `config`.
+
+    The first step already moves, and the first step after the warm-up is the first at the peak.
+    """
+    shape = _shape(config, total_steps)
+
+    def factor(step: int) -> float:
+        done = step - 1
+        if done < warmup_steps:
+            return (done + 1) / (warmup_steps + 1)
+        return shape((done - warmup_steps) / max(1, total_steps - warmup_steps), step)
+
+    return factor
+
+
+def _shape(config: SchedulerConfig, total_steps: int) -> Callable[[float, int], float]:
+    match config:
+        case ConstantConfig():
+            return lambda progress, step: 1.0
+        case LinearConfig():
+            return lambda progress, step: _above(config.min_ratio, 1.0 - progress)
+        case CosineConfig():
+            return lambda progress, step: _above(config.min_ratio, _half_cosine(progress))
+        case PolynomialConfig():
+            return lambda progress, step: _above(config.min_ratio, max(0.0, 1.0 - progress) ** config.power)
+        case CosineWithRestartsConfig():
+            return lambda progress, step: _above(
+                config.min_ratio, _half_cosine(min(progress, 1.0 - 1e-12) * config.num_cycles % 1.0)
+            )
+        case WSDConfig():
+            return lambda progress, step: _wsd(config, step, total_steps)
+
+
+def _above(floor: float, factor: float) -> float:
+    return floor + (1.0 - floor) * min(1.0, max(0.0, factor))
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _wsd(config: WSDConfig, step: int, total_steps: int) -> float:
+    decay_steps = max(1, round(config.decay_ratio * total_steps))
+    progress = (step - 1 - (total_steps - decay_steps)) / decay_steps
+    if progress <= 0.0:
+        return 1.0
+    shapes = {"linear": 1.0 - progress, "cosine": _half_cosine(progress), "sqrt": 1.0 - math.sqrt(progress)}
+    return _above(config.min_ratio, shapes[config.decay])

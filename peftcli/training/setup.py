@@ -1,0 +1,126 @@
+"""What `fit` receives and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from peftcli.training.checkpoint import CheckpointStore
+from peftcli.training.config import CheckpointConfig, TrainingConfig
+from peftcli.training.interfaces import (
+    Batch,
+    Collate,
+    ComputeLoss,
+    Emit,
+    Evaluate,
+    GetRows,
+    KeepBatch,
+    Order,
+    Trainable,
+    target_weight,
+)
+from peftcli.training.progress import NoProgress, TrainingProgress
+from peftcli.training.signals import StopRequest
+
+_LOWER_IS_BETTER = frozenset({"eval_loss", "eval_perplexity"})
+
+
+def higher_is_better(metric: str) -> bool:
+    """The direction of a metric by its reported name; losses and perplexities go down, all else goes up."""
+    return metric not in _LOWER_IS_BETTER
+
+
+def _no_event(event: str, step: int, **facts: Any) -> None:
+    """Events are only written where somebody asked for them."""
+
+
+@dataclass
+class FitSetup:
+    """Everything that `fit` needs; resolved values only, nothing here is `auto`."""
+
+    model: nn.Module
+    """The base with the adapter attached, on the accelerator's device."""
+    adapter: Trainable
+    order: Order
+    get_rows: GetRows
+    """Row numbers to rows."""
+    collate: Collate
+    """Rows to a padded batch on the CPU."""
+    compute_loss: ComputeLoss
+    """Model and batch (still on the CPU) to the summed loss."""
+    accelerator: Accelerator
+    """From `build_accelerator`."""
+    config: TrainingConfig
+    total_steps: int
+    """`config.num_steps(order.steps_per_epoch)`."""
+    learning_rate: float
+    micro_batch_size: int
+    seed: int
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    store: CheckpointStore | None = None
+    """None keeps nothing on disk."""
+    resume: bool = False
+    """Go on from the newest good checkpoint of `store`; from the start where there is none at all."""
+    evaluate: Evaluate | None = None
+    """Called with the step (0: before training, the base) while model and adapter are in evaluation mode."""
+    evaluate_every: int | None = None
+    emit: Emit = _no_event
+    """Usually an `EventLog`."""
+    progress: TrainingProgress = field(default_factory=NoProgress)
+    stop: StopRequest | None = None
+    """From an enclosing `stop_signals()`; None: `fit` listens itself."""
+    blocks: Sequence[nn.Module] = ()
+    """The model's layers, for gradient checkpointing."""
+    probe_rows: Sequence[int] = ()
+    """The longest rows of the data; one micro-batch of them is tried before training."""
+    may_stay_idle: frozenset[str] = frozenset()
+    """Names of trainable tensors whose gradient may rightly be zero in the first steps."""
+    keep_batch: KeepBatch | None = None
+    """Called with step, row numbers and rows of a batch that made the numbers go wrong; returns where it was kept."""
+    changes_logits: Callable[[Batch], bool] | None = None
+    """Called after the first steps with a batch on the device: whether the adapter has an effect by now."""
+    weigh: Callable[[Batch], float] = target_weight
+    """The total loss weight of a collated batch, before its forward pass."""
+    higher_is_better: Callable[[str], bool] = higher_is_better
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did. The adapter holds the chosen state: the best evaluation's, or the last step's."""
+
+    steps: int
+    epochs: float
+    tokens: int
+    """Non-padding tokens that were trained on, counted once a pass."""
+    trained_tokens: int
+    """Tokens that carried loss."""
+    seconds: float
+    tokens_per_second: float
+    """Non-padding tokens over the optimizer steps after the first two; 0 where there were none."""
+    steps_per_second: float
+    losses: tuple[float, ...]
+    """The loss of each step, exactly; NaN for a skipped one."""
+    evaluations: dict[int, dict[str, float | None]]
+    """Metrics by step."""
+    chosen_step: int
+    """The step whose adapter was kept."""
+    stopped_early: bool
+    micro_batch_size: int
+    warnings: tuple[str, ...]
+    resumed_from: int | None = None
+    chosen_state: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """The adapter's tensors at `chosen_step`, on the CPU."""
+
+    @property
+    def base_metrics(self) -> dict[str, float | None]:
+        """Metrics before training; empty without an evaluation."""
+        return self.evaluations.get(0, {})
+
+    @property
+    def tuned_metrics(self) -> dict[str, float | None]:
+        """Metrics of the chosen state; empty without an evaluation of it."""
+        return self.evaluations.get(self.chosen_step, {}) if self.chosen_step else {}

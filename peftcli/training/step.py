@@ -1,0 +1,97 @@
+"""One optimizer step's forward and backward passes: rows in, gradients and the loss out, however the batch is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftcli.errors import DataError
+from peftcli.training.interfaces import Batch, Row
+from peftcli.training.seeding import seed_forward
+from peftcli.training.setup import FitSetup
+
+
+@dataclass(frozen=True)
+class OptimizerBatch:
+    """The rows of one optimizer step, longest first, with their tokens counted on the CPU."""
+
+    indices: tuple[int, ...]
+    rows: tuple[Row, ...]
+    tokens: int
+    trained_tokens: int
+
+    def first(self, num_rows: int) -> OptimizerBatch:
+        """The longest rows that carry loss."""
+        chosen = [place for place, row in enumerate(self.rows) if _trained_tokens(row)][:num_rows]
+        rows = tuple(self.rows[place] for place in chosen)
+        indices = tuple(self.indices[place] for place in chosen)
+        return OptimizerBatch(indices, rows, _tokens(rows), sum(map(_trained_tokens, rows)))
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.input_ids) for row in rows)
+
+
+def _trained_tokens(row: Row) -> int:
+    return int(np.count_nonzero(np.asarray(row.weights)[1:]))
+
+
+def read_batch(setup: FitSetup, step: int) -> OptimizerBatch:
+    """The batch of a step (counted from 1): a pure function of the order, so the step number is the data cursor."""
+    epoch, index = divmod(step - 1, setup.order.steps_per_epoch)
+    return read_rows(setup, [int(row) for row in setup.order.batch(epoch, index)])
+
+
+def read_rows(setup: FitSetup, indices: Sequence[int]) -> OptimizerBatch:
+    """Reads rows and sorts them by length, so that a micro-batch pads little and the largest comes first."""
+    pairs = sorted(zip(indices, setup.get_rows(indices), strict=True), key=lambda pair: -len(pair[1].input_ids))
+    rows = tuple(row for _, row in pairs)
+    return OptimizerBatch(
+        indices=tuple(index for index, _ in pairs),
+        rows=rows,
+        tokens=_tokens(rows),
+        trained_tokens=sum(map(_trained_tokens, rows)),
+    )
+
+
+def accumulate(
+    setup: FitSetup, batch: OptimizerBatch, *, step: int, micro_batch_size: int, precision: AbstractContextManager[Any]
+) -> tuple[Tensor, Batch]:
+    """Adds the gradients of a whole batch; returns its loss (a device scalar) and the last micro-batch (on the CPU).
+
+    The loss is the sum over micro-batches divided by the total weight of the batch: no mean of means.
+    """
+    parts = [
+        setup.collate(batch.rows[start : start + micro_batch_size])
+        for start in range(0, len(batch.rows), micro_batch_size)
+    ]
+    weights = [setup.weigh(part) for part in parts]
+    total_weight = math.fsum(weights)
+    if not total_weight > 0.0:
+        raise DataError(
+            f"the batch of step {step} has no token that carries loss",
+            where=f"rows {', '.join(map(str, batch.indices[:8]))}",
+            fix="check train_on, max_length and truncation; `peft data` shows the mask",
+        )
+    device = setup.accelerator.device
+    loss = torch.zeros((), device=device)
+    for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        if weight == 0.0:
+            continue  # nothing to learn from, and 0/0 in a loss that means by itself
+        seed_forward(setup.seed, step, number, device)
+        with precision:
+            computed = setup.compute_loss(setup.model, part)
+        assert math.isclose(computed.weight, weight, rel_tol=1e-4), "the task and the loop count loss weights alike"
+        share = computed.total / total_weight
+        extra = setup.adapter.extra_loss()
+        # over the micro-batches the extra term adds up to itself once
+        setup.accelerator.backward(share if extra is None else share + extra * (weight / total_weight))
+        loss += share.detach()
+    return loss, parts[-1]

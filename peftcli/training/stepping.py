@@ -1,0 +1,248 @@
+"""Takes optimizer steps: rate, gradients, guards, update, and the line that goes into the log."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor
+
+from peftcli.errors import MemoryLimitError, NumericalError
+from peftcli.training.acceleration import forward_precision
+from peftcli.training.guards import (
+    SCALER_SKIP_LIMIT,
+    SKIP_LIMIT,
+    EffectWatch,
+    LivenessWatch,
+    non_finite_gradients,
+    spike_message,
+    too_many_skips,
+)
+from peftcli.training.interfaces import Batch
+from peftcli.training.keeping import Keeper
+from peftcli.training.out_of_memory import (
+    OUT_OF_MEMORY_TYPES,
+    is_out_of_memory,
+    memory_limit,
+    release_memory,
+)
+from peftcli.training.schedules import build_schedule
+from peftcli.training.setup import FitSetup
+from peftcli.training.step import OptimizerBatch, accumulate, read_batch, read_rows
+
+WARM_STEPS = 2
+MAX_WARNINGS = 200
+SMALLER = "lower data.max_length, set training.gradient_checkpointing: true, or use a smaller base"
+
+
+class Stepper:
+    """Steps the optimizer. Its only state beside the keeper's is about this process: what is watched and timed."""
+
+    def __init__(self, setup: FitSetup, keeper: Keeper, optimizer: AcceleratedOptimizer) -> None:
+        self.setup = setup
+        self.keeper = keeper
+        self.optimizer = optimizer
+        self._parameters = keeper.parameters
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        warmup_steps = setup.config.num_warmup_steps(setup.total_steps)
+        self._schedule = build_schedule(
+            setup.config.scheduler, total_steps=setup.total_steps, warmup_steps=warmup_steps
+        )
+        self._effect = EffectWatch(self._output_changes, warmup_steps=warmup_steps, total_steps=setup.total_steps)
+        self._precision = forward_precision(setup.accelerator, setup.model)
+        self._liveness = LivenessWatch(self._parameters, setup.may_stay_idle)
+        self._steps_here = 0
+        self._last: Batch | None = None
+        self._ahead: tuple[int, OptimizerBatch] | None = None
+
+    def probe(self) -> None:
+        """Tries one micro-batch of the longest rows, forward and backward; changes nothing but the micro-batch size."""
+        rows = read_rows(self.setup, self.setup.probe_rows)
+        if rows.trained_tokens:
+            self._gradients(0, rows, only_first=True)
+            self.optimizer.zero_grad()
+
+    def train_step(self) -> None:
+        """Takes the next step; `state.step` is then one more, unless a rollback went back."""
+        state = self.keeper.state
+        step = state.step + 1
+        started = time.perf_counter()
+        batch = self._take(step)
+        if step in state.blocked_steps:
+            self._skip(step, "a rollback left this batch out")
+            return
+        factor = self._set_rate(step)
+        loss, self._last = self._gradients(step, batch)
+        norm = self._clip()
+        self._read_ahead(step + 1)
+        loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()  # the one wait for the device
+        if not self._is_usable(loss_value, norm_value):
+            self._not_finite(step, batch, loss_value)
+            return
+        self._update(step, overflowed=not math.isfinite(norm_value))
+        self._advance(step, batch, loss_value, norm_value)
+        self._time(batch, time.perf_counter() - started)
+        self._tell(step, loss_value, norm_value, factor)
+
+    def _take(self, step: int) -> OptimizerBatch:
+        if self._ahead is not None and self._ahead[0] == step:
+            return self._ahead[1]
+        return read_batch(self.setup, step)
+
+    def _read_ahead(self, step: int) -> None:
+        # the host reads the next rows while the device still computes; on a CPU there is nothing to overlap
+        if self.setup.accelerator.device.type != "cpu" and step <= self.setup.total_steps:
+            self._ahead = (step, read_batch(self.setup, step))
+
+    def _set_rate(self, step: int) -> float:
+        factor = self._schedule(step)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        return factor
+
+    def _gradients(self, step: int, batch: OptimizerBatch, *, only_first: bool = False) -> tuple[Tensor, Batch]:
+        while True:
+            size = self.keeper.state.micro_batch_size
+            part = batch.first(size) if only_first else batch
+            try:
+                return accumulate(self.setup, part, step=step, micro_batch_size=size, precision=self._precision)
+            except OUT_OF_MEMORY_TYPES as error:
+                if not is_out_of_memory(error):
+                    raise
+            # outside of the handler, so that no traceback holds the failed step's tensors
+            self._halve(step, min(size, len(batch.rows)))
+
+    def _halve(self, step: int, size: int) -> None:
+        self.optimizer.zero_grad()
+        release_memory()
+        if size == 1:
+            raise MemoryLimitError("out of memory in training, with one row at a time", fix=SMALLER)
+        smaller = max(1, size // 2)
+        self.keeper.state.micro_batch_size = smaller
+        self._warn(step, f"out of memory with micro_batch_size {size}; going on with {smaller}", "out_of_memory")
+
+    def _clip(self) -> Tensor:
+        limit = self.setup.config.max_grad_norm or math.inf
+        norm: Tensor = self.setup.accelerator.clip_grad_norm_(list(self._parameters.values()), limit)
+        return norm.to(self.setup.accelerator.device)
+
+    def _is_usable(self, loss: float, norm: float) -> bool:
+        # an fp16 gradient may overflow: the scaler then skips the update and lowers its scale
+        return math.isfinite(loss) and (math.isfinite(norm) or self.setup.accelerator.scaler is not None)
+
+    def _update(self, step: int, *, overflowed: bool) -> None:
+        with memory_limit("in the optimizer's step", SMALLER):
+            self.optimizer.step()
+        # a fused optimizer skips inside its kernel, which Accelerate's own flag does not see
+        if overflowed:
+            self._scaler_skipped(step)
+        else:
+            self.keeper.state.scaler_skips_in_a_row = 0
+            self._liveness.observe(last=step == self.setup.total_steps)
+            self.setup.adapter.after_step(step, self.setup.total_steps)
+            self._effect.observe(step)
+        self.optimizer.zero_grad()
+
+    def _scaler_skipped(self, step: int) -> None:
+        state = self.keeper.state
+        state.scaler_skips += 1
+        state.scaler_skips_in_a_row += 1
+        self.setup.emit("scaler_skip", step, scale=float(self.setup.accelerator.scaler.get_scale()))
+        if state.scaler_skips_in_a_row > SCALER_SKIP_LIMIT:
+            raise NumericalError(
+                f"fp16 gradients overflowed {state.scaler_skips_in_a_row} steps in a row, up to step {step}",
+                fix="use precision: bf16 or fp32, or lower the learning rate",
+            )
+
+    def _output_changes(self) -> bool:
+        check = self.setup.changes_logits
+        if check is None or self._last is None:
+            return True
+        device = self.setup.accelerator.device
+        set_training(self.setup, False)
+        with torch.no_grad(), self._precision:
+            effective = check({name: tensor.to(device) for name, tensor in self._last.items()})
+        set_training(self.setup, True)
+        return effective
+
+    def _advance(self, step: int, batch: OptimizerBatch, loss: float, norm: float) -> None:
+        state = self.keeper.state
+        state.step = step
+        state.losses.append(loss)
+        state.tokens += batch.tokens
+        state.trained_tokens += batch.trained_tokens
+        state.clipped_steps += norm > (self.setup.config.max_grad_norm or math.inf)
+        if message := spike_message(state.losses):
+            self._warn(step, message, "loss_spike")
+
+    def _time(self, batch: OptimizerBatch, seconds: float) -> None:
+        self._steps_here += 1
+        if self._steps_here > WARM_STEPS:
+            state = self.keeper.state
+            state.timed_steps += 1
+            state.timed_tokens += batch.tokens
+            state.timed_seconds += seconds
+
+    def _tell(self, step: int, loss: float, norm: float, factor: float) -> None:
+        state = self.keeper.state
+        self.setup.emit(
+            "train",
+            step,
+            loss=loss,
+            learning_rate=self.setup.learning_rate * factor,
+            grad_norm=norm,
+            tokens=state.tokens,
+            trained_tokens=state.trained_tokens,
+            seconds=self.keeper.seconds(),
+        )
+        speed = state.timed_tokens / state.timed_seconds if state.timed_seconds else 0.0
+        self.setup.progress.step(step, loss, speed)
+
+    def _warn(self, step: int, message: str, event: str) -> None:
+        if len(self.keeper.state.warnings) < MAX_WARNINGS:
+            self.keeper.state.warnings.append(f"step {step}: {message}")
+        self.setup.emit(event, step, message=message)
+        self.setup.progress.say(f"warning: step {step}: {message}")
+
+    def _skip(self, step: int, reason: str) -> None:
+        self.optimizer.zero_grad()
+        state = self.keeper.state
+        state.step = step
+        state.losses.append(math.nan)
+        state.skipped_steps.append(step)
+        self._warn(step, f"skipped: {reason}", "skip")
+
+    def _not_finite(self, step: int, batch: OptimizerBatch, loss: float) -> None:
+        reason = self._reason(loss)
+        self.optimizer.zero_grad()
+        kept = self.setup.keep_batch(step, batch.indices, batch.rows) if self.setup.keep_batch else None
+        where = kept or f"rows {', '.join(map(str, batch.indices[:8]))}"
+        state = self.keeper.state
+        match self.setup.config.on_nonfinite:
+            case "skip" if not too_many_skips([*state.skipped_steps, step], step):
+                self._skip(step, f"{reason}; {where}")
+            case "rollback" if len(state.blocked_steps) < SKIP_LIMIT and self.setup.store is not None:
+                self.keeper.roll_back(step)
+                message = f"{reason}; back to step {self.keeper.state.step}, this batch is left out; {where}"
+                self._warn(step, message, "rollback")
+            case _:
+                self.keeper.save_if_finite()
+                raise NumericalError(
+                    f"{reason} at step {step}",
+                    where=where,
+                    fix="look at that batch; lower the learning rate, or set training.on_nonfinite: skip",
+                )
+
+    def _reason(self, loss: float) -> str:
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        names = non_finite_gradients(self._parameters)
+        return f"the gradient is not finite: {', '.join(names[:3])}"
+
+
+def set_training(setup: FitSetup, training: bool) -> None:
+    """Training or evaluation mode of the model's own modules and of the adapter."""
+    setup.model.train(training)
+    setup.adapter.set_training(training)

@@ -1,0 +1,257 @@
+"""Trains the base `builtin:tiny` from nothing on lessons drawn without end from the grammar, with a fixed seed.
+
+    python tests/builtin/make/pretrain.py [--output FOLDER] [--steps N] [--threads N]
+
+The shipped files are pinned by hash; another machine gets another model of the same quality. Matrices are trained by
+Muon (orthogonalised momentum), embeddings and norms by AdamW; the rate falls along a cosine to nothing. Every 16th
+batch is packed into long rows, so that the whole context is trained; the others are rows of like length, each alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import ctypes
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lessons import LESSONS, Lesson, lesson
+from tokenizers import Tokenizer
+from train_tokenizer import PACKAGE_FOLDER
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+SEED = 7
+CONTEXT = 1024
+BATCH_TOKENS = 2048
+POOL_ROWS = 512
+PACKED_EVERY = 16
+PACKED_LENGTH = 512
+COPYING_AT_START = 0.4
+COPYING_UNTIL = 0.25
+USER_WEIGHT = 0.25
+STORY_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of one document and the weight of each as a target."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+class Encoder:
+    """Turns lessons into rows, as the chat template writes them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.bos, self.end, self.pad = (self._id(f"<|{name}|>") for name in ("bos", "end", "pad"))
+        self.roles = {role: self._id(f"<|{role}|>") for role in ("system", "user", "assistant")}
+
+    def _id(self, token: str) -> int:
+        return int(self.tokenizer.token_to_id(token))
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def row(self, made: Lesson) -> Row:
+        if isinstance(made, str):
+            ids = [*self.ids(made), self.end]
+            return Row(ids, [STORY_WEIGHT] * len(ids))
+        ids, weights = [self.bos], [0.0]
+        for message in made:
+            body = [*self.ids(message["content"]), self.end]
+            ids += [self.roles[message["role"]], *body]
+            # the role is the template's to write, not the model's to guess
+            weights += [0.0, *[1.0 if message["role"] == "assistant" else USER_WEIGHT] * len(body)]
+        return Row(ids, weights)
+
+
+def pool(rng: random.Random, encoder: Encoder, copying: float) -> list[list[Row]]:
+    """Batches of rows of like length, in random order."""
+    rows = sorted((encoder.row(lesson(rng, copying)) for _ in range(POOL_ROWS)), key=lambda row: len(row.ids))
+    batches: list[list[Row]] = [[]]
+    for row in rows:
+        if (len(batches[-1]) + 1) * len(row.ids) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(row)
+    order = sorted(range(len(batches)), key=lambda _: rng.random())
+    return [batches[index] for index in order]
+
+
+def packed(rng: random.Random, encoder: Encoder, length: int) -> list[Row]:
+    """Rows of exactly `length` tokens, documents one after another."""
+    rows = []
+    for _ in range(BATCH_TOKENS // length):
+        ids: list[int] = []
+        weights: list[float] = []
+        while len(ids) < length:
+            made = encoder.row(lesson(rng))
+            ids, weights = ids + made.ids, weights + made.weights
+        rows.append(Row(ids[:length], weights[:length]))
+    return rows
+
+
+def copying_share(progress: float) -> float:
+    """The extra share of plain repetition, falling to nothing in the first quarter of the training."""
+    return COPYING_AT_START * max(0.0, 1 - progress / COPYING_UNTIL)
+
+
+def batches(rng: random.Random, encoder: Encoder, steps: int) -> Iterator[list[Row]]:
+    """`steps` batches."""
+    count = 0
+    while count < steps:
+        for rows in pool(rng, encoder, copying_share(count / steps)):
+            count += 1
+            whole = CONTEXT if count % (4 * PACKED_EVERY) == 0 else PACKED_LENGTH
+            yield packed(rng, encoder, whole) if count % PACKED_EVERY == 0 else rows
+            if count == steps:
+                return
+
+
+def tensors(rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and target weights, (rows, longest); padded at the right with weight nought."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
+    weights = torch.tensor([row.weights + [0.0] * (longest - len(row.ids)) for row in rows])
+    return ids, weights
+
+
+def new_model(vocabulary: int, encoder: Encoder) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=encoder.bos,
+        eos_token_id=encoder.end,
+        pad_token_id=encoder.pad,
+        # faster than sdpa on short rows
+        attn_implementation="eager",
+    )
+    torch.manual_seed(SEED)
+    return LlamaForCausalLM(config)
+
+
+def shifted_losses(
+    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses, weights and hits of the weighted targets, (targets,)."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        chosen = weights[:, 1:] > 0
+        logits = model.lm_head(hidden[chosen]).float()
+    targets = ids[:, 1:][chosen]
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return losses, weights[:, 1:][chosen], logits.argmax(-1) == targets
+
+
+def accuracies(model: LlamaForCausalLM, encoder: Encoder, rows: int = 24) -> dict[str, float]:
+    """Per kind of lesson, the share of the assistant's tokens that are guessed right when all before are given."""
+    rng = random.Random(SEED + 1)
+    hits: dict[str, float] = collections.OrderedDict()
+    model.eval()
+    for _, make in LESSONS:
+        made: Callable[[random.Random], Lesson] = make
+        ids, weights = tensors([encoder.row(made(rng)) for _ in range(rows)], encoder.pad)
+        with torch.no_grad():
+            _, target_weights, right = shifted_losses(model, ids, weights)
+        counted = target_weights >= STORY_WEIGHT
+        hits[make.__name__] = float(right[counted].float().mean())
+    model.train()
+    return hits
+
+
+def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    matrices = [tensor for name, tensor in model.named_parameters() if tensor.ndim == 2 and "embed" not in name]
+    others = [tensor for name, tensor in model.named_parameters() if tensor.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def rate_share(step: int, steps: int, warmup: int = 100) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def fit(
+    model: LlamaForCausalLM, encoder: Encoder, *, steps: int, rate: float, every: int, keep: Callable[[], None]
+) -> None:
+    """Trains in place; every `every` steps it prints a line and calls `keep`."""
+    rng = random.Random(SEED)
+    steppers = optimizers(model, rate)
+    started, tokens, mean = time.monotonic(), 0, 0.0
+    for step, rows in enumerate(batches(rng, encoder, steps)):
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = rate * rate_share(step, steps)
+        ids, weights = tensors(rows, encoder.pad)
+        losses, target_weights, _ = shifted_losses(model, ids, weights)
+        loss = (losses * target_weights).sum() / target_weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
+        tokens += ids.numel()
+        mean = 0.98 * mean + 0.02 * loss.item()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            shares = " ".join(f"{name} {share:.3f}" for name, share in accuracies(model, encoder).items())
+            seconds = time.monotonic() - started
+            corrected = mean / (1 - 0.98 ** (step + 1))
+            print(f"step {step + 1} loss {corrected:.4f} tokens {tokens} seconds {seconds:.0f} | {shares}", flush=True)
+            keep()
+
+
+def save(model: LlamaForCausalLM, encoder: Encoder, output: Path) -> None:
+    model.generation_config = GenerationConfig(
+        bos_token_id=encoder.bos, eos_token_id=encoder.end, pad_token_id=encoder.pad, max_new_tokens=64, do_sample=False
+    )
+    model.save_pretrained(output)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks: tensors of ever new shapes would else be page faults, a third of the time."""
+    libc = ctypes.CDLL(None)
+    trim_threshold, mmap_threshold = -1, -3
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=PACKAGE_FOLDER)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--every", type=int, default=250)
+    chosen = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(chosen.threads)
+    encoder = Encoder(Tokenizer.from_file(str(PACKAGE_FOLDER / "tokenizer.json")))
+    model = new_model(encoder.tokenizer.get_vocab_size(), encoder)
+    print(f"{model.num_parameters()} parameters", flush=True)
+    fit(
+        model,
+        encoder,
+        steps=chosen.steps,
+        rate=chosen.rate,
+        every=chosen.every,
+        keep=lambda: save(model, encoder, chosen.output),
+    )
+
+
+if __name__ == "__main__":
+    main()

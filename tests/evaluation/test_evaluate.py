@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from peftcli.data.store import Columns, RowIndex, TokenStore
+from peftcli.errors import DataError, MemoryLimitError, NumericalError
+from peftcli.evaluation import evaluate as evaluate_module
+from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
+from peftcli.evaluation.evaluate import evaluate
+from peftcli.evaluation.generate import generate
+from peftcli.evaluation.result import compare
+from peftcli.tasks.registry import task
+
+TASK = task("causal-lm")
+GENERATION = GenerationConfig(max_new_tokens=5)
+
+
+def build_store(tokenizer: Any, lengths: tuple[int, ...] = (12, 5, 30, 8, 21, 3, 17, 9)) -> TokenStore:
+    """Rows of two sources, alternating: a prompt of a third of the row, then its answer and an end token."""
+    generator = np.random.default_rng(0)
+    tokens, weights = [], []
+    for length in lengths:
+        ids = generator.integers(0, 250, length)
+        ids[-1] = tokenizer.eos_token_id
+        tokens.append(ids)
+        weights.append((np.arange(length) >= max(1, length // 3)).astype(np.float32))
+    ends = np.cumsum(lengths)
+    count = len(lengths)
+    index = RowIndex(
+        column=np.zeros(count, np.int32),
+        start=ends - np.array(lengths),
+        length=np.array(lengths),
+        source=np.arange(count) % 2,
+        file=np.arange(count) % 2,
+        line=np.arange(count) + 1,
+    )
+    columns = Columns(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
+    return TokenStore([columns], index, ["one.jsonl", "two.jsonl"])
+
+
+def cases_of(store: TokenStore, tokenizer: Any, limit: int) -> list[Any]:
+    cases = []
+    for row in list(store)[:limit]:
+        start = int(np.flatnonzero(row.weights)[0])
+        prompt, answer = row.input_ids[:start].tolist(), row.input_ids[start:].tolist()
+        cases.append(
+            SimpleNamespace(
+                prompt_ids=prompt,
+                prompt_text=tokenizer.decode(prompt),
+                reference_text=tokenizer.decode(answer, skip_special_tokens=True),
+                origin=row.origin,
+            )
+        )
+    return cases
+
+
+@pytest.fixture
+def store(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> TokenStore:
+    monkeypatch.setattr(evaluate_module, "generation_cases", cases_of)
+    return build_store(tokenizer)
+
+
+def run(
+    model: Any, store: TokenStore, tokenizer: Any, *, generation: GenerationConfig = GENERATION, **changes: Any
+) -> Any:
+    extra = {key: changes.pop(key) for key in ("with_samples", "seed", "progress") if key in changes}
+    config = EvaluationConfig(**{"samples": 0, "batch_size": 3, **changes})
+    return evaluate(model, TASK, store, tokenizer, config=config, generation=generation, pad_token_id=0, **extra)
+
+
+def test_the_loss_is_weighted_by_token(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    found = run(model, store, tokenizer, metrics=["perplexity", "token_accuracy"])
+    total = hits = count = 0.0
+    for row in store:
+        ids, trained = torch.tensor(row.input_ids, dtype=torch.int64), torch.tensor(row.weights[1:] > 0)
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, :-1].double()
+        nll = -logits.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
+        total += nll[trained].sum().item()
+        hits += int((logits.argmax(-1) == ids[1:])[trained].sum())
+        count += int(trained.sum())
+    assert list(found.metrics) == ["eval_loss", "eval_perplexity", "eval_token_accuracy"]
+    assert found.metrics["eval_loss"] == pytest.approx(total / count, rel=1e-6)
+    assert found.metrics["eval_perplexity"] == pytest.approx(np.exp(total / count), rel=1e-5)
+    assert found.metrics["eval_token_accuracy"] == hits / count
+    assert (found.rows, found.trained_tokens, found.samples) == (8, count, [])
+    for name, value in found.metrics.items():
+        low, high = found.intervals[name]
+        assert low < value < high
+
+
+def test_batches_do_not_change_scores(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    one, all_at_once = (run(model, store, tokenizer, batch_size=size) for size in (1, 8))
+    assert one.metrics["eval_loss"] == pytest.approx(all_at_once.metrics["eval_loss"], rel=1e-6)
+    np.testing.assert_allclose(one.tables["eval_loss"].numbers, all_at_once.tables["eval_loss"].numbers, rtol=1e-5)
+
+
+def test_rows_are_the_first_ones(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    capped = run(model, store, tokenizer, rows=3)
+    assert capped.rows == 3
+    assert capped.metrics["eval_loss"] == pytest.approx(
+        run(model, store.take(np.arange(3)), tokenizer).metrics["eval_loss"], rel=1e-9
+    )
+    assert run(model, store, tokenizer, rows=100).rows == 8
+
+
+def test_the_model_and_the_generators_are_left_as_they_were(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    model.train()
+    model.model.layers[0].eval()
+    before = torch.get_rng_state()
+    run(model, store, tokenizer, samples=2, generation=GenerationConfig(max_new_tokens=5, do_sample=True))
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
+    assert not model.model.layers[0].training
+    model.eval()
+    assert torch.is_grad_enabled()
+
+
+def test_sources_are_scored_apart(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    found = run(model, store, tokenizer, metrics=["exact_match"])
+    assert found.sources.keys() == {0, 1}
+    for source in (0, 1):
+        part = run(model, store.take(np.arange(source, 8, 2)), tokenizer)
+        assert found.sources[source]["eval_loss"] == pytest.approx(part.metrics["eval_loss"], rel=1e-6)
+        assert part.sources == {}
+        assert "eval_exact_match" in found.sources[source]
+
+
+def test_metrics_of_texts_score_every_row(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    found = run(model, store, tokenizer, metrics=["exact_match", "f1"], samples=2)
+    cases = cases_of(store, tokenizer, 8)
+    answers = generate(model, tokenizer, [case.prompt_ids for case in cases], config=GENERATION, batch_size=3)
+    matches = [answer.text.strip() == case.reference_text.strip() for answer, case in zip(answers, cases, strict=True)]
+    assert found.metrics["eval_exact_match"] == np.mean(matches)
+    assert len(found.tables["eval_f1"].numbers) == 8
+    assert [sample.prediction for sample in found.samples] == [answer.text for answer in answers[:2]]
+    assert [sample.origin for sample in found.samples] == ["one.jsonl:1", "two.jsonl:2"]
+    assert found.samples[0].reference == cases[0].reference_text
+
+
+def test_an_exact_answer_counts(model: Any, tokenizer: Any, store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = cases_of(store, tokenizer, 8)
+    answers = generate(model, tokenizer, [case.prompt_ids for case in cases], config=GENERATION)
+    for case, answer in list(zip(cases, answers, strict=True))[:6]:
+        case.reference_text = answer.text
+    monkeypatch.setattr(evaluate_module, "generation_cases", lambda *_: cases)
+    assert run(model, store, tokenizer, metrics=["exact_match"]).metrics["eval_exact_match"] >= 6 / 8
+
+
+def test_samples_pass_over_rows_that_do_not_fit(
+    model: Any, tokenizer: Any, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # prompts of at most 7 tokens fit: that of row 3 has 10
+    monkeypatch.setattr(model.config, "max_position_embeddings", 7 + GENERATION.max_new_tokens)
+    samples = run(model, store, tokenizer, samples=4).samples
+    assert [sample.origin for sample in samples] == ["one.jsonl:1", "two.jsonl:2", "two.jsonl:4", "one.jsonl:5"]
+    assert run(model, store, tokenizer, samples=4, with_samples=False).samples == []
+    with pytest.raises(DataError) as caught:
+        run(model, store, tokenizer, metrics=["exact_match"])
+    assert [fault.where for fault in caught.value.faults] == ["one.jsonl:3"]
+
+
+def test_a_loss_that_is_no_number_names_its_rows(
+    model: Any, tokenizer: Any, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = TASK.score_rows
+
+    def broken(model: Any, batch: Any) -> Any:
+        part = scores(model, batch)
+        part.sums[:] = np.where(batch["attention_mask"].sum(1).numpy() == 21, np.nan, part.sums)
+        return part
+
+    monkeypatch.setattr(type(TASK), "score_rows", lambda self, model, batch: broken(model, batch))
+    with pytest.raises(NumericalError) as caught:
+        run(model, store, tokenizer)
+    assert [fault.where for fault in caught.value.faults] == ["one.jsonl:5"]
+
+
+def test_nothing_to_score_is_an_error(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    with pytest.raises(DataError, match="nothing to evaluate"):
+        run(model, store.take(np.arange(0)), tokenizer)
+
+
+def test_out_of_memory_is_told(model: Any, tokenizer: Any, store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr(type(TASK), "score_rows", full)
+    with pytest.raises(MemoryLimitError, match="out of memory while evaluating") as caught:
+        run(model, store, tokenizer)
+    assert caught.value.fix == "a smaller evaluation.batch_size"
+
+
+def test_progress_counts_rows(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    told: list[tuple[int, int]] = []
+    run(model, store, tokenizer, progress=lambda done, total: told.append((done, total)))
+    assert told == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_a_paired_comparison_sees_what_two_intervals_do_not(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    base = run(model, store, tokenizer)
+    weight = model.lm_head.weight.detach().clone()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.97)
+    tuned = run(model, store, tokenizer)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(weight)
+    difference = compare(base, tuned)["eval_loss"]
+    assert difference.delta == pytest.approx(tuned.metrics["eval_loss"] - base.metrics["eval_loss"])
+    assert difference.lo <= difference.delta <= difference.hi < 0
+    assert difference.verdict == "better"
+    assert not difference.disjoint  # the rows' own difficulty hides it
+    same = compare(base, base)["eval_loss"]
+    assert (same.delta, same.lo, same.hi, same.disjoint, same.verdict) == (0.0, 0.0, 0.0, False, "unclear")
+    back = compare(tuned, base)["eval_loss"]
+    assert back.verdict == "worse"
+
+
+def test_a_comparison_needs_the_same_rows(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    with pytest.raises(DataError, match="different rows"):
+        compare(run(model, store, tokenizer), run(model, store, tokenizer, rows=4))

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from peftcli.errors import DeviceError, RecipeError
+from peftcli.evaluation import registry
+from peftcli.evaluation.metric import Answer, Metric, ratio
+from peftcli.evaluation.registry import get_metric, load_metrics, metric_names, resolve_metric_name
+
+OURS = ("bleu", "chrf", "exact_match", "f1", "json_valid", "loss", "perplexity", "rouge", "token_accuracy")
+PAIRS = [
+    Answer("the cat sat on the mat", "the cat sat on a mat"),
+    Answer("", "nothing was said"),
+    Answer("Grüße aus Köln!", "Grüße aus Köln!"),
+    Answer("completely different words here", "no overlap whatsoever, friend"),
+]
+
+
+@dataclass
+class Losses:
+    sums: np.ndarray
+    weights: np.ndarray
+    correct: np.ndarray
+    targets: np.ndarray
+
+
+LOSSES = Losses(np.array([6.0, 1.0]), np.array([3.0, 1.0]), np.array([1.0, 1.0]), np.array([4.0, 1.0]))
+
+
+def value(name: str, *answers: Answer) -> float:
+    metric = get_metric(name)
+    assert metric.answers is not None
+    return float(metric.value(metric.answers(answers).sum(axis=0)))
+
+
+def of_losses(name: str) -> float:
+    metric = get_metric(name)
+    assert metric.losses is not None
+    return float(metric.value(metric.losses(LOSSES).sum(axis=0)))
+
+
+def test_every_file_is_a_metric() -> None:
+    assert metric_names() == OURS
+    for name in OURS:
+        metric = get_metric(name)
+        assert isinstance(metric, Metric)
+        assert metric.better == ("lower" if name in ("loss", "perplexity") else "higher")
+        assert metric.needs == ("losses" if name in ("loss", "perplexity", "token_accuracy") else "generations")
+
+
+def test_losses_are_weighted_by_token() -> None:
+    assert of_losses("loss") == 7.0 / 4.0
+    assert of_losses("perplexity") == pytest.approx(math.exp(7.0 / 4.0))
+    assert of_losses("token_accuracy") == 2.0 / 5.0
+
+
+def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
+    assert value("exact_match", Answer(" yes\n", "yes"), Answer("Yes", "yes"), Answer("y es", "yes")) == pytest.approx(
+        1 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ('{"a": [1, null]}', True),
+        (" [] \n", True),
+        ('"x"', True),
+        ("NaN", False),
+        ('{"a": 1} and more', False),
+        ("{'a': 1}", False),
+        ("", False),
+        ("[" * 100_000, False),
+    ],
+)
+def test_json_valid(text: str, valid: bool) -> None:
+    assert value("json_valid", Answer(text, "")) == float(valid)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "wanted"),
+    [
+        ("the cat", "The cat!", 1.0),
+        ("a a b", "a b b", 2 * 2 / 6),
+        ("", "", 1.0),
+        ("", "word", 0.0),
+        ("...", "word", 0.0),
+        ("мир труд", "мир", 2 / 3),
+    ],
+)
+def test_f1_counts_shared_words(prediction: str, reference: str, wanted: float) -> None:
+    assert value("f1", Answer(prediction, reference)) == pytest.approx(wanted)
+
+
+def test_f1_is_the_mean_over_rows() -> None:
+    assert value("f1", Answer("a", "a"), Answer("b b b b", "c")) == 0.5
+
+
+def test_chrf_by_hand() -> None:
+    assert value("chrf", Answer("ab", "ab")) == pytest.approx(100.0)
+    assert value("chrf", Answer("", "ab")) == 0.0
+    # 1-grams: 1 of 2 shared both ways; 2-grams: none; orders above 2 do not exist
+    assert value("chrf", Answer("ab", "ac")) == pytest.approx(25.0)
+
+
+def test_corpus_scores_equal_the_packages() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu", reason="the extra `metrics` is not installed")
+    predictions, references = [pair.prediction for pair in PAIRS], [[pair.reference for pair in PAIRS]]
+    assert value("bleu", *PAIRS) == pytest.approx(sacrebleu.corpus_bleu(predictions, references).score)
+    assert value("chrf", *PAIRS) == pytest.approx(sacrebleu.corpus_chrf(predictions, references).score)
+
+
+def test_rouge_is_the_mean_f_measure() -> None:
+    pytest.importorskip("rouge_score", reason="the extra `metrics` is not installed")
+    assert value("rouge", Answer("a b c d", "a b x d"), Answer("q", "z")) == pytest.approx(0.75 / 2)
+
+
+@pytest.mark.parametrize("name", ["chrf", "exact_match", "f1", "json_valid"])
+def test_numbers_of_rows_add_up(name: str) -> None:
+    metric = get_metric(name)
+    assert metric.answers is not None
+    rows = metric.answers(PAIRS)
+    alone = np.concatenate([metric.answers([pair]) for pair in PAIRS])
+    np.testing.assert_array_equal(rows, alone)
+    assert metric.answers([]).shape == (0, rows.shape[1])
+    many = metric.value(np.stack([rows.sum(axis=0), rows[0]]))  # as the bootstrap calls it
+    assert many.shape == (2,)
+    assert many[0] == pytest.approx(value(name, *PAIRS))
+
+
+def test_names_in_any_spelling() -> None:
+    assert resolve_metric_name("Exact-Match") == resolve_metric_name("eval_exact_match") == "exact_match"
+    assert registry.better_direction("eval_loss") == "lower"
+    assert list(load_metrics(["f1", "exact-match"])) == ["loss", "f1", "exact_match"]
+
+
+def test_unknown_and_planned_names() -> None:
+    with pytest.raises(RecipeError, match="unknown metric `perplexty`") as caught:
+        get_metric("perplexty")
+    assert caught.value.fix == "did you mean `perplexity`?"
+    with pytest.raises(RecipeError, match="`accuracy` is not supported yet"):
+        get_metric("accuracy")
+
+
+def test_missing_packages_are_named_together_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DeviceError) as caught:
+        load_metrics(["bleu", "rouge", "chrf"])
+    assert [fault.message.split()[-1] for fault in caught.value.faults] == ["sacrebleu", "rouge_score"]
+    assert all(fault.fix == "pip install 'peftcli[metrics]'" for fault in caught.value.faults)
+
+
+def test_an_installed_package_adds_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    point = metadata.EntryPoint("word-count", "peftcli.evaluation.metrics.f1:METRIC", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point])
+    registry._outside_metrics.cache_clear()
+    registry.metric_names.cache_clear()
+    try:
+        assert "word_count" in metric_names()
+        assert get_metric("word-count") is get_metric("f1")
+    finally:
+        registry._outside_metrics.cache_clear()
+        registry.metric_names.cache_clear()
+
+
+def test_a_metric_reads_one_thing() -> None:
+    with pytest.raises(ValueError, match="either losses or answers"):
+        Metric(better="lower")
+    assert np.isnan(ratio(np.zeros(2)))

@@ -1,0 +1,198 @@
+"""The verdict and the checks behind it, rule by rule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from example_run import bare_run, data_facts, example_run, failed_run, interrupted_run
+
+from peftcli.reports import checks
+from peftcli.reports.record import EvaluationRecord, Event, ExpectResult, Intervals, LayerUpdate, Predicted, Sample
+from peftcli.reports.scores import Score, lower_is_better, scores
+from peftcli.reports.series import Series
+from peftcli.reports.verdict import exit_code_meaning, judge
+
+
+def evaluated(base: dict[str, float], tuned: dict[str, float], **intervals: object):
+    return bare_run(evaluation=EvaluationRecord(base=base, tuned=tuned, **intervals))
+
+
+def grade(run) -> str:
+    return judge(run.record, []).grade
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "expected"),
+    [
+        ({"eval_loss": 3.0}, {"eval_loss": 2.0}, "learned"),
+        ({"eval_loss": 3.0}, {"eval_loss": 3.6}, "worse"),
+        ({"eval_loss": 3.0}, {"eval_loss": 2.995}, "unclear"),
+        ({"eval_loss": 3.0, "eval_f1": 0.5}, {"eval_loss": 2.0, "eval_f1": 0.3}, "mixed"),
+        ({"eval_loss": 3.0, "eval_f1": 0.5}, {"eval_loss": 2.999, "eval_f1": 0.8}, "learned"),
+        ({"eval_exact_match": 0.1}, {"eval_exact_match": 0.9}, "learned"),
+        ({}, {"eval_loss": 2.0}, "unmeasured"),
+        ({}, {}, "unmeasured"),
+        ({"eval_loss": 3.0}, {"eval_loss": math.nan}, "unmeasured"),
+    ],
+)
+def test_grades(base, tuned, expected):
+    assert grade(evaluated(base, tuned)) == expected
+
+
+def test_intervals_decide_when_there_are_some():
+    run = evaluated(
+        {"eval_loss": 3.0},
+        {"eval_loss": 2.0},
+        intervals=Intervals(base={"eval_loss": (2.0, 4.0)}, tuned={"eval_loss": (1.0, 2.5)}),
+    )
+    assert grade(run) == "unclear"
+    assert "overlap" in judge(run.record, []).basis
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [("eval_loss", True), ("eval_perplexity", True), ("eval_wer", True), ("eval_f1", False), ("eval_rouge", False)],
+)
+def test_direction_of_metrics(metric, lower):
+    assert lower_is_better(metric) is lower
+
+
+def test_change_is_in_points_for_rates_and_in_percent_else():
+    assert Score("eval_exact_match", 0.25, 0.75).change == "+50.0 points"
+    assert Score("eval_loss", 4.0, 3.0).change == "−25.0 %"
+    assert Score("eval_loss", None, 3.0).change == "—"
+
+
+def test_the_loss_stands_first():
+    run = evaluated({"eval_f1": 0.1, "eval_loss": 1.0}, {"eval_f1": 0.2, "eval_loss": 0.9})
+    assert [score.metric for score in scores(run.record)] == ["eval_loss", "eval_f1"]
+
+
+def test_failed_and_interrupted_runs_say_where_they_stopped():
+    failed = judge(failed_run().record, [])
+    assert (failed.grade, failed.sentences[0]) == ("failed", "It stopped after step 119 of 300.")
+    interrupted = judge(interrupted_run().record, [])
+    assert interrupted.grade == "interrupted"
+    assert "resume" in interrupted.sentences[0]
+
+
+def test_exit_codes_have_a_meaning():
+    assert "NaN" in exit_code_meaning(8)
+    assert "memory" in exit_code_meaning(9)
+    assert exit_code_meaning(130) == exit_code_meaning(143)
+    assert "fault of ours" in exit_code_meaning(1)
+
+
+def outcome(check, run) -> str | None:
+    found = check(run)
+    return found.outcome if found else None
+
+
+def with_losses(*losses: float, evaluations: dict[int, float] | None = None, run=None):
+    train = {step: {"loss": loss, "grad_norm": 0.5} for step, loss in enumerate(losses, start=1)}
+    evals = {step: {"eval_loss": loss} for step, loss in (evaluations or {}).items()}
+    return replace(run or bare_run(), series=Series(train, evals))
+
+
+def test_loss_that_is_not_finite():
+    assert outcome(checks.finite_losses, with_losses(1.0, math.nan)) == "bad"
+    assert outcome(checks.finite_losses, with_losses(1.0, 0.9)) == "clear"
+    assert outcome(checks.finite_losses, bare_run()) is None
+
+
+def test_gates():
+    gate = ExpectResult(metric="eval_loss", wanted="< 1", found=2.0, held=False)
+    assert outcome(checks.gates, bare_run(expect=[gate])) == "bad"
+    assert outcome(checks.gates, example_run()) == "clear"
+    assert outcome(checks.gates, bare_run()) is None
+
+
+def test_an_adapter_that_did_not_move():
+    still, moved = LayerUpdate(name="a", norm=0.0), LayerUpdate(name="b", norm=1.0)
+    assert outcome(checks.adapter_moved, bare_run(updates=[still])) == "bad"
+    assert outcome(checks.adapter_moved, bare_run(updates=[still, moved])) == "warn"
+    assert outcome(checks.adapter_moved, bare_run(updates=[moved])) == "clear"
+    assert outcome(checks.adapter_moved, bare_run()) is None
+
+
+def test_overfitting_depends_on_which_step_was_kept():
+    curve = {0: 3.0, 10: 2.0, 20: 2.3}
+    assert outcome(checks.overfitting, with_losses(1.0, evaluations=curve)) == "warn"
+    kept = with_losses(1.0, evaluations=curve, run=bare_run(adapter_step=10))
+    assert outcome(checks.overfitting, kept) == "note"
+    assert outcome(checks.overfitting, with_losses(1.0, evaluations={0: 3.0, 10: 2.0, 20: 2.01})) == "clear"
+
+
+def test_memorising_compares_at_the_same_step():
+    low = with_losses(*[0.5] * 20, evaluations={0: 3.0, 20: 2.0})
+    assert outcome(checks.memorising, low) == "warn"
+    later = with_losses(*[2.0] * 20, *[0.5] * 20, evaluations={0: 3.0, 10: 2.1})
+    assert outcome(checks.memorising, later) == "clear"
+
+
+def test_still_falling_at_the_end():
+    assert outcome(checks.unfinished, with_losses(1.0, evaluations={0: 3.0, 1: 2.5, 2: 2.0, 3: 1.5})) == "note"
+    assert outcome(checks.unfinished, with_losses(1.0, evaluations={0: 3.0, 1: 2.5, 2: 2.0, 3: 1.999})) == "clear"
+
+
+def test_spikes_are_found_and_noise_is_not():
+    assert outcome(checks.spikes, with_losses(*[1.0] * 30, 9.0, *[1.0] * 30)) == "warn"
+    assert outcome(checks.spikes, with_losses(*[1.0, 1.5, 0.7] * 20)) == "clear"
+    assert "step 31" in checks.spikes(with_losses(*[1.0] * 30, 9.0, *[1.0] * 30)).text
+
+
+def test_clipping_at_nearly_every_step():
+    run = with_losses(*[1.0] * 20, run=bare_run(settings={"max_grad_norm": 0.1}))
+    assert outcome(checks.clipping, run) == "note"
+    assert outcome(checks.clipping, with_losses(*[1.0] * 20, run=bare_run(settings={"max_grad_norm": 1.0}))) == "clear"
+    assert outcome(checks.clipping, with_losses(*[1.0] * 20)) is None
+
+
+def test_few_rows_to_evaluate_on():
+    assert outcome(checks.enough_rows, bare_run(evaluation=EvaluationRecord(rows=8))) == "warn"
+    assert outcome(checks.enough_rows, example_run()) == "clear"
+
+
+def test_results_too_good_to_be_true():
+    assert outcome(checks.too_good, evaluated({"eval_f1": 0.99}, {"eval_f1": 0.99})) == "note"
+    assert outcome(checks.too_good, evaluated({"eval_f1": 0.2}, {"eval_f1": 1.0})) == "note"
+    assert outcome(checks.too_good, evaluated({"eval_f1": 0.2}, {"eval_f1": 0.8})) == "clear"
+
+
+def answered(*answers: str):
+    return bare_run(samples=[Sample(prompt="p", reference=f"r{i}", tuned=text) for i, text in enumerate(answers)])
+
+
+def test_answers_that_are_empty_looping_or_all_alike():
+    assert outcome(checks.answers, answered("yes", "")) == "warn"
+    assert outcome(checks.answers, answered("fine", "well " + "and so on " * 6)) == "warn"
+    assert outcome(checks.answers, answered("same", "same", "same")) == "warn"
+    assert outcome(checks.answers, answered("one", "two", "three")) == "clear"
+
+
+def test_rows_that_were_dropped():
+    facts = data_facts()
+    facts["train"]["dropped"] = {"too long": 400}
+    assert outcome(checks.rows_lost, bare_run(data=facts)) == "warn"
+    assert outcome(checks.rows_lost, example_run()) == "clear"
+
+
+def test_memory_beside_its_prediction():
+    far = bare_run(peak_memory_bytes=200, predicted=Predicted(peak_memory_bytes=100))
+    assert outcome(checks.memory_prediction, far) == "note"
+    assert outcome(checks.memory_prediction, example_run()) == "clear"
+
+
+def test_events_and_a_torn_log_are_worth_a_note():
+    assert outcome(checks.mishaps, bare_run(events=[Event(event="resume", step=3)])) == "note"
+    assert outcome(checks.log_complete, replace(bare_run(), series=Series(unreadable=2))) == "note"
+    assert outcome(checks.log_complete, bare_run()) is None
+
+
+def test_the_gravest_check_comes_first_and_trust_follows():
+    found = checks.run_checks(failed_run())
+    assert found[0].outcome == "bad"
+    assert "forbid" in judge(failed_run().record, found).trust
+    assert "Nothing suspicious" in judge(bare_run().record, [checks.Check("a", "clear", "b")]).trust

@@ -1,0 +1,163 @@
+"""Reports from a run folder and onto the disk; the Markdown, the card and the terminal in their own right."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from example_run import RECIPE, bare_run, example_run, failed_run, findings, sibling_runs
+
+from peftcli.errors import DataError
+from peftcli.reports.card import is_hub_id, model_card
+from peftcli.reports.compare import render_comparison_markdown
+from peftcli.reports.folder import RunFacts, read_run
+from peftcli.reports.html import render_html
+from peftcli.reports.markdown import render_markdown
+from peftcli.reports.terminal import paint, run_summary, score_table, text_table, wants_colour
+from peftcli.reports.writing import write_comparison, write_reports
+
+
+def run_folder(path, run: RunFacts):
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(run.record.to_json())
+    with (path / "metrics.jsonl").open("w") as log:
+        for step, values in run.series.train.items():
+            log.write(json.dumps({"event": "train", "step": step, **values}) + "\n")
+        for step, values in run.series.evaluations.items():
+            log.write(json.dumps({"event": "eval", "step": step, **values}) + "\n")
+    (path / "recipe.yaml").write_text(run.recipe)
+    (path / "data").mkdir()
+    (path / "data" / "findings.jsonl").write_text("".join(f.model_dump_json() + "\n" for f in run.findings))
+    return path
+
+
+def test_a_folder_gives_the_same_report_as_the_facts(tmp_path):
+    folder = run_folder(tmp_path / "support-001", example_run())
+    assert read_run(folder) == example_run()
+    html_path, markdown_path = write_reports(folder)
+    assert html_path.read_text() == render_html(example_run())
+    assert markdown_path.read_text() == render_markdown(example_run())
+    assert (html_path.name, markdown_path.name) == ("report.html", "report.md")
+
+
+def test_rendering_twice_gives_the_same_bytes():
+    assert render_html(example_run()) == render_html(example_run())
+
+
+def test_a_failed_run_has_a_report(tmp_path):
+    folder = run_folder(tmp_path / "support-002", failed_run())
+    html_path, markdown_path = write_reports(folder)
+    assert "the loss is not finite" in html_path.read_text()
+    assert "the loss is not finite" in markdown_path.read_text()
+
+
+def test_a_comparison_names_every_run_that_cannot_be_read(tmp_path):
+    good = run_folder(tmp_path / "good", example_run())
+    with pytest.raises(DataError) as caught:
+        write_comparison([good, tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert len(caught.value.faults) == 2
+    other = run_folder(tmp_path / "other", sibling_runs()[1])
+    html_path, markdown_path = write_comparison([good, other], tmp_path / "out")
+    assert "support-bottleneck" in html_path.read_text()
+    assert "`support-bottleneck`" in markdown_path.read_text()
+
+
+def test_a_damaged_finding_names_its_line(tmp_path):
+    folder = run_folder(tmp_path / "run", example_run())
+    (folder / "data" / "findings.jsonl").write_text(findings()[0].model_dump_json() + "\n{\n")
+    with pytest.raises(DataError, match=r"findings\.jsonl:2"):
+        read_run(folder)
+
+
+def test_the_short_form_is_short_and_holds_the_numbers():
+    text = render_markdown(example_run())
+    assert text.startswith("## `support`: It learned.")
+    assert "| `loss` | 3.099 (2.981 to 3.214) | 0.07342 (0.05810 to 0.09020) | −97.6 % (better) |" in text
+    assert "147,456 (14.0 %)" in text
+    assert len(text.splitlines()) < 120
+    assert "**Why**" in render_markdown(failed_run())
+
+
+def test_a_card_holds_measured_numbers_only():
+    facts = yaml.safe_load(model_card(example_run(base="Qwen/Qwen3-0.6B")).split("---\n")[1])
+    assert facts["base_model"] == "Qwen/Qwen3-0.6B"
+    assert facts["library_name"] == "peft"
+    assert facts["pipeline_tag"] == "text-generation"
+    values = {metric["type"]: metric["value"] for metric in facts["model-index"][0]["results"][0]["metrics"]}
+    assert values == {"loss": 0.07342, "exact_match": 0.9458, "token_accuracy": 0.9872}
+    unmeasured = yaml.safe_load(model_card(bare_run()).split("---\n")[1])
+    assert "metrics" not in unmeasured
+    assert "model-index" not in unmeasured
+
+
+def test_a_card_tells_no_paths_of_the_machine():
+    card = model_card(example_run(base="/home/someone/models/base-7b/"), loads_with_peft=False)
+    assert "/home" not in card
+    assert "base_model" not in card
+    assert "`base-7b`" in card
+    assert "library_name: peftcli" in card
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("gpt2", True),
+        ("a/b", True),
+        ("/a/b", False),
+        ("a/b/c", False),
+        ("builtin:base", False),
+        ("../a", False),
+        ("", False),
+    ],
+)
+def test_hub_ids(base, expected):
+    assert is_hub_id(base) is expected
+
+
+def test_a_comparison_in_markdown_marks_the_best():
+    text = render_comparison_markdown(sibling_runs())
+    assert "| `support` | It learned. | **0.07342** | **94.6 %** | 98.7 % |" in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colour_is_for_terminals_that_want_it():
+    assert wants_colour(Terminal(), {})
+    assert not wants_colour(Terminal(), {"NO_COLOR": "1"})
+    assert not wants_colour(Terminal(), {"TERM": "dumb"})
+    assert not wants_colour(io.StringIO(), {})
+    assert paint("a", "red", enabled=False) == "a"
+    assert "\x1b" not in run_summary(example_run())
+    assert "\x1b[32mIt learned.\x1b[0m" in run_summary(example_run(), colour=True)
+
+
+def test_tables_for_a_terminal():
+    table = text_table(["name", "n"], [["a" * 200, "1"], ["你好", "22"]], numeric=[1], width=30)
+    assert table.splitlines() == [
+        "name                         n",
+        "──────────────────────────  ──",
+        "aaaaaaaaaaaaaaaaaaaaaaaaa…   1",
+        "你好                        22",
+    ]
+    assert "94.6 %" in score_table(example_run().record)
+
+
+def test_reports_import_neither_torch_nor_rich():
+    code = (
+        "import sys, peftcli.reports.html, peftcli.reports.terminal, peftcli.reports.writing, peftcli.reports.card;"
+        "bad = {'torch', 'transformers', 'numpy', 'rich', 'jinja2', 'yaml'} & set(sys.modules);"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_recipe_is_on_the_page():
+    assert RECIPE.splitlines()[3] in render_html(example_run())

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from peftcli.errors import DeviceError
+from peftcli.training.config import OptimizerConfig
+from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
+from peftcli.training.optimizers import build_optimizer
+
+PARSE: TypeAdapter[Any] = TypeAdapter(OptimizerConfig)
+OPTIMIZERS = [
+    {"type": "adamw"},
+    {"type": "sgd"},
+    {"type": "sgd", "momentum": 0.9},
+    {"type": "adafactor"},
+    {"type": "lion"},
+    {"type": "muon"},
+]
+if importlib.util.find_spec("schedulefree"):
+    OPTIMIZERS.append({"type": "schedule_free"})
+
+
+def label(config: dict[str, Any]) -> str:
+    return "-".join(map(str, config.values()))
+
+
+def build(config: dict[str, Any], seed: int = 0) -> tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]:
+    generator = torch.Generator().manual_seed(seed)
+    named = {
+        "matrix": nn.Parameter(torch.randn(4, 3, generator=generator)),
+        "vector": nn.Parameter(torch.randn(5, generator=generator)),
+        "cube": nn.Parameter(torch.randn(2, 2, 2, generator=generator)),
+    }
+    groups = [{"params": [named["matrix"], named["vector"]]}, {"params": [named["cube"]], "lr": 0.05}]
+    return build_optimizer(PARSE.validate_python(config), groups, learning_rate=0.02), named
+
+
+def descend(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(((parameter - 1.0) ** 2).sum() for parameter in named.values()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=label)
+def test_descends(config: dict[str, Any]) -> None:
+    optimizer, named = build(config)
+    if config["type"] == "schedule_free":
+        optimizer.train()  # type: ignore[attr-defined]
+    before = {name: float(((parameter.detach() - 1.0) ** 2).sum()) for name, parameter in named.items()}
+    descend(optimizer, named, 800)
+    for name, parameter in named.items():
+        assert float(((parameter.detach() - 1.0) ** 2).sum()) < 0.5 * before[name], name
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=label)
+def test_flattened_state_goes_on_exactly(config: dict[str, Any]) -> None:
+    optimizer, named = build(config)
+    other, other_named = build(config, seed=1)
+    if config["type"] == "schedule_free":
+        optimizer.train()  # type: ignore[attr-defined]
+    descend(optimizer, named, 5)
+    tensors, scalars = flatten(optimizer, parameter_names(optimizer, named))
+    unflatten(other, parameter_names(other, other_named), tensors, scalars)
+    with torch.no_grad():
+        for name, parameter in named.items():
+            other_named[name].copy_(parameter)
+    descend(optimizer, named, 5)
+    descend(other, other_named, 5)
+    for name, parameter in named.items():
+        assert torch.equal(parameter, other_named[name]), name
+
+
+def test_state_of_another_optimizer_is_refused() -> None:
+    optimizer, named = build({"type": "adamw"})
+    descend(optimizer, named, 1)
+    tensors, scalars = flatten(optimizer, parameter_names(optimizer, named))
+    names = parameter_names(optimizer, named)
+    some = {name: tensor for name, tensor in tensors.items() if name != "vector::exp_avg"}
+    with pytest.raises(ValueError, match="8 tensors, not 9"):
+        unflatten(optimizer, names, some, scalars)
+    with pytest.raises(ValueError, match="no parameter other"):
+        unflatten(optimizer, names, {**some, "other::exp_avg": torch.zeros(1)}, scalars)
+    with pytest.raises(ValueError, match="1 parameter groups, not 2"):
+        unflatten(optimizer, names, tensors, {**scalars, "groups": scalars["groups"][:1]})
+    with pytest.raises(ValueError, match="state of SGD, not of AdamW"):
+        unflatten(optimizer, names, tensors, {**scalars, "type": "SGD"})
+
+
+def test_lion_by_hand() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = build_optimizer(
+        PARSE.validate_python({"type": "lion"}), [{"params": [parameter], "weight_decay": 0.1}], learning_rate=0.01
+    )
+    for gradient in ([3.0, -1.0], [-1.0, 5.0]):
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    first = [1.0 * 0.999 - 0.01, -2.0 * 0.999 + 0.01]
+    # momentum after the first step is 0.01 g; then sign(0.9 m + 0.1 g) = (-, +)
+    expected = [first[0] * 0.999 + 0.01, first[1] * 0.999 - 0.01]
+    assert parameter.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_muon_takes_matrices_only() -> None:
+    optimizer, named = build({"type": "muon"})
+    descend(optimizer, named, 1)
+    assert "momentum_buffer" in optimizer.state[named["matrix"]]
+    assert "exp_avg" in optimizer.state[named["vector"]]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02, 0.05]
+
+
+@pytest.mark.parametrize("name", ["schedule_free", "adamw_8bit"])
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    def missing(package: str) -> Any:
+        raise ImportError(package)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(DeviceError, match="pip install"):
+        build({"type": name})
