@@ -58,7 +58,7 @@ class Parsed:
 
 
 def parse(data: bytes, name: str) -> Parsed:
-    """Parses one document. `name` is the file as messages show it. Never raises; every fault has its line and column."""
+    """Parses one document; never raises. `name` is the file as messages show it; every fault has its place."""
     text = _decode(data, name)
     if isinstance(text, Fault):
         return Parsed(None, [text])
@@ -200,7 +200,9 @@ class _Reader:
         except _Unusable as error:
             self.faults.append(error.fault)
         except yaml.YAMLError:
-            self.faults.append(Fault("the file is not YAML", self._place(0, 0), "see `peft init` for a recipe that works"))
+            self.faults.append(
+                Fault("the file is not YAML", self._place(0, 0), "see `peft init` for a recipe that works")
+            )
         return Parsed(None if any(fault.message.startswith("not YAML") for fault in self.faults) else node, self.faults)
 
     def _document(self, events: Iterator[Any]) -> Node | None:
@@ -269,12 +271,18 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             sign = f"*{event.anchor}" if isinstance(event, yaml.AliasEvent) else f"&{event.anchor}"
             self.faults.append(
-                Fault(f"anchors and aliases (`{sign}`) are not part of a recipe", where, "repeat the value, or use `extends`")
+                Fault(
+                    f"anchors and aliases (`{sign}`) are not part of a recipe",
+                    where,
+                    "repeat the value, or use `extends`",
+                )
             )
         tag = getattr(event, "tag", None)
         if tag:
             name = str(tag).replace("tag:yaml.org,2002:", "!!")
-            self.faults.append(Fault(f"tags (`{name}`) are not part of a recipe", where, "remove the tag; a recipe is plain data"))
+            self.faults.append(
+                Fault(f"tags (`{name}`) are not part of a recipe", where, "remove the tag; a recipe is plain data")
+            )
 
     def _where(self, event: Any) -> str:
         return self._place(event.start_mark.line, event.start_mark.column)

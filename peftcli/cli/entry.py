@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0
-    except Exception as error:  # noqa: BLE001  the last resort: a bug of ours, told as one
+    except Exception as error:
         return _report_bug(error, as_json)
 
 

@@ -29,7 +29,10 @@ def starter_summaries() -> dict[str, str]:
 
 
 def write_starter(name: str, output: Path | None) -> Path:
-    """Writes a starter to `output` (default `./NAME.yaml`). Raises `RecipeError` or, when the file exists, `StorageError`."""
+    """Writes a starter to `output` (default `./NAME.yaml`).
+
+    Raises `RecipeError` for an unknown one, `StorageError` when the file exists.
+    """
     key = name.strip().lower().replace("_", "-")
     if key not in starter_names():
         near = difflib.get_close_matches(key, starter_names(), n=1)

@@ -14,7 +14,7 @@ from peftcli.data.faults import place
 from peftcli.data.mixing import epoch_counts, epoch_rows, split_off
 from peftcli.data.readers.containers import is_by_row
 from peftcli.data.source_data import SourceData
-from peftcli.data.store import Columns, RowIndex, TokenStore, count_trained
+from peftcli.data.store import Columns, RowIndex, TokenStore
 from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, cut_rows
 from peftcli.errors import DataError
 
@@ -93,7 +93,7 @@ def assemble(plan: SplitPlan, config: DataConfig, seed: int) -> Assembled:
     _check_losses(plan, config, indexes, cuts, files)
     store = _mixed(plan, columns, cuts, files, seed)
     return Assembled(
-        plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files, config), tallies
+        plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies
     )
 
 
@@ -212,18 +212,23 @@ def _content_hash(part: Part, name: str) -> str:
     return inputs[number].sha256 if len(inputs) == len(part.data.names) else "".join(each.sha256 for each in inputs)
 
 
+def whole_row(columns: Sequence[Columns], index: RowIndex, row: int) -> np.ndarray:
+    """Ids of a row of the index, (length,) int32."""
+    start = int(index.start[row])
+    return columns[int(index.column[row])].tokens[start : start + int(index.length[row])]
+
+
 def _rows_before(
-    plan: SplitPlan, columns: list[Columns], indexes: Sequence[RowIndex], files: Sequence[str], config: DataConfig
+    plan: SplitPlan, columns: list[Columns], indexes: Sequence[RowIndex], files: Sequence[str]
 ) -> SplitRows:
     whole = RowIndex.concatenate(list(indexes))
     return SplitRows(
         length=whole.length,
-        trained=count_trained(columns, whole),
         key=np.concatenate([part.data.key[rows] for part, rows in zip(plan.parts, plan.rows, strict=True)]),
         sketch=np.concatenate([part.data.sketch[rows] for part, rows in zip(plan.parts, plan.rows, strict=True)]),
         file=whole.file,
         line=whole.line,
         files=tuple(files),
-        max_length=config.max_length,
         joined=all(part.data.joins for part in plan.parts),
+        read=lambda row: whole_row(columns, whole, row),
     )

@@ -30,5 +30,5 @@ def cached_source(
 ) -> tuple[SourceData, bool]:
     """The encoded source, and whether it came from the cache."""
     inputs = source.facts()
-    reader = SourceReader(source, config, format, columns)
+    reader = SourceReader(source, config, format, columns, list(tokenizer.specials))
     return encode_source(source, reader, encoder(), inputs, faults, progress), False

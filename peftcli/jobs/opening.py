@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli import files
 from peftcli.adapters.storage import CONFIG_NAME, load, read_config, read_own
-from peftcli.errors import AdapterError, CheckpointError, Fault, RecipeError
+from peftcli.errors import AdapterError, CheckpointError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.models.load import DTYPES, load_model, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.plan import resolve_device, resolve_threads
-from peftcli.recipe import LoadedRecipe, load_recipe
-from peftcli.recipe_yaml import parse_value
+from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
 
 RECIPE_NAME = "recipe.yaml"
 RECORD_NAME = "run.json"
@@ -150,9 +148,4 @@ def generation_config(location: Location, overrides: Sequence[str] = ()) -> Gene
         raise RecipeError(f"--set {wrong[0]} has no effect here", fix="only generation.* keys do")
     if location.run is not None and (location.run / RECIPE_NAME).is_file():
         return load_recipe(location.run / RECIPE_NAME, overrides).recipe.generation
-    values = {key: parse_value(value, f"--set {key}") for key, _, value in (o.partition("=") for o in overrides)}
-    try:
-        return GenerationConfig(**{key.removeprefix("generation."): value for key, value in values.items()})
-    except ValidationError as error:
-        faults = [Fault(f"generation.{'.'.join(map(str, item['loc']))}: {item['msg']}") for item in error.errors()]
-        raise RecipeError("wrong generation keys", faults=faults) from error
+    return generation_from(overrides)

@@ -15,7 +15,7 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.markdown import block, code, table
 from peftcli.reports.record import RunRecord, Sample
 from peftcli.reports.scores import Score, metric_label, scores
-from peftcli.reports.visible import reveal, shorten
+from peftcli.reports.visible import clipped
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?\Z")
 _PIPELINES = {
@@ -92,7 +92,7 @@ def base_name(base: str) -> str:
 
 def _quoted(text: str) -> str:
     """A YAML scalar that cannot be anything but this text."""
-    return json.dumps(shorten(reveal(text, one_line=True), _MAX_VALUE), ensure_ascii=False)
+    return json.dumps(clipped(text, _MAX_VALUE, one_line=True), ensure_ascii=False)
 
 
 def _results(measured: Sequence[Score], record: RunRecord) -> str:

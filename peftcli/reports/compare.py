@@ -15,11 +15,12 @@ from peftcli.reports.markup import Child, Markup, tag
 from peftcli.reports.plots.curves import Curve, curve_chart
 from peftcli.reports.plots.frame import key_mark
 from peftcli.reports.scores import Score, lower_is_better, metric_label, scores
-from peftcli.reports.sections.parts import amount, bound, clipped, details, flatten, section, table
+from peftcli.reports.sections.parts import amount, bound, details, flatten, section, table
 from peftcli.reports.series import Point
 from peftcli.reports.smoothing import smooth
 from peftcli.reports.style import RUN_COLOURS
 from peftcli.reports.verdict import judge
+from peftcli.reports.visible import clipped
 
 MAX_RUNS = 24
 _MAX_METRICS = 16

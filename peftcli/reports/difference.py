@@ -10,6 +10,7 @@ from typing import Literal
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 _ALIKE_ENOUGH = 0.4
 _MAX_WORDS = 2000
+_MAX_CHANGES = 200
 
 Kind = Literal["same", "extra", "missing"]
 
@@ -33,8 +34,11 @@ def redline(reference: str, answer: str) -> list[Piece] | None:
     matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
     if reference != answer and matcher.ratio() < _ALIKE_ENOUGH:
         return None
+    changes = matcher.get_opcodes()
+    if len(changes) > _MAX_CHANGES:
+        return None
     pieces: list[Piece] = []
-    for operation, i1, i2, j1, j2 in matcher.get_opcodes():
+    for operation, i1, i2, j1, j2 in changes:
         if operation == "equal":
             pieces.append(Piece("same", "".join(found[j1:j2])))
             continue

@@ -12,12 +12,12 @@ from peftcli.reports.sections.comparison import comparison_section
 from peftcli.reports.sections.curves import curves_section
 from peftcli.reports.sections.data import data_section
 from peftcli.reports.sections.opening import masthead, verdict_section
-from peftcli.reports.sections.parts import clipped
 from peftcli.reports.sections.resources import resources_section
 from peftcli.reports.sections.samples import samples_section
 from peftcli.reports.sections.updates import updates_section
 from peftcli.reports.style import style_sheet
 from peftcli.reports.verdict import judge
+from peftcli.reports.visible import clipped
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MAX_BYTES = 2_000_000

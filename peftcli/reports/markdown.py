@@ -16,10 +16,11 @@ from peftcli.reports.record import RunRecord, Sample
 from peftcli.reports.scores import Score, scores
 from peftcli.reports.sections.samples import is_match
 from peftcli.reports.verdict import judge
-from peftcli.reports.visible import reveal, shorten
+from peftcli.reports.visible import clipped
 
 _MAX_INLINE = 160
 _MAX_BLOCK = 600
+_MAX_PROSE = 500
 _SAMPLES = 3
 _WARNINGS = 10
 _TICKS = re.compile(r"`+")
@@ -29,7 +30,7 @@ _MARKS = {"bad": "❌", "warn": "⚠️", "note": "ℹ️", "clear": "✅"}
 
 def code(text: str, limit: int = _MAX_INLINE) -> str:
     """Text from data as one code span, on one line."""
-    held = shorten(_SPACE.sub(" ", reveal(text)), limit).strip()
+    held = _SPACE.sub(" ", clipped(text, limit)).strip()
     if not held:
         return "` `"
     fence = "`" * (_longest_run(held) + 1)
@@ -39,7 +40,7 @@ def code(text: str, limit: int = _MAX_INLINE) -> str:
 
 def block(text: str, limit: int = _MAX_BLOCK) -> str:
     """Text from data as a fenced block."""
-    held = shorten(reveal(text), limit)
+    held = clipped(text, limit)
     fence = "`" * max(3, _longest_run(held) + 1)
     return f"{fence}text\n{held}\n{fence}"
 
@@ -86,7 +87,7 @@ def _prose(text: str) -> str:
 
     Links that GitHub makes by itself (`www.`, `http:`, e-mail, mentions) are broken.
     """
-    escaped = _SPECIAL.sub(r"\\\1", _SPACE.sub(" ", reveal(text)))
+    escaped = _SPECIAL.sub(r"\\\1", _SPACE.sub(" ", clipped(text, _MAX_PROSE)))
     return escaped.translate(_REFERENCES).replace("www.", "www\\.")
 
 

@@ -31,8 +31,17 @@ def _named(char: str) -> str:
     return f"⟨U+{ord(char):04X}⟩"
 
 
-def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters; what was left out is said."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]} … ({len(text) - limit:,} more characters)"
+def clipped(text: str, limit: int, *, one_line: bool = False) -> str:
+    """`text` made visible and held to `limit` characters; how many of its own were left out is said.
+
+    The limit counts what is shown, so that hidden characters cannot swell a page.
+    """
+    shown = reveal(text[:limit], one_line=one_line)
+    if len(text) <= limit and len(shown) <= limit:
+        return shown
+    if len(shown) > limit:
+        shown = shown[:limit]
+        left = f"{len(text):,} characters in all"
+    else:
+        left = f"{len(text) - limit:,} more characters"
+    return f"{shown} … ({left})"

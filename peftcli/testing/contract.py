@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -341,7 +342,10 @@ def checkpointed_gradients_are_the_same(case: Case) -> str | None:
         return "the family has no gradient checkpointing"
     model.train()
     plain = _gradients(model)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    with warnings.catch_warnings():
+        # transformers renames the call in version 6
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     again = _gradients(model)
     assert plain.keys() == again.keys()
     worst = max(float((plain[name] - again[name]).abs().max()) for name in plain)
@@ -401,8 +405,11 @@ def half_precision_works(case: Case) -> str | None:
     assert all(p.dtype == torch.float32 for p in adapter_of(half).trainable_parameters().values())
     found, expected = logits(half, inputs_for(model)), logits(model, inputs_for(model))
     assert found.dtype == torch.bfloat16, f"logits came out as {found.dtype}"
-    scale = max(1.0, float(expected.abs().max()))
-    assert float((found.float() - expected).abs().max()) < 0.25 * scale, "far from the float32 answer"
+    with adapters.disabled(half), adapters.disabled(model):
+        noise = float((logits(half, inputs_for(model)).float() - logits(model, inputs_for(model))).abs().max())
+    allowed = 4 * noise + 0.1 * max(1.0, float(expected.abs().max()))
+    difference = float((found.float() - expected).abs().max())
+    assert difference < allowed, f"differs by {difference:.2g} from the float32 answer, the base by {noise:.2g}"
     _loss(half).backward()
     for name, parameter in adapter_of(half).trainable_parameters().items():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), f"{name}: gradient not finite"

@@ -6,7 +6,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-from peftcli.errors import Interrupted, RecipeError
+from peftcli.errors import Interrupted, ModelError, RecipeError
 from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.config import ScheduleFreeConfig
 from peftcli.training.interfaces import Metrics
@@ -30,7 +30,7 @@ def fit(setup: FitSetup) -> FitResult:
     Raises `NumericalError`, `MemoryLimitError`, `CheckpointError`, `StorageError`, `DataError`, and `Interrupted`
     after a signal, when everything needed to resume is on disk.
     """
-    _require_evaluation(setup)
+    _require_effective_settings(setup)
     every_block = int(setup.config.gradient_checkpointing)
     with deterministic_kernels(), checkpointed_blocks(setup.blocks, every_block), _listening(setup) as stop:
         run = _Run(setup, stop)
@@ -47,7 +47,13 @@ def fit(setup: FitSetup) -> FitResult:
             setup.progress.stop()
 
 
-def _require_evaluation(setup: FitSetup) -> None:
+def _require_effective_settings(setup: FitSetup) -> None:
+    if setup.config.gradient_checkpointing and not setup.blocks:
+        raise ModelError(
+            "training.gradient_checkpointing has no effect: this model's layers were not found",
+            where="training.gradient_checkpointing",
+            fix="set it to false",
+        )
     if setup.config.early_stopping is not None and setup.evaluate is None:
         raise RecipeError(
             "training.early_stopping needs an evaluation", where="training.early_stopping", fix="add data.validation"

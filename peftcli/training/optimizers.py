@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import torch
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
 from peftcli.errors import DeviceError
@@ -47,6 +46,17 @@ def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: f
             return _schedule_free(config, groups, learning_rate)
         case EightBitAdamWConfig():
             return _bitsandbytes(config, groups, learning_rate)
+
+
+def require_optimizer(config: OptimizerConfig, *, device: str) -> None:
+    """Raises `DeviceError` where the optimizer's package or device is missing; cheap, so ask before loading a base."""
+    match config:
+        case ScheduleFreeConfig():
+            _require("schedulefree", config.type)
+        case EightBitAdamWConfig():
+            if not device.startswith("cuda"):
+                raise DeviceError(f"optimizer {config.type} needs a CUDA GPU", fix="use optimizer: adamw")
+            _require("bitsandbytes", config.type)
 
 
 def _fused(groups: Groups) -> bool:
@@ -114,9 +124,8 @@ def _schedule_free(config: ScheduleFreeConfig, groups: Groups, learning_rate: fl
 
 
 def _bitsandbytes(config: EightBitAdamWConfig, groups: Groups, learning_rate: float) -> Optimizer:
+    require_optimizer(config, device=groups[0]["params"][0].device.type)
     library = _require("bitsandbytes", config.type)
-    if not torch.cuda.is_available():
-        raise DeviceError(f"optimizer {config.type} needs a CUDA GPU", fix="use optimizer: adamw")
     names = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
     build = getattr(library.optim, names[config.type])
     optimizer: Optimizer = build(

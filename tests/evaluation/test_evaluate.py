@@ -224,3 +224,12 @@ def test_a_paired_comparison_sees_what_two_intervals_do_not(model: Any, tokenize
 def test_a_comparison_needs_the_same_rows(model: Any, tokenizer: Any, store: TokenStore) -> None:
     with pytest.raises(DataError, match="different rows"):
         compare(run(model, store, tokenizer), run(model, store, tokenizer, rows=4))
+
+
+def test_the_data_rooms_own_cases_are_answered(model: Any, tokenizer: Any) -> None:
+    store = build_store(tokenizer)
+    found = run(model, store, tokenizer, metrics=["exact_match"], samples=8)
+    assert [sample.origin for sample in found.samples] == [f"{store[r].origin.file}:{r + 1}" for r in range(8)]
+    row = store[2]
+    assert found.samples[2].prompt == tokenizer.decode(row.input_ids[:10])
+    assert found.samples[2].reference == tokenizer.decode(row.input_ids[10:], skip_special_tokens=True)

@@ -15,7 +15,7 @@ from peftcli.reports.plots.grid import cells
 from peftcli.reports.plots.scale import Scale, cover, cover_log, round_ticks
 from peftcli.reports.record import LayerUpdate
 from peftcli.reports.smoothing import running_mean, smooth, thin
-from peftcli.reports.visible import reveal, shorten
+from peftcli.reports.visible import clipped, reveal
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
@@ -118,7 +118,9 @@ def test_what_is_revealed_can_be_seen_and_stays(text):
     shown.encode("utf-8")
 
 
-def test_reveal_names_code_points_and_shorten_says_so():
+def test_reveal_names_code_points_and_clipping_says_so():
     assert reveal("a\u202eb\x1b") == "a⟨U+202E⟩b⟨U+001B⟩"
     assert reveal("a\nb", one_line=True) == "a⟨U+000A⟩b"
-    assert shorten("abcdef", 3) == "abc … (3 more characters)"
+    assert clipped("abcdef", 3) == "abc … (3 more characters)"
+    assert clipped("abc", 3) == "abc"
+    assert clipped("\x00\x00", 10) == "⟨U+0000⟩⟨U … (2 characters in all)"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
+from peftcli.errors import DataError, DeviceError, MemoryLimitError, ModelError, RecipeError
 from peftcli.training.acceleration import build_accelerator
 from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.config import CheckpointConfig
@@ -65,6 +65,13 @@ def test_gradient_checkpointing_changes_nothing_but_memory(make_tiny: MakeTiny) 
     plain, recomputed, second = (make_tiny(dropout=0.3, gradient_checkpointing=every) for every in (False, True, 2))
     assert fit(plain.setup).losses == fit(recomputed.setup).losses == fit(second.setup).losses
     assert plain.weights() == recomputed.weights() == second.weights()
+
+
+def test_gradient_checkpointing_without_layers_is_refused(make_tiny: MakeTiny) -> None:
+    tiny = make_tiny(gradient_checkpointing=True)
+    tiny.setup.blocks = ()
+    with pytest.raises(ModelError, match="has no effect"):
+        fit(tiny.setup)
 
 
 def test_checkpointed_blocks_are_put_back(make_tiny: MakeTiny) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from peftcli.errors import DeviceError
 from peftcli.training.config import OptimizerConfig
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
-from peftcli.training.optimizers import build_optimizer
+from peftcli.training.optimizers import build_optimizer, require_optimizer
 
 PARSE: TypeAdapter[Any] = TypeAdapter(OptimizerConfig)
 OPTIMIZERS = [
@@ -115,13 +116,16 @@ def test_muon_takes_matrices_only() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02, 0.05]
 
 
-@pytest.mark.parametrize("name", ["schedule_free", "adamw_8bit"])
-def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
+@pytest.mark.parametrize(("name", "device"), [("schedule_free", "cpu"), ("adamw_8bit", "cuda")])
+def test_a_missing_package_is_named(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(package: str) -> Any:
         raise ImportError(package)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(DeviceError, match="pip install"):
-        build({"type": name})
+        require_optimizer(PARSE.validate_python({"type": name}), device=device)
+
+
+def test_eight_bits_need_a_gpu() -> None:
+    with pytest.raises(DeviceError, match="paged_adamw_8bit needs a CUDA GPU"):
+        build({"type": "paged_adamw_8bit"})

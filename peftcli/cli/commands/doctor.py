@@ -17,7 +17,7 @@ def command(
 
     Example:  peft doctor
     """
-    from peftcli.jobs.doctor import clear_token_cache, examine, examination_text
+    from peftcli.jobs.doctor import clear_token_cache, examination_text, examine
 
     if clear_cache:
         freed = clear_token_cache()

@@ -17,7 +17,7 @@ def command(
 
     Example:  peft explain training.learning_rate
     """
-    from peftcli.recipe_schema import explain
+    from peftcli.recipe.explaining import explain
 
     found = explain(key)
     show(found, "\n".join(found["lines"]), as_json=as_json)

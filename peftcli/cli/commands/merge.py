@@ -13,7 +13,9 @@ from peftcli.cli.output import AsJson, Model, Quiet, say, show
 def command(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
     output: Annotated[Path, typer.Option("--output", help="Folder of the merged model; must not exist.")],
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the base's).")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the base's).")
+    ] = None,
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
     model: Model = None,
     quiet: Quiet = False,

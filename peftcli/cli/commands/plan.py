@@ -12,7 +12,9 @@ from peftcli.cli.output import AsJson, Set, show
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
-    device_memory: Annotated[str | None, typer.Option("--device-memory", help="Plan for this much, e.g. 24GiB.")] = None,
+    device_memory: Annotated[
+        str | None, typer.Option("--device-memory", help="Plan for this much, e.g. 24GiB.")
+    ] = None,
     overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,6 +9,6 @@ def command() -> None:
     Example:  peft schema > peft-recipe.schema.json
     """
     from peftcli import files
-    from peftcli.recipe_schema import recipe_schema
+    from peftcli.recipe.json_schema import recipe_schema
 
     print(files.to_json(recipe_schema()), end="")

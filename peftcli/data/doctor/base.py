@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,12 +50,16 @@ class Tally:
 Tallies = dict[tuple[str, str], Tally]
 """(check, file) -> rows."""
 
+Hit = tuple[str, int, str]
+"""File, line, and what is wrong there."""
+
 
 class RowBatch:
-    """Rows as they were read, with all text of each row."""
+    """Rows as they were read, with all text of each row. `specials`: the text of the tokenizer's special tokens."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], specials: Sequence[str] = ()) -> None:
         self.rows = rows
+        self.specials = specials
 
     @cached_property
     def texts(self) -> list[str]:
@@ -69,17 +73,23 @@ class RowBatch:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Every row of a split before truncation. All arrays (rows,); `key` is equal exactly for equal token ids."""
+    """Every row of a split before truncation. All arrays (rows,); `key` is equal exactly for equal token ids, `sketch`
+    is (rows, parts), see `sketch.py`; `read(row)` gives its ids; `joined`: the rows are documents that are joined."""
 
     length: np.ndarray
-    trained: np.ndarray
     key: np.ndarray
     sketch: np.ndarray
     file: np.ndarray
     line: np.ndarray
     files: Sequence[str]
-    max_length: int
     joined: bool
+    read: Callable[[int], np.ndarray]
+
+    def place(self, row: int) -> str:
+        return f"{self.files[int(self.file[row])]}:{int(self.line[row])}"
+
+    def hit(self, row: int, message: str) -> Hit:
+        return self.files[int(self.file[row])], int(self.line[row]), message
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,24 @@ class Review:
         return [self.train] if self.validation is None else [self.train, self.validation]
 
 
+class Collector(Protocol):
+    """Gathers something over the rows of a source and tells its hits at the end."""
+
+    def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None: ...
+
+    def hits(self) -> Iterable[Hit]: ...
+
+
 @dataclass(frozen=True)
 class Check:
-    """`scan` looks at rows one by one and gives (position, message); `review` at all and gives (file, line, message)."""
+    """`scan` looks at rows one by one and gives (position, message); `collect` makes what gathers over a source;
+    `review` looks at all encoded rows. A check has one of them, or is counted where rows are encoded and cut."""
 
     default: Severity
     about: str
     scan: Callable[[RowBatch], Iterable[tuple[int, str]]] | None = None
-    review: Callable[[Review], Iterable[tuple[str, int, str]]] | None = None
+    collect: Callable[[], Collector] | None = None
+    review: Callable[[Review], Iterable[Hit]] | None = None
 
 
 @cache

@@ -11,13 +11,31 @@ from peftcli.data.rows import Row
 from peftcli.errors import DataError, Fault
 
 
-def scan_rows(rows: Sequence[Row], file: str, lines: Sequence[int], tallies: Tallies) -> None:
-    """Runs every check that looks at single rows; `tallies` gains what they see."""
-    batch = RowBatch(rows)
-    for name, check in all_checks().items():
-        if check.scan is not None:
-            for position, message in check.scan(batch):
-                tallies.setdefault((name, file), Tally()).add(lines[position], message)
+class Scanner:
+    """Runs the checks that look at rows while a source is read; `tallies` is what they have seen."""
+
+    def __init__(self, specials: Sequence[str] = ()) -> None:
+        self._specials = [text for text in specials if text.strip()]
+        self._scans = {name: check.scan for name, check in all_checks().items() if check.scan is not None}
+        self._collectors = {name: check.collect() for name, check in all_checks().items() if check.collect is not None}
+        self.tallies: Tallies = {}
+
+    def scan(self, rows: Sequence[Row], file: str, lines: Sequence[int]) -> None:
+        """Looks at some rows. Raises `UnicodeEncodeError` for text that is not Unicode (half a surrogate pair)."""
+        batch = RowBatch(rows, self._specials)
+        for name, scan in self._scans.items():
+            for position, message in scan(batch):
+                self.add(name, file, lines[position], message)
+        for collector in self._collectors.values():
+            collector.add(batch, file, lines)
+
+    def finish(self) -> None:
+        for name, collector in self._collectors.items():
+            for file, line, message in collector.hits():
+                self.add(name, file, line, message)
+
+    def add(self, check: str, file: str, line: int, message: str) -> None:
+        self.tallies.setdefault((check, file), Tally()).add(line, message)
 
 
 def review(data: Review, severities: Mapping[str, Severity]) -> Tallies:

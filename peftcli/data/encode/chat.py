@@ -57,7 +57,7 @@ def encode_chats(
         if proven is None:
             out.refused[candidate.row] = "the mask cannot be proven: the trained tokens are not exactly the answer"
         else:
-            _append(out, proven, codec)
+            _append(out, proven)
     return out
 
 
@@ -133,11 +133,9 @@ def _piece(codec: Codec, text: str, start: int, end: int) -> list[int]:
     return (codec.encode if begins else codec.encode_continuations)([text[start:end]])[0]
 
 
-def _append(out: EncodedRows, candidate: _Candidate, codec: Codec) -> None:
+def _append(out: EncodedRows, candidate: _Candidate) -> None:
     start = len(out.ids)
     for ids, weight in candidate.runs:
         out.run(ids, weight)
     out.hits += [RowHit(check, candidate.row, message) for check, message in candidate.rendered.hits]
-    if codec.bos_id is not None and list(out.ids[start : start + 2]) == [codec.bos_id, codec.bos_id]:
-        out.hits.append(RowHit("doubled-bos", candidate.row, "the row begins with two BOS tokens"))
     out.end_row(candidate.row, start)

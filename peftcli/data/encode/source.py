@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from peftcli.data.config import SourceConfig
-from peftcli.data.doctor.base import Tallies, Tally
-from peftcli.data.doctor.run import scan_rows
+from peftcli.data.doctor.base import row_text
+from peftcli.data.doctor.run import Scanner
 from peftcli.data.encode.base import EncodedRows
 from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.faults import FaultLog, RowFault, place
@@ -40,7 +40,14 @@ class ParsedChunk:
 class SourceReader:
     """Rows of a source, parsed: detects the format, stops at the row cap, counts and checks as it goes."""
 
-    def __init__(self, source: RowSource, config: SourceConfig, format: str, columns: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        source: RowSource,
+        config: SourceConfig,
+        format: str,
+        columns: Mapping[str, str],
+        specials: Sequence[str] = (),
+    ) -> None:
         self._source = source
         self._cap = config.rows
         self._format = format
@@ -48,7 +55,7 @@ class SourceReader:
         self.detected: Detected | None = None
         self.rows_read = 0
         self.dropped: dict[str, int] = {}
-        self.tallies: Tallies = {}
+        self.scanner = Scanner(specials)
 
     def chunks(self, faults: FaultLog) -> Iterator[ParsedChunk]:
         """Every chunk; rows that cannot be used become faults. Raises `DataError` where files differ in their format."""
@@ -92,7 +99,7 @@ class SourceReader:
 
     def _checked(self, rows: list[Row], lines: list[int], file: int, faults: FaultLog) -> ParsedChunk:
         try:
-            scan_rows(rows, self._source.names[file], lines, self.tallies)
+            self.scanner.scan(rows, self._source.names[file], lines)
         except UnicodeEncodeError:
             for row, line in zip(rows, lines, strict=True):
                 if not _is_unicode(row):
@@ -106,8 +113,6 @@ class SourceReader:
 
 
 def _is_unicode(row: Row) -> bool:
-    from peftcli.data.doctor.base import row_text
-
     try:
         row_text(row).encode("utf-8")
     except UnicodeEncodeError:
@@ -163,11 +168,12 @@ def encode_source(
     gathered = _Gathered()
     joins = True
     for chunk, encoded in _encoded(reader, encoder, faults):
-        _log(chunk, encoded, reader, source, faults)
+        _log(chunk, encoded, reader, source, faults, encoder.codec.bos_id)
         gathered.add(chunk, encoded)
         joins = joins and all(type(row) is TextRow for row in chunk.rows)
         if progress is not None:
             progress(source.name, len(chunk.rows))
+    reader.scanner.finish()
     return SourceData(
         Columns(_whole(gathered.tokens, np.int32), _whole(gathered.weights, np.float32)),
         _whole(gathered.lengths, np.int64),
@@ -182,7 +188,7 @@ def encode_source(
         joins,
         reader.rows_read,
         dict(reader.dropped),
-        reader.tallies,
+        reader.scanner.tallies,
         time.perf_counter() - began,
     )
 
@@ -206,13 +212,30 @@ def _encoded(
 
 
 def _log(
-    chunk: ParsedChunk, encoded: EncodedRows, reader: SourceReader, source: RowSource, faults: FaultLog
+    chunk: ParsedChunk,
+    encoded: EncodedRows,
+    reader: SourceReader,
+    source: RowSource,
+    faults: FaultLog,
+    bos_id: int | None,
 ) -> None:
     for row, reason in encoded.refused.items():
         faults.add(reason, reader.place(chunk.file, chunk.lines[row]))
     for hit in encoded.hits:
-        key = (hit.check, source.names[chunk.file])
-        reader.tallies.setdefault(key, Tally()).add(chunk.lines[hit.row], hit.message)
+        reader.scanner.add(hit.check, source.names[chunk.file], chunk.lines[hit.row], hit.message)
+    for row in _doubled_bos(encoded, bos_id):
+        reader.scanner.add("doubled-bos", source.names[chunk.file], chunk.lines[row], "the row begins with two BOS tokens")
+
+
+def _doubled_bos(encoded: EncodedRows, bos_id: int | None) -> list[int]:
+    """Positions in the chunk of rows that begin with BOS twice."""
+    lengths, tokens = np.array(encoded.lengths, dtype=np.int64), encoded.tokens()
+    if bos_id is None or not len(tokens):
+        return []
+    long = np.flatnonzero(lengths > 1)
+    starts = (np.cumsum(lengths) - lengths)[long]
+    doubled = (tokens[starts] == bos_id) & (tokens[starts + 1] == bos_id)
+    return [encoded.kept[row] for row in long[doubled].tolist()]
 
 
 def _whole(parts: list[np.ndarray], dtype: type) -> np.ndarray:

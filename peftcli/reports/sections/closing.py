@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Child, Markup, tag
-from peftcli.reports.sections.parts import clipped, details, facts_table, section, table
+from peftcli.reports.sections.parts import details, facts_table, section, table
+from peftcli.reports.visible import clipped
 
 _MAX_WARNINGS = 50
 _MAX_EVENTS = 100

@@ -9,7 +9,8 @@ from peftcli.reports.plots.frame import Key, legend
 from peftcli.reports.plots.whiskers import whisker_plot
 from peftcli.reports.record import ExpectResult, Interval, RunRecord
 from peftcli.reports.scores import Score, metric_label, scores
-from peftcli.reports.sections.parts import amount, clipped, section, table
+from peftcli.reports.sections.parts import amount, section, table
+from peftcli.reports.visible import clipped
 
 _MAX_METRICS = 24
 _RELATIONS = {"better": "better", "worse": "worse", "unclear": "no clear change", "unmeasured": "not measured"}

@@ -10,9 +10,10 @@ from peftcli.reports.markup import Markup, tag
 from peftcli.reports.plots.curves import Curve, curve_chart
 from peftcli.reports.plots.frame import tick_label
 from peftcli.reports.scores import metric_label
-from peftcli.reports.sections.parts import clipped, section
+from peftcli.reports.sections.parts import section
 from peftcli.reports.series import Point, Series
 from peftcli.reports.smoothing import smooth
+from peftcli.reports.visible import clipped
 
 _MAX_METRIC_CHARTS = 6
 

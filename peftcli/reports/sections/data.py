@@ -9,7 +9,8 @@ from peftcli.reports.markup import Child, Markup, tag
 from peftcli.reports.plots.bars import histogram
 from peftcli.reports.plots.frame import figure
 from peftcli.reports.record import DataRow, FindingRecord, Span
-from peftcli.reports.sections.parts import amount, clipped, details, facts_table, section, table
+from peftcli.reports.sections.parts import amount, details, facts_table, section, table
+from peftcli.reports.visible import clipped
 
 MAX_ROWS = 8
 MAX_FINDINGS = 60

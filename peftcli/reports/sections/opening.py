@@ -10,8 +10,9 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, join, tag
 from peftcli.reports.record import Failure, RunRecord
 from peftcli.reports.scores import Score, metric_label, scores
-from peftcli.reports.sections.parts import amount, bound, clipped, details
+from peftcli.reports.sections.parts import amount, bound, details
 from peftcli.reports.verdict import Verdict, exit_code_meaning
+from peftcli.reports.visible import clipped
 
 _MAX_NAME = 200
 _MAX_MESSAGE = 8000

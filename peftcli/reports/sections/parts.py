@@ -9,7 +9,7 @@ from typing import Any
 
 from peftcli.reports import numbers
 from peftcli.reports.markup import Child, Markup, tag
-from peftcli.reports.visible import reveal, shorten
+from peftcli.reports.visible import clipped
 
 MAX_FACTS = 200
 _MAX_VALUE = 400
@@ -41,11 +41,6 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[Child]],
     return tag("div", whole, class_="table", role="region", aria_label=caption, tabindex="0")
 
 
-def clipped(text: str, limit: int) -> str:
-    """Text made visible, then held to a length (in that order, so that hidden characters cannot swell a page)."""
-    return shorten(reveal(text), limit)
-
-
 def quoted(text: str, limit: int) -> Markup:
     """Text from data or a model: its own direction, its own line breaks."""
     return tag("div", clipped(text, limit), class_="quoted", dir="auto")
@@ -64,9 +59,12 @@ def facts_list(pairs: Sequence[tuple[str, Child]]) -> Markup:
 def facts_table(caption: str, facts: Mapping[str, Any]) -> Markup | None:
     """Nested facts as one flat table of dotted names; None when there are none."""
     pairs = flatten(facts)
-    rows = [[clipped(name, _MAX_VALUE), tag("span", clipped(value, _MAX_VALUE), dir="auto")] for name, value in pairs]
-    if len(rows) > MAX_FACTS:
-        rows = [*rows[:MAX_FACTS], [f"{len(rows) - MAX_FACTS} more", "see run.json"]]
+    rows: list[list[Child]] = [
+        [clipped(name, _MAX_VALUE), tag("span", clipped(value, _MAX_VALUE), dir="auto")]
+        for name, value in pairs[:MAX_FACTS]
+    ]
+    if len(pairs) > MAX_FACTS:
+        rows.append([f"{len(pairs) - MAX_FACTS} more", "see run.json"])
     return table(caption, ["Name", "Value"], rows) if rows else None
 
 

@@ -6,8 +6,8 @@ from peftcli.reports.difference import Piece, redline
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.record import Sample
-from peftcli.reports.sections.parts import clipped, details, quoted, section
-from peftcli.reports.visible import reveal
+from peftcli.reports.sections.parts import details, quoted, section
+from peftcli.reports.visible import clipped, reveal
 
 MAX_SAMPLES = 16
 MAX_CHARACTERS = 2500
@@ -90,8 +90,9 @@ def _answer(title: str, style: str, reference: str | None, answer: str) -> Marku
 
 
 def _marked(reference: str, answer: str) -> Markup:
-    fits = len(reference) <= MAX_CHARACTERS and len(answer) <= MAX_CHARACTERS
-    pieces = redline(reveal(reference).strip(), reveal(answer).strip()) if fits else None
+    wanted, found = reveal(reference[: MAX_CHARACTERS + 1]).strip(), reveal(answer[: MAX_CHARACTERS + 1]).strip()
+    fits = max(len(wanted), len(found)) <= MAX_CHARACTERS
+    pieces = redline(wanted, found) if fits else None
     if pieces is None:
         return quoted(answer or " ", MAX_CHARACTERS)
     return tag("div", map(_piece, pieces), class_="quoted", dir="auto")

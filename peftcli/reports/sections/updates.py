@@ -11,7 +11,8 @@ from peftcli.reports.plots.bars import Bar, bar_list
 from peftcli.reports.plots.frame import figure
 from peftcli.reports.plots.grid import Cell, cells, size, update_grid
 from peftcli.reports.record import LayerUpdate
-from peftcli.reports.sections.parts import amount, clipped, details, section, table
+from peftcli.reports.sections.parts import amount, details, section, table
+from peftcli.reports.visible import clipped
 
 MAX_UPDATES = 400
 _LARGEST = 8

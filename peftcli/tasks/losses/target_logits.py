@@ -113,7 +113,7 @@ def _probe(model: nn.Module) -> bool:
     ids = torch.arange(_PROBE_ROWS * _PROBE_LENGTH, device=device).view(_PROBE_ROWS, _PROBE_LENGTH)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     positions = torch.tensor([0, 1, 3, 4, 5], device=device)
-    with without_training(model):
+    with _without_training(model):
         narrow = _narrow_logits(model, inputs, positions)
         full = _full_logits(model, inputs, positions)
     if narrow is None or narrow.shape != full.shape:
@@ -123,7 +123,7 @@ def _probe(model: nn.Module) -> bool:
 
 
 @contextmanager
-def without_training(model: nn.Module) -> Iterator[None]:
+def _without_training(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every module's own mode restored afterwards; draws nothing from shared generators."""
     modes = [(module, module.training) for module in model.modules()]
     devices = [device.index for device in {p.device for p in model.parameters()} if device.type == "cuda"]

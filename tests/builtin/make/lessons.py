@@ -47,6 +47,7 @@ TROUBLE = {
     "account": "the login",
     "return": "a wish to give it back",
 }
+PATIENCE = {"high": "No, not a day.", "normal": "A little.", "low": "Yes, for long."}
 WAIT = {"high": "none", "normal": "some", "low": "long"}
 
 QUESTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -68,6 +69,7 @@ QUESTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (("What is the trouble?", "What is it about?"), ("{w}", "It is about {w}.")),
     (("When do we answer?", "How soon do they need us?"), ("{T}.", "We answer {t}.", "They want to hear {t}.")),
+    (("Can it wait?", "May we take our time?"), ("{y}",)),
     (
         ("Who has which order?", "Name the customer and the order."),
         ("{n} has {c}.", "{n}: {c}", "{c} belongs to {n}."),
@@ -88,7 +90,7 @@ RECORD_KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def fill(facts: Ticket, template: str) -> str:
     soon = SOON[facts.urgency]
     text = template.replace("{t}", soon).replace("{T}", sentence_case(soon)).replace("{x}", WAIT[facts.urgency])
-    return facts.fill(text.replace("{w}", TROUBLE[facts.category]))
+    return facts.fill(text.replace("{w}", TROUBLE[facts.category]).replace("{y}", PATIENCE[facts.urgency]))
 
 
 def user(text: str) -> dict[str, str]:
@@ -240,12 +242,12 @@ def story_of(rng: random.Random, facts: Ticket) -> str:
 
 LESSONS: tuple[tuple[float, Callable[[random.Random], Lesson]], ...] = (
     (0.10, reply),
-    (0.26, ask),
-    (0.20, repeat),
-    (0.10, listing),
-    (0.16, record),
-    (0.10, pairs),
-    (0.08, story),
+    (0.28, ask),
+    (0.16, repeat),
+    (0.09, listing),
+    (0.18, record),
+    (0.12, pairs),
+    (0.07, story),
 )
 
 

@@ -220,6 +220,7 @@ def save(model: LlamaForCausalLM, encoder: Encoder, output: Path) -> None:
         bos_token_id=encoder.bos, eos_token_id=encoder.end, pad_token_id=encoder.pad, max_new_tokens=64, do_sample=False
     )
     model.save_pretrained(output)
+    (output / "model.safetensors").chmod(0o644)
 
 
 def keep_freed_memory() -> None:
@@ -233,7 +234,7 @@ def keep_freed_memory() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=PACKAGE_FOLDER)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=250)

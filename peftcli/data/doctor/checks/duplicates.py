@@ -1,5 +1,20 @@
+"""Rows that are token for token the same as an earlier row of their split."""
+
 from __future__ import annotations
 
-from peftcli.data.doctor.base import Check
+from collections.abc import Iterable
 
-CHECK = Check("warn", "")
+import numpy as np
+
+from peftcli.data.doctor.base import Check, Hit, Review
+
+
+def review(data: Review) -> Iterable[Hit]:
+    for split in data.splits:
+        # the first row of each key is the original
+        _, first, which = np.unique(split.key, return_index=True, return_inverse=True)
+        for row in np.flatnonzero(first[which] != np.arange(len(split.key))).tolist():
+            yield split.hit(row, f"the same as {split.place(int(first[which[row]]))}")
+
+
+CHECK = Check("warn", "rows that occur more than once", review=review)

@@ -1,5 +1,39 @@
+"""Labels that hardly occur, or are all the same."""
+
 from __future__ import annotations
 
-from peftcli.data.doctor.base import Check
+from collections.abc import Iterable, Sequence
 
-CHECK = Check("warn", "")
+from peftcli.data.doctor.base import Check, RowBatch
+from peftcli.data.rows import LabelRow
+
+MIN_ROWS = 20
+MAX_RATIO = 20
+
+
+class LabelCounts:
+    """Counts labels over a source and remembers where each was first."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str | int, int] = {}
+        self.first: dict[str | int, tuple[str, int]] = {}
+
+    def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None:
+        for row, line in zip(batch.rows, lines, strict=True):
+            for label in row.labels if isinstance(row, LabelRow) else ():
+                self.counts[label] = self.counts.get(label, 0) + 1
+                self.first.setdefault(label, (file, line))
+
+    def hits(self) -> Iterable[tuple[str, int, str]]:
+        total = sum(self.counts.values())
+        if total < MIN_ROWS:
+            return
+        most = max(self.counts, key=lambda label: self.counts[label])
+        if len(self.counts) == 1:
+            yield *self.first[most], f"every row has the label {most!r}"
+        for label, count in self.counts.items():
+            if count * MAX_RATIO < self.counts[most]:
+                yield *self.first[label], f"label {label!r} has {count:,} of {total:,} rows, {most!r} {self.counts[most]:,}"
+
+
+CHECK = Check("warn", "labels that hardly occur", collect=LabelCounts)

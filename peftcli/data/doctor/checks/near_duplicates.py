@@ -1,5 +1,100 @@
+"""Rows that share nearly all runs of five tokens with another row of their split.
+
+Candidates agree in a pair of places of their sketches (locality-sensitive hashing); each is then compared exactly with
+the first and the previous row of its group. Runs that stand in many rows (a system prompt, a template) do not count.
+"""
+
 from __future__ import annotations
 
-from peftcli.data.doctor.base import Check
+from collections.abc import Iterable, Iterator
 
-CHECK = Check("warn", "")
+import numpy as np
+
+from peftcli.data.doctor.base import Check, Hit, Review, SplitRows
+from peftcli.data.sketch import PARTS, SHINGLE
+
+MIN_TOKENS = 16
+MIN_RUNS = 8
+MIN_SHARED = 0.8
+MAX_COMPARED = 20_000
+SAMPLE_ROWS = 256
+COMMON_SHARE = 0.1
+
+Runs = frozenset[bytes]
+
+
+def review(data: Review) -> Iterable[Hit]:
+    for split in data.splits:
+        yield from _of_split(split)
+
+
+def _of_split(split: SplitRows) -> Iterator[Hit]:
+    rows = _distinct_rows(split)
+    pairs = _pairs(split, rows)
+    if not pairs:
+        return
+    common = _common_runs(split, rows)
+    known: dict[int, Runs] = {}
+
+    def runs(row: int) -> Runs:
+        if row not in known:
+            known[row] = runs_of(split.read(row)) - common
+        return known[row]
+
+    told: set[int] = set()
+    for row, other in pairs[:MAX_COMPARED]:
+        if row not in told and _alike(runs(row), runs(other)):
+            told.add(row)
+            yield split.hit(row, f"nearly the same as {split.place(other)}")
+
+
+def _distinct_rows(split: SplitRows) -> np.ndarray:
+    """Rows long enough to compare, one of each set of equal ones (those are told elsewhere)."""
+    _, first = np.unique(split.key, return_index=True)
+    rows = np.sort(first)
+    return rows[split.length[rows] >= MIN_TOKENS]
+
+
+def _pairs(split: SplitRows, rows: np.ndarray) -> list[tuple[int, int]]:
+    """(later row, earlier row) of the same group, in the order of rows, each pair once."""
+    found: set[tuple[int, int]] = set()
+    sketches = split.sketch[rows].astype(np.uint64)
+    for part in range(0, PARTS, 2):
+        band = (sketches[:, part] << np.uint64(32)) | sketches[:, part + 1]
+        order = np.argsort(band, kind="stable")
+        same = np.flatnonzero(band[order][1:] == band[order][:-1]) + 1
+        # the first of a group is the last place before this one where the band changes
+        starts = np.maximum.accumulate(np.where(np.r_[True, band[order][1:] != band[order][:-1]], np.arange(len(band)), 0))
+        for place in same.tolist():
+            row = int(rows[order[place]])
+            for other in (rows[order[starts[place]]], rows[order[place - 1]]):
+                found.add((row, int(other)))
+    return sorted(found)
+
+
+def runs_of(tokens: np.ndarray) -> Runs:
+    """Every run of `SHINGLE` tokens of a row."""
+    data, width = tokens.astype("<i4").tobytes(), tokens.itemsize
+    return frozenset(data[at * width : (at + SHINGLE) * width] for at in range(len(tokens) - SHINGLE + 1))
+
+
+def _common_runs(split: SplitRows, rows: np.ndarray) -> Runs:
+    """Runs in more than a tenth of a sample of rows."""
+    if len(rows) < 20:
+        return frozenset()
+    counts: dict[bytes, int] = {}
+    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE_ROWS, len(rows))).astype(np.int64)]
+    for row in sample.tolist():
+        for run in runs_of(split.read(row)):
+            counts[run] = counts.get(run, 0) + 1
+    return frozenset(run for run, count in counts.items() if count > COMMON_SHARE * len(sample))
+
+
+def _alike(one: Runs, other: Runs) -> bool:
+    if min(len(one), len(other)) < MIN_RUNS:
+        return False
+    shared = len(one & other)
+    return shared >= MIN_SHARED * (len(one) + len(other) - shared)
+
+
+CHECK = Check("warn", "rows that are nearly the same as another", review=review)

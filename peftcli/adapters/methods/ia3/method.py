@@ -1,0 +1,106 @@
+"""(IA)^3 (arXiv:2205.05638, section 3.3).
+
+    y = l * (W x + b)        l (out_features, 1), of one: keys, values and whatever else is targeted
+    y = W (l * x) + b        l (1, in_features), for the layers in `feedforward_modules`
+
+Key: `P.ia3_l`. Targets are all linear layers by default: scaling the outputs of a gated block's `up` projection is
+scaling the inputs of its `down` projection, so this holds the paper's choice and needs no list of model families.
+Compared with peft 0.21.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import InitContext, Shapes
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
+from peftcli.adapters.linears import LinearsAdapter, LinearsMethod
+from peftcli.adapters.methods.ia3.config import Ia3Config
+from peftcli.adapters.targets import compile_pattern
+from peftcli.errors import AdapterError, Fault
+from peftcli.models.weights import weight_view
+
+
+class Ia3Layer(AdapterLayer):
+    """The factors of one linear layer."""
+
+    def __init__(self, base_layer: nn.Module, config: Ia3Config, *, feedforward: bool) -> None:
+        super().__init__(base_layer)
+        view = weight_view(unwrapped(base_layer))
+        out_features, in_features = view.shape
+        self.config = config
+        self.feedforward = feedforward
+        shape = (1, in_features) if feedforward else (out_features, 1)
+        self.ia3_l = nn.Parameter(torch.empty(shape, device=view.device))
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        if not self.enabled:
+            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
+        factors = self.ia3_l.flatten()
+        if self.feedforward:
+            return self.base_layer((x * factors).to(x.dtype), *args, **kwargs)  # type: ignore[no-any-return]
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        return (result * factors).to(result.dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"ia3_l": self.ia3_l}
+
+    @torch.no_grad()
+    def initialise(self, context: InitContext) -> None:
+        if self.config.init_ia3_weights:
+            self.ia3_l.fill_(1.0)
+        else:
+            self.ia3_l.copy_(torch.empty(self.ia3_l.shape).normal_(generator=context.generator))
+
+    def merged(self) -> dict[str, Tensor]:
+        view = weight_view(unwrapped(self.base_layer))
+        factors = self.ia3_l.detach().float()
+        new = {"weight": view.stored(view.dense() * factors)}
+        if view.bias is not None and not self.feedforward:
+            new["bias"] = view.bias.detach().float() * factors.flatten()
+        return new
+
+
+class Ia3Adapter(LinearsAdapter):
+    """Says when it does not start as the base."""
+
+    config: Ia3Config
+
+    def start_differs(self) -> str | None:
+        return None if self.config.init_ia3_weights else "init_ia3_weights: false starts at random"
+
+
+class Ia3(LinearsMethod[Ia3Config]):
+    """Finds the targets and which of them are feed-forward."""
+
+    config_class = Ia3Config
+
+    def new_adapter(self, model: nn.Module, config: Ia3Config) -> Ia3Adapter:
+        return Ia3Adapter(model, config)
+
+    def layer(self, config: Ia3Config, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        return Ia3Layer(module, config, feedforward=is_feedforward(config, path))
+
+    def finish(self, adapter: LayersAdapter, config: Ia3Config, shapes: Shapes | None) -> None:
+        super().finish(adapter, config, shapes)
+        entries = config.feedforward_modules or []
+        if isinstance(entries, str) or shapes is not None:
+            return
+        unmatched = [entry for entry in entries if not any(path.endswith(entry) for path in adapter.targets())]
+        if unmatched:
+            raise AdapterError(
+                "feedforward_modules names layers that are no targets",
+                faults=[Fault(f"`{entry}` matches no target", fix="name it in target_modules too") for entry in unmatched],
+            )
+
+
+def is_feedforward(config: Ia3Config, path: str) -> bool:
+    """Whether a target is scaled at its input; the rule is the reference's, which reads our files (the end of a path)."""
+    wanted = config.feedforward_modules or []
+    if isinstance(wanted, str):
+        return bool(compile_pattern(wanted, what="feedforward_modules").fullmatch(path))
+    return any(path.endswith(entry) for entry in wanted)
+
+
+METHOD = Ia3()

@@ -1,0 +1,159 @@
+"""LoRA on one model: entries, parameter groups, and how a start that shifts the base is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext
+from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.linears import LinearsAdapter
+from peftcli.adapters.methods.lora.config import LoraConfig
+from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
+from peftcli.adapters.methods.lora.eva import start_from_activations
+from peftcli.adapters.methods.lora.experts import LoraParameter
+from peftcli.adapters.methods.lora.gradient_start import start_from_gradients
+from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
+from peftcli.adapters.methods.lora.tokens import TokenRows
+
+Pair = LoraLinear | LoraEmbedding | LoraParameter
+
+
+class LoraAdapter(LinearsAdapter):
+    """Adds what LoRA's files say beyond the pairs: tied heads, copies of embeddings, starts that shift the base."""
+
+    config: LoraConfig
+
+    def __init__(self, model: nn.Module, config: LoraConfig) -> None:
+        super().__init__(model, config)
+        self.others: list[str] = []
+        """Paths of what is adapted beside the sites: expert weights, token rows."""
+
+    def targets(self) -> list[str]:
+        return [*self.sites, *self.others]
+
+    def linear_pairs(self) -> list[tuple[str, LoraLinear]]:
+        """Path and wrapper of every adapted linear layer."""
+        return [(path, layer) for path, layer in self.layers if isinstance(layer, LoraLinear)]
+
+    # -- tensors -------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        return [*super().entries(), *self._tied_entries(), *self._embedding_copies()]
+
+    def _tied_entries(self) -> Iterator[Entry]:
+        for path, layer in self.layers:
+            if isinstance(layer, LoraTiedHead):
+                key, pair = f"{FILE_PREFIX}{self.disk_path(path, layer)}", layer.embedding
+                yield Entry(f"{key}.lora_A.weight", pair.lora_embedding_B, to_disk=torch.t, fixed=True)
+                yield Entry(f"{key}.lora_B.weight", pair.lora_embedding_A, to_disk=torch.t, fixed=True)
+
+    def _embedding_copies(self) -> list[Entry]:
+        """The reference writes the whole base embedding beside an adapted one; read and compared, not written anew."""
+        roles = {id(module) for module in embedding_modules(self.model)}
+        return [
+            Entry(f"{FILE_PREFIX}{path}.base_layer.weight", unwrapped(layer).weight, optional=True, fixed=True)
+            for path, layer in self.layers
+            if isinstance(layer, LoraLinear | LoraEmbedding | LoraTiedHead) and id(unwrapped(layer)) in roles
+        ]
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        found: dict[str, nn.Parameter] = {}
+        seen: set[int] = set()
+        for entry in self.entries():
+            if isinstance(entry.tensor, nn.Parameter) and not entry.fixed and id(entry.tensor) not in seen:
+                seen.add(id(entry.tensor))
+                found[entry.key] = entry.tensor
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {entry.key: entry.tensor.detach() for entry in self.entries() if not entry.fixed}
+        for path, layer in self.linear_pairs():
+            for name, tensor in layer.frozen_start().items():
+                tensors[f"{FILE_PREFIX}{self.disk_path(path, layer)}.{name}"] = tensor
+        return tensors
+
+    def gradient_exempt(self) -> frozenset[str]:
+        # rows of tokens that a batch does not hold
+        rows = {id(layer.rows) for _, layer in self.layers if isinstance(layer, TokenRows)}
+        return frozenset(key for key, tensor in self.trainable_parameters().items() if id(tensor) in rows)
+
+    # -- start and files -------------------------------------------------------------------------------------------
+
+    def initialise(self, context: InitContext) -> None:
+        super().initialise(context)
+        if self.config.init_lora_weights == "eva":
+            changes = start_from_activations(self.model, self.linear_pairs(), self.config, context)
+            self.config = self.config.model_copy(update=changes)
+        elif self.config.init_lora_weights == "lora_ga":
+            start_from_gradients(self.model, self.linear_pairs(), self.config, context)
+
+    def rebuild_start(self) -> None:
+        """Computes again what a file of the reference leaves out: the frozen start that its base was shifted by."""
+        how = self.config.init_lora_weights
+        if how not in ("pissa", "olora"):
+            raise cannot_rebuild(str(how))
+        for _, layer in self.linear_pairs():
+            if not layer.lora_A.is_meta:
+                layer.start_from_weight(None)
+
+    def start_differs(self) -> str | None:
+        return "init_lora_weights: false starts at random" if self.config.init_lora_weights is False else None
+
+    def saved_differently(self) -> str | None:
+        if not self.config.shifts_base:
+            return None
+        return "its start shifts the base, so it is written as plain LoRA of twice the rank"
+
+    def saved(self) -> tuple[MethodConfig, dict[str, Tensor]]:
+        config, tensors = super().saved()
+        if not self.config.shifts_base:
+            return config, tensors
+        assert isinstance(config, LoraConfig)
+        for path, layer in self.layers:
+            if isinstance(layer, Pair):
+                key = f"{FILE_PREFIX}{self.disk_path(path, layer)}"
+                tensors |= {f"{key}.{name}": tensor.detach() for name, tensor in layer.plain_tensors().items()}
+        for path, layer in self.layers:
+            if isinstance(layer, LoraTiedHead):
+                key, pair = f"{FILE_PREFIX}{self.disk_path(path, layer)}", layer.embedding.plain_tensors()
+                tensors[f"{key}.lora_A.weight"] = pair["lora_embedding_B"].T
+                tensors[f"{key}.lora_B.weight"] = pair["lora_embedding_A"].T
+        return config.doubled(), tensors
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        ratio = self.config.loraplus_lr_ratio
+        if ratio is None:
+            return super().parameter_groups(learning_rate, weight_decay)
+        fast = {id(tensor) for tensor in self._halves("B")}
+        parameters = list(self.trainable_parameters().values())
+        groups = [
+            ([p for p in parameters if id(p) not in fast], learning_rate),
+            ([p for p in parameters if id(p) in fast], learning_rate * ratio),
+        ]
+        return [{"params": members, "lr": rate, "weight_decay": weight_decay} for members, rate in groups if members]
+
+    def _halves(self, half: str) -> Iterator[Tensor]:
+        for _, layer in self.layers:
+            if isinstance(layer, LoraLinear | LoraParameter):
+                tensors = layer.tensors()
+                yield from (tensors[name] for name, which in layer.half_names().items() if which == half and name in tensors)
+
+
+def embedding_modules(model: nn.Module) -> list[nn.Module]:
+    """Input and output embedding of the base, where the model has them."""
+    found = [model.get_input_embeddings()] if hasattr(model, "get_input_embeddings") else []
+    if hasattr(model, "get_output_embeddings"):
+        found.append(model.get_output_embeddings())
+    return [unwrapped(module) for module in found if module is not None]
+
+
+def adapted_paths(layers: Iterable[tuple[str, AdapterLayer]], kinds: tuple[type, ...]) -> set[str]:
+    """Paths that carry a wrapper of one of these kinds."""
+    return {path for path, layer in layers if isinstance(layer, kinds)}

@@ -1,0 +1,49 @@
+"""The contract suite over methods and families: by default every method on two and every family with three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from peftcli.adapters.registry import method_names
+from peftcli.testing import FAMILIES, Case, run_contract
+from peftcli.testing.sections import NOT_COVERED, SECTIONS, reason_against
+
+EVERY_FAMILY_METHODS = ("lora", "bottleneck", "prompt_tuning")
+EVERY_METHOD_FAMILIES = ("llama", "gpt2")
+
+
+def _cases(*, whole: bool) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    for name, section in SECTIONS.items():
+        for family in FAMILIES:
+            plain = name in EVERY_FAMILY_METHODS or family in EVERY_METHOD_FAMILIES
+            if whole != plain:
+                yield name, section, family
+
+
+def _check(name: str, section: Mapping[str, Any], family: str) -> None:
+    reason = reason_against(section, family)
+    if reason is not None:
+        pytest.skip(f"{name} on {family}: {reason}")
+    outcomes = run_contract(Case(section, family))
+    failed = [f"{outcome.check}: {outcome.error}" for outcome in outcomes if not outcome.passed]
+    assert not failed, f"{name} on {family}\n" + "\n".join(failed)
+    assert sum(outcome.skipped is None for outcome in outcomes) >= 8, "hardly a check applied"
+
+
+@pytest.mark.parametrize(("name", "section", "family"), list(_cases(whole=False)), ids=lambda v: v if isinstance(v, str) else "")
+def test_contract(name: str, section: Mapping[str, Any], family: str) -> None:
+    _check(name, section, family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "section", "family"), list(_cases(whole=True)), ids=lambda v: v if isinstance(v, str) else "")
+def test_contract_in_full(name: str, section: Mapping[str, Any], family: str) -> None:
+    _check(name, section, family)
+
+
+def test_every_method_is_in_the_table() -> None:
+    covered = {str(section["type"]) for section in SECTIONS.values()}
+    assert set(method_names()) - covered - set(NOT_COVERED) == set()

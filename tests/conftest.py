@@ -1,0 +1,36 @@
+"""What all tests share: where the measuring ground is, no hub, few threads, small fresh models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests never read or fill the user's token cache."""
+    before = os.environ.get("PEFTCLI_CACHE")
+    os.environ["PEFTCLI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["PEFTCLI_CACHE"]
+    else:
+        os.environ["PEFTCLI_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def ground() -> Path:
+    """The measuring ground; tests that need it skip without."""
+    found = os.environ.get("PEFTCLI_GROUND")
+    if not found or not Path(found).is_dir():
+        pytest.skip("PEFTCLI_GROUND names no folder")
+    return Path(found)

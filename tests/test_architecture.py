@@ -1,0 +1,173 @@
+"""The house holds: floors, no cycles, a torch-free start, no unsafe loading, no files whose name says nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "peftcli"
+
+FLOORS = {
+    "errors": 0,
+    "files": 0,
+    "kernels": 1,
+    "data": 1,
+    "reports": 1,
+    "models": 2,
+    "adapters": 3,
+    "tasks": 4,
+    "evaluation": 4,
+    "training": 5,
+    # `recipe` is a folder: schema, layers, checking, wording, rules, documentation
+    "yaml": 6,
+    "recipe": 6,
+    "memory": 7,
+    "plan": 7,
+    # whole jobs: `run` is the sentence, `jobs` its parts and what is done with a finished run
+    "plan_text": 8,
+    "jobs": 8,
+    "run": 8,
+    "lock": 8,
+    "reproduce": 8,
+    "compare": 8,
+    "export": 8,
+    "cli": 9,
+    "testing": 9,
+    "__main__": 9,
+}
+UNSAFE = {"pickle", "cPickle", "joblib", "dill", "marshal", "shelve"}
+
+
+def _files() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "builtin/make" not in str(path))
+
+
+def _room(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def _imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    for node in nodes:
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_run_downwards() -> None:
+    wrong = []
+    for path in _files():
+        room = _room(path)
+        if room == "__init__":
+            continue
+        for name in _imports(path):
+            if not name.startswith("peftcli."):
+                continue
+            target = name.split(".")[1]
+            if target not in FLOORS:
+                continue
+            if target != room and FLOORS[target] >= FLOORS[room] and not (
+                FLOORS[target] == FLOORS[room] and room in ("recipe", "run", "jobs", "plan", "plan_text", "evaluation")
+            ):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {_room(path) for path in _files()} - {"__init__"}
+    assert rooms <= set(FLOORS), f"give these a floor, and say why: {sorted(rooms - set(FLOORS))}"
+
+
+def test_there_are_no_import_cycles() -> None:
+    modules = {".".join(("peftcli", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in _files()}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph = {
+        name: {found for found in _imports(path, top_level_only=True) if found in modules and found != name}
+        for name, path in modules.items()
+    }
+    state: dict[str, int] = {}
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        if state.get(name) == 2:
+            return
+        assert state.get(name) != 1, " -> ".join((*chain[chain.index(name) :], name))
+        state[name] = 1
+        for inner in sorted(graph[name]):
+            visit(inner, (*chain, name))
+        state[name] = 2
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_nothing_unpickles_or_evaluates() -> None:
+    wrong = []
+    for path in _files():
+        if any(name.split(".")[0] in UNSAFE for name in _imports(path)):
+            wrong.append(f"{path}: imports a pickle reader")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called in ("eval", "exec", "torch.load", "yaml.load", "np.load", "numpy.load") or "register_for_checkpointing" in called:
+                wrong.append(f"{path}:{node.lineno}: {called}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_names_say_something() -> None:
+    empty = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler"}
+    assert not [path for path in _files() if path.stem in empty]
+
+
+def test_shared_adapter_code_knows_no_method_by_name() -> None:
+    names = {path.parent.name for path in (PACKAGE / "adapters" / "methods").glob("*/config.py")}
+    wrong = []
+    for path in (PACKAGE / "adapters").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names:
+                wrong.append(f"{path.name}:{node.lineno}: {node.value!r}")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("peftcli.adapters.methods."):
+                wrong.append(f"{path.name}:{node.lineno}: imports {node.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+TORCH_FREE = [
+    ["--help"],
+    ["validate", "--help"],
+    ["train", "--help"],
+    ["merge", "--help"],
+    ["schema"],
+    ["methods"],
+    ["methods", "lora"],
+    ["explain", "training.learning_rate"],
+    ["init", "--list"],
+]
+
+
+@pytest.mark.parametrize("arguments", TORCH_FREE, ids=" ".join)
+def test_the_start_is_torch_free(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom peftcli.cli.entry import run\n"
+        f"code = run({arguments!r})\n"
+        "heavy = [name for name in ('torch', 'transformers', 'datasets', 'numpy', 'pandas') if name in sys.modules]\n"
+        "sys.stderr.write(repr((code, heavy)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("(0, [])"), done.stderr[-500:]
