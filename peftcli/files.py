@@ -72,7 +72,9 @@ def _storage_error(error: OSError, path: Path) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError("disk full", where=where, fix="free some space, then `peft resume` the run")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(f"no permission to write: {error.strerror}", where=where, fix="choose another output folder")
+        return StorageError(
+            f"no permission to write: {error.strerror}", where=where, fix="choose another output folder"
+        )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StorageError("a file is in the way of a folder", where=where, fix="choose another output folder")
     return StorageError(f"cannot write: {error.strerror or error}", where=where, fix="check the disk")

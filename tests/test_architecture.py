@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "peftcli"
 FLOORS = {
     "errors": 0,
     "files": 0,
+    "redaction": 0,
     "kernels": 1,
     "data": 1,
     "reports": 1,

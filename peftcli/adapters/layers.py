@@ -119,6 +119,10 @@ class LayersAdapter(Adapter):
 
     def wrap(self, path: str, layer: AdapterLayer) -> None:
         """Puts a wrapper in the place of the module at `path` (which it must hold as its base layer)."""
+        for name, part in layer.named_children():
+            # parts made with the wrapper (dropout) follow the mode of what it wraps
+            if name != "base_layer":
+                part.train(layer.training)
         put(self.model, path, layer)
         self.layers.append((path, layer))
 

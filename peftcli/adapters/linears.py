@@ -12,7 +12,7 @@ from peftcli.adapters.base import FILE_PREFIX, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.selection import SelectedParameters, wrap_named_modules
 from peftcli.adapters.target_config import TargetedConfig
-from peftcli.adapters.targets import ALL_LINEAR, find_targets, pattern_value, unmatched_pattern_keys
+from peftcli.adapters.targets import ALL_LINEAR, find_targets, names_path, pattern_value, unmatched_pattern_keys
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import structure
 from peftcli.models.weights import is_linear, weight_view
@@ -47,6 +47,11 @@ class LinearsAdapter(LayersAdapter):
             changes["target_modules"] = sorted(self.sites)
         elif config.target_modules == ALL_LINEAR:
             changes["target_modules"] = shortest_names(self.sites, self.model)
+        saved = config.modules_to_save or []
+        paths = [path for path, _ in named_base_modules(self.model)]
+        if any(path.endswith(name) and not names_path(name, path) for name in saved for path in paths):
+            # the reference takes an entry for the end of a name, not of a path
+            changes["modules_to_save"] = sorted(p for p in paths if p and any(names_path(name, p) for name in saved))
         for field in ("rank_pattern", "alpha_pattern"):
             pattern = getattr(config, field, None)
             if pattern:
@@ -148,7 +153,7 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
 
     def save_modules(self, adapter: LayersAdapter, config: TargetedT, shapes: Shapes | None) -> None:
         """Puts trained copies in the place of `modules_to_save`."""
-        unmatched = wrap_named_modules(adapter, config.modules_to_save or [])
+        unmatched = wrap_named_modules(adapter, config.modules_to_save or [], loosely=shapes is not None)
         # a file of the reference lists every name that a head may have; ours must all be there
         if unmatched and shapes is None:
             raise AdapterError(

@@ -50,6 +50,25 @@ def ones_in_front(mask: Tensor, n: int) -> Tensor:
     return torch.cat([mask.new_ones(mask.shape[0], n), mask], dim=1)
 
 
+def lengthen_mask(inputs: dict[str, Any], n: int) -> Tensor | None:
+    """Puts ones before the mask of a call, where it has one, and gives it."""
+    inputs.pop("cache_position", None)
+    mask: Tensor | None = inputs.get("attention_mask")
+    if mask is not None:
+        inputs["attention_mask"] = mask = ones_in_front(mask, n)
+    return mask
+
+
+def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, *, from_ids: bool) -> None:
+    """Moves positions behind the prompt: those given by n, else those of the tokens that enter, by the lengthened mask."""
+    given = inputs.get("position_ids")
+    if given is not None:
+        inputs["position_ids"] = given + n
+    elif mask is not None and not from_ids:
+        tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+        inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :]
+
+
 def positions_of(mask: Tensor) -> Tensor:
     """Position of each token in its row, padding left out: (batch, length)."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
@@ -89,14 +108,15 @@ class InputPromptAdapter(PromptAdapter):
             return None
         inputs = named_arguments(module, args, kwargs)
         cached = cached_length(inputs.get("past_key_values"))
-        inputs.pop("cache_position", None)
-        mask = inputs.get("attention_mask")
-        if mask is not None:
-            inputs["attention_mask"] = mask = ones_in_front(mask, self.num_rows)
+        positions_given = inputs.get("position_ids") is not None
+        mask = lengthen_mask(inputs, self.num_rows)
         if cached == 0:
             self._extend_tokens(inputs)
             self._extended = True
-        self._extend_positions(inputs, mask, prefill=cached == 0)
+        if self.sites.takes_positions:
+            shift_positions(inputs, mask, self.num_rows, from_ids=self.sites.positions_from_ids)
+            if cached == 0 and positions_given:
+                self._first_positions(inputs)
         return (), inputs
 
     def _extend_tokens(self, inputs: dict[str, Any]) -> None:
@@ -111,18 +131,11 @@ class InputPromptAdapter(PromptAdapter):
         if types is not None:
             inputs["token_type_ids"] = torch.cat([types.new_zeros(types.shape[0], n), types], dim=1)
 
-    def _extend_positions(self, inputs: dict[str, Any], mask: Tensor | None, *, prefill: bool) -> None:
-        if not self.sites.takes_positions:
-            return
-        n, given = self.num_rows, inputs.get("position_ids")
-        if given is not None:
-            inputs["position_ids"] = given + n
-            if prefill:
-                first = torch.arange(n, device=given.device, dtype=given.dtype) + self.sites.first_position
-                inputs["position_ids"] = torch.cat([first.expand(*given.shape[:-1], n), given + n], dim=-1)
-        elif mask is not None and not self.sites.positions_from_ids:
-            tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-            inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :]
+    def _first_positions(self, inputs: dict[str, Any]) -> None:
+        """Positions of the prompt itself, before those that the caller gave."""
+        given = inputs["position_ids"]
+        first = torch.arange(self.num_rows, device=given.device, dtype=given.dtype) + self.sites.first_position
+        inputs["position_ids"] = torch.cat([first.expand(*given.shape[:-1], -1), given], dim=-1)
 
     def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook of the embedding: the prompt in the place of the placeholders."""

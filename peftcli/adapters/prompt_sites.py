@@ -36,6 +36,77 @@ class PromptSites:
     """Position of a row's first token."""
 
 
+@dataclass(frozen=True)
+class CacheSite:
+    """The module whose self-attentions a prefix is put in front of, and the shape of its layers' keys."""
+
+    backbone: nn.Module
+    """The decoder, or an encoder that stands alone."""
+    num_layers: int
+    num_heads: int
+    """Heads of keys and values, fewer than those of queries where these share them."""
+    head_dim: int
+    reads_encoder: bool
+    """Whether it has cross-attentions, which keep a cache of their own."""
+    keeps_cache: bool
+    """Whether it can generate; an encoder cannot."""
+    takes_positions: bool
+    positions_from_ids: bool
+
+    @property
+    def width(self) -> int:
+        """Numbers that one virtual token holds."""
+        return 2 * self.num_layers * self.num_heads * self.head_dim
+
+    def slot(self, layer: int) -> int:
+        """Where a layer's keys stand among the 2 x num_layers slots of a virtual token; its values follow.
+
+        An encoder-decoder of the reference reads four slots a layer, two of them unused, from a prefix that it repeats.
+        """
+        return (4 * layer) % (2 * self.num_layers) if self.reads_encoder else 2 * layer
+
+
+def cache_site(model: nn.Module) -> CacheSite:
+    """The site of a prefix. Raises `AdapterError` where the model takes no keys and values from outside."""
+    if not hasattr(model, "get_input_embeddings"):
+        raise AdapterError("prompt methods need a transformers model, with an input embedding")
+    paired = is_encoder_decoder(model)
+    backbone = model.get_decoder() if paired else decoder_backbone(model)  # type: ignore[operator]
+    parameters = inspect.signature(backbone.forward).parameters
+    if "past_key_values" not in parameters:
+        raise AdapterError(
+            f"prefix tuning puts keys and values into the cache, and {type(backbone).__name__} takes none",
+            fix="use prompt_tuning or lora",
+        )
+    num_layers, num_heads, head_dim = _key_shape(backbone.config, paired)
+    return CacheSite(
+        backbone=backbone,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        reads_encoder=paired,
+        keeps_cache=_is_causal(backbone),
+        takes_positions="position_ids" in parameters,
+        positions_from_ids=_position_padding(backbone) is not None,
+    )
+
+
+def _key_shape(config: Any, paired: bool) -> tuple[int, int, int]:
+    """Layers, heads of keys, width of a head."""
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    names = ("num_decoder_layers", "decoder_layers") if paired else ()
+    num_layers = next((getattr(text, name) for name in names if getattr(text, name, None)), text.num_hidden_layers)
+    queries = next(
+        (getattr(text, name) for name in ("decoder_attention_heads",) if paired and getattr(text, name, None)),
+        text.num_attention_heads,
+    )
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        heads = 1
+    width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or text.hidden_size // queries
+    return num_layers, heads, width
+
+
 def prompt_sites(model: nn.Module) -> PromptSites:
     """The sites of a transformers model. Raises `AdapterError` where there is no place for a prompt."""
     if not hasattr(model, "get_input_embeddings"):
@@ -100,7 +171,10 @@ def _position_padding(backbone: nn.Module) -> int | None:
     return None
 
 
+def _is_causal(backbone: nn.Module) -> bool:
+    return any(getattr(module, "is_causal", False) is True for module in backbone.modules())
+
+
 def _pools_first_token(model: nn.Module, backbone: nn.Module) -> bool:
     """Bidirectional models judge a row by its first token, which is the prompt's, as in the reference."""
-    causal = any(getattr(module, "is_causal", False) is True for module in backbone.modules())
-    return not causal and type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice"))
+    return not _is_causal(backbone) and type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice"))

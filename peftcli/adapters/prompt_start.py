@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def fit_output(layer: nn.Linear, features: Tensor, rows: Tensor) -> None:
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(mean - weight @ center)
+
+
+def batch_ids(batches: Iterable[dict[str, Tensor]], count: int) -> Tensor:
+    """The first `count` real token ids of the training rows, row after row, repeated where there are fewer."""
+    found: list[Tensor] = []
+    for batch in batches:
+        ids = batch["input_ids"].cpu()
+        mask = batch.get("attention_mask")
+        found += [row for row in (ids.flatten() if mask is None else ids[mask.cpu().bool()]).split(count)]
+        if sum(map(len, found)) >= count:
+            break
+    every = torch.cat(found)
+    return every.repeat(-(-count // len(every)))[:count]
 
 
 def text_ids(text: str, count: int, context: InitContext, model: nn.Module) -> Tensor:

@@ -89,17 +89,22 @@ def bias_in_use(module: nn.Module) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
-def wrap_named_modules(adapter: LayersAdapter, names: Iterable[str], *, tie: bool = True) -> list[str]:
+def wrap_named_modules(
+    adapter: LayersAdapter, names: Iterable[str], *, tie: bool = True, loosely: bool = False
+) -> list[str]:
     """Wraps every module that an entry of `modules_to_save` names, all its parameters trained; returns unmatched names.
 
-    `tie`: tensors that modules share in the base are one copy; else each module has its own.
+    `tie`: tensors that modules share in the base are one copy; else each module has its own. `loosely`: by the
+    reference's rule, for files: `norm` names every module whose path ends so, `input_layernorm` too.
     """
     unmatched = []
     wrapped: set[str] = set()
     shared: dict[nn.Parameter, nn.Parameter] = {}
     for entry in names:
         found = [
-            (path, module) for path, module in named_base_modules(adapter.model) if path and names_path(entry, path)
+            (path, module)
+            for path, module in named_base_modules(adapter.model)
+            if path and (path.endswith(entry) if loosely else names_path(entry, path))
         ]
         if not found:
             unmatched.append(entry)

@@ -46,8 +46,14 @@ _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-def adapter_files(model: nn.Module, *, base_name: str | None = None, revision: str | None = None) -> dict[str, bytes]:
-    """The adapter's files by name, ready to be written.
+def adapter_files(
+    model: nn.Module,
+    *,
+    base_name: str | None = None,
+    revision: str | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """The adapter's files by name, ready to be written. `notes` go into our own file, for whoever uses the adapter.
 
     Raises `NumericalError` when a tensor is not finite: such an adapter is never written.
     """
@@ -64,7 +70,7 @@ def adapter_files(model: nn.Module, *, base_name: str | None = None, revision: s
     contents = {
         CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
         TENSORS_NAME: serialise(tensors, METADATA),
-        OWN_NAME: files.to_json(_own_document(model, adapter, base_name)).encode("utf-8"),
+        OWN_NAME: files.to_json({**_own_document(model, adapter, base_name), "notes": dict(notes or {})}).encode("utf-8"),
     }
     companions = adapter.companions()
     if companions:

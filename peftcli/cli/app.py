@@ -48,20 +48,29 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"peftcli.cli.commands.{cmd_name}")
+        text, example = _help(module.command.__doc__ or "")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=cmd_name)(module.command)
+        single.command(name=cmd_name, help=text, epilog=example)(module.command)
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.5)
             hint = f"; did you mean {' or '.join(f'`peft {name}`' for name in near)}?" if near else ""
-            ctx.fail(f"no command {args[0]!r}{hint}")
+            ctx.fail(f"no command `{args[0]}`{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _help(docstring: str) -> tuple[str, str]:
+    """A command's docstring as help and, kept as it is, its example."""
+    text, _, example = docstring.partition("Example:")
+    lines = "\n".join(f"  {line.strip()}" for line in example.strip().splitlines())
+    # the mark keeps the parser from wrapping these lines
+    return text.strip(), f"\b\nExample:\n{lines}"
 
 
 def _version(value: bool) -> None:
@@ -86,7 +95,11 @@ def root(
     """
 
 
-def usage_errors() -> tuple[type[Exception], ...]:
+def usage_error() -> type[Exception]:
     """What the parser raises for wrong arguments (its classes are private to the installed version of Typer)."""
-    usage = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-    return (usage, typer.Abort, typer.Exit)
+    return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def interruptions() -> tuple[type[BaseException], ...]:
+    """What the parser makes of Ctrl-C and of the end of input at a question."""
+    return (typer.Abort,)

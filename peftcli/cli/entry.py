@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -10,7 +11,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from peftcli.errors import PeftcliError, exit_code_of
+from peftcli.errors import MemoryLimitError, PeftcliError, exit_code_of
+from peftcli.redaction import redacted
 
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -18,6 +20,8 @@ _QUIET_LIBRARIES = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+INTERRUPTED = 130
+_DIRECTION = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -30,27 +34,41 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit code after saying what went wrong."""
-    from peftcli.cli.app import app, usage_errors
+    from peftcli.cli.app import app, interruptions, usage_error
 
     as_json = "--json" in arguments
     try:
         found = app(list(arguments), prog_name="peft", standalone_mode=False)
+        sys.stdout.flush()
         return found if isinstance(found, int) else 0
     except PeftcliError as error:
         return _report(error, as_json)
-    except usage_errors() as error:
+    except usage_error() as error:
         return _report_usage(error, as_json)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, *interruptions()):
         print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader has gone (`peft schema | head`): nothing is left to say, and closing must not fail either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0
+        return INTERRUPTED
+    except (OSError, SystemExit) as error:
+        if _is_broken_pipe(error) or _is_broken_pipe(error.__context__):
+            return _reader_has_gone()
+        if isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, int) else 0
+        return _report_bug(error, as_json)
+    except MemoryError:
+        fix = "a smaller micro_batch_size or max_length, or gradient_checkpointing"
+        return _report(MemoryLimitError("the host ran out of memory", fix=fix), as_json)
     except Exception as error:
         return _report_bug(error, as_json)
+
+
+def _is_broken_pipe(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _reader_has_gone() -> int:
+    """`peft schema | head`: nothing is left to say, and closing stdout at the end must not fail either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _report(error: PeftcliError, as_json: bool) -> int:
@@ -58,9 +76,9 @@ def _report(error: PeftcliError, as_json: bool) -> int:
     if os.environ.get("PEFTCLI_TRACEBACK") == "1":
         traceback.print_exception(error)
     if as_json:
-        print(json.dumps({"error": error_document(error)}, indent=2, ensure_ascii=False))
+        _print_json(error_document(error))
     else:
-        print(visible(error.render()), file=sys.stderr)
+        print(visible(redacted(error.render())), file=sys.stderr)
     return code
 
 
@@ -74,37 +92,41 @@ def error_document(error: PeftcliError) -> dict[str, Any]:
     }
 
 
+def _print_json(document: dict[str, Any]) -> None:
+    print(redacted(json.dumps({"error": document}, indent=2, ensure_ascii=False)))
+
+
 def visible(text: str) -> str:
     """Control and direction characters made visible, so that no file name or row can paint the terminal."""
     return "".join(c if c == "\n" or (c.isprintable() and c not in _DIRECTION) else f"\\x{ord(c):02x}" for c in text)
 
 
-_DIRECTION = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
-
-
 def _report_usage(error: Any, as_json: bool) -> int:
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if not message:
-        return int(getattr(error, "exit_code", 2))
+    """Wrong arguments: what is wrong and where help is. No arguments at all: the help itself."""
+    message = str(error.format_message())
+    if message.startswith("Usage:"):
+        print(message)
+        return 0
+    message = message[0].lower() + message[1:] if message else "wrong arguments"
     if as_json:
-        print(json.dumps({"error": {"type": "UsageError", "exit_code": 2, "message": message, "faults": []}}, indent=2))
+        _print_json({"type": "UsageError", "exit_code": 2, "message": message, "faults": []})
         return 2
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peft"
-    print(f"error: {visible(message)}\n  fix: `{command} --help` shows how it is used", file=sys.stderr)
+    print(f"error: {visible(redacted(message))}\n  fix: `{command} --help` shows how it is used", file=sys.stderr)
     return 2
 
 
 def _report_bug(error: Exception, as_json: bool) -> int:
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     if os.environ.get("PEFTCLI_TRACEBACK") == "1":
         print(text, file=sys.stderr)
     with tempfile.NamedTemporaryFile("w", prefix="peftcli-", suffix=".log", delete=False, encoding="utf-8") as log:
         log.write(text)
     message = f"a bug of ours: {type(error).__name__}: {error}"[:300]
     if as_json:
-        document = {"type": "Bug", "exit_code": 1, "message": message, "faults": [], "log": log.name}
-        print(json.dumps({"error": document}, indent=2))
+        _print_json({"type": "Bug", "exit_code": 1, "message": message, "faults": [], "log": log.name})
     else:
-        print(f"error: {visible(message)}\n  at {log.name}\n  fix: please report it with this file", file=sys.stderr)
+        text = f"error: {visible(redacted(message))}\n  at {log.name}\n  fix: please report it with this file"
+        print(text, file=sys.stderr)
     return 1

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from peftcli import files
 
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.", show_default=False)]
+RunOrAdapter = Annotated[
+    Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: --set method.r=16 (repeatable).")]
-Model = Annotated[str | None, typer.Option("--model", help="Where the base is (default: as recorded).")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. method.r=16 (repeatable).")]
+Model = Annotated[str | None, typer.Option("--model", metavar="BASE", help="Where the base is (default: as recorded).")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not supported yet.", hidden=True)]
 
 

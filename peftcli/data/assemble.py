@@ -7,24 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftcli.data.config import DataConfig, SourceConfig
+from peftcli.data.config import DataConfig
 from peftcli.data.doctor.base import SplitRows, Tallies, Tally
 from peftcli.data.facts import SourceFacts, SplitFacts, histogram_of, order_sha256, quantiles_of, stream_sha256
 from peftcli.data.faults import place
+from peftcli.data.load_source import Part
 from peftcli.data.mixing import epoch_counts, epoch_rows, split_off
 from peftcli.data.readers.containers import is_by_row
-from peftcli.data.source_data import SourceData
 from peftcli.data.store import Columns, RowIndex, TokenStore
 from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, cut_rows
 from peftcli.errors import DataError
-
-
-@dataclass(frozen=True)
-class Part:
-    """A source with its section of the recipe."""
-
-    config: SourceConfig
-    data: SourceData
 
 
 @dataclass(frozen=True)
@@ -57,9 +49,7 @@ class Assembled:
         )
 
 
-def plan_splits(
-    config: DataConfig, train: Sequence[Part], validation: Sequence[Part], seed: int
-) -> list[SplitPlan]:
+def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[Part], seed: int) -> list[SplitPlan]:
     """The training split, and the validation split if there is one."""
     everything = [np.arange(len(part.data.length)) for part in train]
     if isinstance(config.validation, (int, float)):
@@ -92,9 +82,7 @@ def assemble(plan: SplitPlan, config: DataConfig, seed: int) -> Assembled:
         _tally(cut, index, files, tallies)
     _check_losses(plan, config, indexes, cuts, files)
     store = _mixed(plan, columns, cuts, files, seed)
-    return Assembled(
-        plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies
-    )
+    return Assembled(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
 
 
 def _tally(cut: Cut, index: RowIndex, files: Sequence[str], tallies: Tallies) -> None:
@@ -114,7 +102,9 @@ def _check_losses(
     """`error` allows no long row; otherwise at most 5 % may go without having been asked to (`drop` asks)."""
     total = sum(len(index.length) for index in indexes)
     going = [cut.too_long if config.truncation in ("error", "auto") else cut.shortened for cut in cuts]
-    lost = sum(cut.dropped.get(TOO_LONG, 0) * (config.truncation != "drop") + cut.dropped.get(EMPTIED, 0) for cut in cuts)
+    lost = sum(
+        cut.dropped.get(TOO_LONG, 0) * (config.truncation != "drop") + cut.dropped.get(EMPTIED, 0) for cut in cuts
+    )
     if not lost or (config.truncation != "error" and lost <= MAX_DROPPED * total):
         return
     named = [
@@ -139,9 +129,7 @@ def _is_by_row(file: str) -> bool:
     return file.endswith("]") or is_by_row(Path(file))
 
 
-def _mixed(
-    plan: SplitPlan, columns: list[Columns], cuts: Sequence[Cut], files: Sequence[str], seed: int
-) -> TokenStore:
+def _mixed(plan: SplitPlan, columns: list[Columns], cuts: Sequence[Cut], files: Sequence[str], seed: int) -> TokenStore:
     available = [len(cut.index.length) for cut in cuts]
     weights = [part.config.weight for part in plan.parts]
     counts = epoch_counts(available, weights, [part.config.repeat for part in plan.parts])

@@ -1,34 +1,191 @@
-"""Encoded sources on disk, found by the content of everything that they depend on."""
+"""The token cache: encoded sources on disk, found by the content of everything that they depend on.
+
+An entry is a folder of raw arrays and one JSON file, built aside and renamed, checked against its manifest whenever it
+is opened, then memory-mapped. Its name is a hash of the data's bytes, the tokenizer, the template, the recipe keys that
+decide tokens and weights, and `FORMAT`; nothing else in a recipe changes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from peftcli.data.config import SourceConfig
-from peftcli.data.encode.base import EncodeSettings
-from peftcli.data.encode.encoder import RowEncoder
-from peftcli.data.encode.source import Progress, SourceReader, encode_source
-from peftcli.data.faults import FaultLog
+import numpy as np
+
+from peftcli import files
+from peftcli.data.doctor.base import Tallies, Tally
 from peftcli.data.source_data import SourceData
-from peftcli.data.sources import RowSource
-from peftcli.data.tokens import TokenizerFacts
+from peftcli.data.sources import FileFacts
+from peftcli.data.store import Columns
+from peftcli.errors import StorageError
+
+FORMAT = 1
+_META = "source.json"
+_ARRAYS = {
+    "tokens": np.int32,
+    "weights": np.float32,
+    "length": np.int64,
+    "file": np.int32,
+    "line": np.int64,
+    "key": np.uint64,
+    "sketch": np.uint32,
+}
+_META_LIMIT_BYTES = 64 << 20
 
 
-def cached_source(
-    source: RowSource,
-    config: SourceConfig,
-    *,
-    format: str,
-    columns: Mapping[str, str],
-    tokenizer: TokenizerFacts,
-    settings: EncodeSettings,
-    encoder: Callable[[], RowEncoder],
-    cache_dir: Path | None,
-    faults: FaultLog,
-    progress: Progress | None,
-) -> tuple[SourceData, bool]:
-    """The encoded source, and whether it came from the cache."""
-    inputs = source.facts()
-    reader = SourceReader(source, config, format, columns, list(tokenizer.specials))
-    return encode_source(source, reader, encoder(), inputs, faults, progress), False
+def default_cache_dir() -> Path:
+    """`$PEFTCLI_CACHE`, else `peftcli` in the user's cache folder."""
+    if named := os.environ.get("PEFTCLI_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftcli"
+
+
+def content_key(*facts: Any) -> str:
+    """A hash of plain facts, of our format and of the library that encodes."""
+    body = json.dumps([FORMAT, metadata.version("tokenizers"), *facts], sort_keys=True, ensure_ascii=True)
+    return files.sha256_bytes(body.encode())
+
+
+@dataclass(frozen=True)
+class CacheSummary:
+    """What a cache holds."""
+
+    folder: Path
+    entries: int
+    bytes: int
+
+
+class TokenCache:
+    """Entries under one folder. Safe for several processes at once: the first to finish an entry wins."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokens = folder / "tokens"
+        self._reviews = folder / "reviews"
+        self.folder = folder
+
+    def load(self, key: str, names: Sequence[str], inputs: Sequence[FileFacts]) -> SourceData | None:
+        """The entry, memory-mapped, under today's file names; None when there is none. A damaged one is removed."""
+        path = self._path(key)
+        if not path.is_dir():
+            return None
+        try:
+            files.verify_manifest(path)
+            meta = json.loads(files.read_bounded(path / _META, limit_bytes=_META_LIMIT_BYTES))
+            return _from_folder(path, meta, key, names, inputs)
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            files.remove_folder(path)
+            return None
+
+    def save(self, data: SourceData) -> None:
+        """Writes an entry; when another process has written it meanwhile, theirs stays."""
+        path = self._path(data.identity)
+        try:
+            with files.staged_folder(path, manifest={"kind": "tokens"}) as staging:
+                for name, array in _arrays(data).items():
+                    staging.write(f"{name}.bin", np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                staging.write_json(_META, _meta(data))
+        except StorageError:
+            if not path.is_dir():
+                raise
+
+    def load_review(self, key: str) -> Tallies | None:
+        """What the checks that compare rows saw on exactly these rows."""
+        try:
+            body = json.loads(files.read_bounded(self._reviews / f"{key}.json", limit_bytes=_META_LIMIT_BYTES))
+            return tallies_from(body)
+        except (StorageError, ValueError, KeyError, TypeError):
+            return None
+
+    def save_review(self, key: str, tallies: Tallies) -> None:
+        files.write_json(self._reviews / f"{key}.json", tallies_to(tallies))
+
+    def summary(self) -> CacheSummary:
+        found = [path for path in self.folder.rglob("*") if path.is_file()] if self.folder.is_dir() else []
+        entries = sum(path.name == _META for path in found)
+        return CacheSummary(self.folder, entries, sum(path.stat().st_size for path in found))
+
+    def clear(self) -> CacheSummary:
+        """Removes every entry and what killed builds left; returns what was there."""
+        before = self.summary()
+        for folder in (self._tokens, self._reviews):
+            if folder.is_dir():
+                files.remove_folder(folder)
+        return before
+
+    def _path(self, key: str) -> Path:
+        return self._tokens / key[:2] / key
+
+
+def _arrays(data: SourceData) -> dict[str, np.ndarray]:
+    return {
+        "tokens": data.columns.tokens,
+        "weights": data.columns.weights,
+        "length": data.length,
+        "file": data.file,
+        "line": data.line,
+        "key": data.key,
+        "sketch": data.sketch,
+    }
+
+
+def _meta(data: SourceData) -> dict[str, Any]:
+    return {
+        "shapes": {name: list(array.shape) for name, array in _arrays(data).items()},
+        "names": list(data.names),
+        "inputs": [asdict(each) for each in data.inputs],
+        "format": data.format,
+        "why": data.why,
+        "joins": data.joins,
+        "rows_read": data.rows_read,
+        "dropped": data.dropped,
+        "tallies": tallies_to(data.tallies),
+        "seconds": data.seconds,
+    }
+
+
+def _from_folder(
+    path: Path, meta: dict[str, Any], key: str, names: Sequence[str], inputs: Sequence[FileFacts]
+) -> SourceData:
+    arrays = {name: _mapped(path / f"{name}.bin", dtype, meta["shapes"][name]) for name, dtype in _ARRAYS.items()}
+    today = dict(zip(meta["names"], names, strict=True))
+    tallies = {(check, today[file]): tally for (check, file), tally in tallies_from(meta["tallies"]).items()}
+    return SourceData(
+        Columns(arrays["tokens"], arrays["weights"]),
+        arrays["length"],
+        arrays["file"],
+        arrays["line"],
+        arrays["key"],
+        arrays["sketch"],
+        tuple(names),
+        tuple(inputs),
+        meta["format"],
+        meta["why"],
+        meta["joins"],
+        meta["rows_read"],
+        meta["dropped"],
+        tallies,
+        meta["seconds"],
+        key,
+    )
+
+
+def _mapped(path: Path, dtype: Any, shape: list[int]) -> np.ndarray:
+    count = int(np.prod(shape, dtype=np.int64))
+    if path.stat().st_size != count * np.dtype(dtype).itemsize:
+        raise ValueError(f"{path.name} has another size than its shape")
+    if count == 0:
+        return np.empty(shape, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
+
+
+def tallies_to(tallies: Tallies) -> list[dict[str, Any]]:
+    return [{"check": check, "file": file, **asdict(tally)} for (check, file), tally in tallies.items()]
+
+
+def tallies_from(body: list[dict[str, Any]]) -> Tallies:
+    return {(each["check"], each["file"]): Tally(each["count"], each["rows"], each["message"]) for each in body}

@@ -128,7 +128,9 @@ class DataConfig(BaseModel):
     @classmethod
     def _streaming_comes_later(cls, value: bool) -> bool:
         if value:
-            raise ValueError("streaming: true is not supported yet; leave it out (tokens are memory-mapped from a cache)")
+            raise ValueError(
+                "streaming: true is not supported yet; leave it out (tokens are memory-mapped from a cache)"
+            )
         return value
 
     @field_validator("checks", mode="before")
@@ -139,8 +141,9 @@ class DataConfig(BaseModel):
         named = {str(name).replace("_", "-"): severity for name, severity in value.items()}
         for name in named:
             if name not in check_names():
-                raise ValueError(f"unknown check {name!r}{nearest(name, check_names())}; checks: "
-                                 f"{', '.join(check_names())}")
+                raise ValueError(
+                    f"unknown check {name!r}{nearest(name, check_names())}; checks: {', '.join(check_names())}"
+                )
         return named
 
     @model_validator(mode="after")

@@ -81,7 +81,9 @@ class SavedDataset(_Dataset):
             ) from error
 
     def facts(self) -> list[FileFacts]:
-        found = sorted(file for file in self._folder.rglob("*") if file.is_file() and not file.name.startswith("cache-"))
+        found = sorted(
+            file for file in self._folder.rglob("*") if file.is_file() and not file.name.startswith("cache-")
+        )
         return [FileFacts(str(file), file.stat().st_size, files.sha256_file(file)) for file in found]
 
 

@@ -17,7 +17,10 @@ ENTRY_POINT_GROUP = "peftcli.formats"
 def format_names() -> tuple[str, ...]:
     """Every known format, ours first, then those of installed packages."""
     own = _modules("formats")
-    return (*own, *sorted(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP) if point.name not in own))
+    return (
+        *own,
+        *sorted(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP) if point.name not in own),
+    )
 
 
 @cache

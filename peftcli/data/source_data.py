@@ -17,7 +17,8 @@ class SourceData:
     """Rows of a source in its own order, before any choice, cut or mix.
 
     `length`, `file`, `line`: (rows,). `key`: (rows,) uint64, equal for equal token ids. `sketch`: (rows, parts) uint32,
-    see `sketch.py`. `joins`: the rows are documents that may be joined and cut.
+    see `sketch.py`. `joins`: the rows are documents that may be joined and cut. `identity`: the hash of all
+    that they depend on, under which they are cached.
     """
 
     columns: Columns
@@ -35,6 +36,7 @@ class SourceData:
     dropped: dict[str, int]
     tallies: Tallies
     seconds: float
+    identity: str
 
     def index(self, column: int, file_offset: int) -> RowIndex:
         """The rows as an index; `column` and `file_offset` place this source among the others."""

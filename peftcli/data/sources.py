@@ -155,7 +155,9 @@ def _folder(source: SourceConfig, path: Path) -> RowSource:
         )
     found = sorted(file for file in path.rglob("*") if file.is_file() and is_data_file(file) and _visible(file, path))
     if not found:
-        raise DataError(f"no data files in {source.path}", where=str(path), fix="give a folder with .jsonl, .parquet, ...")
+        raise DataError(
+            f"no data files in {source.path}", where=str(path), fix="give a folder with .jsonl, .parquet, ..."
+        )
     chosen = _of_split(found, path, source)
     return LocalFiles(source.path, chosen, [f"{source.path.rstrip('/')}/{file.relative_to(path)}" for file in chosen])
 

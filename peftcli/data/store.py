@@ -109,6 +109,10 @@ def count_trained(columns: Sequence[Columns], index: RowIndex) -> np.ndarray:
 def gather(columns: Sequence[Columns], index: RowIndex) -> Columns:
     """The tokens and weights of the rows, one after the other, in new arrays."""
     total = int(index.length.sum())
+    if total and _is_one_stretch(index):
+        part = columns[int(index.column[0])]
+        start = int(index.start[0])
+        return Columns(np.array(part.tokens[start : start + total]), np.array(part.weights[start : start + total]))
     tokens, weights = np.empty(total, dtype=np.int32), np.empty(total, dtype=np.float32)
     ends = np.cumsum(index.length)
     for number, column in enumerate(columns):
@@ -121,3 +125,9 @@ def gather(columns: Sequence[Columns], index: RowIndex) -> Columns:
         tokens[target] = column.tokens[source]
         weights[target] = column.weights[source]
     return Columns(tokens, weights)
+
+
+def _is_one_stretch(index: RowIndex) -> bool:
+    """Whether the rows lie one after the other in the same columns."""
+    follows = index.start[1:] == index.start[:-1] + index.length[:-1]
+    return bool((index.column == index.column[0]).all() and follows.all())

@@ -108,8 +108,10 @@ class Codec:
             return self.encode(texts)
         guard, count = self._guard_ids, len(self._guard_ids)
         encoded = self.encode([self.guard + text for text in texts])
-        return [ids[count:] if ids[:count] == guard else self.encode([text])[0] for ids, text in
-                zip(encoded, texts, strict=True)]
+        return [
+            ids[count:] if ids[:count] == guard else self.encode([text])[0]
+            for ids, text in zip(encoded, texts, strict=True)
+        ]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Any]:
         """Rust encodings (`ids`, `offsets` in characters) of each text."""

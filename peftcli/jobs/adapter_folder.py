@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -20,12 +22,13 @@ def write_adapter_folder(
     base_name: str,
     revision: str | None,
     card: str | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes adapter, tokenizer, chat template, generation config and model card as one committed folder.
 
     Returns the bytes of the adapter's own tensors file. Replaces an older adapter only once the new one is complete.
     """
-    contents = adapter_files(model, base_name=base_name, revision=revision)
+    contents = adapter_files(model, base_name=base_name, revision=revision, notes=notes)
     with files.staged_folder(folder, replace=True) as staging:
         for name, data in contents.items():
             staging.write(name, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import Encoded, TokenStore
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.environment import peak_memory_bytes
-from peftcli.jobs.run_folder import keep_batch
+from peftcli.jobs.run_folder import keep_batch, resolved_values
 from peftcli.models.fingerprint import fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.structure import structure
@@ -72,7 +72,7 @@ class Assembly:
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         return self.task.collate(rows, pad_token_id=self.pad_token_id)
 
-    def rows(self, indices: Sequence[int]) -> list[Encoded]:
+    def rows(self, indices: Iterable[int]) -> list[Encoded]:
         return [self.prepared.data.train[int(index)] for index in indices]
 
     def evaluate(self, *, with_samples: bool) -> Evaluation | None:
@@ -144,7 +144,7 @@ def init_context(assembly: Assembly) -> InitContext:
 
 def run_identity(assembly: Assembly) -> dict[str, Any]:
     """What must be equal to resume: every recipe key that steers the numbers, the data, the base."""
-    flat = flat_recipe(assembly.prepared.loaded.recipe)
+    flat = flat_recipe(assembly.prepared.loaded.recipe) | resolved_values(assembly.prepared.plan.resolved)
     steering = {key: value for key, value in flat.items() if not key.startswith(FREE_KEYS)}
     facts = assembly.prepared.data.facts
     return {**steering, "data tokens": facts.train.stream_sha256, "data order": facts.train.order_sha256,

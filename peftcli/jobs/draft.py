@@ -75,6 +75,7 @@ class Draft:
             if not self.assembly.prepared.source.is_local or recipe.model.base.startswith("builtin:")
             else self.assembly.prepared.source.location,
             revision=recipe.model.revision,
+            notes={"prompt": prompt_style(self.assembly.prepared)},
             card=model_card(RunFacts(record, label=self.folder.name), loads_with_peft=recipe.method.in_peft),
         )
 
@@ -170,6 +171,15 @@ class Draft:
         if self.result is not None:
             found += self.result.warnings
         return list(dict.fromkeys(found))
+
+
+_PLAIN_FORMATS = frozenset({"text", "prompt-completion", "segments"})
+
+
+def prompt_style(prepared: Prepared) -> str:
+    """How prompts looked in training: `plain`, or `chat` through the template."""
+    formats = {source.format for source in prepared.data.facts.train.sources}
+    return "plain" if formats <= _PLAIN_FORMATS or not prepared.tokenizer.chat_template else "chat"
 
 
 def _planned_facts(prepared: Prepared) -> dict[str, Any]:

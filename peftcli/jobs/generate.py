@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
+from peftcli.adapters.storage import read_own
 from peftcli.adapters.surgery import disabled
 from peftcli.errors import DataError, Fault
 from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import generate, generate_stream
-from peftcli.evaluation.prompts import encode_messages, encode_text
+from peftcli.evaluation.prompts import encode_row
 from peftcli.jobs.opening import Opened
 
 INPUT_LIMIT_BYTES = 1 << 30
@@ -24,12 +25,10 @@ MAX_FAULTS = 5
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt: a text, or messages. `row` is the line it came from, kept for the output."""
+    """One prompt as a row: `prompt` (a text or messages) or `messages`. It is kept for the output."""
 
-    messages: tuple[dict[str, Any], ...] | None
-    text: str | None
-    origin: str
     row: dict[str, Any]
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Answer:
 
 
 def text_request(prompt: str) -> Request:
-    """A prompt given on the command line: one user message where the tokenizer has a template, else plain text."""
-    return Request(None, prompt, "prompt", {"prompt": prompt})
+    """A prompt given on the command line."""
+    return Request({"prompt": prompt}, "--prompt")
 
 
 def read_requests(path: Path) -> list[Request]:
@@ -80,26 +79,19 @@ def _request(raw: bytes, where: str) -> Request | Fault:
         return Fault("not valid JSON", where, "put one JSON object on each line")
     if not isinstance(row, dict):
         return Fault("not a JSON object", where, 'for instance {"prompt": "..."}')
-    messages, prompt = row.get("messages"), row.get("prompt")
-    if isinstance(prompt, str) and prompt:
-        return Request(None, prompt, where, row)
-    if isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
-        kept = messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
-        if kept:
-            return Request(tuple(kept), None, where, row)
-    return Fault("needs a `prompt` (text) or `messages` (a list)", where, 'for instance {"prompt": "..."}')
+    return Request(row, where)
 
 
 def prompt_ids(request: Request, opened: Opened, config: GenerationConfig) -> list[int]:
-    """Token ids of a prompt, through the chat template where the tokenizer has one."""
-    tokenizer = opened.tokenizer
-    if request.messages is not None:
-        return encode_messages(tokenizer, list(request.messages), system_prompt=config.system_prompt)
-    assert request.text is not None, "a request has a text or messages"
-    if tokenizer.chat_template:
-        message = [{"role": "user", "content": request.text}]
-        return encode_messages(tokenizer, message, system_prompt=config.system_prompt)
-    return encode_text(tokenizer, request.text)
+    """Token ids of a prompt, in the form that the adapter was trained on."""
+    style = read_own(opened.location.adapter).get("notes", {}).get("prompt")
+    return encode_row(
+        opened.tokenizer,
+        request.row,
+        where=request.origin,
+        system_prompt=config.system_prompt,
+        chat=None if style is None else style == "chat",
+    )
 
 
 def answer_all(

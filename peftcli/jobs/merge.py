@@ -31,6 +31,7 @@ TOLERANCE_FP32 = 1e-4
 NOISE_FACTOR = 3.0
 """In half precision the merged model may differ by this many times the base's own rounding noise."""
 PROMPT_TOKENS = 64
+SAMPLE_PROMPTS = 8
 PROMPTS = (
     "Please write a short reply to the following request.",
     "The quick brown fox jumps over the lazy dog, and then",
@@ -70,12 +71,12 @@ def merge_adapter(
     base: str | None = None,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
-    prompts: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> MergeReport:
     """Merges the adapter of a run or adapter folder into its base and writes the model to `output`.
 
-    `dtype`: of the written weights (default: that of the base in training). `prompts`: further texts to compare on.
+    `dtype`: of the written weights (default: that of the base in training). Compared on our own prompts and on those of
+    the run's samples.
     Raises `StorageError` when `output` exists, `MergeError` when the method cannot be merged, `CheckFailed` when the
     reloaded model differs beyond the tolerance.
     """
@@ -88,7 +89,7 @@ def merge_adapter(
     opened = open_adapter(path, base=base)
     target = DTYPES[dtype] if dtype else opened.dtype
     say("computing the answers of base + adapter")
-    texts = [*PROMPTS, *prompts]
+    texts = [*PROMPTS, *(str(sample["prompt"]) for sample in opened.location.record.get("samples", [])[:SAMPLE_PROMPTS])]
     inputs = encode_prompts(opened.tokenizer, texts, opened.device)
     expected = logits_of(opened.model, inputs)
     with disabled(opened.model):

@@ -126,9 +126,9 @@ def keep_batch(folder: Path, step: int, indices: Sequence[int], rows: Sequence[A
     return name
 
 
-def write_recipe(folder: Path, loaded: LoadedRecipe, resolved: Resolved) -> None:
-    """`recipe.yaml`: the resolved recipe with every `auto` as the value that this run takes, so that it repeats."""
-    values = {
+def resolved_values(resolved: Resolved) -> dict[str, Any]:
+    """Dotted recipe keys and the values that their `auto` took."""
+    return {
         "device": resolved.device,
         "threads": resolved.threads,
         "model.dtype": resolved.dtype,
@@ -136,4 +136,8 @@ def write_recipe(folder: Path, loaded: LoadedRecipe, resolved: Resolved) -> None
         "training.micro_batch_size": resolved.micro_batch_size,
         "training.learning_rate": resolved.learning_rate,
     }
-    files.write_text(folder / RECIPE_NAME, resolved_yaml(loaded, values))
+
+
+def write_recipe(folder: Path, loaded: LoadedRecipe, resolved: Resolved) -> None:
+    """`recipe.yaml`: the resolved recipe with every `auto` as the value that this run takes, so that it repeats."""
+    files.write_text(folder / RECIPE_NAME, resolved_yaml(loaded, resolved_values(resolved)))

@@ -122,10 +122,17 @@ def unlike(runs: Sequence[RunFacts]) -> list[str]:
         "base model": lambda run: run.record.base,
         "task": lambda run: run.record.task,
         "evaluation rows": lambda run: run.record.evaluation.rows,
-        "training data": lambda run: run.record.data.get("train"),
+        "training data": lambda run: _stream(run, "train"),
+        "evaluation data": lambda run: _stream(run, "validation"),
         "status": lambda run: run.record.status,
     }
     return [name for name, fact in facts.items() if any(fact(run) != fact(runs[0]) for run in runs[1:])]
+
+
+def _stream(run: RunFacts, split: str) -> object:
+    """What the data of a split is known by: the hash of its tokens."""
+    facts = run.record.data.get(split)
+    return facts.get("stream_sha256") if isinstance(facts, dict) else None
 
 
 def _caveat(runs: Sequence[RunFacts]) -> str | None:

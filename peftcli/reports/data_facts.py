@@ -8,6 +8,19 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class SourceFacts:
+    """One source of a split. `share`: its part of an epoch; `asked`: the part that the weights ask for."""
+
+    name: str
+    format: str
+    why: str
+    rows: int | None
+    tokens: int | None
+    share: float | None
+    asked: float | None
+
+
+@dataclass(frozen=True)
 class SplitFacts:
     """One split. `histogram`: (low, high, rows) with lengths in tokens; `dropped`: reason -> rows."""
 
@@ -20,6 +33,7 @@ class SplitFacts:
     tokens_lost: int | None
     quantiles: dict[str, float]
     histogram: list[tuple[float, float, int]]
+    sources: list[SourceFacts]
 
     @property
     def rows_dropped(self) -> int:
@@ -41,7 +55,29 @@ def split_facts(data: Mapping[str, Any], split: str) -> SplitFacts | None:
         tokens_lost=_integer(found, "tokens_lost"),
         quantiles={name: float(value) for name, value in _items(found.get("quantiles")) if _is_number(value)},
         histogram=_bins(found.get("histogram")),
+        sources=[_source(entry) for entry in _list(found.get("sources")) if isinstance(entry, Mapping)],
     )
+
+
+def _source(entry: Mapping[str, Any]) -> SourceFacts:
+    return SourceFacts(
+        name=str(entry.get("name", "")),
+        format=str(entry.get("format", "")),
+        why=str(entry.get("why", "")),
+        rows=_integer(entry, "rows"),
+        tokens=_integer(entry, "tokens"),
+        share=_float(entry, "share"),
+        asked=_float(entry, "asked"),
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _float(facts: Mapping[str, Any], name: str) -> float | None:
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -62,10 +98,8 @@ def _counts(value: Any) -> dict[str, int]:
 
 
 def _bins(value: Any) -> list[tuple[float, float, int]]:
-    if not isinstance(value, list):
-        return []
     return [
         (float(entry[0]), float(entry[1]), int(entry[2]))
-        for entry in value
+        for entry in _list(value)
         if isinstance(entry, list | tuple) and len(entry) == 3 and all(map(_is_number, entry))
     ]

@@ -15,6 +15,8 @@ _LAYOUT = "\n\t"
 
 def reveal(text: str, *, one_line: bool = False) -> str:
     """`text` with every unseen character replaced by its code point; line breaks and tabs stay unless `one_line`."""
+    if text.isprintable():  # the usual case, and quick: nothing hidden is printable
+        return text
     kept = _JOINERS if one_line else _JOINERS + _LAYOUT
     return "".join(char if char in kept or not _is_hidden(char) else _named(char) for char in text)
 

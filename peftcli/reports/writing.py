@@ -10,24 +10,24 @@ from peftcli.reports.folder import read_run, read_runs
 from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown
 
-HTML_NAME = "report.html"
-MARKDOWN_NAME = "report.md"
+_RUN_NAMES = ("report.html", "report.md")
+_COMPARISON_NAMES = ("compare.html", "compare.md")
 
 
 def write_reports(folder: Path) -> list[Path]:
     """Renders `report.html` and `report.md` of a run folder again; returns their paths."""
     run = read_run(folder)
-    return _write(folder, render_html(run), render_markdown(run))
+    return _write(folder, _RUN_NAMES, (render_html(run), render_markdown(run)))
 
 
 def write_comparison(folders: list[Path], output: Path) -> list[Path]:
-    """Writes a comparison of several run folders into `output`; returns the paths."""
+    """Writes `compare.html` and `compare.md` of several run folders into `output`; returns the paths."""
     runs = read_runs(folders)
-    return _write(output, render_comparison_html(runs), render_comparison_markdown(runs))
+    return _write(output, _COMPARISON_NAMES, (render_comparison_html(runs), render_comparison_markdown(runs)))
 
 
-def _write(folder: Path, html: str, markdown: str) -> list[Path]:
-    paths = [folder / HTML_NAME, folder / MARKDOWN_NAME]
-    for path, text in zip(paths, (html, markdown), strict=True):
+def _write(folder: Path, names: tuple[str, str], texts: tuple[str, str]) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path, text in zip(paths, texts, strict=True):
         files.write_text(path, text)
     return paths

@@ -128,29 +128,56 @@ def rows() -> list[DataRow]:
     ]
 
 
+def source_facts(rows: int, tokens: int) -> dict[str, Any]:
+    return {
+        "name": "builtin:support",
+        "format": "messages",
+        "why": "every row has a list under `messages`",
+        "files": [{"name": "support.jsonl", "sha256": "9c" * 32}],
+        "rows_read": rows,
+        "rows_kept": rows,
+        "dropped": {},
+        "rows": rows,
+        "share": 1.0,
+        "asked": None,
+        "tokens": tokens,
+    }
+
+
 def data_facts() -> dict[str, Any]:
     return {
         "train": {
             "rows_read": 1620,
             "rows_kept": 1600,
             "dropped": {"longer than max_length": 12, "no trained token": 8},
+            "rows": 1600,
             "tokens": 153_600,
             "trained_tokens": 41_200,
             "tokens_lost": 3_310,
-            "quantiles": {"median": 96, "p95": 171, "max": 256},
+            "trained_tokens_lost": 400,
+            "quantiles": {"min": 21.0, "p50": 96.0, "p90": 171.0, "p99": 221.0, "max": 256.0, "mean": 98.41},
             "histogram": [[16 * i, 16 * (i + 1), n] for i, n in enumerate(HISTOGRAM)],
+            "sources": [source_facts(1600, 153_600)],
+            "order_sha256": "77" * 32,
+            "stream_sha256": "5f1d" * 16,
         },
         "validation": {
             "rows_read": 240,
             "rows_kept": 240,
             "dropped": {},
+            "rows": 240,
             "tokens": 23_100,
             "trained_tokens": 6_200,
             "tokens_lost": 0,
-            "quantiles": {"median": 95, "p95": 168, "max": 240},
+            "trained_tokens_lost": 0,
+            "quantiles": {"min": 24.0, "p50": 95.0, "p90": 168.0, "p99": 213.0, "max": 240.0, "mean": 96.25},
+            "histogram": [],
+            "sources": [source_facts(240, 23_100)],
+            "order_sha256": "12" * 32,
+            "stream_sha256": "ab01" * 16,
         },
-        "format": {"name": "messages", "why": "every row has a list under `messages`"},
-        "token_stream_sha256": "5f1d" * 16,
+        "tokenizer_sha256": "31" * 32,
+        "max_length": 256,
     }
 
 

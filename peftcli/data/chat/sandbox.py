@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
@@ -18,11 +19,14 @@ MAX_DEPTH = 200
 # a fixed day: a prompt that held today's date would make two equal runs differ
 FIXED_DAY = (2024, 7, 26)
 _FORBIDDEN = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
-_FILTERS = (
-    "abs batch capitalize count default d dictsort e escape first float format groupby indent int items join last length "
-    "list lower map max min reject rejectattr replace reverse round safe select selectattr slice sort string sum title "
-    "trim truncate unique upper wordcount"
-).split()
+_FILTERS = frozenset(
+    re.findall(
+        r"\w+",
+        "abs batch capitalize count default d dictsort e escape first float format groupby indent int items join last "
+        "length list lower map max min reject rejectattr replace reverse round safe select selectattr slice sort "
+        "string sum title trim truncate unique upper wordcount",
+    )
+)
 _GROWING_METHODS = ("center", "ljust", "rjust", "zfill", "expandtabs")
 
 
@@ -88,7 +92,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 128:
             raise TemplateLimit("a product of very large numbers")
 
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
             self._check_text_method(owner, function.__name__, args)
@@ -142,9 +146,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     ) -> str:
         if isinstance(indent, int) and indent > 64:
             raise TemplateLimit("tojson with an indent above 64")
-        text = json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
+        text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         self.budget.characters(len(text))
         return text
 
@@ -160,7 +162,7 @@ class _Counting(NodeTransformer):
     def visit_Output(self, node: nodes.Output) -> nodes.Output:
         self.generic_visit(node)
         node.nodes = [
-            child if isinstance(child, nodes.TemplateData) else _filtered("budget_written", child)
+            child if isinstance(child, nodes.TemplateData) else _filtered("budget_written", cast(nodes.Expr, child))
             for child in node.nodes
         ]
         return node
@@ -206,5 +208,3 @@ def _fixed_day(pattern: str) -> str:
     import datetime
 
     return datetime.date(*FIXED_DAY).strftime(str(pattern)[:100])
-
-

@@ -33,7 +33,7 @@ class ChatTemplate:
 
     `reads`: names of the variables that it looks at; `calls_tools`: whether it writes the tool calls of an answer.
 
-    Raises `ModelError` (exit 4) for a template that is too large, malformed, fails or does too much work, with its line;
+    Raises `ModelError` (exit 4) with the line for a template that is too large, malformed, fails or does too much work;
     `TemplateRefusal` passes through when the template itself refuses a conversation.
     """
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from peftcli.data.config import TrainOn
 from peftcli.errors import ModelError
+
+Place = Callable[[int], str]
+"""File and line of the row at a position."""
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,23 @@
 """Conversations: rendered, encoded as one text, and the mask proven on every row.
 
-The proof: the ids that carry loss, decoded, are exactly the answer as the template renders it with its stop token. A row
-where a token lies across the edge of an answer is encoded again in pieces, and then has to pass the same proof.
+The proof: the ids that carry loss, decoded, are exactly the answer as the template renders it with its stop token.
+Where a token lies across the edge of an answer, the row is encoded again in pieces, and has to pass the same proof.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from peftcli.data.chat.sandbox import TemplateRefusal
 from peftcli.data.chat.spans import Rendered, Renderer, Span
-from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
 from peftcli.data.faults import RowFault, excerpt
 from peftcli.data.rows import ChatRow
 from peftcli.data.tokens import Codec
 from peftcli.errors import ModelError
-
 
 Run = tuple[list[int], float]
 """Consecutive tokens of one weight."""
@@ -38,7 +37,7 @@ class _Candidate:
 
 
 def encode_chats(
-    codec: Codec, renderer: Renderer, rows: Sequence[ChatRow], settings: EncodeSettings, places: Sequence[str]
+    codec: Codec, renderer: Renderer, rows: Sequence[ChatRow], settings: EncodeSettings, place: Place
 ) -> EncodedRows:
     """The rows whose mask is proven, in order; the others are refused with the reason.
 
@@ -46,7 +45,7 @@ def encode_chats(
     """
     out = EncodedRows()
     context = 1.0 if settings.train_on == "all" else 0.0
-    rendered = _rendered(renderer, rows, places, out)
+    rendered = _rendered(renderer, rows, place, out)
     encodings = codec.encode_with_offsets([each.text for _, each in rendered])
     candidates = [
         _Candidate(row, each, runs_of(encoding.ids, each.spans, token_ranges(encoding, each.spans), context))
@@ -62,7 +61,7 @@ def encode_chats(
 
 
 def _rendered(
-    renderer: Renderer, rows: Sequence[ChatRow], places: Sequence[str], out: EncodedRows
+    renderer: Renderer, rows: Sequence[ChatRow], place: Place, out: EncodedRows
 ) -> list[tuple[int, Rendered]]:
     found = []
     for number, row in enumerate(rows):
@@ -73,7 +72,7 @@ def _rendered(
         except RowFault as fault:
             out.refused[number] = fault.message
         except ModelError as error:
-            where = f"{error.where}; {places[number]}" if error.where else places[number]
+            where = f"{error.where}; {place(number)}" if error.where else place(number)
             raise ModelError(error.message, where=where, fix=error.fix) from error
     return found
 
@@ -115,10 +114,11 @@ def _in_pieces(codec: Codec, candidate: _Candidate, context: float) -> _Candidat
     """
     text, spans = candidate.rendered.text, candidate.rendered.spans
     edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(text)]
-    pieces = [_piece(codec, text, start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [_piece(codec, text, start, end) for start, end in pairwise(edges)]
     ends = list(accumulate(map(len, pieces)))
     ranges = list(zip(ends[0:-1:2], ends[1::2], strict=True))
-    again = _Candidate(candidate.row, candidate.rendered, runs_of(sum(pieces, []), spans, ranges, context))
+    runs = runs_of(list(chain.from_iterable(pieces)), spans, ranges, context)
+    again = _Candidate(candidate.row, candidate.rendered, runs)
     if all(_proven(codec, [again])) or codec.decode(again.answers) == codec.decode(pieces[1::2]):
         return again
     return None

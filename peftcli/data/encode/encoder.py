@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import cast
 
 from peftcli.data.chat.spans import Renderer
 from peftcli.data.chat.template import ChatTemplate
-from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
 from peftcli.data.encode.chat import encode_chats
 from peftcli.data.encode.pieces import encode_pieces
 from peftcli.data.encode.text import encode_texts
@@ -28,15 +29,15 @@ class RowEncoder:
             template = ChatTemplate(facts.template, facts.template_variables)
             self._renderer = Renderer(template, self.codec.stop_pattern, settings.train_on)
 
-    def encode(self, rows: Sequence[Row], places: Sequence[str]) -> EncodedRows:
-        """The rows' tokens and weights. `places`: file and line of each, for errors of the template."""
+    def encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:
+        """The rows' tokens and weights. `place(position)`: file and line of a row, for errors of the template."""
         shaped = [self._shaped(row) for row in rows]
         if len({type(row) for row in shaped}) == 1:
-            return self._encode_alike(shaped, places)
+            return self._encode_alike(shaped, place)
         out, at = EncodedRows(), 0
         for _, group in groupby(shaped, key=type):
             alike = list(group)
-            _merge(out, self._encode_alike(alike, places[at : at + len(alike)]), at)
+            _merge(out, self._encode_alike(alike, partial(_shifted, place, at)), at)
             at += len(alike)
         return out
 
@@ -45,7 +46,7 @@ class RowEncoder:
             return row.plain
         return row
 
-    def _encode_alike(self, rows: list[Row], places: Sequence[str]) -> EncodedRows:
+    def _encode_alike(self, rows: list[Row], place: Place) -> EncodedRows:
         kind = type(rows[0]) if rows else TextRow
         if kind is TextRow:
             return encode_texts(self.codec, cast(list[TextRow], rows), self.settings)
@@ -54,12 +55,16 @@ class RowEncoder:
         if kind is ChatRow:
             if self._renderer is None:
                 raise no_template()
-            return encode_chats(self.codec, self._renderer, cast(list[ChatRow], rows), self.settings, places)
+            return encode_chats(self.codec, self._renderer, cast(list[ChatRow], rows), self.settings, place)
         raise RecipeError(
             "task causal-lm cannot train on rows of this format",
             fix="for the text alone: `format: text`; for a prompt and its answer: `format: prompt-completion` "
             "with `columns`",
         )
+
+
+def _shifted(place: Place, by: int, position: int) -> str:
+    return place(by + position)
 
 
 def no_template() -> ModelError:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class SourceReader:
         self.scanner = Scanner(specials)
 
     def chunks(self, faults: FaultLog) -> Iterator[ParsedChunk]:
-        """Every chunk; rows that cannot be used become faults. Raises `DataError` where files differ in their format."""
+        """Every chunk; rows that cannot be used become faults. Raises `DataError` where the format of files differs."""
         for file in range(len(self._source.names)):
             first = True
             for chunk in self._source.chunks(file, faults):
@@ -161,6 +162,7 @@ def encode_source(
     encoder: RowEncoder,
     inputs: list[FileFacts],
     faults: FaultLog,
+    identity: str,
     progress: Progress | None = None,
 ) -> SourceData:
     """Every usable row of the source as tokens and weights; what is wrong with the others goes to `faults`."""
@@ -190,25 +192,27 @@ def encode_source(
         dict(reader.dropped),
         reader.scanner.tallies,
         time.perf_counter() - began,
+        identity,
     )
 
 
-def _encoded(
-    reader: SourceReader, encoder: RowEncoder, faults: FaultLog
-) -> Iterator[tuple[ParsedChunk, EncodedRows]]:
+def _encoded(reader: SourceReader, encoder: RowEncoder, faults: FaultLog) -> Iterator[tuple[ParsedChunk, EncodedRows]]:
     """Chunks with their tokens, in order; one chunk is read and checked while the one before is encoded."""
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[ParsedChunk, Future[EncodedRows]] | None = None
         for chunk in reader.chunks(faults):
             if not chunk.rows:
                 continue
-            places = [reader.place(chunk.file, line) for line in chunk.lines]
-            begun = pool.submit(encoder.encode, chunk.rows, places)
+            begun = pool.submit(encoder.encode, chunk.rows, partial(_place_in, reader, chunk))
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = chunk, begun
         if waiting is not None:
             yield waiting[0], waiting[1].result()
+
+
+def _place_in(reader: SourceReader, chunk: ParsedChunk, position: int) -> str:
+    return reader.place(chunk.file, chunk.lines[position])
 
 
 def _log(
@@ -224,7 +228,9 @@ def _log(
     for hit in encoded.hits:
         reader.scanner.add(hit.check, source.names[chunk.file], chunk.lines[hit.row], hit.message)
     for row in _doubled_bos(encoded, bos_id):
-        reader.scanner.add("doubled-bos", source.names[chunk.file], chunk.lines[row], "the row begins with two BOS tokens")
+        reader.scanner.add(
+            "doubled-bos", source.names[chunk.file], chunk.lines[row], "the row begins with two BOS tokens"
+        )
 
 
 def _doubled_bos(encoded: EncodedRows, bos_id: int | None) -> list[int]:

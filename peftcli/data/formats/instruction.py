@@ -1,4 +1,4 @@
-"""`{"instruction": ..., "input": ..., "output": ...}` (alpaca): a chat where there is a template, else plain headings."""
+"""`{"instruction": ..., "input": ..., "output": ...}` (alpaca): a chat under a template, else plain headings."""
 
 from __future__ import annotations
 

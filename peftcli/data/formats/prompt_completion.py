@@ -20,11 +20,12 @@ def parse(row: Columns) -> PiecesRow | ChatRow:
 
 def _conversation(row: Columns) -> ChatRow:
     before, _ = parse_messages(row["prompt"])
+    context: list[float | None] = [0.0] * len(before)
     answer, weights = parse_messages(row["completion"])
     if not any(message["role"] == "assistant" for message in answer):
         raise RowFault("the completion has no assistant message")
     # the answers of the prompt are context, whatever `train_on` says
-    return ChatRow([*before, *answer], [0.0] * len(before) + weights, parse_tools(row.get("tools")))
+    return ChatRow([*before, *answer], context + weights, parse_tools(row.get("tools")))
 
 
 FORMAT = Format(

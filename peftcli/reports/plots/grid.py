@@ -10,11 +10,13 @@ from peftcli.reports import numbers
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.plots.frame import picture, place
 from peftcli.reports.record import LayerUpdate
+from peftcli.reports.visible import clipped
 
 _ROW = 26
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 _FAINTEST = 0.06
 _LABEL = 15
+_MAX_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _cell(cell: Cell, column: int, num_blocks: int, row: int, largest: float) ->
     width = 1 / num_blocks
     return tag(
         "rect",
-        tag("title", f"{cell.update.name}: {describe(cell.update)}"),
+        tag("title", f"{clipped(cell.update.name, _MAX_NAME)}: {describe(cell.update)}"),
         x=place((column + 0.04) * width),
         y=row * _ROW + 1,
         width=place(0.92 * width),

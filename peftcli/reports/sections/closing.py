@@ -14,7 +14,9 @@ _MAX_RECIPE = 40_000
 
 def history_section(run: RunFacts) -> Markup | None:
     """Warnings and events; None for a run without either."""
-    warnings, events = run.record.warnings, run.record.events
+    told = {finding.message for finding in run.findings}
+    warnings = [text for text in run.record.warnings if text not in told]
+    events = run.record.events
     if not warnings and not events:
         return None
     texts = [tag("li", clipped(text, 1000), dir="auto") for text in warnings[:_MAX_WARNINGS]]

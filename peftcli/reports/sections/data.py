@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftcli.reports import numbers
-from peftcli.reports.data_facts import SplitFacts, split_facts
+from peftcli.reports.data_facts import SourceFacts, SplitFacts, split_facts
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Child, Markup, tag
 from peftcli.reports.plots.bars import histogram
@@ -14,6 +14,7 @@ from peftcli.reports.visible import clipped
 
 MAX_ROWS = 8
 MAX_FINDINGS = 60
+MAX_SOURCES = 40
 _MAX_SPANS = 300
 _MAX_CHARACTERS = 3000
 
@@ -31,6 +32,7 @@ def data_section(run: RunFacts) -> Markup | None:
         "Data",
         _counts(splits) if splits else None,
         tag("div", charts, class_="charts") if charts else None,
+        _sources(splits),
         _rows(record.rows),
         _findings(run.findings),
         details("All recorded facts about the data", everything) if everything else None,
@@ -57,9 +59,9 @@ def _counts(splits: list[SplitFacts]) -> Markup:
         ),
         line("Tokens", *(split.tokens for split in splits)),
         line("Trained tokens", *(split.trained_tokens for split in splits)),
-        line("Tokens cut off", *(split.tokens_lost for split in splits)),
+        line("Tokens lost with dropped or cut rows", *(split.tokens_lost for split in splits)),
         *(
-            line(f"Length, {clipped(name, 40)}", *(split.quantiles.get(name) for split in splits))
+            line(_quantile_label(name), *(split.quantiles.get(name) for split in splits))
             for name in dict.fromkeys(name for split in splits for name in split.quantiles)
         ),
     ]
@@ -67,8 +69,41 @@ def _counts(splits: list[SplitFacts]) -> Markup:
     return table("Rows and tokens by split", ["", *(split.name for split in splits)], shown, numeric=True)
 
 
+def _quantile_label(name: str) -> str:
+    """`p90` -> `Length, 90 % are at most`."""
+    known = {"min": "Shortest row", "p50": "Median length", "max": "Longest row", "mean": "Mean length"}
+    if name in known:
+        return known[name]
+    return f"{name[1:]} % are at most" if name[:1] == "p" and name[1:].isdigit() else f"Length, {clipped(name, 40)}"
+
+
+def _sources(splits: list[SplitFacts]) -> Markup | None:
+    """Where the rows come from and how their format was found."""
+    rows: list[list[Child]] = [
+        [
+            clipped(source.name, 120),
+            split.name,
+            clipped(source.format, 60),
+            clipped(source.why, 200),
+            _count(source.rows),
+            _count(source.tokens),
+            _share(source),
+        ]
+        for split in splits
+        for source in split.sources[:MAX_SOURCES]
+    ]
+    headers = ["Source", "Split", "Format", "Why this format", "Rows", "Tokens", "Share"]
+    return table("Sources", headers, rows) if rows else None
+
+
+def _share(source: SourceFacts) -> str:
+    asked = f" ({numbers.percent(source.asked)} asked)" if source.asked is not None else ""
+    return f"{numbers.percent(source.share)}{asked}"
+
+
 def _count(value: int | float | None) -> Markup:
-    return amount(value, numbers.count(value))
+    whole = value is None or value == int(value)
+    return amount(value, numbers.count(value) if whole else numbers.plain(value, 3))
 
 
 def _lengths(split: SplitFacts) -> Markup:

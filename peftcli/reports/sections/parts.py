@@ -11,8 +11,9 @@ from peftcli.reports import numbers
 from peftcli.reports.markup import Child, Markup, tag
 from peftcli.reports.visible import clipped
 
-MAX_FACTS = 200
-_MAX_VALUE = 400
+MAX_FACTS = 120
+_MAX_NAME = 120
+_MAX_VALUE = 300
 _UNIT = re.compile(r"(?<=\d) (?=%|points|tokens/s|[kMBT]\b|[KMGT]iB)")
 
 
@@ -60,7 +61,7 @@ def facts_table(caption: str, facts: Mapping[str, Any]) -> Markup | None:
     """Nested facts as one flat table of dotted names; None when there are none."""
     pairs = flatten(facts)
     rows: list[list[Child]] = [
-        [clipped(name, _MAX_VALUE), tag("span", clipped(value, _MAX_VALUE), dir="auto")]
+        [clipped(name, _MAX_NAME), tag("span", clipped(value, _MAX_VALUE), dir="auto")]
         for name, value in pairs[:MAX_FACTS]
     ]
     if len(pairs) > MAX_FACTS:

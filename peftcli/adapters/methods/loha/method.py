@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext, Shapes
+from peftcli.adapters.draws import kaiming_uniform
 from peftcli.adapters.dropouts import drop_outputs, drops_module
 from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod, rank_faults
 from peftcli.adapters.methods.loha.config import LohaConfig
-from peftcli.adapters.methods.lora.inits import kaiming_uniform
 from peftcli.adapters.targets import pattern_value
 from peftcli.errors import Fault
 from peftcli.models.weights import weight_view

@@ -17,21 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX, InitContext, Shapes
+from peftcli.adapters.draws import kaiming_uniform
 from peftcli.adapters.dropouts import drop_outputs, drops_module
 from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.lokr.config import LokrConfig
-from peftcli.adapters.methods.lora.inits import kaiming_uniform
 from peftcli.adapters.targets import pattern_value
 from peftcli.errors import Fault
 from peftcli.models.weights import weight_view
 
 
 def factor_pair(size: int, factor: int) -> tuple[int, int]:
-    """Two numbers m <= n with m n = size: (factor, size / factor) where it divides, else the most square pair."""
+    """Two numbers with m n = size: (factor, size / factor) where it divides, else the most square pair, m <= n."""
     if factor > 0 and size % factor == 0:
-        m, n = factor, size // factor
-        return (m, n) if m <= n else (n, m)
+        return factor, size // factor
     limit = size if factor == -1 else factor
     m = max(m for m in range(1, int(size**0.5) + 1) if size % m == 0 and m <= limit)
     return m, size // m

@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
+
+from peftcli.adapters.draws import kaiming_uniform
 
 OVERSAMPLING = 6
 """Directions beyond r that a randomised SVD follows."""
@@ -34,12 +33,6 @@ def start_pair(lora_a: Tensor, lora_b: Tensor, how: bool | str, r: int, generato
             lora_b.zero_()
         else:
             lora_b.copy_(kaiming_uniform(lora_b.shape, generator))
-
-
-def kaiming_uniform(shape: Sequence[int], generator: torch.Generator, *, fan_in: int | None = None) -> Tensor:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what nn.Linear draws (Kaiming with a = sqrt(5))."""
-    bound = 1.0 / math.sqrt(shape[1] if fan_in is None else fan_in)
-    return torch.empty(tuple(shape)).uniform_(-bound, bound, generator=generator)
 
 
 def _orthogonal(r: int, out_features: int, in_features: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ class Lora(LinearsMethod[LoraConfig]):
             # the other of the two is trained with it, as the same tensor
             wrap_named_modules(adapter, ties)
             names = [name for name in names if not any(names_path(name, path) for path in ties)]
-        unmatched = wrap_named_modules(adapter, names, tie=config.ensure_weight_tying)
+        unmatched = wrap_named_modules(adapter, names, tie=config.ensure_weight_tying, loosely=shapes is not None)
         # a file of the reference lists every name that a head may have; ours must all be there
         if unmatched and shapes is None:
             raise AdapterError(

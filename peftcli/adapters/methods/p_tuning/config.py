@@ -24,7 +24,6 @@ class PTuningConfig(PromptConfig):
         "encoder_num_layers": 2,
         "encoder_dropout": 0.0,
     }
-    recipe_only: ClassVar[frozenset[str]] = frozenset({"encoder_init"})
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """The network: MLP (two hidden layers) or LSTM (both directions, then one hidden layer)."""
@@ -34,8 +33,6 @@ class PTuningConfig(PromptConfig):
     """Layers of the LSTM; the MLP always has two hidden layers."""
     encoder_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout between the layers of the LSTM, while training."""
-    encoder_init: Literal["vocabulary", "random"] = "vocabulary"
-    """Start: `vocabulary` (the network first makes rows of the base's embedding, drawn at random), or `random`."""
 
     @model_validator(mode="after")
     def _network_uses_its_fields(self) -> Self:

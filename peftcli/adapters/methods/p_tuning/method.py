@@ -17,7 +17,7 @@ from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.p_tuning.config import PTuningConfig
 from peftcli.adapters.prompt_inputs import InputPromptAdapter
 from peftcli.adapters.prompt_sites import num_rows, prompt_sites
-from peftcli.adapters.prompt_start import base_facts, fit_output, restart, rows_of, sampled_ids
+from peftcli.adapters.prompt_start import base_facts, restart
 from peftcli.adapters.prompts import PromptEncoder, PromptTable
 
 
@@ -56,23 +56,11 @@ class TokenEncoder(PromptEncoder):
     def initialise(self, context: InitContext) -> None:
         restart(self, context.generator)
 
-    def start_at(self, rows: Tensor) -> None:
-        """Sets the last layer so that the network makes `rows` (n, width) as nearly as it can."""
-        with torch.no_grad():
-            fit_output(self.mlp_head[-1], self.mlp_head[:-1](self._encoded()), rows)
-
 
 class PTuningAdapter(InputPromptAdapter):
     """The network while training; a finished table when loaded without it."""
 
     config: PTuningConfig
-
-    def initialise(self, context: InitContext) -> None:
-        super().initialise(context)
-        encoder = self.encoder
-        if self.config.encoder_init == "vocabulary" and isinstance(encoder, TokenEncoder):
-            table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
-            encoder.start_at(rows_of(self.sites, sampled_ids(self.total_rows, len(table), context.generator)))
 
     def new_encoder(self) -> TokenEncoder:
         table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]

@@ -33,7 +33,10 @@ class LabelCounts:
             yield *self.first[most], f"every row has the label {most!r}"
         for label, count in self.counts.items():
             if count * MAX_RATIO < self.counts[most]:
-                yield *self.first[label], f"label {label!r} has {count:,} of {total:,} rows, {most!r} {self.counts[most]:,}"
+                yield (
+                    *self.first[label],
+                    f"label {label!r} has {count:,} of {total:,} rows, {most!r} {self.counts[most]:,}",
+                )
 
 
 CHECK = Check("warn", "labels that hardly occur", collect=LabelCounts)

@@ -16,6 +16,7 @@ from peftcli.data.sketch import PARTS, SHINGLE
 MIN_TOKENS = 16
 MIN_RUNS = 8
 MIN_SHARED = 0.8
+MIN_AGREEING = 5
 MAX_COMPARED = 20_000
 SAMPLE_ROWS = 256
 COMMON_SHARE = 0.1
@@ -56,20 +57,23 @@ def _distinct_rows(split: SplitRows) -> np.ndarray:
 
 
 def _pairs(split: SplitRows, rows: np.ndarray) -> list[tuple[int, int]]:
-    """(later row, earlier row) of the same group, in the order of rows, each pair once."""
-    found: set[tuple[int, int]] = set()
-    sketches = split.sketch[rows].astype(np.uint64)
-    for part in range(0, PARTS, 2):
-        band = (sketches[:, part] << np.uint64(32)) | sketches[:, part + 1]
-        order = np.argsort(band, kind="stable")
-        same = np.flatnonzero(band[order][1:] == band[order][:-1]) + 1
-        # the first of a group is the last place before this one where the band changes
-        starts = np.maximum.accumulate(np.where(np.r_[True, band[order][1:] != band[order][:-1]], np.arange(len(band)), 0))
-        for place in same.tolist():
-            row = int(rows[order[place]])
-            for other in (rows[order[starts[place]]], rows[order[place - 1]]):
-                found.add((row, int(other)))
-    return sorted(found)
+    """(later row, earlier row) of pairs worth comparing, in the order of rows, each once."""
+    sketches = split.sketch[rows]
+    found = np.concatenate([_banded(sketches[:, part : part + 2]) for part in range(0, PARTS, 2)])
+    agreeing = (sketches[found[:, 0]] == sketches[found[:, 1]]).sum(axis=1) >= MIN_AGREEING
+    pairs = np.unique(rows[found[agreeing]], axis=0)
+    return [(int(one), int(other)) for one, other in pairs]
+
+
+def _banded(band: np.ndarray) -> np.ndarray:
+    """(pairs, 2) positions of rows with equal bands: each with the first and with the previous one of its group."""
+    joined = (band[:, 0].astype(np.uint64) << np.uint64(32)) | band[:, 1]
+    order = np.argsort(joined, kind="stable")
+    new = np.r_[True, joined[order][1:] != joined[order][:-1]]
+    first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
+    later = np.flatnonzero(~new)
+    pairs = [np.stack([order[later], other], axis=1) for other in (first[later], order[later - 1])]
+    return np.concatenate(pairs)
 
 
 def runs_of(tokens: np.ndarray) -> Runs:

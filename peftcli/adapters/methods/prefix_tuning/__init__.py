@@ -1,0 +1,1 @@
+"""Prefix tuning: trained keys and values in front of every attention."""

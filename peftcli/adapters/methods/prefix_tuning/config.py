@@ -1,0 +1,41 @@
+"""Fields of prefix tuning (arXiv:2101.00190), under the names of `adapter_config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from peftcli.adapters.prompt_config import PROMPT_FILE_DEFAULTS, PromptConfig
+
+
+class PrefixTuningConfig(PromptConfig):
+    """Trains keys and values that every self-attention finds before those of the input."""
+
+    name: ClassVar[str] = "prefix_tuning"
+    summary: ClassVar[str] = "trained keys and values in front of every attention"
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+    learning_rate: ClassVar[float] = 3e-2
+    file_defaults: ClassVar[Mapping[str, Any]] = {
+        **PROMPT_FILE_DEFAULTS,
+        "encoder_hidden_size": None,
+        "init_weights": None,
+        "prefix_projection": False,
+    }
+    recipe_only: ClassVar[frozenset[str]] = frozenset({"prefix_init", "prefix_init_text"})
+
+    prefix_projection: bool = False
+    """Make the prefix by a small network while training (one hidden layer), as the paper does."""
+    encoder_hidden_size: Annotated[int, Field(ge=1)] | None = None
+    """Width of that network's hidden layer; default: the width of a layer's keys."""
+    prefix_init: Literal["text", "zero", "random"] = "text"
+    """Start: `text` (keys and values that the base itself computes for a text), `zero`, or `random` (normal)."""
+    prefix_init_text: str | None = None
+    """The text of a `text` start; default: the first training rows."""
+
+    @model_validator(mode="after")
+    def _text_and_start_agree(self) -> Self:
+        if self.prefix_init_text is not None and self.prefix_init != "text":
+            raise ValueError(f"`prefix_init_text` has no effect with `prefix_init: {self.prefix_init}`")
+        return self

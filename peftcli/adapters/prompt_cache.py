@@ -1,0 +1,177 @@
+"""Prompts that are keys and values in front of every self-attention, as if the model had read something before.
+
+    cache empty, kept       the prefix is written into it: generation, beams and all, then goes on as after a long prompt
+    no cache kept           a cache that stands in front of each layer's keys and values and stores nothing
+    checkpointed layers     drop the cache they are given: each attention is handed that same standing cache again
+
+Real tokens have positions after the prefix; keys of the prefix are used as they are, without rotation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
+
+from peftcli.adapters.prompt_config import PromptConfig
+from peftcli.adapters.prompt_inputs import Arguments, cached_length, lengthen_mask, named_arguments, shift_positions
+from peftcli.adapters.prompt_sites import CacheSite
+from peftcli.adapters.prompts import PromptAdapter
+from peftcli.errors import AdapterError
+
+KeysValues = tuple[Tensor, Tensor]
+"""Of one layer: (heads, n, head_dim) each."""
+_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+_OTHER_STATES = ("key_value_states", "encoder_hidden_states")
+
+
+class StandingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer that stand before those of any batch; nothing is stored, so a layer may run twice."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys[None], values[None]
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> KeysValues:
+        return self._before(self.keys, key_states), self._before(self.values, value_states)
+
+    def _before(self, prefix: Tensor, states: Tensor) -> Tensor:
+        batch, heads, _, width = states.shape
+        if prefix.shape[1] != heads or prefix.shape[3] != width:
+            raise AdapterError(
+                f"the prefix has {prefix.shape[1]} heads of {prefix.shape[3]}, this attention {heads} of {width}",
+                fix="prefix tuning needs layers that are all alike; use prompt_tuning here",
+            )
+        return torch.cat([prefix.to(states).expand(batch, -1, -1, -1), states], dim=-2)
+
+
+class PrefixAdapter(PromptAdapter):
+    """Keys and values in front of every self-attention of the decoder, or of an encoder that stands alone."""
+
+    def __init__(self, model: nn.Module, config: PromptConfig, site: CacheSite) -> None:
+        super().__init__(model, config, config.num_virtual_tokens)
+        self.site = site
+        self._standing: Cache | None = None
+        self._withheld: Cache | None = None
+
+    def hook(self) -> Iterable[RemovableHandle]:
+        yield self.site.backbone.register_forward_pre_hook(self.extend, with_kwargs=True)
+        yield self.site.backbone.register_forward_hook(self.strip)
+        for attention in self_attentions(self.site.backbone):
+            yield attention.register_forward_pre_hook(self.restore, with_kwargs=True)
+
+    def layers(self) -> list[KeysValues]:
+        """Keys and values by layer, cut out of the prompt (n, 2 x layers x heads x head_dim)."""
+        site, rows = self.site, self.prompt()
+        slots = rows.view(len(rows), 2 * site.num_layers, site.num_heads, site.head_dim).permute(1, 2, 0, 3)
+        return [(slots[slot], slots[slot + 1]) for slot in map(site.slot, range(site.num_layers))]
+
+    def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """Forward pre-hook of the backbone: a cache that holds the prefix, mask and positions to match."""
+        if not self.enabled:
+            return None
+        inputs = named_arguments(module, args, kwargs)
+        self._withheld = None
+        if cached_length(inputs.get("past_key_values")) == 0:
+            self._insert(inputs)
+        else:
+            self._standing = None
+        mask = lengthen_mask(inputs, self.total_rows)
+        if self.site.takes_positions:
+            shift_positions(inputs, mask, self.total_rows, from_ids=self.site.positions_from_ids)
+        return (), inputs
+
+    def _insert(self, inputs: dict[str, Any]) -> None:
+        layers = self.layers()
+        self._standing = Cache(layers=[StandingLayer(*layer) for layer in layers])
+        cache = inputs.get("past_key_values")
+        if cache is None and self.site.keeps_cache and self._cache_wanted(inputs):
+            cache = self._empty_cache()
+        if cache is None:
+            cache = EncoderDecoderCache(self._standing, DynamicCache()) if self.site.reads_encoder else self._standing
+            self._withheld = cache
+        else:
+            self._fill(cache, layers, inputs)
+        inputs["past_key_values"] = cache
+
+    def _cache_wanted(self, inputs: dict[str, Any]) -> bool:
+        wanted = inputs.get("use_cache")
+        return bool(getattr(self.site.backbone.config, "use_cache", False) if wanted is None else wanted)
+
+    def _empty_cache(self) -> Cache:
+        config = self.site.backbone.config
+        if self.site.reads_encoder:
+            return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        return DynamicCache(config=config)
+
+    def _fill(self, cache: Cache, layers: list[KeysValues], inputs: dict[str, Any]) -> None:
+        tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+        dtype = next(parameter.dtype for parameter in self.site.backbone.parameters() if parameter.is_floating_point())
+        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        for index, layer in enumerate(layers):
+            keys, values = (part.to(dtype).expand(tokens.shape[0], -1, -1, -1) for part in layer)
+            own.update(keys, values, index)
+
+    def restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """Forward pre-hook of an attention: the standing cache, where a checkpointed layer took the cache away."""
+        if not self.enabled or self._standing is None:
+            return None
+        inputs = named_arguments(module, args, kwargs)
+        name = next(name for name in _CACHE_NAMES if name in _parameters(module))
+        if inputs.get(name) is not None or any(inputs.get(other) is not None for other in _OTHER_STATES):
+            return None
+        inputs[name] = self._standing
+        return (), inputs
+
+    def strip(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Forward hook of the backbone: a cache that the caller did not ask for does not come out."""
+        if not self.enabled or self._withheld is None:
+            return None
+        withheld, self._withheld = self._withheld, None
+        if isinstance(output, tuple):
+            return tuple(part for part in output if part is not withheld)
+        if output.get("past_key_values") is withheld:
+            output["past_key_values"] = None
+        return output
+
+
+def self_attentions(backbone: nn.Module) -> Iterator[nn.Module]:
+    """The innermost modules that are handed a cache. Cross-attentions are among them, told apart at each call."""
+    found = [(path, module) for path, module in backbone.named_modules() if path and _takes_cache(module)]
+    for path, module in found:
+        if not any(other.startswith(f"{path}.") for other, _ in found):
+            yield module
+
+
+def _takes_cache(module: nn.Module) -> bool:
+    return any(name in _parameters(module) for name in _CACHE_NAMES)
+
+
+def _parameters(module: nn.Module) -> Iterable[str]:
+    return inspect.signature(module.forward).parameters
+
+
+def recorded_layers(model: nn.Module, site: CacheSite, ids: Tensor) -> list[KeysValues]:
+    """Keys and values that the base computes for token ids (n,), by layer; what `ids` stand for when used as a prefix."""
+    cache = DynamicCache()
+    ids = ids.to(next(model.parameters()).device)[None]
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            if site.reads_encoder:
+                both = EncoderDecoderCache(cache, DynamicCache())
+                model(input_ids=ids, decoder_input_ids=ids, past_key_values=both, use_cache=True)
+            else:
+                site.backbone(input_ids=ids, past_key_values=cache, use_cache=site.keeps_cache)
+    finally:
+        for module in training:
+            module.training = True
+    return [(layer.keys[0].float(), layer.values[0].float()) for layer in cache.layers]

@@ -1,0 +1,95 @@
+"""A source, encoded: out of the token cache, or read and encoded and put there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from peftcli.data.cache import TokenCache, content_key
+from peftcli.data.config import DataConfig, SourceConfig
+from peftcli.data.encode.base import EncodeSettings
+from peftcli.data.encode.encoder import RowEncoder
+from peftcli.data.encode.source import SourceReader, encode_source
+from peftcli.data.faults import FaultLog
+from peftcli.data.readers.compressed import plain_suffix
+from peftcli.data.source_data import SourceData
+from peftcli.data.sources import FileFacts, RowSource, resolve
+from peftcli.data.tokens import TokenizerFacts
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source with its section of the recipe."""
+
+    config: SourceConfig
+    data: SourceData
+
+
+class SourceLoader:
+    """Loads sources one by one; the tokenizer is built only when one is not in the cache."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: TokenizerFacts,
+        folder: Path,
+        cache: TokenCache | None,
+        progress: Progress | None,
+    ) -> None:
+        self.faults = FaultLog()
+        self.cached = 0
+        self._config = config
+        self._tokenizer = tokenizer
+        self._settings = EncodeSettings(config.append_eos, config.train_on)
+        self._folder = folder
+        self._cache = cache
+        self._progress = progress
+        self._encoder: RowEncoder | None = None
+        self._known: dict[str, SourceData] = {}
+
+    def load(self, section: SourceConfig) -> Part:
+        """The source's rows. What is wrong with rows goes to `faults`; then the source is not cached."""
+        source = resolve(section, self._folder)
+        reader = source_reader(source, section, self._config, self._tokenizer)
+        inputs = source.facts()
+        key = self._key(source, section, inputs)
+        if key not in self._known:
+            self._known[key] = self._load(key, source, reader, inputs)
+        return Part(section, self._known[key])
+
+    def _load(self, key: str, source: RowSource, reader: SourceReader, inputs: list[FileFacts]) -> SourceData:
+        found = self._cache.load(key, source.names, inputs) if self._cache else None
+        if found is not None:
+            self.cached += 1
+            return found
+        before = self.faults.count
+        if self._encoder is None:
+            self._encoder = RowEncoder(self._tokenizer, self._settings)
+        data = encode_source(source, reader, self._encoder, inputs, self.faults, key, self._progress)
+        if self._cache is None or self.faults.count > before:
+            return data
+        self._cache.save(data)
+        return self._cache.load(key, source.names, inputs) or data
+
+    def _key(self, source: RowSource, section: SourceConfig, inputs: list[FileFacts]) -> str:
+        return content_key(
+            [each.sha256 for each in inputs],
+            [plain_suffix(Path(name)) for name in source.names],
+            self._tokenizer.sha256,
+            self._tokenizer.template_sha256,
+            asdict(self._settings),
+            section.format or self._config.format,
+            dict(self._config.columns if section.columns is None else section.columns),
+            section.rows,
+        )
+
+
+def source_reader(
+    source: RowSource, section: SourceConfig, config: DataConfig, tokenizer: TokenizerFacts
+) -> SourceReader:
+    """The reader of a source under the recipe's format and columns."""
+    columns = config.columns if section.columns is None else section.columns
+    return SourceReader(source, section, section.format or config.format, columns, list(tokenizer.specials))

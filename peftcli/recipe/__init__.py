@@ -1,0 +1,12 @@
+"""Recipes: what a user wishes, read from a file, checked whole, with the origin of every value."""
+
+from peftcli.recipe.expectations import Gate, parse_gate
+from peftcli.recipe.loading import LoadedRecipe, generation_from, load_recipe
+from peftcli.recipe.paths import is_path
+from peftcli.recipe.resolved import flat_recipe, resolved_document, resolved_yaml
+from peftcli.recipe.schema import Recipe
+
+__all__ = [
+    "Gate", "LoadedRecipe", "Recipe", "flat_recipe", "generation_from", "is_path", "load_recipe", "parse_gate",
+    "resolved_document", "resolved_yaml",
+]  # fmt: skip

@@ -1,0 +1,220 @@
+"""`peft explain` and `peft methods`: text made from the classes and their field documentation. Imports no torch."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from peftcli import errors
+from peftcli.adapters.registry import config_class, method_names, resolve_name, short_names
+from peftcli.errors import PeftcliError, RecipeError
+from peftcli.recipe.foreign_names import ADVICE, FOREIGN
+from peftcli.recipe.keys import METHOD, TYPE, Key, find_keys, items_of, near_keys, sections_of, type_names
+from peftcli.recipe.wording import wanted_text
+
+WIDTH = 80
+_EXTRA_CODES = {
+    0: "done; warnings may have been printed",
+    143: "terminated (SIGTERM), after a checkpoint; `peft resume RUN` goes on",
+}
+
+
+# -- explain -----------------------------------------------------------------------------------------------------
+
+
+def explain(topic: str) -> dict[str, Any]:
+    """What a recipe key, an exit code or an error class is; `lines` is the text.
+
+    Raises `RecipeError` with near names.
+    """
+    topic = topic.strip()
+    if topic.isdigit() or _error_class(topic) is not None:
+        return _explain_code(topic)
+    if topic.replace("-", "_") == f"{METHOD}.{TYPE}":
+        return {"key": f"{METHOD}.{TYPE}", "lines": [f"{METHOD}.{TYPE}", *methods_text().splitlines()]}
+    found = find_keys(topic)
+    if not found:
+        raise _unknown_topic(topic)
+    blocks = [_explain_key(key) for key in _distinct(found)]
+    lines = [line for number, block in enumerate(blocks) for line in ([""] if number else []) + block["lines"]]
+    return {**blocks[0], "lines": lines} | ({"all": blocks} if len(blocks) > 1 else {})
+
+
+def _distinct(keys: list[Key]) -> list[Key]:
+    """One key for each text: a field that several methods or optimizers share alike is told once."""
+    texts: dict[tuple[str, str, str], Key] = {}
+    for key in keys:
+        texts.setdefault((key.name, key.field.description or "", _default_text(key.field)), key)
+    return list(texts.values())
+
+
+def _explain_key(key: Key) -> dict[str, Any]:
+    description = " ".join((key.field.description or "").split())
+    facts: dict[str, Any] = {
+        "key": key.name,
+        "description": description,
+        "wanted": wanted_text(key.owner, [key.last], key.name),
+    }
+    owner = f"  (method {key.method})" if key.method else ""
+    if key.method is None and TYPE in key.owner.model_fields and key.last != TYPE:
+        owner = f"  ({', '.join(type_names(key.owner))})"
+    lines = [f"{key.name}{owner}", *_wrapped(description), *_wrapped(f"value: {facts['wanted']}")]
+    if not key.field.is_required():
+        facts["default"] = _default_text(key.field)
+        lines += _wrapped(f"default: {facts['default']}")
+    else:
+        lines.append("  required")
+    if key.method is not None:
+        facts["method"] = key.method
+    if inner := _inner_keys(key):
+        facts["keys"] = inner
+        lines += _wrapped(f"keys: {', '.join(inner)}")
+    if names := sorted(name for name, ours in FOREIGN.items() if ours == key.name):
+        facts["elsewhere"] = names
+        lines += _wrapped(f"in other tools: {', '.join(names)}")
+    return {**facts, "lines": lines}
+
+
+def _inner_keys(key: Key) -> list[str]:
+    if key.name == METHOD:
+        return [TYPE]
+    item = items_of(key.field.annotation)
+    inner = [*sections_of(key.field.annotation), *(sections_of(item) if item is not None else [])]
+    return list(dict.fromkeys(name for section in inner for name in section.model_fields))
+
+
+def _error_class(name: str) -> type[PeftcliError] | None:
+    found = vars(errors).get(name)
+    return found if isinstance(found, type) and issubclass(found, PeftcliError) else None
+
+
+def _explain_code(topic: str) -> dict[str, Any]:
+    classes = [found for name in vars(errors) if (found := _error_class(name)) is not None]
+    named = _error_class(topic)
+    code = named.exit_code if named is not None else int(topic)
+    if code in _EXTRA_CODES:
+        return {"code": code, "summary": _EXTRA_CODES[code], "lines": [f"exit code {code}", f"  {_EXTRA_CODES[code]}"]}
+    matching = [named] if named is not None else [found for found in classes if found.exit_code == code]
+    if not matching:
+        known = sorted({found.exit_code for found in classes} | set(_EXTRA_CODES))
+        raise RecipeError(f"there is no exit code {code}", fix=f"codes: {', '.join(map(str, known))}")
+    lines = [f"exit code {code}", *_wrapped(matching[0].summary)]
+    for found in matching:
+        lines += _wrapped(f"{found.__name__}: {' '.join((found.__doc__ or '').split())}")
+    return {"code": code, "summary": matching[0].summary, "lines": lines}
+
+
+def _unknown_topic(topic: str) -> RecipeError:
+    name = topic.rsplit(".", 1)[-1].replace("-", "_")
+    if name in FOREIGN:
+        return RecipeError(
+            f"no recipe key `{topic}`", fix=f"here it is `{FOREIGN[name]}`: peft explain {FOREIGN[name]}"
+        )
+    if name in ADVICE:
+        return RecipeError(f"no recipe key `{topic}`", fix=ADVICE[name])
+    near = near_keys(topic)
+    hint = f"did you mean {', '.join(f'`{key}`' for key in near)}?" if near else "`peft schema` lists every key"
+    return RecipeError(f"no recipe key, exit code or error named `{topic}`", fix=hint)
+
+
+# -- methods -----------------------------------------------------------------------------------------------------
+
+
+def methods_document() -> dict[str, Any]:
+    """All methods with their facts, and the short names."""
+    methods = {}
+    for name in method_names():
+        config = config_class(name)
+        methods[name] = {"summary": config.summary, "kind": config.kind, "in_peft": config.in_peft}
+    short = {name: {"method": method, "fields": dict(fields)} for name, (method, fields) in short_names().items()}
+    return {"methods": methods, "short_names": short}
+
+
+def methods_text() -> str:
+    """What `peft methods` prints."""
+    width = max(map(len, method_names()))
+    lines = [f"{name:<{width}}  {config_class(name).kind:<9}  {config_class(name).summary}" for name in method_names()]
+    if short_names():
+        lines += ["", "short names:"]
+    for short, (method, fields) in short_names().items():
+        section = ", ".join([f"type: {method}", *(f"{key}: {_shown(value)}" for key, value in fields.items())])
+        lines.append(f"  {short} = {{{section}}}")
+    return "\n".join([*lines, "", "`peft methods NAME` tells a method's fields."])
+
+
+def method_document(name: str) -> dict[str, Any]:
+    """One method with its fields. Raises `RecipeError` for an unknown one."""
+    own, preset = resolve_name(name)
+    config = config_class(own)
+    fields = {
+        key: {
+            "description": " ".join((field.description or "").split()),
+            "wanted": wanted_text(config, [key], f"{METHOD}.{key}"),
+            "default": _plain_default(field),
+        }
+        for key, field in config.model_fields.items()
+    }
+    return {
+        "name": own,
+        "preset": dict(preset),
+        "summary": config.summary,
+        "description": " ".join((config.__doc__ or "").split()),
+        "kind": config.kind,
+        "peft_type": config.peft_type,
+        "in_peft": config.in_peft,
+        "learning_rate": config.learning_rate,
+        "learning_rate_width": config.learning_rate_width,
+        "fields": fields,
+    }
+
+
+def method_text(name: str) -> str:
+    """What `peft methods NAME` prints."""
+    document = method_document(name)
+    files = (
+        "exactly Hugging Face PEFT's format" if document["in_peft"] else "our own; Hugging Face PEFT lacks the method"
+    )
+    lines = [
+        *textwrap.wrap(f"{document['name']}: {document['summary']}", WIDTH - 1, subsequent_indent="  "),
+        *_wrapped(document["description"]),
+        f"  kind: {document['kind']}",
+        f"  files: {files}",
+        f"  learning_rate: auto starts from {document['learning_rate']:g} at width {document['learning_rate_width']}",
+    ]
+    if document["preset"]:
+        lines += _wrapped(f"{name} sets {', '.join(f'{k}: {_shown(v)}' for k, v in document['preset'].items())}")
+    for key, facts in document["fields"].items():
+        default = f"{key} (default {_shown(facts['default'])})"
+        lines += ["", *textwrap.wrap(default, WIDTH - 1, subsequent_indent="  ")]
+        lines += [*_wrapped(facts["description"]), *_wrapped(f"value: {facts['wanted']}")]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH - 1, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+
+
+def _plain_default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return None
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return "none: it must be given"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, BaseModel):
+        kind = getattr(value, TYPE, None)
+        return str(kind) if kind is not None else "a section with every key at its default"
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,100 @@
+"""A recipe file -> a recipe. Everything that is wrong with it is told at once, by file, line and column."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftcli.errors import Fault, RecipeError
+from peftcli.evaluation.config import GenerationConfig
+from peftcli.recipe.checking import check
+from peftcli.recipe.layers import merge, override_layer, read_layers
+from peftcli.recipe.resolved import flat_recipe
+from peftcli.recipe.schema import Recipe
+from peftcli.yaml import Node, node_of
+
+DEFAULT = "default"
+_BARE = {"model": {"base": "builtin:tiny"}, "data": {"train": "builtin:support"}, "method": {"type": "lora"}}
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with where it came from. Every input path in it is absolute."""
+
+    recipe: Recipe
+    path: Path
+    """The file, absolute."""
+    folder: Path
+    """The recipe's folder, absolute."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Dotted key -> `file:line:column`, `--set key` or `default`, for every key."""
+    warnings: tuple[str, ...] = ()
+    """Settings without effect, and values that are rarely meant."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.recipe.name or default_name(self.path)
+
+    def origin(self, key: str) -> str:
+        """Where a dotted key was written."""
+        return self.origins.get(key, DEFAULT)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> LoadedRecipe:
+    """Loads and checks a recipe. `overrides`: `key=value` texts as for `--set`, or a mapping of dotted keys.
+
+    Raises `RecipeError` with every fault of the recipe, `StorageError` where the file may not be read.
+    """
+    path = Path(path)
+    faults: list[Fault] = []
+    root = read_layers(path, overrides, faults)
+    checked = check(_without_extends(root))
+    faults += checked.faults
+    if faults or checked.recipe is None:
+        count = len(faults)
+        raise RecipeError(f"{path} has {count} mistake{'s' if count != 1 else ''}", faults=faults)
+    recipe = checked.recipe
+    if recipe.name is None:
+        recipe = recipe.model_copy(update={"name": default_name(path)})
+    origins = {key: _origin(root, key.split(".")) for key in flat_recipe(recipe)}
+    absolute = Path(os.path.abspath(path))
+    return LoadedRecipe(recipe, absolute, absolute.parent, origins, tuple(checked.warnings))
+
+
+def generation_from(overrides: Sequence[str]) -> GenerationConfig:
+    """The `generation` section from `--set generation.key=value` alone, where there is no recipe to override.
+
+    Raises `RecipeError` as `load_recipe` does.
+    """
+    faults: list[Fault] = []
+    bare = node_of(_BARE, "the defaults")
+    assert bare is not None, "plain data is a node"
+    checked = check(merge(bare, override_layer(overrides, Path.cwd(), faults)))
+    faults += checked.faults
+    if faults or checked.recipe is None:
+        raise RecipeError("the overrides have mistakes", faults=faults)
+    return checked.recipe.generation
+
+
+def default_name(path: Path) -> str:
+    """The name of a run from its recipe's file name, in the letters that a name may have."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.rsplit(".", 1)[0]).strip("._-")[:64]
+    return name or "recipe"
+
+
+def _without_extends(root: Node) -> Node:
+    if not isinstance(root.value, dict):
+        return root
+    return Node({key: child for key, child in root.value.items() if key != "extends"}, root.where)
+
+
+def _origin(root: Node, key: Sequence[str]) -> str:
+    node: Node | None = root
+    for part in key:
+        node = node.child(part) if node is not None else None
+    return DEFAULT if node is None else node.where

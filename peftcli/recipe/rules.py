@@ -1,0 +1,116 @@
+"""Rules that join several keys of one recipe, and need neither model nor data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from peftcli.evaluation.registry import metric_names
+from peftcli.recipe.schema import Recipe
+
+EVALUATION_KEYS = ("every", "batch_size", "rows", "metrics", "samples")
+HALF = ("bfloat16", "float16")
+SUSPICIOUS_RATE = 1.0
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that does not hold: the keys that it joins (the first is where to look), and what to do."""
+
+    keys: tuple[str, ...]
+    message: str
+    fix: str
+
+
+def broken_rules(recipe: Recipe, is_given: Callable[[str], bool]) -> list[Broken]:
+    """Every rule that a recipe breaks. `is_given(key)`: whether the recipe itself names a key."""
+    return [
+        *_length(recipe, is_given),
+        *_validation(recipe, is_given),
+        *_metrics(recipe, is_given),
+        *_arithmetic(recipe),
+    ]
+
+
+def idle_settings(recipe: Recipe) -> list[str]:
+    """Warnings: settings that have no effect, and values that are rarely meant."""
+    found = list(recipe.generation.idle_settings())
+    if recipe.model.revision is not None and recipe.model.base.startswith(("/", "builtin:")):
+        found.append("model.revision has no effect on a base that is not from the Hub")
+    rate = recipe.training.learning_rate
+    if isinstance(rate, float) and rate > SUSPICIOUS_RATE:
+        found.append(f"training.learning_rate {rate:g} is above 1; most methods need 1e-5 to 1e-2")
+    return found
+
+
+def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
+    training = recipe.training
+    if is_given("training.epochs") and is_given("training.max_steps"):
+        yield Broken(
+            ("training.max_steps", "training.epochs"),
+            "`training.epochs` and `training.max_steps` are two ways to say how long",
+            "keep one of the two",
+        )
+    steps, warmup = training.max_steps, training.warmup_steps
+    if steps is not None and warmup is not None and warmup > steps:
+        yield Broken(
+            ("training.warmup_steps", "training.max_steps"),
+            f"`training.warmup_steps` is {warmup}, more than the {steps} steps of the run",
+            "warm up over a tenth of the steps or less",
+        )
+
+
+def _validation(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
+    if recipe.data.validation is not None:
+        return
+    fix = "set `data.validation`, for instance 0.05 (a share of the training rows)"
+    for key in EVALUATION_KEYS:
+        if is_given(f"evaluation.{key}"):
+            yield Broken((f"evaluation.{key}", "data.validation"), "there are no validation rows to evaluate on", fix)
+            break
+    if recipe.training.early_stopping is not None:
+        yield Broken(
+            ("training.early_stopping", "data.validation"), "`training.early_stopping` needs validation rows", fix
+        )
+    if is_given("checkpoint.best"):
+        yield Broken(
+            ("checkpoint.best", "data.validation"),
+            f"`checkpoint.best: {recipe.checkpoint.best}` needs validation rows",
+            fix,
+        )
+    if recipe.expect:
+        yield Broken(("expect", "data.validation"), "`expect` needs validation rows", fix)
+
+
+def _metrics(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
+    computed = list(dict.fromkeys(f"eval_{name}" for name in ("loss", *recipe.evaluation.metrics)))
+    wanted = [(f"expect.{name}", name) for name in recipe.expect]
+    if recipe.training.early_stopping is not None:
+        wanted.append(("training.early_stopping.metric", recipe.training.early_stopping.metric))
+    if is_given("checkpoint.best") and recipe.checkpoint.best is not None:
+        wanted.append(("checkpoint.best", recipe.checkpoint.best))
+    for key, name in wanted:
+        if name not in computed:
+            yield Broken(
+                (key, "evaluation.metrics"), f"`{key}`: `{name[:60]}` is not computed", _metric_fix(name, computed)
+            )
+
+
+def _metric_fix(name: str, computed: list[str]) -> str:
+    known = name.replace("-", "_").removeprefix("eval_")
+    if known in metric_names():
+        if f"eval_{known}" in computed:
+            return f"did you mean `eval_{known}`?"
+        return f"add `{known}` to `evaluation.metrics`, and call it `eval_{known}` here"
+    near = difflib.get_close_matches(f"eval_{known}", computed, n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else f"computed are {', '.join(f'`{metric}`' for metric in computed)}"
+
+
+def _arithmetic(recipe: Recipe) -> Iterator[Broken]:
+    if recipe.training.precision == "fp32" and recipe.model.dtype in HALF:
+        yield Broken(
+            ("training.precision", "model.dtype"),
+            f"`precision: fp32` with `dtype: {recipe.model.dtype}` would compute in {recipe.model.dtype}",
+            "leave one of the two at auto",
+        )

@@ -1,0 +1,141 @@
+"""The recipe as a type: it composes the sections, whose classes live in the rooms that they configure."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+
+from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.registry import parse_method
+from peftcli.data.config import DataConfig
+from peftcli.errors import RecipeError
+from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
+from peftcli.models.config import ModelConfig
+from peftcli.recipe.expectations import parse_gate
+from peftcli.tasks.registry import resolve_task_name
+from peftcli.training.config import CheckpointConfig, TrainingConfig
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+SHORT_FORMS = {"model": "base", "data": "train", "method": "type"}
+"""The sections that may be written as one value, and the key that the value then is."""
+
+
+def _method(value: Any) -> Any:
+    if isinstance(value, (str, dict)):
+        try:
+            return parse_method(value)
+        except RecipeError as error:
+            raise ValueError(f"{error.message}; {error.fix}") from error
+    return value
+
+
+def _section(key: str) -> BeforeValidator:
+    def expand(value: Any) -> Any:
+        return {key: value} if isinstance(value, (str, list)) else value
+
+    return BeforeValidator(expand)
+
+
+Method = Annotated[
+    MethodConfig,
+    BeforeValidator(_method),
+    PlainSerializer(lambda config: config.to_recipe(), return_type=dict[str, Any]),
+]
+
+
+class Recipe(BaseModel):
+    """A whole recipe with every default filled in. `load_recipe` makes one from a file."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    version: Literal[1] = 1
+    """Version of the recipe format."""
+    extends: str | None = None
+    """Another recipe file, relative to this one, that is deep-merged under this one."""
+    name: str | None = None
+    """Name of the run: letters, digits, dot, dash, underscore. Default: the recipe's file name."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    """Seed of everything that is random."""
+    seeds: Annotated[int, Field(ge=1)] = 1
+    """Repeat the run with this many seeds and report mean and interval. More than 1 is not supported yet."""
+    task: str = "causal-lm"
+    """What is learned: causal-lm. Not supported yet: seq2seq-lm, sequence-classification, token-classification,
+    preference."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto: the first GPU, else the CPU."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """CPU threads; auto: the CPUs that this process may use, never depending on load."""
+    model: Annotated[ModelConfig, _section("base")]
+    """The base model: its name alone, or the section."""
+    data: Annotated[DataConfig, _section("train")]
+    """What to train on: a source alone, or the section."""
+    method: Method
+    """How to adapt the base: a name from `peft methods` alone, or a section with `type` and the method's own fields."""
+    training: TrainingConfig = TrainingConfig()
+    """How the adapter is trained."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """When and how the model is scored on the validation rows."""
+    generation: GenerationConfig = GenerationConfig()
+    """How text is written, in reports, metrics, `peft generate` and `peft chat`."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state of a run is kept, and how much of it."""
+    tracking: list[str] = []
+    """Experiment trackers: tensorboard, wandb, mlflow, trackio, ... Not supported yet."""
+    expect: dict[str, str] = {}
+    """Gates on the final metrics, such as `{eval_loss: "< 1.2"}`; one that is not met ends the run with exit code 10.
+    Not supported yet."""
+    output: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """The run folder, relative to the working directory. Default: runs/<name>-001, -002, ..."""
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, value: str | None) -> str | None:
+        if value is None or (NAME_PATTERN.fullmatch(value) and value.split(".")[0].lower() not in _RESERVED):
+            return value
+        raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
+
+    @field_validator("seeds")
+    @classmethod
+    def _one_seed_yet(cls, value: int) -> int:
+        if value > 1:
+            raise ValueError("more than one seed is not supported yet; leave it out")
+        return value
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        try:
+            return resolve_task_name(value)
+        except RecipeError as error:
+            raise ValueError(f"{error.message}; {error.fix}") from error
+
+    @field_validator("tracking")
+    @classmethod
+    def _tracking_comes_later(cls, value: list[str]) -> list[str]:
+        if value:
+            raise ValueError("tracking is not supported yet; leave it out (metrics.jsonl and report.html hold it all)")
+        return value
+
+    @field_validator("expect")
+    @classmethod
+    def _gates(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            try:
+                parse_gate(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        if value:
+            raise ValueError("gates are not supported yet; leave them out")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("must be a path of printable characters")
+        return value

@@ -1,0 +1,187 @@
+"""What a wrong value is and what was wanted, in plain words. What is wanted is read from the JSON Schema of its key."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from peftcli.recipe.foreign_names import FOREIGN_VALUES
+from peftcli.redaction import redacted
+from peftcli.yaml import Node
+
+MAX_SHOWN = 60
+
+Schema = Mapping[str, Any]
+
+_BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+_SECTIONS = {
+    "model": "the name of a base, or a section with `base`",
+    "data": "a source of rows, or a section with `train`",
+    "method": "the name of a method, or a section with `type`",
+    "data.train": "a path, a Hub id, `builtin:NAME`, a source with `path`, or a list of sources",
+    "data.validation": "a fraction above 0 and below 1, a row count of at least 1, or a source",
+}
+
+
+def found_text(node: Node) -> str:
+    """The value as a message shows it; never a secret, never long."""
+    value = node.value
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if isinstance(value, str):
+        shown = "".join(character if character.isprintable() else "?" for character in redacted(value))
+        return f'the text "{shown[:MAX_SHOWN]}{"..." if len(shown) > MAX_SHOWN else ""}"'
+    text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a very large number"
+    return text
+
+
+@functools.cache
+def _schema(section: type[BaseModel]) -> dict[str, Any]:
+    return with_standard_bounds(section.model_json_schema())
+
+
+def with_standard_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Bounds that pydantic puts beside a union, under names of its own, moved to the members that are numbers."""
+    bounds = {_BOUNDS[name]: schema[name] for name in _BOUNDS if isinstance(schema.get(name), (int, float))}
+    found = {name: _standard(value) for name, value in schema.items() if not bounds or name not in _BOUNDS}
+    for arm in found.get("anyOf", ()):
+        if arm.get("type") in ("integer", "number"):
+            arm |= bounds
+    return found
+
+
+def _standard(value: Any) -> Any:
+    if isinstance(value, dict):
+        return with_standard_bounds(value)
+    return [_standard(item) for item in value] if isinstance(value, list) else value
+
+
+def wanted_text(section: type[BaseModel], path: Sequence[str | int], key: str) -> str:
+    """What a value at `path` within a section class may be."""
+    if key in _SECTIONS:
+        return _SECTIONS[key]
+    if key.startswith("expect."):
+        return 'a comparison such as "< 1.2"'
+    if not path:
+        return "a section of `key: value` lines"
+    root = _schema(section)
+    found: list[Schema] = [root]
+    for part in path:
+        found = [inner for schema in found for inner in _inside(schema, part, root)]
+    return _joined(list(dict.fromkeys(text for schema in found for text in _texts(schema, root)))) or "something else"
+
+
+def _inside(schema: Schema, part: str | int, root: Schema) -> list[Schema]:
+    schema = _resolved(schema, root)
+    found: list[Schema] = []
+    for arm in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        found += _inside(arm, part, root)
+    if isinstance(part, int):
+        items = schema.get("prefixItems") or ([schema["items"]] if "items" in schema else [])
+        return found + items[:1]
+    if part in schema.get("properties", {}):
+        found.append(schema["properties"][part])
+    elif isinstance(schema.get("additionalProperties"), Mapping):
+        found.append(schema["additionalProperties"])
+    return found
+
+
+def _resolved(schema: Schema, root: Schema) -> Schema:
+    reference = schema.get("$ref")
+    return root["$defs"][reference.rsplit("/", 1)[-1]] if reference else schema
+
+
+def _texts(schema: Schema, root: Schema) -> list[str]:
+    schema = _resolved(schema, root)
+    mapping = schema.get("discriminator", {}).get("mapping")
+    if mapping:
+        return [f"`{name}`" for name in mapping]
+    if arms := (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        texts = [text for arm in arms for text in _texts(arm, root)]
+        # where any number is allowed, a whole one is too
+        return [text for text in texts if text.replace("whole number", "number") not in texts or "whole" not in text]
+    if "const" in schema:
+        return [f"`{schema['const']}`"]
+    if "enum" in schema:
+        return [f"`{word}`" for word in schema["enum"]]
+    return _typed(schema, root)
+
+
+def _typed(schema: Schema, root: Schema) -> list[str]:
+    match schema.get("type"):
+        case "integer":
+            return ["a whole number" + _bounds(schema)]
+        case "number":
+            return ["a number" + _bounds(schema)]
+        case "boolean":
+            return ["true or false"]
+        case "string":
+            return ["text"]
+        case "array":
+            items = schema.get("prefixItems")
+            if items:
+                return [f"a list of {len(items)} values, each {_joined(_texts(items[0], root))}"]
+            inner = _joined(_texts(schema["items"], root)) if "items" in schema else ""
+            return [f"a list ({inner} each)" if inner else "a list"]
+        case "object":
+            return ["a section of `name: value` lines"]
+        case "null":
+            return ["null"]
+        case _:
+            return []
+
+
+def _bounds(schema: Schema) -> str:
+    parts = []
+    if "exclusiveMinimum" in schema:
+        parts.append(f"above {schema['exclusiveMinimum']:g}")
+    if "minimum" in schema:
+        parts.append(f"of at least {schema['minimum']:g}")
+    if "exclusiveMaximum" in schema:
+        parts.append(f"below {schema['exclusiveMaximum']:g}")
+    if "maximum" in schema:
+        parts.append(f"of at most {schema['maximum']}")
+    return " " + " and ".join(parts) if parts else ""
+
+
+def _joined(texts: Sequence[str]) -> str:
+    *first, last = texts if texts else [""]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def remedy(node: Node, key: str, wanted: str) -> str | None:
+    """What to write instead, where it can be guessed."""
+    value = node.value
+    if wanted.startswith("a list") and isinstance(value, (str, int, float)):
+        return f"write a list: [{str(value)[:MAX_SHOWN]}]"
+    if isinstance(value, str):
+        ours = FOREIGN_VALUES.get(key, {}).get(value) or FOREIGN_VALUES.get(key, {}).get(value.lower())
+        words = [word.strip("`") for word in wanted.replace(" or ", ", ").split(", ") if word.startswith("`")]
+        near = [ours] if ours else difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
+        if near:
+            return f"did you mean `{near[0]}`?"
+        if "true or false" in wanted and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+            return f"write `{'true' if value.lower() in ('yes', 'on', 'y') else 'false'}`"
+        return _number_remedy(value) if "number" in wanted else None
+    if isinstance(value, (bool, int, float)) and ("text" in wanted or "the name of" in wanted):
+        return f'put it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
+    return None
+
+
+def _number_remedy(value: str) -> str | None:
+    bare = value.replace(",", "").replace("_", "").strip()
+    try:
+        float(bare)
+    except ValueError:
+        return None
+    return f"write the number alone: {bare[:30]}"
