@@ -21,6 +21,7 @@ from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
+from peftcli.models.weights import weight_view
 from peftcli.recipe import LoadedRecipe
 from peftcli.tasks.registry import task as find_task
 
@@ -212,7 +213,7 @@ def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
     build(skeleton, loaded.recipe.method)
     found = summary(skeleton)
     detach(skeleton)
-    widths = [max(module.weight.shape) for module in shape.linears.values()]
+    widths = [max(weight_view(module).shape) for module in shape.linears.values()]
     return _Counts(
         found.targets, found.trainable, found.total, base, shape.hidden_size, shape.num_layers, max(widths, default=0)
     )
@@ -275,8 +276,9 @@ def _resolve(
             checkpoint_every=int(training.gradient_checkpointing),
         )
 
-    micro = training.micro_batch_size
-    if micro == "auto":
+    if training.micro_batch_size != "auto":
+        micro = training.micro_batch_size
+    else:
         budget = MEMORY_SHARE * (device_memory or total_memory_bytes(device))
         micro = max(1, min(training.batch_size, MICRO_TOKENS[device] // longest))
         while micro > 1 and memory_of(micro).peak_bytes > budget:
@@ -289,14 +291,14 @@ def _resolve(
         threads=resolve_threads(loaded.recipe.threads),
         precision=precision,
         dtype=dtype,
-        micro_batch_size=int(micro),
+        micro_batch_size=micro,
         learning_rate=auto.rate if given == "auto" else float(given),
         learning_rate_note=auto.note if given == "auto" else "as the recipe says",
         steps=steps,
         steps_per_epoch=order.steps_per_epoch,
         warmup_steps=training.num_warmup_steps(steps),
     )
-    return resolved, memory_of(int(micro))
+    return resolved, memory_of(micro)
 
 
 def _warnings(loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved) -> list[str]:

@@ -20,7 +20,8 @@ def plan_text(plan: Plan) -> str:
         lines.append(f"validation  {_split_text(plan, 'validation')}")
     lines += [
         f"parameters  {plan.trainable:,} trainable of {plan.total:,} ({share:.2f} %), {len(plan.targets)} targets",
-        f"steps       {resolved.steps:,} ({epochs:g} epochs of {resolved.steps_per_epoch:,}), warm-up {resolved.warmup_steps}",
+        f"steps       {resolved.steps:,} ({epochs:.3g} epochs of {resolved.steps_per_epoch:,}),"
+        f" warm-up {resolved.warmup_steps}",
         f"rate        {resolved.learning_rate:g} ({resolved.learning_rate_note})",
         f"device      {resolved.device}, {resolved.threads} threads, {resolved.precision}, base in {resolved.dtype},"
         f" micro-batch {resolved.micro_batch_size}",
@@ -29,7 +30,8 @@ def plan_text(plan: Plan) -> str:
     parts = {key.removesuffix("_bytes"): value for key, value in plan.memory.to_dict().items() if key != "peak_bytes"}
     lines += [f"  {name:<11} {size_text(value)}" for name, value in parts.items() if value]
     lines.append(
-        f"disk        adapter {size_text(plan.adapter_disk_bytes)}, checkpoints up to {size_text(plan.checkpoint_disk_bytes)}"
+        f"disk        adapter {size_text(plan.adapter_disk_bytes)},"
+        f" checkpoints up to {size_text(plan.checkpoint_disk_bytes)}"
     )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in plan.warnings)])
 

@@ -23,7 +23,7 @@ from peftcli.jobs.run_folder import (
     write_recipe,
 )
 from peftcli.plan import prepare_run
-from peftcli.recipe import LoadedRecipe, load_recipe
+from peftcli.recipe import load_recipe
 from peftcli.reports.record import RunRecord
 from peftcli.training.loop import fit
 

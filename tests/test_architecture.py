@@ -84,8 +84,13 @@ def test_imports_run_downwards() -> None:
             target = name.split(".")[1]
             if target not in FLOORS:
                 continue
-            if target != room and FLOORS[target] >= FLOORS[room] and not (
-                FLOORS[target] == FLOORS[room] and room in ("recipe", "run", "jobs", "plan", "plan_text", "evaluation")
+            if (
+                target != room
+                and FLOORS[target] >= FLOORS[room]
+                and not (
+                    FLOORS[target] == FLOORS[room]
+                    and room in ("recipe", "run", "jobs", "plan", "plan_text", "evaluation")
+                )
             ):
                 wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
     assert not wrong, "\n".join(sorted(set(wrong)))
@@ -127,7 +132,10 @@ def test_nothing_unpickles_or_evaluates() -> None:
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
-            if called in ("eval", "exec", "torch.load", "yaml.load", "np.load", "numpy.load") or "register_for_checkpointing" in called:
+            if (
+                called in ("eval", "exec", "torch.load", "yaml.load", "np.load", "numpy.load")
+                or "register_for_checkpointing" in called
+            ):
                 wrong.append(f"{path}:{node.lineno}: {called}")
     assert not wrong, "\n".join(wrong)
 

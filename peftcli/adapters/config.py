@@ -85,7 +85,11 @@ class MethodConfig(BaseModel):
         if faults:
             raise AdapterError("the adapter uses a variant that peftcli does not have", faults=faults)
         own = {name for name in cls.model_fields if name not in cls.recipe_only}
-        values = {name: document.get(name, cls.file_defaults.get(name)) for name in own if name in document or name in cls.file_defaults}
+        values = {
+            name: document.get(name, cls.file_defaults.get(name))
+            for name in own
+            if name in document or name in cls.file_defaults
+        }
         kept = {key: value for key, value in document.items() if key not in own and key != "peft_type"}
         try:
             return cls.model_validate(values), kept
@@ -93,7 +97,9 @@ class MethodConfig(BaseModel):
             raise AdapterError(
                 f"{where} has fields that make no sense",
                 faults=[
-                    Fault(f"`{'.'.join(map(str, item['loc']))}`: {item['msg']} (found {item.get('input')!r})"[:300], where)
+                    Fault(
+                        f"`{'.'.join(map(str, item['loc']))}`: {item['msg']} (found {item.get('input')!r})"[:300], where
+                    )
                     for item in error.errors()
                 ],
             ) from error

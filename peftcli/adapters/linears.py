@@ -31,6 +31,8 @@ class LinearsAdapter(LayersAdapter):
     def __init__(self, model: nn.Module, config: TargetedConfig) -> None:
         super().__init__(model, config)
         self.sites: list[str] = []
+        self.from_file = False
+        """Whether the configuration was read from a file, whose `modules_to_save` follow the reference's looser rule."""
 
     def targets(self) -> list[str]:
         return list(self.sites)
@@ -49,7 +51,8 @@ class LinearsAdapter(LayersAdapter):
             changes["target_modules"] = shortest_names(self.sites, self.model)
         saved = config.modules_to_save or []
         paths = [path for path, _ in named_base_modules(self.model)]
-        if any(path.endswith(name) and not names_path(name, path) for name in saved for path in paths):
+        loose = any(path.endswith(name) and not names_path(name, path) for name in saved for path in paths)
+        if loose and not self.from_file:
             # the reference takes an entry for the end of a name, not of a path
             changes["modules_to_save"] = sorted(p for p in paths if p and any(names_path(name, p) for name in saved))
         for field in ("rank_pattern", "alpha_pattern"):
@@ -143,6 +146,8 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
             adapter.kept_fields["fan_in_fan_out"] = True
 
     def finish(self, adapter: LayersAdapter, config: TargetedT, shapes: Shapes | None) -> None:
+        assert isinstance(adapter, LinearsAdapter)
+        adapter.from_file = shapes is not None
         if self.trained_biases(config) == "all":
             adapted = set(adapter.targets())
             kept = config.modules_to_save or []
@@ -187,5 +192,3 @@ def rank_faults(
 
 def _inside(path: str, name: str) -> bool:
     return path == name or path.endswith("." + name) or f".{name}." in f".{path}."
-
-

@@ -84,8 +84,7 @@ class PrefixAdapter(PromptAdapter):
         else:
             self._standing = None
         mask = lengthen_mask(inputs, self.total_rows)
-        if self.site.takes_positions:
-            shift_positions(inputs, mask, self.total_rows, from_ids=self.site.positions_from_ids)
+        shift_positions(inputs, mask, self.total_rows, self.site)
         return (), inputs
 
     def _insert(self, inputs: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.prompt_config import PromptConfig
-from peftcli.adapters.prompt_sites import PromptSites
+from peftcli.adapters.prompt_sites import CacheSite, PromptSites
 from peftcli.adapters.prompts import PromptAdapter
 from peftcli.errors import AdapterError
 
@@ -59,14 +59,16 @@ def lengthen_mask(inputs: dict[str, Any], n: int) -> Tensor | None:
     return mask
 
 
-def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, *, from_ids: bool) -> None:
+def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, site: PromptSites | CacheSite) -> None:
     """Moves positions behind the prompt: those given by n, else those of the tokens that enter, by the lengthened mask."""
-    given = inputs.get("position_ids")
+    given, ids = inputs.get("position_ids"), inputs.get("input_ids")
+    if not site.takes_positions or (given is None and ids is not None and site.positions_from_ids):
+        return
     if given is not None:
         inputs["position_ids"] = given + n
-    elif mask is not None and not from_ids:
-        tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-        inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :]
+    elif mask is not None:
+        tokens = inputs["inputs_embeds"] if ids is None else ids
+        inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :] + site.first_position
 
 
 def positions_of(mask: Tensor) -> Tensor:
@@ -113,10 +115,9 @@ class InputPromptAdapter(PromptAdapter):
         if cached == 0:
             self._extend_tokens(inputs)
             self._extended = True
-        if self.sites.takes_positions:
-            shift_positions(inputs, mask, self.num_rows, from_ids=self.sites.positions_from_ids)
-            if cached == 0 and positions_given:
-                self._first_positions(inputs)
+        shift_positions(inputs, mask, self.num_rows, self.sites)
+        if cached == 0 and positions_given:
+            self._first_positions(inputs)
         return (), inputs
 
     def _extend_tokens(self, inputs: dict[str, Any]) -> None:

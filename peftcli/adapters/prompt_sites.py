@@ -52,6 +52,7 @@ class CacheSite:
     """Whether it can generate; an encoder cannot."""
     takes_positions: bool
     positions_from_ids: bool
+    first_position: int
 
     @property
     def width(self) -> int:
@@ -88,23 +89,24 @@ def cache_site(model: nn.Module) -> CacheSite:
         keeps_cache=_is_causal(backbone),
         takes_positions="position_ids" in parameters,
         positions_from_ids=_position_padding(backbone) is not None,
+        first_position=_first_position(backbone),
     )
 
 
 def _key_shape(config: Any, paired: bool) -> tuple[int, int, int]:
     """Layers, heads of keys, width of a head."""
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    names = ("num_decoder_layers", "decoder_layers") if paired else ()
-    num_layers = next((getattr(text, name) for name in names if getattr(text, name, None)), text.num_hidden_layers)
-    queries = next(
-        (getattr(text, name) for name in ("decoder_attention_heads",) if paired and getattr(text, name, None)),
-        text.num_attention_heads,
-    )
-    heads = getattr(text, "num_key_value_heads", None) or queries
+    text = config if paired or not hasattr(config, "get_text_config") else config.get_text_config()
+    num_layers = _first(text, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    queries = _first(text, "decoder_attention_heads", "num_attention_heads")
+    heads = _first(text, "num_key_value_heads", default=queries)
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
         heads = 1
-    width = getattr(text, "head_dim", None) or getattr(text, "d_kv", None) or text.hidden_size // queries
-    return num_layers, heads, width
+    return num_layers, heads, _first(text, "head_dim", "d_kv", default=text.hidden_size // queries)
+
+
+def _first(config: Any, *names: str, default: int = 0) -> int:
+    """The first of these fields that the configuration has a number for."""
+    return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), default)
 
 
 def prompt_sites(model: nn.Module) -> PromptSites:
@@ -113,7 +115,6 @@ def prompt_sites(model: nn.Module) -> PromptSites:
         raise AdapterError("prompt methods need a transformers model, with an input embedding")
     paired = is_encoder_decoder(model)
     backbone = model.get_encoder() if paired else decoder_backbone(model)  # type: ignore[operator]
-    padding = _position_padding(backbone)
     return PromptSites(
         backbone=backbone,
         embedding=(backbone if paired else model).get_input_embeddings(),  # type: ignore[operator]
@@ -121,8 +122,8 @@ def prompt_sites(model: nn.Module) -> PromptSites:
         placeholder=_placeholder(model),
         strips=not paired and not _pools_first_token(model, backbone),
         takes_positions="position_ids" in inspect.signature(backbone.forward).parameters,
-        positions_from_ids=padding is not None,
-        first_position=0 if padding is None else padding + 1,
+        positions_from_ids=_position_padding(backbone) is not None,
+        first_position=_first_position(backbone),
     )
 
 
@@ -171,10 +172,17 @@ def _position_padding(backbone: nn.Module) -> int | None:
     return None
 
 
+def _first_position(backbone: nn.Module) -> int:
+    padding = _position_padding(backbone)
+    return 0 if padding is None else padding + 1
+
+
 def _is_causal(backbone: nn.Module) -> bool:
     return any(getattr(module, "is_causal", False) is True for module in backbone.modules())
 
 
 def _pools_first_token(model: nn.Module, backbone: nn.Module) -> bool:
     """Bidirectional models judge a row by its first token, which is the prompt's, as in the reference."""
-    return not _is_causal(backbone) and type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice"))
+    return not _is_causal(backbone) and type(model).__name__.endswith(
+        ("ForSequenceClassification", "ForMultipleChoice")
+    )

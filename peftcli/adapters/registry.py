@@ -49,9 +49,7 @@ def config_class(name: str) -> type[MethodConfig]:
 def short_names() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Short name -> (method, fields that it sets)."""
     return {
-        short: (name, fields)
-        for name in method_names()
-        for short, fields in config_class(name).short_names.items()
+        short: (name, fields) for name in method_names() for short, fields in config_class(name).short_names.items()
     }
 
 
@@ -106,6 +104,8 @@ def parse_method(section: str | Mapping[str, Any]) -> MethodConfig:
     fields = {str(key).replace("-", "_"): value for key, value in section.items()}
     name = fields.pop("type", None)
     if not isinstance(name, str):
-        raise RecipeError("`method` needs a `type`", fix="for instance `method: lora`, or `method: {type: lora, r: 16}`")
+        raise RecipeError(
+            "`method` needs a `type`", fix="for instance `method: lora`, or `method: {type: lora, r: 16}`"
+        )
     own_name, preset = resolve_name(name)
     return config_class(own_name).model_validate({**preset, **fields})

@@ -70,7 +70,9 @@ def adapter_files(
     contents = {
         CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
         TENSORS_NAME: serialise(tensors, METADATA),
-        OWN_NAME: files.to_json({**_own_document(model, adapter, base_name), "notes": dict(notes or {})}).encode("utf-8"),
+        OWN_NAME: files.to_json({**_own_document(model, adapter, base_name), "notes": dict(notes or {})}).encode(
+            "utf-8"
+        ),
     }
     companions = adapter.companions()
     if companions:
@@ -194,7 +196,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(files.read_bounded(path, limit_bytes=_JSON_LIMIT_BYTES), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path.name} is not valid JSON: {error}"[:200], where=str(path), fix="get it again") from error
+        raise AdapterError(
+            f"{path.name} is not valid JSON: {error}"[:200], where=str(path), fix="get it again"
+        ) from error
     if not isinstance(document, dict):
         raise AdapterError(f"{path.name} is not a JSON object", where=str(path), fix="get it again")
     return document

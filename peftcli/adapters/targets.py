@@ -58,9 +58,8 @@ def _repeats_nest(parsed: Any, *, inside: bool) -> bool:
         elif operator is sre_constants.BRANCH:
             if any(_repeats_nest(branch, inside=inside) for branch in argument[1]):
                 return True
-        elif operator in (sre_constants.ASSERT, sre_constants.ASSERT_NOT):
-            if _repeats_nest(argument[1], inside=inside):
-                return True
+        elif operator in (sre_constants.ASSERT, sre_constants.ASSERT_NOT) and _repeats_nest(argument[1], inside=inside):
+            return True
     return False
 
 

@@ -102,4 +102,4 @@ def usage_error() -> type[Exception]:
 
 def interruptions() -> tuple[type[BaseException], ...]:
     """What the parser makes of Ctrl-C and of the end of input at a question."""
-    return (typer.Abort,)
+    return (KeyboardInterrupt, typer.Abort)

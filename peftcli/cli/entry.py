@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         return _report(error, as_json)
     except usage_error() as error:
         return _report_usage(error, as_json)
-    except (KeyboardInterrupt, *interruptions()):
+    except interruptions():
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (OSError, SystemExit) as error:

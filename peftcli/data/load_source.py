@@ -19,6 +19,9 @@ from peftcli.data.tokens import TokenizerFacts
 
 Progress = Callable[[str, int], None]
 
+# a larger source is read through before it is encoded, so that a broken line near its end is told within seconds
+READ_FIRST_BYTES = 4 << 20
+
 
 @dataclass(frozen=True)
 class Part:
@@ -50,24 +53,33 @@ class SourceLoader:
         self._encoder: RowEncoder | None = None
         self._known: dict[str, SourceData] = {}
 
-    def load(self, section: SourceConfig) -> Part:
-        """The source's rows. What is wrong with rows goes to `faults`; then the source is not cached."""
+    def load(self, section: SourceConfig) -> Part | None:
+        """The source's rows. What is wrong with rows goes to `faults`; then the source is not cached, or even None."""
         source = resolve(section, self._folder)
-        reader = source_reader(source, section, self._config, self._tokenizer)
         inputs = source.facts()
         key = self._key(source, section, inputs)
         if key not in self._known:
-            self._known[key] = self._load(key, source, reader, inputs)
+            data = self._load(key, source, section, inputs)
+            if data is None:
+                return None
+            self._known[key] = data
         return Part(section, self._known[key])
 
-    def _load(self, key: str, source: RowSource, reader: SourceReader, inputs: list[FileFacts]) -> SourceData:
+    def _load(
+        self, key: str, source: RowSource, section: SourceConfig, inputs: list[FileFacts]
+    ) -> SourceData | None:
         found = self._cache.load(key, source.names, inputs) if self._cache else None
         if found is not None:
             self.cached += 1
             return found
         before = self.faults.count
+        if sum(each.bytes for each in inputs) > READ_FIRST_BYTES:
+            source_reader(source, section, self._config, self._tokenizer).read_through(self.faults)
+            if self.faults.count > before:
+                return None
         if self._encoder is None:
             self._encoder = RowEncoder(self._tokenizer, self._settings)
+        reader = source_reader(source, section, self._config, self._tokenizer)
         data = encode_source(source, reader, self._encoder, inputs, self.faults, key, self._progress)
         if self._cache is None or self.faults.count > before:
             return data

@@ -54,9 +54,10 @@ def prepare(
     facts = TokenizerFacts.of(tokenizer)
     cache = None if cache_dir is None else TokenCache(cache_dir)
     loader = SourceLoader(config, facts, folder, cache, progress)
-    train = [loader.load(source) for source in config.train_sources]
-    validation = [loader.load(source) for source in config.validation_sources]
+    loaded = [loader.load(source) for source in (*config.train_sources, *config.validation_sources)]
     loader.faults.raise_any()
+    parts = [part for part in loaded if part is not None]
+    train, validation = parts[: len(config.train_sources)], parts[len(config.train_sources) :]
     splits = [assemble(plan, config, seed) for plan in plan_splits(config, train, validation, seed)]
     sources = list({part.data.identity: part.data for part in (*train, *validation)}.values())
     findings = _findings(config, sources, splits, cache)

@@ -78,7 +78,9 @@ def _threads() -> dict[str, Any]:
     allowed = resolve_threads("auto")
     wanted = os.environ.get("OMP_NUM_THREADS")
     if wanted is not None and wanted.isdigit() and int(wanted) > allowed:
-        return _check("threads", "warn", f"OMP_NUM_THREADS={wanted} on {allowed} CPUs", f"set OMP_NUM_THREADS={allowed}")
+        return _check(
+            "threads", "warn", f"OMP_NUM_THREADS={wanted} on {allowed} CPUs", f"set OMP_NUM_THREADS={allowed}"
+        )
     return _check("threads", "ok", f"{allowed} CPUs allowed")
 
 

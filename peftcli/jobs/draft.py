@@ -114,7 +114,9 @@ class Draft:
             facts |= _score_facts(self.scores, self.assembly)
         if error is not None:
             facts["failure"] = Failure(
-                error=type(error).__name__, exit_code=exit_code_of(error), message=error.render().removeprefix("error: ")
+                error=type(error).__name__,
+                exit_code=exit_code_of(error),
+                message=error.render().removeprefix("error: "),
             )
         facts["warnings"] = self._warnings()
         return RunRecord(**facts)

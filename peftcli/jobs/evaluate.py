@@ -31,7 +31,9 @@ class Scores:
             "recipe": self.recipe,
             "rows": self.tuned.rows,
             **{name: side.metrics for name, side in sides.items()},
-            "intervals": {name: {key: list(pair) for key, pair in side.intervals.items()} for name, side in sides.items()},
+            "intervals": {
+                name: {key: list(pair) for key, pair in side.intervals.items()} for name, side in sides.items()
+            },
         }
 
 
@@ -72,7 +74,10 @@ def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore) -> Evaluation
 
 def scores_text(scores: Scores) -> str:
     """What `peft evaluate` prints."""
-    lines = [f"{scores.tuned.rows:,} rows of {scores.recipe}", f"{'metric':<22} {'base':>10} {'tuned':>10}  95 % of tuned"]
+    lines = [
+        f"{scores.tuned.rows:,} rows of {scores.recipe}",
+        f"{'metric':<22} {'base':>10} {'tuned':>10}  95 % of tuned",
+    ]
     for name, value in scores.tuned.metrics.items():
         base = scores.base.metrics.get(name)
         low, high = scores.tuned.intervals.get(name, (value, value))

@@ -1,8 +1,8 @@
 """`peft merge`: a plain base-format model with the adapter baked in, proven by reloading it before it is put in place.
 
-    base + adapter -> logits on real prompts
-    merge in memory (float32, one rounding) -> written aside -> reloaded from disk -> logits on the same prompts
-    within tolerance: renamed into place; beyond: nothing is written, and the layers that drifted are named
+base + adapter -> logits on real prompts
+merge in memory (float32, one rounding) -> written aside -> reloaded from disk -> logits on the same prompts
+within tolerance: renamed into place; beyond: nothing is written, and the layers that drifted are named
 """
 
 from __future__ import annotations
@@ -89,7 +89,10 @@ def merge_adapter(
     opened = open_adapter(path, base=base)
     target = DTYPES[dtype] if dtype else opened.dtype
     say("computing the answers of base + adapter")
-    texts = [*PROMPTS, *(str(sample["prompt"]) for sample in opened.location.record.get("samples", [])[:SAMPLE_PROMPTS])]
+    texts = [
+        *PROMPTS,
+        *(str(sample["prompt"]) for sample in opened.location.record.get("samples", [])[:SAMPLE_PROMPTS]),
+    ]
     inputs = encode_prompts(opened.tokenizer, texts, opened.device)
     expected = logits_of(opened.model, inputs)
     with disabled(opened.model):
@@ -166,9 +169,7 @@ def _tolerance(opened: Opened, target: torch.dtype, inputs: Sequence[Tensor], pl
     for dtype in others:
         if dtype == opened.dtype:
             continue
-        copy = load_model(
-            opened.source, dtype=dtype, device=opened.device, auto_class=auto_class_of(opened.location)
-        )
+        copy = load_model(opened.source, dtype=dtype, device=opened.device, auto_class=auto_class_of(opened.location))
         noise = max(noise, max_difference(plain, logits_of(copy, inputs)))
         del copy
     return NOISE_FACTOR * noise

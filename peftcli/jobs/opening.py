@@ -80,7 +80,9 @@ def _located(adapter: Path, run: Path | None, base: str | None) -> Location:
         return Location(adapter, run, base, Path.cwd(), record)
     recorded = read_own(adapter).get("base", {}).get("name") or read_config(adapter).get("base_model_name_or_path")
     if not isinstance(recorded, str) or not recorded:
-        raise AdapterError("the adapter does not say which base it belongs to", where=str(adapter), fix="add --model BASE")
+        raise AdapterError(
+            "the adapter does not say which base it belongs to", where=str(adapter), fix="add --model BASE"
+        )
     return Location(adapter, run, recorded, adapter, record)
 
 

@@ -57,9 +57,7 @@ def _of_block(block_path: str, block: nn.Module) -> list[Sublayer]:
     elif feed_forward:
         found.append(("feed_forward", feed_forward[-1]))
     return [
-        Sublayer(
-            block_path, role, f"{block_path}.{path}", block.get_submodule(path), _next_norm(named, path)
-        )
+        Sublayer(block_path, role, f"{block_path}.{path}", block.get_submodule(path), _next_norm(named, path))
         for role, path in found
     ]
 
@@ -75,10 +73,7 @@ def _experts_module(named: list[tuple[str, nn.Module]]) -> str | None:
 
 def _next_norm(named: list[tuple[str, nn.Module]], path: str) -> nn.Module | None:
     order = [other for other, _ in named]
-    for other, module in named[order.index(path) + 1 :]:
-        if is_norm(module):
-            return module
-    return None
+    return next((module for _, module in named[order.index(path) + 1 :] if is_norm(module)), None)
 
 
 class ResidualTap:
@@ -121,7 +116,7 @@ class ResidualTap:
 def _is_stream_norm(block: nn.Module, norm: nn.Module) -> bool:
     """Whether a norm works on the residual stream: norms inside attention (of queries and keys) do not."""
     path = next(path for path, module in block.named_modules() if module is norm)
-    *parents, name = path.split(".")
+    parents = path.split(".")[:-1]
     inside_attention = any(_ATTENTION.search(part) for part in parents)
     # BERT keeps the norm of the sum in `attention.output`: not within the module that computes attention
     return not inside_attention or (len(parents) >= 2 and parents[-1] == "output")

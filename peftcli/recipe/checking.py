@@ -15,10 +15,10 @@ from peftcli.errors import Fault, RecipeError
 from peftcli.recipe.keys import METHOD, TYPE, method_class
 from peftcli.recipe.rules import broken_rules, idle_settings
 from peftcli.recipe.schema import Recipe
-from peftcli.redaction import REMEDY as SECRET_REMEDY
-from peftcli.redaction import holds_secret
 from peftcli.recipe.unknown_keys import Path, dotted, stray_keys
 from peftcli.recipe.wording import found_text, remedy, wanted_text
+from peftcli.redaction import REMEDY as SECRET_REMEDY
+from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, plain
 
 MAX_ROUNDS = 12

@@ -18,11 +18,20 @@ _RESET = "\x1b[0m"
 class FindingLike(Protocol):
     """What is shown of a finding."""
 
-    check: str
-    severity: str
-    message: str
-    file: str
-    row: int
+    @property
+    def check(self) -> str: ...
+
+    @property
+    def severity(self) -> str: ...
+
+    @property
+    def message(self) -> str: ...
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def row(self) -> int: ...
 
 
 def _coloured() -> bool:

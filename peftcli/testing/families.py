@@ -65,19 +65,37 @@ def _neox() -> nn.Module:
 def _t5() -> nn.Module:
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(
-            vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
-            feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
-        )  # fmt: skip
+            vocab_size=VOCAB,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+            pad_token_id=0,
+            eos_token_id=2,
+        )
     )
 
 
 def _bart() -> nn.Module:
     return transformers.BartForConditionalGeneration(
         transformers.BartConfig(
-            **_COMMON, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=128,
-            dropout=0.0, decoder_start_token_id=2, forced_eos_token_id=None,
-        )  # fmt: skip
+            **_COMMON,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            max_position_embeddings=128,
+            dropout=0.0,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+        )
     )
 
 

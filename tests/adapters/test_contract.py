@@ -33,13 +33,17 @@ def _check(name: str, section: Mapping[str, Any], family: str) -> None:
     assert sum(outcome.skipped is None for outcome in outcomes) >= 8, "hardly a check applied"
 
 
-@pytest.mark.parametrize(("name", "section", "family"), list(_cases(whole=False)), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "section", "family"), list(_cases(whole=False)), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_contract(name: str, section: Mapping[str, Any], family: str) -> None:
     _check(name, section, family)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "section", "family"), list(_cases(whole=True)), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "section", "family"), list(_cases(whole=True)), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_contract_in_full(name: str, section: Mapping[str, Any], family: str) -> None:
     _check(name, section, family)
 

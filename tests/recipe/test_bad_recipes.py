@@ -61,7 +61,12 @@ BAD = [
     ("training: {warmup_ratio: 1.5}", "4:26", "below 1", None),
     ("training: {optimizer: adamx}", "4:23", "wanted `ada", "`adamw`"),
     ("training: {optimizer: adamw_torch}", "4:23", "wanted `ada", "`adamw`"),
-    ("training: {optimizer: {type: sgd, betas: [0.9, 0.9]}}", "4:35", "unknown key `betas` in `training.optimizer`", None),
+    (
+        "training: {optimizer: {type: sgd, betas: [0.9, 0.9]}}",
+        "4:35",
+        "unknown key `betas` in `training.optimizer`",
+        None,
+    ),
     ("training: {optimizer: {type: adamw, betas: [0.9]}}", "4:44", "betas", None),
     ("training: {optimizer: {type: adamw, betas: [0.9, 2]}}", "4:50", "below 1", None),
     ("training: {scheduler: cosin}", "4:23", "wanted `con", "`cosine`"),
@@ -95,7 +100,12 @@ BAD = [
     ("name: ${RUN}", "4:7", "holds `${...}`", "--set name="),
     ("hub_token: abc", "4:1", "asks for a secret", "environment"),
     ("training: {wandb_api_key: abc}", "4:12", "asks for a secret", "environment"),
-    ("generation: {system_prompt: my key is hf_abcdefghijklmnopqrstuvwxyz123}", "4:29", "holds a secret", "environment"),
+    (
+        "generation: {system_prompt: my key is hf_abcdefghijklmnopqrstuvwxyz123}",
+        "4:29",
+        "holds a secret",
+        "environment",
+    ),
     ("output: https://user:pass@example.com/x", "4:9", "holds a secret", "environment"),
     ("data: {train: a.jsonl, max_length: 1}", "4:36", "of at least 2", None),
     ("data: {train: a.jsonl, max_lenght: 1}", "4:24", "unknown key `max_lenght` in `data`", "`max_length`"),
@@ -112,7 +122,7 @@ BAD = [
     ("model: {dtype: float32}", "4:8", "`model` lacks the key `base`", None),
     ("model: {base: x/y, dtype: bf16}", "4:27", "wanted `auto`, `float32`", "`bfloat16`"),
     ("model: {base: x/y, revision: ../x}", "4:30", "commit, tag or branch", None),
-    ("model: 3", "4:8", "wanted the name of a base", 'put it in quotes'),
+    ("model: 3", "4:8", "wanted the name of a base", "put it in quotes"),
     ("method: {r: 8}", "4:9", "`method` lacks the key `type`", "peft methods"),
     ("method: {type: lroa}", "4:16", "unknown method `lroa`", "`lora`"),
     ("method: lroa", "4:9", "unknown method `lroa`", "`lora`"),
@@ -135,7 +145,7 @@ BAD = [
     ("training: {kernels: [x]}", "4:21", "not supported yet", None),
     ("model: {base: x/y, quantization: nf4}", "4:34", "not supported yet", None),
     ("model: {base: x/y, attention: flash_attention_2}", "4:31", "not supported yet", None),
-]  # fmt: skip
+]
 
 
 def write(folder: Path, lines: str) -> Path:
@@ -154,7 +164,9 @@ def failure(path: Path, *overrides: str) -> RecipeError:
 
 
 @pytest.mark.parametrize(("lines", "place", "message", "fix"), BAD, ids=[row[0][:50] for row in BAD])
-def test_one_mistake_has_place_and_remedy(tmp_path: Path, lines: str, place: str, message: str, fix: str | None) -> None:
+def test_one_mistake_has_place_and_remedy(
+    tmp_path: Path, lines: str, place: str, message: str, fix: str | None
+) -> None:
     path = write(tmp_path, lines)
     error = failure(path)
     assert error.exit_code == 2
@@ -171,14 +183,22 @@ def test_all_mistakes_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     lines = [row[0] for row in BAD if row[0].startswith("training: {") and row[0].count("\n") == 0]
     inner = [line.removeprefix("training: {").removesuffix("}") for line in lines]
     chosen = [
-        "learnin_rate: 1", "batch_size: 8.5", "weight_decay: -0.1", "optimizer: adamx", "scheduler: cosin", "epochs: 1",
-        "max_steps: 5", "early_stopping: {metric: eval_bleu}",
-    ]  # fmt: skip
+        "learnin_rate: 1",
+        "batch_size: 8.5",
+        "weight_decay: -0.1",
+        "optimizer: adamx",
+        "scheduler: cosin",
+        "epochs: 1",
+        "max_steps: 5",
+        "early_stopping: {metric: eval_bleu}",
+    ]
     assert set(chosen[:5]) <= set(inner), "the table above knows these"
     path = write(tmp_path, "training:\n" + "".join(f"  {line}\n" for line in chosen) + "seed: -1\nzzz: 1\n")
     where = [fault.where for fault in failure(path).faults]
     # both ways to say how long stand in lines 10 and 11; the fault is told once
-    assert where == [f"{path}:{line}" for line in ("5:3", "6:15", "7:17", "8:14", "9:14", "11:3", "12:20", "13:7", "14:1")]
+    assert where == [
+        f"{path}:{line}" for line in ("5:3", "6:15", "7:17", "8:14", "9:14", "11:3", "12:20", "13:7", "14:1")
+    ]
 
 
 def test_a_duplicate_key_does_not_hide_the_rest(tmp_path: Path) -> None:
@@ -198,7 +218,11 @@ def test_a_missing_section_is_named_with_an_example(tmp_path: Path, missing: str
     assert f"`{missing}: " in str(error.faults[0].fix)
 
 
-EVALUATION_WITHOUT_ROWS = ["evaluation: {every: 10}", "training: {early_stopping: {patience: 2}}", "checkpoint: {best: eval_loss}"]
+EVALUATION_WITHOUT_ROWS = [
+    "evaluation: {every: 10}",
+    "training: {early_stopping: {patience: 2}}",
+    "checkpoint: {best: eval_loss}",
+]
 
 
 @pytest.mark.parametrize("lines", EVALUATION_WITHOUT_ROWS)
@@ -225,9 +249,15 @@ def test_words_about_tokens_are_no_secrets(tmp_path: Path, key: str) -> None:
 
 
 FILES = [
-    (b"", "empty"), (b"# only a comment\n", "empty"), (b"- a\n- b\n", "`key: value`"), (b"just text\n", "`key: value`"),
-    (b"model: [\n", "not YAML"), (b"\xff\xfea\x00", "UTF-16"), (b"a: &b 1\n", "anchors"), (b"a: !!python/name:os.system\n", "tags"),
-]  # fmt: skip
+    (b"", "empty"),
+    (b"# only a comment\n", "empty"),
+    (b"- a\n- b\n", "`key: value`"),
+    (b"just text\n", "`key: value`"),
+    (b"model: [\n", "not YAML"),
+    (b"\xff\xfea\x00", "UTF-16"),
+    (b"a: &b 1\n", "anchors"),
+    (b"a: !!python/name:os.system\n", "tags"),
+]
 
 
 @pytest.mark.parametrize(("data", "message"), FILES)
@@ -278,10 +308,17 @@ def test_a_file_without_permission_is_a_storage_error(tmp_path: Path, monkeypatc
 
 
 OVERRIDES = [
-    ("foo=1", "unknown key `foo`"), ("training.learnin_rate=1", "`learning_rate`"), ("method.r=abc", "`method.r`"),
-    ("nonsense", "no assignment"), ("=1", "no assignment"), ("a..b=1", "no assignment"), ("method.r=[1", "not YAML"),
-    ("seed.x=1", "`seed`"), ("training.epochs=null", None), ("training.max_steps=5", None),
-]  # fmt: skip
+    ("foo=1", "unknown key `foo`"),
+    ("training.learnin_rate=1", "`learning_rate`"),
+    ("method.r=abc", "`method.r`"),
+    ("nonsense", "no assignment"),
+    ("=1", "no assignment"),
+    ("a..b=1", "no assignment"),
+    ("method.r=[1", "not YAML"),
+    ("seed.x=1", "`seed`"),
+    ("training.epochs=null", None),
+    ("training.max_steps=5", None),
+]
 
 
 @pytest.mark.parametrize(("override", "message"), OVERRIDES)

@@ -55,19 +55,33 @@ def test_every_exit_code_is_explained(code: int) -> None:
     assert explain(str(code))["code"] == code
 
 
-@pytest.mark.parametrize(("topic", "holds"), [
-    ("RecipeError", "exit code 2"), ("MergeError", "exit code 4"), ("learning-rate", "training.learning_rate"), ("r", "method.r"),
-    ("method.type", "prompt_tuning"), ("checkpoint", "keys: every, keep, best"), ("data.train.rows", "At most this many"),
-    ("training.optimizer.betas", "(lion)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("topic", "holds"),
+    [
+        ("RecipeError", "exit code 2"),
+        ("MergeError", "exit code 4"),
+        ("learning-rate", "training.learning_rate"),
+        ("r", "method.r"),
+        ("method.type", "prompt_tuning"),
+        ("checkpoint", "keys: every, keep, best"),
+        ("data.train.rows", "At most this many"),
+        ("training.optimizer.betas", "(lion)"),
+    ],
+)
 def test_topics_by_other_names(topic: str, holds: str) -> None:
     assert holds in "\n".join(explain(topic)["lines"])
 
 
-@pytest.mark.parametrize(("topic", "hint"), [
-    ("learnin_rate", "training.learning_rate"), ("per_device_train_batch_size", "training.micro_batch_size"), ("77", "codes: 0, 1"),
-    ("gradient_accumulation_steps", "training.batch_size"), ("qqqqqqqq", "peft schema"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("topic", "hint"),
+    [
+        ("learnin_rate", "training.learning_rate"),
+        ("per_device_train_batch_size", "training.micro_batch_size"),
+        ("77", "codes: 0, 1"),
+        ("gradient_accumulation_steps", "training.batch_size"),
+        ("qqqqqqqq", "peft schema"),
+    ],
+)
 def test_unknown_topics_have_a_hint(topic: str, hint: str) -> None:
     with pytest.raises(RecipeError) as caught:
         explain(topic)
@@ -107,10 +121,34 @@ def test_methods_are_listed_with_fields() -> None:
 def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     """A small reading of JSON Schema: the keywords that ours uses. An unknown keyword is an error of the test."""
     known = {
-        "$ref", "$defs", "$schema", "title", "description", "default", "type", "enum", "const", "anyOf", "oneOf", "properties",
-        "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems", "minimum", "maximum",
-        "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "propertyNames", "discriminator",
-    }  # fmt: skip
+        "$ref",
+        "$defs",
+        "$schema",
+        "title",
+        "description",
+        "default",
+        "type",
+        "enum",
+        "const",
+        "anyOf",
+        "oneOf",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "prefixItems",
+        "minItems",
+        "maxItems",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "propertyNames",
+        "discriminator",
+    }
     assert set(schema) <= known, set(schema) - known
     if "$ref" in schema:
         return accepts(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], value, root)
@@ -122,7 +160,15 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
         return False
     if "const" in schema and value != schema["const"]:
         return False
-    types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "number": (int, float), "integer": int}
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "null": type(None),
+        "number": (int, float),
+        "integer": int,
+    }
     if "type" in schema:
         if isinstance(value, bool) and schema["type"] in ("number", "integer"):
             return False
@@ -139,7 +185,11 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
                     return False
             elif extra is False or (isinstance(extra, dict) and not accepts(extra, item, root)):
                 return False
-    if isinstance(value, list) and "items" in schema and not all(accepts(schema["items"], item, root) for item in value):
+    if (
+        isinstance(value, list)
+        and "items" in schema
+        and not all(accepts(schema["items"], item, root) for item in value)
+    ):
         return False
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if value < schema.get("minimum", value) or value > schema.get("maximum", value):
@@ -151,12 +201,35 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
 
 GOOD: list[dict[str, Any]] = [
     {"model": "a/b", "data": "x.jsonl", "method": "lora"},
-    {"model": {"base": "a/b", "dtype": "bfloat16"}, "data": ["x.jsonl", {"path": "y", "rows": 1}], "method": {"type": "dora", "r": 4}},
-    {"model": "a/b", "data": {"train": "x", "validation": 0.1}, "method": "bitfit", "training": {"optimizer": "sgd", "epochs": 1.5}},
-    {"model": "a/b", "data": {"train": "x", "validation": 5}, "method": {"type": "houlsby"},
-     "training": {"optimizer": {"type": "lion", "betas": [0.9, 0.99]}, "scheduler": {"type": "wsd"}, "learning_rate": "auto"}},
-    {"model": "a/b", "data": "x", "method": "lora", "evaluation": {"metrics": ["loss"]}, "training": {"max_grad_norm": None}},
-]  # fmt: skip
+    {
+        "model": {"base": "a/b", "dtype": "bfloat16"},
+        "data": ["x.jsonl", {"path": "y", "rows": 1}],
+        "method": {"type": "dora", "r": 4},
+    },
+    {
+        "model": "a/b",
+        "data": {"train": "x", "validation": 0.1},
+        "method": "bitfit",
+        "training": {"optimizer": "sgd", "epochs": 1.5},
+    },
+    {
+        "model": "a/b",
+        "data": {"train": "x", "validation": 5},
+        "method": {"type": "houlsby"},
+        "training": {
+            "optimizer": {"type": "lion", "betas": [0.9, 0.99]},
+            "scheduler": {"type": "wsd"},
+            "learning_rate": "auto",
+        },
+    },
+    {
+        "model": "a/b",
+        "data": "x",
+        "method": "lora",
+        "evaluation": {"metrics": ["loss"]},
+        "training": {"max_grad_norm": None},
+    },
+]
 BAD: list[dict[str, Any]] = [
     {"model": "a/b", "data": "x.jsonl"},
     {"model": 3, "data": "x", "method": "lora"},
@@ -174,7 +247,7 @@ BAD: list[dict[str, Any]] = [
     {"model": "a/b", "data": {"train": "x", "format": "alpacca"}, "method": "lora"},
     {"model": "a/b", "data": "x", "method": "lora", "name": "../x"},
     {"model": "a/b", "data": "x", "method": "lora", "seed": -1},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("recipe", GOOD)

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from peftcli.errors import RecipeError
-from peftcli.recipe import Gate, LoadedRecipe, flat_recipe, generation_from, is_path, load_recipe, parse_gate, resolved_yaml
+from peftcli.recipe import (
+    Gate,
+    LoadedRecipe,
+    flat_recipe,
+    generation_from,
+    is_path,
+    load_recipe,
+    parse_gate,
+)
 
 SHORT = "model: builtin:tiny\ndata: builtin:support\nmethod: lora\n"
 
@@ -32,21 +40,28 @@ def test_short_and_long_forms_are_one_recipe(tmp_path: Path) -> None:
 
 
 def test_a_list_of_sources_is_a_short_form(tmp_path: Path) -> None:
-    recipe = load(tmp_path, "model: builtin:tiny\ndata: [builtin:support, {path: builtin:chat, rows: 5}]\nmethod: lora\n").recipe
+    recipe = load(
+        tmp_path, "model: builtin:tiny\ndata: [builtin:support, {path: builtin:chat, rows: 5}]\nmethod: lora\n"
+    ).recipe
     assert [source.path for source in recipe.data.train_sources] == ["builtin:support", "builtin:chat"]
     assert recipe.data.train_sources[1].rows == 5
 
 
 def test_hyphens_and_underscores_are_one(tmp_path: Path) -> None:
     with_hyphens = SHORT.replace("lora", "prompt-tuning") + (
-        "training: {batch-size: 4, optimizer: schedule-free, scheduler: constant, max-grad-norm: 2}\n"
-        "task: causal_lm\n"
+        "training: {batch-size: 4, optimizer: schedule-free, scheduler: constant, max-grad-norm: 2}\ntask: causal_lm\n"
     )
     recipe = load(tmp_path, with_hyphens).recipe
     assert recipe.method.name == "prompt_tuning"
-    assert (recipe.training.batch_size, recipe.training.optimizer.type, recipe.task) == (4, "schedule_free", "causal-lm")
+    assert (recipe.training.batch_size, recipe.training.optimizer.type, recipe.task) == (
+        4,
+        "schedule_free",
+        "causal-lm",
+    )
     data = "data: {train: builtin:support, validation: 5, format: prompt_completion, train_on: last_turn}\n"
-    recipe = load(tmp_path, SHORT.replace("data: builtin:support\n", data) + "evaluation: {metrics: [exact-match]}\n").recipe
+    recipe = load(
+        tmp_path, SHORT.replace("data: builtin:support\n", data) + "evaluation: {metrics: [exact-match]}\n"
+    ).recipe
     assert (recipe.data.format, recipe.data.train_on) == ("prompt-completion", "last-turn")
     assert recipe.evaluation.metrics == ["exact_match"]
 
@@ -73,8 +88,13 @@ def test_short_names_of_methods_set_their_fields(tmp_path: Path) -> None:
 
 # -- names and origins ---------------------------------------------------------------------------------------------
 
-NAMES = [("support.yaml", "support"), ("my recipe (1).yaml", "my-recipe-1"), ("...yaml", "recipe"), ("ä.yml", "recipe"),
-         ("a.b.yaml", "a.b")]  # fmt: skip
+NAMES = [
+    ("support.yaml", "support"),
+    ("my recipe (1).yaml", "my-recipe-1"),
+    ("...yaml", "recipe"),
+    ("ä.yml", "recipe"),
+    ("a.b.yaml", "a.b"),
+]
 
 
 @pytest.mark.parametrize(("file", "name"), NAMES)
@@ -112,7 +132,12 @@ def test_a_mistake_in_the_base_is_told_in_the_base(tmp_path: Path) -> None:
 
 
 def test_a_section_of_another_type_replaces_the_whole(tmp_path: Path) -> None:
-    write(tmp_path, SHORT.replace("method: lora", "method: {type: lora, r: 4}") + "training: {optimizer: {type: adamw, eps: 1e-6}}\n", "base.yaml")
+    write(
+        tmp_path,
+        SHORT.replace("method: lora", "method: {type: lora, r: 4}")
+        + "training: {optimizer: {type: adamw, eps: 1e-6}}\n",
+        "base.yaml",
+    )
     recipe = load(tmp_path, "extends: base.yaml\nmethod: bitfit\ntraining: {optimizer: sgd}\n").recipe
     assert (recipe.method.name, recipe.training.optimizer.type) == ("bitfit", "sgd")
     assert load(tmp_path, "extends: base.yaml\nmethod: lora\n").recipe.method.r == 4  # type: ignore[attr-defined]
@@ -126,7 +151,11 @@ def test_alternatives_replace_each_other_between_layers(tmp_path: Path) -> None:
 
 def test_paths_of_a_base_are_relative_to_the_base(tmp_path: Path) -> None:
     (tmp_path / "shared" / "data").mkdir(parents=True)
-    write(tmp_path, "model: ./model\ndata: {train: data/a.jsonl, validation: {path: data/b.jsonl}}\nmethod: lora\n", "shared/base.yaml")
+    write(
+        tmp_path,
+        "model: ./model\ndata: {train: data/a.jsonl, validation: {path: data/b.jsonl}}\nmethod: lora\n",
+        "shared/base.yaml",
+    )
     recipe = load(tmp_path, "extends: shared/base.yaml\n").recipe
     assert recipe.model.base == str(tmp_path / "shared" / "model")
     assert recipe.data.train == str(tmp_path / "shared" / "data" / "a.jsonl")
@@ -134,10 +163,14 @@ def test_paths_of_a_base_are_relative_to_the_base(tmp_path: Path) -> None:
 
 
 EXTENDS = [
-    ("extends: r.yaml\n", "leads back to itself"), ("extends: https://example.com/x.yaml\n", "path of a recipe file"),
-    ("extends: [a, b]\n", "path of a recipe file"), ("extends: missing.yaml\n", "recipe not found"),
-    ("extends: .\n", "is a folder"), ("extends: a.yaml\n", "leads back to itself"), ("extends: /dev/zero\n", "regular file"),
-]  # fmt: skip
+    ("extends: r.yaml\n", "leads back to itself"),
+    ("extends: https://example.com/x.yaml\n", "path of a recipe file"),
+    ("extends: [a, b]\n", "path of a recipe file"),
+    ("extends: missing.yaml\n", "recipe not found"),
+    ("extends: .\n", "is a folder"),
+    ("extends: a.yaml\n", "leads back to itself"),
+    ("extends: /dev/zero\n", "regular file"),
+]
 
 
 @pytest.mark.parametrize(("text", "message"), EXTENDS)
@@ -162,11 +195,20 @@ def test_a_long_chain_ends(tmp_path: Path) -> None:
 
 def test_overrides_from_the_shell_and_from_python_agree(tmp_path: Path) -> None:
     path = write(tmp_path, SHORT + "training: {epochs: 2, optimizer: {type: adamw, eps: 1e-6}}\n")
-    texts = ["method.r=4", "training.optimizer=sgd", "training.learning-rate=1e-3", "method.target_modules=[a, b]", "name=no"]
+    texts = [
+        "method.r=4",
+        "training.optimizer=sgd",
+        "training.learning-rate=1e-3",
+        "method.target_modules=[a, b]",
+        "name=no",
+    ]
     mapping = {
-        "method": {"r": 4}, "training.optimizer": {"type": "sgd"}, "training.learning_rate": 1e-3,
-        "method.target_modules": ("a", "b"), "name": "no",
-    }  # fmt: skip
+        "method": {"r": 4},
+        "training.optimizer": {"type": "sgd"},
+        "training.learning_rate": 1e-3,
+        "method.target_modules": ("a", "b"),
+        "name": "no",
+    }
     one, other = load_recipe(path, texts), load_recipe(path, mapping)
     assert one.recipe == other.recipe
     assert (one.recipe.method.r, one.recipe.training.learning_rate) == (4, 1e-3)  # type: ignore[attr-defined]
@@ -191,7 +233,9 @@ def test_a_number_of_steps_by_override_replaces_epochs(tmp_path: Path) -> None:
     assert (training.epochs, training.max_steps) == (None, 5)
 
 
-def test_paths_in_overrides_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_overrides_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "both.jsonl").touch()
@@ -218,10 +262,22 @@ def test_generation_alone(tmp_path: Path) -> None:
 # -- paths ---------------------------------------------------------------------------------------------------------
 
 PATHS = [
-    ("/x", True), ("./x", True), ("../x", True), ("~/x", True), ("a/b/c", True), ("here/x", True), ("here", True),
-    ("data/*.jsonl", True), ("x.jsonl", True), ("data/x.parquet", True), ("Qwen/Qwen3-0.6B", False), ("gpt2", False),
-    ("user/data.set", False), ("builtin:tiny", False), ("builtin:support/validation", False),
-]  # fmt: skip
+    ("/x", True),
+    ("./x", True),
+    ("../x", True),
+    ("~/x", True),
+    ("a/b/c", True),
+    ("here/x", True),
+    ("here", True),
+    ("data/*.jsonl", True),
+    ("x.jsonl", True),
+    ("data/x.parquet", True),
+    ("Qwen/Qwen3-0.6B", False),
+    ("gpt2", False),
+    ("user/data.set", False),
+    ("builtin:tiny", False),
+    ("builtin:support/validation", False),
+]
 
 
 @pytest.mark.parametrize(("value", "expected"), PATHS)
@@ -234,11 +290,16 @@ def test_inputs_become_absolute(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     text = (
         "model: {base: ./m, chat_template: t.jinja}\n"
-        "data: {train: [data/a.jsonl, {path: ../b.jsonl}, user/set], validation: data/v.jsonl}\nmethod: lora\noutput: runs/x\n"
+        "data: {train: [data/a.jsonl, {path: ../b.jsonl}, user/set], validation: data/v.jsonl}\n"
+        "method: lora\noutput: runs/x\n"
     )
     recipe = load(tmp_path, text).recipe
     assert (recipe.model.base, recipe.model.chat_template) == (str(tmp_path / "m"), str(tmp_path / "t.jinja"))
-    assert [s.path for s in recipe.data.train_sources] == [str(tmp_path / "data/a.jsonl"), str(tmp_path.parent / "b.jsonl"), "user/set"]
+    assert [s.path for s in recipe.data.train_sources] == [
+        str(tmp_path / "data/a.jsonl"),
+        str(tmp_path.parent / "b.jsonl"),
+        "user/set",
+    ]
     assert recipe.output == "runs/x"
 
 
@@ -246,15 +307,28 @@ def test_inputs_become_absolute(tmp_path: Path) -> None:
 
 
 def test_settings_without_effect_are_warned_about(tmp_path: Path) -> None:
-    loaded = load(tmp_path, SHORT + "generation: {temperature: 0.5}\ntraining: {learning_rate: 3}\n", "model.revision=main")
-    assert [text.split()[0] for text in loaded.warnings] == ["generation.temperature", "model.revision", "training.learning_rate"]
+    loaded = load(
+        tmp_path, SHORT + "generation: {temperature: 0.5}\ntraining: {learning_rate: 3}\n", "model.revision=main"
+    )
+    assert [text.split()[0] for text in loaded.warnings] == [
+        "generation.temperature",
+        "model.revision",
+        "training.learning_rate",
+    ]
 
 
-@pytest.mark.parametrize(("text", "gate", "value", "holds"), [
-    ("< 1.2", Gate("<", 1.2), 1.2, False), ("<=1.2", Gate("<=", 1.2), 1.2, True), ("> -1e-3", Gate(">", -1e-3), 0.0, True),
-    (">= .5", Gate(">=", 0.5), 0.4, False), ("== 1", Gate("==", 1.0), 1.0, True), ("> 0", Gate(">", 0.0), float("inf"), False),
-    ("< 5", Gate("<", 5.0), float("nan"), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "gate", "value", "holds"),
+    [
+        ("< 1.2", Gate("<", 1.2), 1.2, False),
+        ("<=1.2", Gate("<=", 1.2), 1.2, True),
+        ("> -1e-3", Gate(">", -1e-3), 0.0, True),
+        (">= .5", Gate(">=", 0.5), 0.4, False),
+        ("== 1", Gate("==", 1.0), 1.0, True),
+        ("> 0", Gate(">", 0.0), float("inf"), False),
+        ("< 5", Gate("<", 5.0), float("nan"), False),
+    ],
+)
 def test_gates(text: str, gate: Gate, value: float, holds: bool) -> None:
     assert parse_gate(text) == gate
     assert gate.holds(value) is holds
@@ -264,68 +338,3 @@ def test_gates(text: str, gate: Gate, value: float, holds: bool) -> None:
 def test_gates_that_compare_nothing(text: str) -> None:
     with pytest.raises(ValueError, match="comparison"):
         parse_gate(text)
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-FULL = """\
-model: {base: user/model, revision: main, dtype: float32, attention: sdpa, chat_template: t.jinja}
-data:
-  train: [{path: a.jsonl, weight: 2, rows: 10}, {path: user/set, split: "no", revision: main, weight: 0.5, repeat: 2}]
-  validation: 0.05
-  columns: {prompt: "on", completion: "2e-5"}
-  checks: {duplicates: off}
-  max_length: 64
-method: {type: lora, r: 4, lora_alpha: 8, target_modules: [q, "no"], rank_pattern: {"a.b": 2}, modules_to_save: null}
-training:
-  max_steps: 7
-  learning_rate: 2e-5
-  optimizer: {type: adamw, betas: [0.8, 0.95], eps: 1e-6}
-  scheduler: {type: wsd, decay: sqrt}
-  max_grad_norm: null
-  gradient_checkpointing: 2
-  early_stopping: {patience: 2}
-evaluation: {every: null, metrics: [loss, exact_match], samples: 0}
-generation: {system_prompt: "Answer: yes, # no\\n", do_sample: true, temperature: 0.5}
-checkpoint: {every: null, best: null}
-seed: 0
-name: a.b-c_d
-"""
-RECIPES = {
-    "short": SHORT,
-    "full": FULL,
-    "prompt": SHORT.replace("lora", "prompt-tuning"),
-    "bottleneck": SHORT.replace("lora", "houlsby"),
-    "text": SHORT.replace("builtin:support", "{train: builtin:text, format: text, append_eos: false}"),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_resolved_recipe_loads_to_the_same_recipe(tmp_path: Path, name: str) -> None:
-    loaded = load(tmp_path, RECIPES[name])
-    text = resolved_yaml(loaded)
-    again = load_recipe(write(tmp_path / "elsewhere", text, "recipe.yaml"))
-    assert again.recipe == loaded.recipe
-    assert again.name == loaded.name
-    once_more = load_recipe(write(tmp_path / "elsewhere", resolved_yaml(again), "recipe.yaml"))
-    assert resolved_yaml(once_more) == resolved_yaml(again)
-
-
-def test_the_resolved_recipe_has_resolved_values_and_no_output(tmp_path: Path) -> None:
-    loaded = load(tmp_path, SHORT + "output: runs/x\n")
-    text = resolved_yaml(loaded, {"training.learning_rate": 5e-3, "threads": 2})
-    again = load_recipe(write(tmp_path, text, "recipe.yaml")).recipe
-    assert again.output is None
-    assert (again.training.learning_rate, again.threads) == (5e-3, 2)
-    keys = [line.split(":")[0] for line in text.splitlines() if line[0].isalpha()]
-    assert keys == ["version", "name", "seed", "seeds", "task", "device", "threads", "model", "data", "method", "training",
-                    "generation", "checkpoint"]  # fmt: skip
-
-
-def test_the_flat_recipe_names_every_key(tmp_path: Path) -> None:
-    flat = flat_recipe(load(tmp_path, FULL).recipe)
-    assert flat["method.type"] == "lora"
-    assert flat["training.optimizer.betas"] == [0.8, 0.95]
-    assert flat["data.columns"] == {"prompt": "on", "completion": "2e-5"}
-    assert flat["training.early_stopping.metric"] == "eval_loss"
-    assert flat["output"] is None

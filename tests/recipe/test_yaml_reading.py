@@ -17,13 +17,46 @@ def read(text: str) -> object:
 
 
 SPELLINGS = [
-    ("2e-5", 2e-5), ("1E3", 1000.0), ("1e+3", 1000.0), (".5", 0.5), ("5.", 5.0), ("-1.5", -1.5), ("+2", 2), ("0", 0),
-    ("-0", 0), ("010", 10), ("1_000", "1_000"), ("0x10", "0x10"), ("0o7", "0o7"), ("1:30", "1:30"), ("no", "no"),
-    ("yes", "yes"), ("on", "on"), ("off", "off"), ("y", "y"), ("true", True), ("True", True), ("FALSE", False),
-    ("tRUE", "tRUE"), ("null", None), ("~", None), ("Null", None), ("", None), ("none", "none"), (".inf", math.inf),
-    ("-.inf", -math.inf), ("inf", "inf"), ("nan", "nan"), ("2026-01-01", "2026-01-01"), ("=", "="), ("<<", "<<"),
-    ("1e", "1e"), ("e5", "e5"), ("1.2.3", "1.2.3"), ("٣", "٣"),
-]  # fmt: skip
+    ("2e-5", 2e-5),
+    ("1E3", 1000.0),
+    ("1e+3", 1000.0),
+    (".5", 0.5),
+    ("5.", 5.0),
+    ("-1.5", -1.5),
+    ("+2", 2),
+    ("0", 0),
+    ("-0", 0),
+    ("010", 10),
+    ("1_000", "1_000"),
+    ("0x10", "0x10"),
+    ("0o7", "0o7"),
+    ("1:30", "1:30"),
+    ("no", "no"),
+    ("yes", "yes"),
+    ("on", "on"),
+    ("off", "off"),
+    ("y", "y"),
+    ("true", True),
+    ("True", True),
+    ("FALSE", False),
+    ("tRUE", "tRUE"),
+    ("null", None),
+    ("~", None),
+    ("Null", None),
+    ("", None),
+    ("none", "none"),
+    (".inf", math.inf),
+    ("-.inf", -math.inf),
+    ("inf", "inf"),
+    ("nan", "nan"),
+    ("2026-01-01", "2026-01-01"),
+    ("=", "="),
+    ("<<", "<<"),
+    ("1e", "1e"),
+    ("e5", "e5"),
+    ("1.2.3", "1.2.3"),
+    ("٣", "٣"),
+]
 
 
 @pytest.mark.parametrize(("text", "value"), SPELLINGS)
@@ -69,7 +102,9 @@ def test_byte_order_mark_and_line_ends_are_accepted(data: bytes) -> None:
     assert plain(parsed.node) == {"a": 1, "b": 2}
 
 
-BOMB = "a: &a [x, x, x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}, *{p}, *{p}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True))
+BOMB = "a: &a [x, x, x, x]\n" + "".join(
+    f"{c}: &{c} [*{p}, *{p}, *{p}, *{p}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)
+)
 REFUSED = [
     ("duplicate", b"a: 1\nb: 2\na: 3\n", "r.yaml:3:1", "first at line 1:1"),
     ("duplicate inside", b"s:\n  k: 1\n  k: 1\n", "r.yaml:3:3", "first at line 2:3"),
@@ -95,7 +130,7 @@ REFUSED = [
     ("at sign", b"a: @x\n", "r.yaml:1:4", "character"),
     ("two documents", b"a: 1\n---\na: 2\n", "r.yaml:2:1", "second document"),
     ("list as key", b"? [a]\n: 1\n", "r.yaml:1:3", "key"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "data", "where", "message"), REFUSED, ids=[row[0] for row in REFUSED])
@@ -113,10 +148,20 @@ def test_several_duplicates_are_told_at_once() -> None:
 
 
 OVERRIDES = [
-    ("16", 16), ("2e-5", 2e-5), ("no", "no"), ("null", None), ("[q_proj, v_proj]", ["q_proj", "v_proj"]),
-    ("{type: sgd, momentum: 0.9}", {"type": "sgd", "momentum": 0.9}), ('"16"', "16"), ("Answer: yes", "Answer: yes"),
-    ("*.jsonl", "*.jsonl"), ("a #b", "a #b"), ("&x", "&x"), ("", None), ("a: [", "a: ["),
-]  # fmt: skip
+    ("16", 16),
+    ("2e-5", 2e-5),
+    ("no", "no"),
+    ("null", None),
+    ("[q_proj, v_proj]", ["q_proj", "v_proj"]),
+    ("{type: sgd, momentum: 0.9}", {"type": "sgd", "momentum": 0.9}),
+    ('"16"', "16"),
+    ("Answer: yes", "Answer: yes"),
+    ("*.jsonl", "*.jsonl"),
+    ("a #b", "a #b"),
+    ("&x", "&x"),
+    ("", None),
+    ("a: [", "a: ["),
+]
 
 
 @pytest.mark.parametrize(("text", "value"), OVERRIDES)
@@ -133,7 +178,24 @@ def test_broken_override_names_the_option() -> None:
 
 def test_dump_reads_back() -> None:
     document = {
-        "texts": ["no", "2e-5", "010", "null", "", " x", "a: b", "# c", "x\ny", "é", "@a", "*a", "true", "1", "<", "- a"],
+        "texts": [
+            "no",
+            "2e-5",
+            "010",
+            "null",
+            "",
+            " x",
+            "a: b",
+            "# c",
+            "x\ny",
+            "é",
+            "@a",
+            "*a",
+            "true",
+            "1",
+            "<",
+            "- a",
+        ],
         "numbers": [1, -3, 0.1, 1e-5, 1e22, 2.0, 0.0],
         "others": [None, True, False, [], {}, {"a": [{"b": None}]}],
     }

@@ -54,16 +54,15 @@ FRAME = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" conten
 <style>body{{margin:0;background:#8884}}iframe{{border:0;width:{width}px;height:{height}px;display:block}}</style>
 <iframe srcdoc="{page}"></iframe>
 <script>
-window.alert = () => document.body.dataset.alerted = "yes";
 window.onload = () => {{
   const inside = document.querySelector("iframe").contentDocument, root = inside.documentElement;
   const wide = [...inside.querySelectorAll("body *")].filter(e => !e.closest(".table,svg,pre,.unseen,.skip")
     && e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.tagName + "." + e.className);
-  document.querySelector("iframe").remove();
   document.body.dataset.facts = JSON.stringify({{height: root.scrollHeight, scroll: root.scrollWidth,
     client: root.clientWidth, elements: inside.querySelectorAll("*").length, wide: wide.slice(0, 5),
     fonts: [...inside.querySelectorAll("body *")].filter(e => e.textContent.trim() && !e.closest(".unseen")
       && parseFloat(getComputedStyle(e).fontSize) < 11.5).length}});
+  document.querySelector("iframe").remove();
 }};
 </script>"""
 
@@ -85,7 +84,7 @@ def run_browser(*arguments: str) -> str:
 
 def framed(page: str, width: int, height: int = 900, *, measuring: bool) -> str:
     whole = FRAME.format(page=html.escape(page), width=width, height=height)
-    return whole if measuring else whole[: whole.index("<script>\nwindow.alert")]
+    return whole if measuring else whole[: whole.index("<script>\nwindow.onload")]
 
 
 def measure(page: str, width: int, folder: Path) -> dict[str, object]:
@@ -96,7 +95,6 @@ def measure(page: str, width: int, folder: Path) -> dict[str, object]:
     document = run_browser(size, "--dump-dom", path.as_uri())
     facts = re.search(r'data-facts="([^"]*)"', document)
     assert facts is not None, document[-400:]
-    assert "data-alerted" not in document
     return dict(json.loads(html.unescape(facts[1])))
 
 
@@ -130,8 +128,18 @@ pytestmark = pytest.mark.browser
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_its_width(name, width, tmp_path):
     facts = measure(PAGES[name](), width, tmp_path)
-    assert facts["scroll"] == facts["client"], facts["wide"]
+    assert facts["client"] == width
+    assert facts["scroll"] == width, facts["wide"]
+    assert facts["fonts"] == 0, "text below 11.5 px"
     assert facts["wide"] == []
+
+
+def test_the_measure_sees_what_sticks_out(tmp_path):
+    page = (
+        "<!DOCTYPE html><body style='margin:0'><div style='width:2000px'>wide</div><p style='font-size:9px'>small</p>"
+    )
+    facts = measure(page, 390, tmp_path)
+    assert (facts["client"], facts["scroll"], facts["wide"], facts["fonts"]) == (390, 2000, ["DIV."], 1)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

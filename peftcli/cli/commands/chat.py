@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import Model, Set
+from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, show
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
+    path: RunOrAdapter,
     base: Annotated[bool, typer.Option("--base", help="Let the base model answer as well.")] = False,
     model: Model = None,
     overrides: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """A conversation with the tuned model; an empty line or end of input ends it.
 
-    Example:  peft chat runs/support-001 --set generation.temperature=0.7
+    Example:  peft chat runs/first --set generation.max_new_tokens=100
     """
     from peftcli.jobs.generate import chat_turns
     from peftcli.jobs.opening import generation_config, open_adapter
 
     opened = open_adapter(path, base=model)
     config = generation_config(opened.location, overrides or ())
-    for _ in chat_turns(
-        opened, _messages(), config, write=_writer("tuned> "), write_base=_writer("base>  ") if base else None
-    ):
-        print()
+    plain = _Writer("base>  ", silent=as_json)
+    tuned = _Writer("tuned> ", silent=as_json, after=plain)
+    turns = []
+    for turn in chat_turns(opened, _messages(), config, write=tuned.write, write_base=plain.write if base else None):
+        answers = {"answer": turn.reply.text} | ({} if turn.base is None else {"base_answer": turn.base.text})
+        turns.append({"message": turn.conversation.messages[-2]["content"], **answers})
+        tuned.end()
+    if as_json:
+        show({"turns": turns}, "", as_json=True)
 
 
 def _messages() -> Iterator[str]:
     interactive = sys.stdin.isatty()
     while True:
         if interactive:
-            print("you>   ", end="", flush=True)
+            print("you>   ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line.strip():
             return
@@ -45,18 +51,27 @@ def _messages() -> Iterator[str]:
 
 
 class _Writer:
-    """Writes the pieces of an answer after a mark that says whose it is; a new turn begins a new line."""
+    """Writes the pieces of an answer after a mark that says whose it is; silent where all is told at the end."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, *, silent: bool, after: _Writer | None = None) -> None:
         self.mark = mark
-        self.open = False
+        self.silent = silent
+        self.after = after
+        self.is_open = False
 
-    def __call__(self, piece: str) -> None:
-        if not self.open:
-            print(f"\n{self.mark}", end="")
-            self.open = True
+    def write(self, piece: str) -> None:
+        """Writes a piece as it comes."""
+        if self.silent:
+            return
+        if not self.is_open:
+            if self.after is not None:
+                self.after.end()
+            print(self.mark, end="")
+            self.is_open = True
         print(piece, end="", flush=True)
 
-
-def _writer(mark: str) -> _Writer:
-    return _Writer(mark)
+    def end(self) -> None:
+        """Ends the line; the next piece begins a new answer."""
+        if self.is_open:
+            print(flush=True)
+        self.is_open = False

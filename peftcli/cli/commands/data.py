@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Set, show
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, show
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    recipe: RecipePath,
     rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to show.")] = 3,
     overrides: Set = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """The very token ids and loss mask that training will see, coloured; then the data doctor's findings.
 
-    Example:  peft data recipe.yaml --rows 5
+    Example:  peft data quickstart.yaml --rows 5
     """
+    from peftcli.recipe import load_recipe
+
+    # a bad recipe is told at once, before torch is imported
+    load_recipe(recipe, overrides or ())
     from peftcli.jobs.data import data_document, data_text, look_at_data
 
     looked = look_at_data(recipe, overrides or (), rows=rows)

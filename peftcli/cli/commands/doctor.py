@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, show
+from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
     clear_cache: Annotated[bool, typer.Option("--clear-cache", help="Empty the token cache.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """This machine: packages, device, kernels, disk; every problem with its fix.

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, Set, show
+from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, show
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
+    path: RunOrAdapter,
     recipe: Annotated[Path | None, typer.Argument(help="Another recipe's evaluation data.")] = None,
     model: Model = None,
     overrides: Set = None,
@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Metrics of base and tuned model on the recipe's (or another recipe's) evaluation data.
 
-    Example:  peft evaluate runs/support-001
+    Example:  peft evaluate runs/first
     """
     from peftcli.jobs.evaluate import evaluate_adapter, scores_text
 

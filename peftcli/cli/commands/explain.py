@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, show
+from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
     key: Annotated[str, typer.Argument(help="A recipe key (training.learning_rate) or an exit code (4).")],
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain any recipe key or exit code, offline.

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, Set, say, show
+from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, say, show
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
+    path: RunOrAdapter,
     prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt.")] = None,
     input_file: Annotated[Path | None, typer.Option("--input", help="JSONL with `prompt` or `messages`.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSONL to write, with --input.")] = None,
@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Text from the tuned model.
 
-    Example:  peft generate runs/support-001 --prompt "Hello" --base
+    Example:  peft generate runs/first --prompt "My parcel is late" --base
     """
     from peftcli import files
     from peftcli.errors import RecipeError

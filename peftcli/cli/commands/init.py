@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, show
+from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
@@ -15,6 +15,7 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", help="File to write (default: ./TEMPLATE.yaml).")] = None,
     list_them: Annotated[bool, typer.Option("--list", help="List the starters.")] = False,
     ci: Annotated[str | None, typer.Option("--ci", help="Write a CI job instead: github or gitlab.")] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a starter recipe of at most 8 lines that trains as it stands, on data that ships with the package.

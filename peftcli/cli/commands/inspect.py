@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, show
+from peftcli.cli.output import AsJson, Model, Quiet, show
 
 
 def command(
     path: Annotated[Path, typer.Argument(help="An adapter, run or model folder.")],
     model: Model = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """What an adapter, run or model folder is: method, base, shapes, update norms, sizes.
 
-    Example:  peft inspect runs/support-001
+    Example:  peft inspect runs/first
     """
     from peftcli.jobs.inspection import inspect_path, inspection_text
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, say, show
+from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, say, show
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.")],
+    path: RunOrAdapter,
     output: Annotated[Path, typer.Option("--output", help="Folder of the merged model; must not exist.")],
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the base's).")
@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Bake the adapter into its base: a plain model, reloaded and compared before it is put in place.
 
-    Example:  peft merge runs/support-001 --output merged
+    Example:  peft merge runs/first --output merged
     """
     from peftcli.jobs.merge import merge_adapter, merge_text
 

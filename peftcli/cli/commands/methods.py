@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, show
+from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
     name: Annotated[str | None, typer.Argument(help="One method, with its fields.")] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """The methods, their fields, and what each works with.

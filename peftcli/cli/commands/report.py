@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, show
+from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run, or several to compare.")],
     output: Annotated[Path | None, typer.Option("--output", hidden=True)] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Render a run's report again, or a comparison of several (into compare.html and compare.md here).
 
-    Example:  peft report runs/a runs/b
+    Example:  peft report runs/first
     """
     from peftcli.jobs.report import render_again, render_comparison
 

@@ -17,7 +17,7 @@ def command(
 ) -> None:
     """Continue an interrupted run from its newest good checkpoint; the result equals the uninterrupted one.
 
-    Example:  peft resume runs/support-001
+    Example:  peft resume runs/first
     """
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_summary

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from peftcli.cli.output import AsJson, Quiet, show
 
-def command() -> None:
-    """JSON Schema of a recipe, for editors.
+
+def command(quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """JSON Schema of a recipe, for editors; it is always JSON.
 
     Example:  peft schema > peft-recipe.schema.json
     """
-    from peftcli import files
     from peftcli.recipe.json_schema import recipe_schema
 
-    print(files.to_json(recipe_schema()), end="")
+    show(recipe_schema(), "", as_json=True)

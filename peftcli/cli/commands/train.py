@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Quiet, Set, TrustRemoteCode, show
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, TrustRemoteCode, show
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    recipe: RecipePath,
     output: Annotated[Path | None, typer.Option("--output", help="Run folder (default: runs/<name>-001, ...).")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a run that the folder holds.")] = False,
     locked: Annotated[bool, typer.Option("--locked", help="Refuse to start when an input differs.")] = False,
@@ -23,13 +23,17 @@ def command(
 ) -> None:
     """Train a recipe: a run folder with adapter, metrics and report.
 
-    Example:  peft train recipe.yaml --output runs/first --set training.max_steps=100
+    Example:  peft train quickstart.yaml --output runs/first --set training.max_steps=100
     """
     from peftcli.cli.later import not_yet
 
     for given, name in ((locked, "--locked"), (smoke, "--smoke"), (trust_remote_code, "--trust-remote-code")):
         if given:
             not_yet(name)
+    from peftcli.recipe import load_recipe
+
+    # a bad recipe is told at once, before torch is imported
+    load_recipe(recipe, overrides or ())
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_summary
     from peftcli.run import train_into

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from peftcli.cli.output import AsJson, Set, say, show
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, say, show
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    recipe: RecipePath,
     overrides: Set = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: schema and cross-field rules, all faults at once. Loads no model, reaches no network.
 
-    Example:  peft validate recipe.yaml --set method.r=16
+    Example:  peft validate quickstart.yaml --set method.r=16
     """
     from peftcli.recipe import load_recipe
 

@@ -57,6 +57,7 @@ class SourceReader:
         self.rows_read = 0
         self.dropped: dict[str, int] = {}
         self.scanner = Scanner(specials)
+        self._scanning = True
 
     def chunks(self, faults: FaultLog) -> Iterator[ParsedChunk]:
         """Every chunk; rows that cannot be used become faults. Raises `DataError` where the format of files differs."""
@@ -71,6 +72,12 @@ class SourceReader:
                     yield self._parsed(Chunk(chunk.rows[:left], chunk.lines[:left]), file, faults)
                     return
                 yield self._parsed(chunk, file, faults)
+
+    def read_through(self, faults: FaultLog) -> None:
+        """Reads and parses every row for its faults alone."""
+        self._scanning = False
+        for _ in self.chunks(faults):
+            pass
 
     def place(self, file: int, line: int) -> str:
         return place(self._source.names[file], line, by_row=self._source.by_row(file))
@@ -96,6 +103,8 @@ class SourceReader:
             except RowFault as fault:
                 faults.add(fault.message, self.place(file, line), fault.fix)
         self.rows_read += len(chunk.rows)
+        if not self._scanning:
+            return ParsedChunk(file, [], [])
         return self._checked(rows, lines, file, faults)
 
     def _checked(self, rows: list[Row], lines: list[int], file: int, faults: FaultLog) -> ParsedChunk:
