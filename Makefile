@@ -20,6 +20,14 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
+demo: $(STAMP)  ## learn a skill, merge it, prove it, show it (under 5 minutes)
+	$(BIN)/peft train recipes/quickstart.yaml --output demo/run --replace
+	$(BIN)/peft evaluate demo/run
+	rm -rf demo/merged
+	$(BIN)/peft merge demo/run --output demo/merged
+	$(BIN)/python tests/demo/side_by_side.py demo/merged
+	@echo "the report: demo/run/report.html"
+
 check: lint type test  ## what CI runs: lint, types, tests
 
 lint: $(STAMP)  ## ruff, format included

@@ -70,7 +70,7 @@ def _edges(bins: Sequence[tuple[float, float, int]], width: float, unit: str) ->
     drawn = [
         _edge(index * width, tick_label(bins[index][0]), "middle" if index else "start")
         for index in inner
-        if index * width < 0.75
+        if index * width < 0.8
     ]
     return [*drawn, _edge(1.0, f"{tick_label(bins[-1][1])} {unit}", "end")]
 

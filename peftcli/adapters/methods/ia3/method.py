@@ -91,7 +91,9 @@ class Ia3(LinearsMethod[Ia3Config]):
         if unmatched:
             raise AdapterError(
                 "feedforward_modules names layers that are no targets",
-                faults=[Fault(f"`{entry}` matches no target", fix="name it in target_modules too") for entry in unmatched],
+                faults=[
+                    Fault(f"`{entry}` matches no target", fix="name it in target_modules too") for entry in unmatched
+                ],
             )
 
 

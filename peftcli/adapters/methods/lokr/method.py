@@ -63,9 +63,7 @@ class LokrLayer(AdapterLayer):
         parts = x.to(w1.dtype).unflatten(-1, (w1.shape[1], w2.shape[1]))  # (..., i1, i2)
         parts = F.linear(parts, w2).transpose(-1, -2)  # (..., o2, i1)
         update = F.linear(parts, w1).transpose(-1, -2).flatten(-2) * self.scaling  # (..., o1 o2)
-        update = drop_outputs(
-            update, self.config.rank_dropout, self.training, rescale=self.config.rank_dropout_scale
-        )
+        update = drop_outputs(update, self.config.rank_dropout, self.training, rescale=self.config.rank_dropout_scale)
         return (result + update).to(result.dtype)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -143,7 +143,9 @@ class LoraAdapter(LinearsAdapter):
         for _, layer in self.layers:
             if isinstance(layer, LoraLinear | LoraParameter):
                 tensors = layer.tensors()
-                yield from (tensors[name] for name, which in layer.half_names().items() if which == half and name in tensors)
+                yield from (
+                    tensors[name] for name, which in layer.half_names().items() if which == half and name in tensors
+                )
 
 
 def embedding_modules(model: nn.Module) -> list[nn.Module]:

@@ -98,7 +98,9 @@ class LoraConfig(TargetedConfig):
     """Low-rank adaptation: y = W x + (lora_alpha / r) B A x."""
 
     name: ClassVar[str] = "lora"
-    summary: ClassVar[str] = "low-rank update B A of each linear layer, with its variants (DoRA, PiSSA, EVA, LoRA+, ...)"
+    summary: ClassVar[str] = (
+        "low-rank update B A of each linear layer, with its variants (DoRA, PiSSA, EVA, LoRA+, ...)"
+    )
     peft_type: ClassVar[str] = "LORA"
     learning_rate: ClassVar[float] = 5e-3
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -140,7 +142,9 @@ class LoraConfig(TargetedConfig):
     """Other ranks for some layers: end of a path, or regular expression -> r. The first match counts."""
     alpha_pattern: dict[str, Annotated[int | float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Other lora_alpha for some layers, likewise."""
-    trainable_token_indices: list[Annotated[int, Field(ge=0)]] | dict[str, list[Annotated[int, Field(ge=0)]]] | None = None
+    trainable_token_indices: list[Annotated[int, Field(ge=0)]] | dict[str, list[Annotated[int, Field(ge=0)]]] | None = (
+        None
+    )
     """Tokens whose embedding rows are trained: ids for the input embedding, or embedding name -> ids."""
     target_parameters: list[str] | None = None
     """Weights that belong to no linear layer, by the end of their path: fused experts of a mixture of experts."""

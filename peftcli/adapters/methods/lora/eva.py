@@ -69,7 +69,8 @@ def start_from_activations(
             rank_pattern = {path: r, **rank_pattern}
             layer.resize(r, scaling)
         values, vectors = found[path].values, found[path].vectors
-        assert values is not None and vectors is not None
+        assert values is not None
+        assert vectors is not None
         with torch.no_grad():
             start = vectors[:r]
             layer.lora_A.copy_(start / values[:r, None].clamp_min(1e-12) if eva.whiten else start)

@@ -1,10 +1,10 @@
 """Start values of a pair A (r, in), B (out, r). All are drawn or computed on the CPU or the weight's device in float32.
 
-    true         A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0
-    gaussian     A ~ N(0, 1/r^2), B = 0
-    orthogonal   B A = 0 with neither zero: rows of A and columns of B from the two halves of one orthogonal matrix
-    pissa        the first r singular triplets of W (arXiv:2404.02948), s B A = U_r S_r V_r^T
-    olora        the first r columns of Q and rows of R of W = Q R (arXiv:2406.01775)
+true         A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0
+gaussian     A ~ N(0, 1/r^2), B = 0
+orthogonal   B A = 0 with neither zero: rows of A and columns of B from the two halves of one orthogonal matrix
+pissa        the first r singular triplets of W (arXiv:2404.02948), s B A = U_r S_r V_r^T
+olora        the first r columns of Q and rows of R of W = Q R (arXiv:2406.01775)
 """
 
 from __future__ import annotations

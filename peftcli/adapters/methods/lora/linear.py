@@ -130,7 +130,8 @@ class LoraLinear(AdapterLayer):
     @torch.no_grad()
     def start_from_pair(self, lora_a: Tensor, lora_b: Tensor) -> None:
         """A and B start at this pair, which is subtracted."""
-        assert self.start_A is not None and self.start_B is not None
+        assert self.start_A is not None
+        assert self.start_B is not None
         for live, frozen, value in ((self.lora_A, self.start_A, lora_a), (self.lora_B, self.start_B, lora_b)):
             live.copy_(value)
             frozen.copy_(value)
@@ -176,6 +177,6 @@ def hold(layer: nn.Module, name: str, value: Tensor, *, trained: bool) -> None:
 def cannot_rebuild(how: str) -> AdapterError:
     """The error for a file whose frozen start cannot be computed again from the base."""
     return AdapterError(
-        f"the adapter needs the start of `init_lora_weights: {how}`, which was drawn at random or from data and is not in it",
+        f"the file needs the start of `init_lora_weights: {how}`, drawn at random or from data, and does not hold it",
         fix="write it again in the reference with path_initial_model_for_weight_conversion, as plain LoRA",
     )

@@ -22,7 +22,9 @@ ROWS = "token_adapter.trainable_tokens_delta"
 class TokenRows(AdapterLayer):
     """Rows of an embedding, or of an output embedding (`is_head`), replaced by trained ones."""
 
-    def __init__(self, base_layer: nn.Module, indices: list[int], *, is_head: bool, rows: nn.Parameter | None = None) -> None:
+    def __init__(
+        self, base_layer: nn.Module, indices: list[int], *, is_head: bool, rows: nn.Parameter | None = None
+    ) -> None:
         super().__init__(base_layer)
         view = weight_view(unwrapped(base_layer))
         vocabulary, width = view.shape

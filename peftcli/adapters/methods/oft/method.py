@@ -170,7 +170,9 @@ class Oft(LinearsMethod[OftConfig]):
         found = None if shapes is None else shapes.get(f"{FILE_PREFIX}{path}.oft_R.weight")
         expected = (1 if config.block_share else in_features // size, size * (size - 1) // 2)
         if found is not None and found != expected:
-            return [Fault(f"`{path}.oft_R.weight` has shape {list(found)}, the configuration makes it {list(expected)}")]
+            return [
+                Fault(f"`{path}.oft_R.weight` has shape {list(found)}, the configuration makes it {list(expected)}")
+            ]
         return []
 
     def layer(self, config: OftConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:

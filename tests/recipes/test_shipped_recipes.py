@@ -1,0 +1,81 @@
+"""Every recipe and starter that ships: valid, planned offline, as many as there should be, and trained where tiny."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from peftcli.adapters.registry import method_names
+from peftcli.cli.starters import starter_names, write_starter
+from peftcli.models.builtin import builtin_base
+from peftcli.plan import make_plan
+from peftcli.recipe import load_recipe
+from peftcli.run import train
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+BASES = Path(__file__).parent / "bases"
+FULL = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "mistral-7b")
+TOTALS = {"smollm2-135m": 134_515_008, "qwen3-0.6b": 596_049_920, "llama-3.2-1b": 1_235_814_400, "mistral-7b": 7_248_023_552}
+"""Parameters of the published bases."""
+
+
+def tiny_recipes() -> list[Path]:
+    return sorted((RECIPES / "tiny").glob("*.yaml"))
+
+
+def test_all_recipes_are_seen() -> None:
+    assert sorted(path.stem for path in RECIPES.glob("*.yaml")) == sorted(["quickstart", *FULL])
+    assert {path.stem for path in tiny_recipes()} >= set(method_names())
+
+
+@pytest.mark.parametrize("path", [*sorted(RECIPES.rglob("*.yaml"))], ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path: Path) -> None:
+    assert load_recipe(path).recipe.method.name in method_names()
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_recipes_are_planned_offline(name: str, tmp_path: Path) -> None:
+    """With the published config.json, the built-in tokenizer and rows: exact parameter counts, no weights."""
+    base = tmp_path / name
+    shutil.copytree(BASES / name, base)
+    for part in builtin_base("tiny").glob("tokenizer*"):
+        shutil.copy(part, base)
+    overrides = {"model.base": str(base), "data.train": "builtin:support", "device": "cpu"}
+    if load_recipe(RECIPES / f"{name}.yaml").recipe.model.revision is not None:
+        overrides["model.revision"] = None  # type: ignore[assignment]
+    plan = make_plan(load_recipe(RECIPES / f"{name}.yaml", overrides))
+    assert plan.total - plan.trainable == TOTALS[name]
+    assert plan.trainable / plan.total < 0.05
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_every_value_of_a_full_recipe_has_its_reason(name: str) -> None:
+    lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    bare = [line for line in lines if ":" in line and "#" not in line and not line.rstrip().endswith(":")]
+    assert [line for line in bare if line.strip() != "type: lora"] == []
+
+
+@pytest.mark.parametrize("name", starter_names())
+def test_starters_are_short_and_train_as_they_stand(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_starter(name, None)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 8
+    assert lines[0].startswith("# yaml-language-server: $schema=")
+    short = {"training.max_steps": 2, "evaluation.rows": 4, "evaluation.samples": 1}
+    if load_recipe(path).recipe.training.epochs is not None:
+        short["training.epochs"] = None  # type: ignore[assignment]
+    assert train(path, overrides=short).status == "completed"
+
+
+@pytest.mark.parametrize("path", tiny_recipes(), ids=lambda path: path.stem)
+def test_tiny_recipes_lower_the_loss_of_the_base(path: Path, tmp_path: Path) -> None:
+    record = train(path, output=tmp_path / "run")
+    base, tuned = record.evaluation.base["eval_loss"], record.evaluation.tuned["eval_loss"]
+    assert base is not None
+    assert tuned is not None
+    assert tuned < base, f"{path.stem}: {base} -> {tuned}"
