@@ -36,7 +36,9 @@ class AdapterLayer(nn.Module):
             if name == "base_layer":
                 raise
             # past wrappers in between: their attributes are their own
-            return getattr(unwrapped(super().__getattr__("base_layer")), name)
+            base_layer = super().__getattr__("base_layer")
+            assert isinstance(base_layer, nn.Module)
+            return getattr(unwrapped(base_layer), name)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

@@ -83,10 +83,11 @@ def bias_in_use(module: nn.Module) -> Tensor | None:
     """The bias that a linear layer under this wrapper adds to its answer: the trained copy where there is one."""
     while isinstance(module, AdapterLayer):
         if isinstance(module, SelectedParameters) and module.enabled and "bias" in module.names:
-            return module.copies[_slot("bias")].to(module.types["bias"])
+            copied: Tensor = module.copies[_slot("bias")].to(module.types["bias"])
+            return copied
         module = module.base_layer
-    bias = module._parameters.get("bias")
-    return None if bias is None else bias.detach()
+    bias: Tensor | None = module._parameters.get("bias")
+    return bias
 
 
 def wrap_named_modules(

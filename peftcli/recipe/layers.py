@@ -115,6 +115,9 @@ def override_layer(overrides: Sequence[str] | Mapping[str, Any], folder: Path, f
     """All overrides as one layer; a later one wins."""
     merged = Node({}, SET)
     for key, node in _assignments(overrides, faults):
+        if key == "extends":
+            faults.append(Fault("`extends` cannot be set from outside", node.where, "write it in the recipe"))
+            continue
         for part in reversed(key.split(".")):
             node = Node({part: Node(node.value, node.where, node.where)}, node.where)
         layer = _absolute_overrides(canonical(node, faults), folder)

@@ -20,7 +20,7 @@ from peftcli.reports.series import Point
 from peftcli.reports.smoothing import smooth
 from peftcli.reports.style import RUN_COLOURS
 from peftcli.reports.verdict import judge
-from peftcli.reports.visible import clipped
+from peftcli.reports.visible import clipped, short_path
 
 MAX_RUNS = 24
 _MAX_METRICS = 16
@@ -252,7 +252,12 @@ def _differences(runs: Sequence[RunFacts], names: Sequence[str]) -> Markup | Non
 
 def _settings(run: RunFacts) -> list[tuple[str, str]]:
     record = run.record
-    own = {"method": record.method, "base": record.base, "seed": str(record.seed), "peftcli": record.version}
+    own = {
+        "method": record.method,
+        "base": short_path(record.base),
+        "seed": str(record.seed),
+        "peftcli": record.version,
+    }
     if record.learning_rate is not None:
         own["learning_rate"] = f"{record.learning_rate:.3g}"
     return [*own.items(), *flatten(record.settings), *flatten(record.environment, "environment.")]

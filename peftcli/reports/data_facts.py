@@ -22,12 +22,16 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """One split. `histogram`: (low, high, rows) with lengths in tokens; `dropped`: reason -> rows."""
+    """One split. `histogram`: (low, high, rows) with lengths in tokens; `dropped`: reason -> rows.
+
+    `rows`: rows of tokens, which are not those kept where text was joined and cut.
+    """
 
     name: str
     rows_read: int | None
     rows_kept: int | None
     dropped: dict[str, int]
+    rows: int | None
     tokens: int | None
     trained_tokens: int | None
     tokens_lost: int | None
@@ -50,6 +54,7 @@ def split_facts(data: Mapping[str, Any], split: str) -> SplitFacts | None:
         rows_read=_integer(found, "rows_read"),
         rows_kept=_integer(found, "rows_kept"),
         dropped=_counts(found.get("dropped")),
+        rows=_integer(found, "rows"),
         tokens=_integer(found, "tokens"),
         trained_tokens=_integer(found, "trained_tokens"),
         tokens_lost=_integer(found, "tokens_lost"),

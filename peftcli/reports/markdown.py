@@ -16,7 +16,7 @@ from peftcli.reports.record import RunRecord, Sample
 from peftcli.reports.scores import Score, scores
 from peftcli.reports.sections.samples import is_match
 from peftcli.reports.verdict import judge
-from peftcli.reports.visible import clipped
+from peftcli.reports.visible import clipped, short_path
 
 _MAX_INLINE = 160
 _MAX_BLOCK = 600
@@ -133,7 +133,7 @@ def _facts(record: RunRecord) -> str:
     share = numbers.percent(parameters.trainable / parameters.total) if parameters.total else numbers.MISSING
     rows = [
         ["Method", code(record.method)],
-        ["Base", code(record.base)],
+        ["Base", code(short_path(record.base))],
         ["Seed", str(record.seed)],
         ["Trained parameters", f"{numbers.count(parameters.trainable)} ({share})"],
         ["Steps, tokens", f"{numbers.count(record.steps)}, {numbers.count(record.tokens)}"],

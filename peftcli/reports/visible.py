@@ -47,3 +47,13 @@ def clipped(text: str, limit: int, *, one_line: bool = False) -> str:
     else:
         left = f"{len(text) - limit:,} more characters"
     return f"{shown} … ({left})"
+
+
+def short_path(text: str) -> str:
+    """Of an absolute path its last two parts, since a report is shown around and a machine's folders say nothing there.
+
+    Everything else (Hub ids, built-in names, relative paths) stays as it is.
+    """
+    if not text.startswith(("/", "~")):
+        return text
+    return "/".join(text.rstrip("/").split("/")[-2:])

@@ -316,6 +316,7 @@ OVERRIDES = [
     ("a..b=1", "no assignment"),
     ("method.r=[1", "not YAML"),
     ("seed.x=1", "`seed`"),
+    ("extends=base.yaml", "cannot be set"),
     ("training.epochs=null", None),
     ("training.max_steps=5", None),
 ]

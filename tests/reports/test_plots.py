@@ -16,7 +16,7 @@ from peftcli.reports.plots.grid import cells
 from peftcli.reports.plots.scale import Scale, cover, cover_log, round_ticks
 from peftcli.reports.record import LayerUpdate
 from peftcli.reports.smoothing import running_mean, smooth, thin
-from peftcli.reports.visible import clipped, reveal
+from peftcli.reports.visible import clipped, reveal, short_path
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
@@ -126,3 +126,12 @@ def test_reveal_names_code_points_and_clipping_says_so():
     assert clipped("abcdef", 3) == "abc … (3 more characters)"
     assert clipped("abc", 3) == "abc"
     assert clipped("\x00\x00", 10) == "⟨U+0000⟩⟨U … (2 characters in all)"
+
+
+def test_paths_of_a_machine_are_shortened():
+    assert short_path("/home/someone/data/tales/eval.jsonl:17") == "tales/eval.jsonl:17"
+    assert [short_path(text) for text in ("owner/name", "builtin:base", "data/x.jsonl")] == [
+        "owner/name",
+        "builtin:base",
+        "data/x.jsonl",
+    ]

@@ -10,7 +10,7 @@ from peftcli.reports.plots.bars import histogram
 from peftcli.reports.plots.frame import figure
 from peftcli.reports.record import DataRow, FindingRecord, Span
 from peftcli.reports.sections.parts import amount, details, facts_table, section, table
-from peftcli.reports.visible import clipped
+from peftcli.reports.visible import clipped, short_path
 
 MAX_ROWS = 8
 MAX_FINDINGS = 60
@@ -53,6 +53,7 @@ def _counts(splits: list[SplitFacts]) -> Markup:
     lines = [
         line("Rows read", *(split.rows_read for split in splits)),
         line("Rows kept", *(split.rows_kept for split in splits)),
+        line("Rows as trained", *(split.rows for split in splits)) if _are_cut(splits) else None,
         *(
             line(f"Dropped: {clipped(reason, 80)}", *(split.dropped.get(reason, 0) for split in splits))
             for reason in dict.fromkeys(reason for split in splits for reason in split.dropped)
@@ -69,6 +70,11 @@ def _counts(splits: list[SplitFacts]) -> Markup:
     return table("Rows and tokens by split", ["", *(split.name for split in splits)], shown, numeric=True)
 
 
+def _are_cut(splits: list[SplitFacts]) -> bool:
+    """Whether documents were joined and cut, so that a row of tokens is not a row of a file."""
+    return any(split.rows not in (None, split.rows_kept) for split in splits)
+
+
 def _quantile_label(name: str) -> str:
     """`p90` -> `Length, 90 % are at most`."""
     known = {"min": "Shortest row", "p50": "Median length", "max": "Longest row", "mean": "Mean length"}
@@ -81,7 +87,7 @@ def _sources(splits: list[SplitFacts]) -> Markup | None:
     """Where the rows come from and how their format was found."""
     rows: list[list[Child]] = [
         [
-            clipped(source.name, 120),
+            clipped(short_path(source.name), 120),
             split.name,
             clipped(source.format, 60),
             clipped(source.why, 200),
@@ -137,7 +143,7 @@ def _row(row: DataRow) -> Markup:
         counts.append(f"{row.tokens:,} tokens")
     if row.trained_tokens is not None:
         counts.append(f"{row.trained_tokens:,} trained")
-    head = " · ".join([clipped(row.origin, 200), *counts] if row.origin else counts)
+    head = " · ".join([clipped(short_path(row.origin), 200), *counts] if row.origin else counts)
     body = tag("p", _spans(row.spans), class_="tokens", dir="auto")
     return tag("div", tag("p", head, class_="note") if head else None, body, class_="token-row")
 
@@ -175,5 +181,5 @@ def _findings(findings: list[FindingRecord]) -> Markup | None:
 
 
 def _where(finding: FindingRecord) -> str:
-    place = finding.file or ""
+    place = short_path(finding.file or "")
     return f"{place}:{finding.row}" if finding.row is not None else place

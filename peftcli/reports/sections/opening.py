@@ -12,7 +12,7 @@ from peftcli.reports.record import Failure, RunRecord
 from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.sections.parts import amount, bound, details
 from peftcli.reports.verdict import Verdict, exit_code_meaning
-from peftcli.reports.visible import clipped
+from peftcli.reports.visible import clipped, short_path
 
 _MAX_NAME = 200
 _MAX_MESSAGE = 8000
@@ -29,7 +29,7 @@ def masthead(run: RunFacts) -> Markup:
     record = run.record
     facts = [
         ("Method", record.method),
-        ("Base", record.base),
+        ("Base", short_path(record.base)),
         ("Task", record.task),
         ("Seed", str(record.seed)),
         ("Started", record.started.replace("T", " ")[:16]),

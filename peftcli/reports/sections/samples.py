@@ -7,7 +7,7 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.record import Sample
 from peftcli.reports.sections.parts import details, quoted, section
-from peftcli.reports.visible import clipped, reveal
+from peftcli.reports.visible import clipped, reveal, short_path
 
 MAX_SAMPLES = 16
 MAX_CHARACTERS = 2500
@@ -60,7 +60,7 @@ def _sample(number: int, sample: Sample) -> Markup:
         columns.append(_answer("Tuned", "tuned", sample.reference, sample.tuned))
     if sample.base is not None:
         columns.append(_answer("Base", "base", sample.reference, sample.base))
-    origin = tag("span", clipped(sample.origin, 200), class_="note") if sample.origin else None
+    origin = tag("span", clipped(short_path(sample.origin), 200), class_="note") if sample.origin else None
     return tag(
         "article",
         tag("h3", f"Sample {number}", origin),

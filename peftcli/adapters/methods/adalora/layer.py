@@ -52,7 +52,8 @@ class AdaloraLinear(AdapterLayer):
         identity = torch.eye(self.r, device=self.lora_A.device)
         rows = self.lora_A @ self.lora_A.T - identity
         columns = self.lora_B.T @ self.lora_B - identity
-        return torch.linalg.matrix_norm(rows) + torch.linalg.matrix_norm(columns)
+        total: Tensor = torch.linalg.matrix_norm(rows) + torch.linalg.matrix_norm(columns)
+        return total
 
     def delta_weight(self) -> Tensor:
         """s B diag(E) A, float32, (out_features, in_features)."""

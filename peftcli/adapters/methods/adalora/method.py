@@ -112,7 +112,7 @@ class AdaloraAdapter(LinearsAdapter):
         schedule = Schedule.of(self.config, int(self.total_steps))
         # the reference refuses a file without steps to prune in
         total = max(schedule.total, schedule.tinit + schedule.tfinal + 1)
-        changes = {"tinit": schedule.tinit, "tfinal": schedule.tfinal, "total_step": total}
+        changes: dict[str, Any] = {"tinit": schedule.tinit, "tfinal": schedule.tfinal, "total_step": total}
         if bool(self.settled):
             changes["rank_pattern"] = {f"{path}.lora_E": left.tolist() for path, left in self.left.items()}
         return super().resolved_fields() | changes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class LoraAdapter(LinearsAdapter):
         """The reference writes the whole base embedding beside an adapted one; read and compared, not written anew."""
         roles = {id(module) for module in embedding_modules(self.model)}
         return [
-            Entry(f"{FILE_PREFIX}{path}.base_layer.weight", unwrapped(layer).weight, optional=True, fixed=True)
+            Entry(f"{FILE_PREFIX}{path}.base_layer.weight", _weight(layer), optional=True, fixed=True)
             for path, layer in self.layers
             if isinstance(layer, LoraLinear | LoraEmbedding | LoraTiedHead) and id(unwrapped(layer)) in roles
         ]
@@ -150,12 +150,10 @@ class LoraAdapter(LinearsAdapter):
 
 def embedding_modules(model: nn.Module) -> list[nn.Module]:
     """Input and output embedding of the base, where the model has them."""
-    found = [model.get_input_embeddings()] if hasattr(model, "get_input_embeddings") else []
-    if hasattr(model, "get_output_embeddings"):
-        found.append(model.get_output_embeddings())
+    getters = [getattr(model, name, None) for name in ("get_input_embeddings", "get_output_embeddings")]
+    found = [getter() for getter in getters if getter is not None]
     return [unwrapped(module) for module in found if module is not None]
 
 
-def adapted_paths(layers: Iterable[tuple[str, AdapterLayer]], kinds: tuple[type, ...]) -> set[str]:
-    """Paths that carry a wrapper of one of these kinds."""
-    return {path for path, layer in layers if isinstance(layer, kinds)}
+def _weight(layer: AdapterLayer) -> Tensor:
+    return unwrapped(layer).get_parameter("weight")

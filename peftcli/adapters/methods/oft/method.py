@@ -71,7 +71,8 @@ class OftLayer(AdapterLayer):
         skew = self._skew(self._bounded(self.oft_R))
         identity = torch.eye(self.size, device=skew.device, dtype=skew.dtype)
         if not self.config.use_cayley_neumann:
-            return torch.linalg.solve(identity + skew, identity - skew, left=False)
+            rotation: Tensor = torch.linalg.solve(identity + skew, identity - skew, left=False)
+            return rotation
         return _series(skew, identity, self.config.num_cayley_neumann_terms)
 
     def _skew(self, triangles: Tensor) -> Tensor:
@@ -97,14 +98,15 @@ class OftLayer(AdapterLayer):
     def _bounded(self, triangles: Tensor) -> Tensor:
         if not self.config.coft:
             return triangles
-        norms = triangles.detach().norm(dim=1, keepdim=True)
-        return triangles * (self._limit() / norms.clamp_min(1e-30)).clamp_max(1.0)
+        norms = torch.linalg.vector_norm(triangles.detach(), dim=1, keepdim=True)
+        bounded: Tensor = triangles * (self._limit() / norms.clamp_min(1e-30)).clamp_max(1.0)
+        return bounded
 
     @torch.no_grad()
     def _project(self) -> None:
         # the optimizer's step is undone beyond the bound; nothing is written while all is within, so that a
         # recomputed forward leaves the tensor alone
-        if bool((self.oft_R.norm(dim=1) > self._limit() * (1 + 1e-6)).any()):
+        if bool((torch.linalg.vector_norm(self.oft_R, dim=1) > self._limit() * (1 + 1e-6)).any()):
             self.oft_R.copy_(self._bounded(self.oft_R))
 
     def tensors(self) -> dict[str, Tensor]:
