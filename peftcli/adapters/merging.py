@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from peftcli.adapters.surgery import adapter_of, forget
 from peftcli.errors import MergeError
-from peftcli.models.structure import embeddings_are_tied
+from peftcli.models.structure import embeddings_are_tied, input_embedding, output_embedding
+from peftcli.models.weights import weight_view
 
 
 def merge(model: nn.Module) -> None:
@@ -27,15 +30,14 @@ def merge(model: nn.Module) -> None:
 def _settle_tying(model: nn.Module, tied_before: bool) -> None:
     if not tied_before or embeddings_are_tied(model):
         return
-    output = model.get_output_embeddings()  # type: ignore[operator]
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    if torch.equal(output.weight, embedding.weight):
+    output, embedding = output_embedding(model), input_embedding(model)
+    assert output is not None and embedding is not None, "tied embeddings are two modules"
+    if torch.equal(weight_view(output).dense(), weight_view(embedding).dense()):
         output.weight = embedding.weight
         return
-    config = model.config
-    config.tie_word_embeddings = False  # type: ignore[union-attr]
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    text_config.tie_word_embeddings = False  # type: ignore[union-attr]
+    config: Any = model.config
+    config.tie_word_embeddings = False
+    config.get_text_config().tie_word_embeddings = False
 
 
 def _check_plain(model: nn.Module) -> None:

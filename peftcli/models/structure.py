@@ -26,6 +26,22 @@ class Structure:
     num_layers: int
 
 
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """The output embedding (`lm_head`), None where the model has none."""
+    getter = getattr(model, "get_output_embeddings", None)
+    found = getter() if callable(getter) else None
+    assert found is None or isinstance(found, nn.Module)
+    return found
+
+
+def input_embedding(model: nn.Module) -> nn.Module | None:
+    """The token embedding, None where the module is no transformers model."""
+    getter = getattr(model, "get_input_embeddings", None)
+    found = getter() if callable(getter) else None
+    assert found is None or isinstance(found, nn.Module)
+    return found
+
+
 def structure(model: nn.Module) -> Structure:
     """The structure of a transformers model (or of any module tree that looks like one)."""
     modules = dict(model.named_modules())
@@ -50,7 +66,7 @@ def structure(model: nn.Module) -> Structure:
 def hidden_size(model: nn.Module) -> int:
     """Width of the residual stream: `hidden_size`, `n_embd` or `d_model` of the configuration (text part)."""
     config = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     for name in ("hidden_size", "d_model", "n_embd", "dim"):
         value = getattr(text_config, name, None)
         if isinstance(value, int):
@@ -71,7 +87,7 @@ def is_norm(module: nn.Module) -> bool:
 
 def _head_paths(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[str]:
     """Paths outside the backbone (`lm_head`, `score`, `classifier`), and the output embedding wherever it is."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = output_embedding(model)
     backbone = getattr(model, "base_model", model)
     for path, module in modules.items():
         if output is not None and module is output:
@@ -84,23 +100,23 @@ def _head_paths(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[str
 
 def output_embedding_path(model: nn.Module) -> str | None:
     """Path of the output embedding (`lm_head`), None where the model has none."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = output_embedding(model)
     return next((path for path, module in model.named_modules() if output is not None and module is output), None)
 
 
 def input_embedding_path(model: nn.Module) -> str:
     """Path of the token embedding."""
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    return next(path for path, module in model.named_modules() if module is embedding)
+    embedding = input_embedding(model)
+    return next(str(path) for path, module in model.named_modules() if module is embedding)
 
 
 def embeddings_are_tied(model: nn.Module) -> bool:
     """Whether input and output embedding are one tensor."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if output is None or not hasattr(model, "get_input_embeddings"):
+    output, embedding = output_embedding(model), input_embedding(model)
+    if output is None or embedding is None:
         return False
     weight = getattr(output, "weight", None)
-    return weight is not None and weight is model.get_input_embeddings().weight
+    return weight is not None and weight is getattr(embedding, "weight", None)
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -34,69 +34,64 @@ _ENCODER: dict[str, Any] = {
 }
 
 
+def _built(model: str, config: str, fields: dict[str, Any]) -> nn.Module:
+    found: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**fields))
+    return found
+
+
+def _family(model: str, config: str, fields: dict[str, Any]) -> Callable[[], nn.Module]:
+    return lambda: _built(model, config, fields)
+
+
 def _causal(name: str, fields: dict[str, Any]) -> Callable[[], nn.Module]:
-    return lambda: getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**fields))
+    return _family(f"{name}ForCausalLM", f"{name}Config", fields)
 
 
-def _classifier(name: str) -> Callable[[], nn.Module]:
-    config_name, model_name = f"{name}Config", f"{name}ForSequenceClassification"
-    return lambda: getattr(transformers, model_name)(getattr(transformers, config_name)(**_ENCODER))
+def _without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
 
 
-def _gpt2() -> nn.Module:
-    config = transformers.GPT2Config(
-        **_COMMON, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def _opt() -> nn.Module:
-    fields = {**_DECODER, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}
-    del fields["num_key_value_heads"], fields["intermediate_size"]
-    return transformers.OPTForCausalLM(transformers.OPTConfig(**fields))
-
-
-def _neox() -> nn.Module:
-    fields = {**_DECODER, "rotary_pct": 0.5, "hidden_dropout": 0.0, "attention_dropout": 0.0}
-    del fields["num_key_value_heads"]
-    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**fields))
-
-
-def _t5() -> nn.Module:
-    return transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=VOCAB,
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            eos_token_id=2,
-        )
-    )
-
-
-def _bart() -> nn.Module:
-    return transformers.BartForConditionalGeneration(
-        transformers.BartConfig(
-            **_COMMON,
-            d_model=32,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=48,
-            decoder_ffn_dim=48,
-            max_position_embeddings=128,
-            dropout=0.0,
-            decoder_start_token_id=2,
-            forced_eos_token_id=None,
-        )
-    )
+_NO_DROPOUT_GPT2 = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+_T5: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+    "feed_forward_proj": "gated-gelu",
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+}
+_BART: dict[str, Any] = {
+    **_COMMON,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 128,
+    "dropout": 0.0,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+_GPT2 = {**_COMMON, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_NO_DROPOUT_GPT2}
+_OPT = {
+    **_without(_DECODER, "num_key_value_heads", "intermediate_size"),
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "dropout": 0.0,
+}
+_NEOX = {
+    **_without(_DECODER, "num_key_value_heads"),
+    "rotary_pct": 0.5,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 
 
 FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
@@ -105,13 +100,13 @@ FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     "qwen": _causal("Qwen3", {**_DECODER, "head_dim": 8, "tie_word_embeddings": True}),
     "gemma": _causal("Gemma2", {**_DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}),
     "phi": _causal("Phi", {**_DECODER, "partial_rotary_factor": 0.5, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
-    "gpt2": _gpt2,
-    "gpt_neox": _neox,
-    "opt": _opt,
-    "bert": _classifier("Bert"),
-    "roberta": _classifier("Roberta"),
-    "t5": _t5,
-    "bart": _bart,
+    "gpt2": _family("GPT2LMHeadModel", "GPT2Config", _GPT2),
+    "gpt_neox": _causal("GPTNeoX", _NEOX),
+    "opt": _causal("OPT", _OPT),
+    "bert": _family("BertForSequenceClassification", "BertConfig", _ENCODER),
+    "roberta": _family("RobertaForSequenceClassification", "RobertaConfig", _ENCODER),
+    "t5": _family("T5ForConditionalGeneration", "T5Config", _T5),
+    "bart": _family("BartForConditionalGeneration", "BartConfig", _BART),
     "mixtral": _causal("Mixtral", {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 """Family -> builder. `bert` and `roberta` classify, `t5` and `bart` have encoder and decoder, `mixtral` has experts."""

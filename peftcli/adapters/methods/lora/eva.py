@@ -98,9 +98,8 @@ def _components(
         if all(components.settled for components in found.values()):
             break
     empty = [path for path, components in found.items() if components.values is None]
-    short = [path for path, layer in layers if path not in empty and len(found[path].values or ()) < 1]
-    if empty or short:
-        raise AdapterError(f"init_lora_weights: eva saw no input of {', '.join((empty + short)[:3])}")
+    if empty:
+        raise AdapterError(f"init_lora_weights: eva saw no input of {', '.join(empty[:3])}", fix="leave these out")
     return found
 
 
