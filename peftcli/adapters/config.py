@@ -61,6 +61,10 @@ class MethodConfig(BaseModel):
     always_trainable: ClassVar[bool] = False
     """True for the one method that trains the base itself (`full`), exempt from 'the base is untouched'."""
 
+    def own_learning_rate(self) -> float:
+        """The rate that this very configuration starts from; a method whose variants differ overrides it."""
+        return self.learning_rate
+
     def to_recipe(self) -> dict[str, Any]:
         """The section as a recipe writes it: `type` first, then every field."""
         return {"type": self.name, **self.model_dump(mode="json")}

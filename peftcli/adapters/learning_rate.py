@@ -25,8 +25,9 @@ def auto_rate(config: MethodConfig, hidden_size: int) -> AutoRate:
     extrapolates.
     """
     scale = (config.learning_rate_width / hidden_size) ** config.learning_rate_exponent
-    rate = float(f"{config.learning_rate * scale:.2g}")
-    note = f"{config.name}: {config.learning_rate:g} at width {config.learning_rate_width}, scaled to {hidden_size}"
+    own = config.own_learning_rate()
+    rate = float(f"{own * scale:.2g}")
+    note = f"{config.name}: {own:g} at width {config.learning_rate_width}, scaled to {hidden_size}"
     if not MEASURED_WIDTHS[0] <= hidden_size <= MEASURED_WIDTHS[-1]:
         note += f" (extrapolated: measured from {MEASURED_WIDTHS[0]} to {MEASURED_WIDTHS[-1]})"
     return AutoRate(rate, note)

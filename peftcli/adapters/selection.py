@@ -28,19 +28,18 @@ class SelectedParameters(AdapterLayer):
         super().__init__(base_layer)
         self.names = tuple(names)
         self.copies = nn.ParameterDict()
-        self.types: dict[str, torch.dtype] = {}
         shared = {} if shared is None else shared
         for name in self.names:
             original = unwrapped(base_layer).get_parameter(name)
             if original not in shared:
                 shared[original] = nn.Parameter(torch.empty_like(original, dtype=torch.float32))
             self.copies[_slot(name)] = shared[original]
-            self.types[name] = original.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.enabled:
             return self.base_layer(*args, **kwargs)
-        values = {name: self.copies[_slot(name)].to(self.types[name]) for name in self.names}
+        base = unwrapped(self.base_layer)
+        values = {name: self.copies[_slot(name)].to(base.get_parameter(name).dtype) for name in self.names}
         return functional_call(self.base_layer, values, args, kwargs)
 
     def tensors(self) -> dict[str, Tensor]:

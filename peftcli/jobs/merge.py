@@ -7,8 +7,9 @@ within tolerance: renamed into place; beyond: nothing is written, and the layers
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from peftcli.jobs.sizes import parse_size
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import structure
+from peftcli.plan import total_memory_bytes
 
 TOLERANCE_FP32 = 1e-4
+PRECISE_SHARE = 0.4
+"""Of the total memory that may hold a model in float64 while float32 weights are compared."""
 NOISE_FACTOR = 3.0
 """In half precision the merged model may differ by this many times the base's own rounding noise."""
 PROMPT_TOKENS = 64
@@ -94,11 +98,13 @@ def merge_adapter(
         *(str(sample["prompt"]) for sample in opened.location.record.get("samples", [])[:SAMPLE_PROMPTS]),
     ]
     inputs = encode_prompts(opened.tokenizer, texts, opened.device)
-    expected = logits_of(opened.model, inputs)
-    with disabled(opened.model):
-        plain = logits_of(opened.model, inputs)
+    precise = _compares_in_float64(opened, target)
+    with _in_float64(opened.model, precise):
+        expected = logits_of(opened.model, inputs)
+        outputs_before = block_outputs(opened.model, inputs[0])
+        with disabled(opened.model):
+            plain = logits_of(opened.model, inputs)
     tolerance = _tolerance(opened, target, inputs, plain)
-    outputs_before = block_outputs(opened.model, inputs[0])
     tied_before = bool(opened.model.config.tie_word_embeddings)  # type: ignore[union-attr]
     merge_in_memory(opened.model)
     opened.model.to(target)
@@ -114,10 +120,12 @@ def merge_adapter(
             device=opened.device,
             auto_class=auto_class_of(opened.location),
         )
-        found = logits_of(reloaded, inputs)
+        with _in_float64(reloaded, precise):
+            found = logits_of(reloaded, inputs)
+            outputs_after = block_outputs(reloaded, inputs[0])
         difference = max_difference(expected, found)
         if not difference <= tolerance:
-            raise _beyond(output, difference, tolerance, outputs_before, block_outputs(reloaded, inputs[0]))
+            raise _beyond(output, difference, tolerance, outputs_before, outputs_after)
         names = tuple(sorted(staging.files))
         tied_after = bool(reloaded.config.tie_word_embeddings)  # type: ignore[union-attr]
     return MergeReport(
@@ -140,6 +148,27 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], dev
     """Each text as its own unpadded row (1, length)."""
     rows = [tokenizer(text, truncation=True, max_length=PROMPT_TOKENS)["input_ids"] for text in texts]
     return [torch.tensor([row or [tokenizer.eos_token_id or 0]], device=device) for row in rows]
+
+
+def _compares_in_float64(opened: Opened, target: torch.dtype) -> bool:
+    """Float32 weights are compared in float64 arithmetic where memory allows: the rounding of the forward pass itself,
+    which says nothing about the merge, is then out of the way."""
+    if target != torch.float32 or opened.dtype != torch.float32 or opened.device == "mps":
+        return False
+    needed = 8 * sum(parameter.numel() for parameter in opened.model.parameters())
+    return needed < PRECISE_SHARE * total_memory_bytes(opened.device)
+
+
+@contextlib.contextmanager
+def _in_float64(model: nn.Module, precise: bool) -> Iterator[None]:
+    """Float32 weights as float64 inside the block; there and back is exact."""
+    if precise:
+        model.double()
+    try:
+        yield
+    finally:
+        if precise:
+            model.float()
 
 
 def logits_of(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:

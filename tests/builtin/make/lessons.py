@@ -241,9 +241,9 @@ def story_of(rng: random.Random, facts: Ticket) -> str:
 
 
 LESSONS: tuple[tuple[float, Callable[[random.Random], Lesson]], ...] = (
-    (0.10, reply),
-    (0.28, ask),
-    (0.16, repeat),
+    (0.08, reply),
+    (0.26, ask),
+    (0.20, repeat),
     (0.09, listing),
     (0.18, record),
     (0.12, pairs),
@@ -270,12 +270,9 @@ def _kind(point: float) -> Callable[[random.Random], Lesson]:
     return LESSONS[-1][1]
 
 
-def lesson(rng: random.Random, copying: float = 0.0) -> Lesson:
-    """One lesson, drawn by its share; one conversation in ten has a system line.
-
-    `copying` is the probability of plain repetition in place of the draw: a young model learns to copy from it first.
-    """
-    made = repeat(rng) if chance(rng, copying) else _kind(rng.random())(rng)
+def lesson(rng: random.Random) -> Lesson:
+    """One lesson, drawn by its share; one conversation in ten has a system line."""
+    made = _kind(rng.random())(rng)
     if isinstance(made, list) and chance(rng, 0.1):
         return [{"role": "system", "content": pick(rng, SYSTEM_LINES)}, *made]
     return made

@@ -27,12 +27,10 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SEED = 7
 CONTEXT = 1024
-BATCH_TOKENS = 2048
-POOL_ROWS = 512
+BATCH_TOKENS = 4096
+POOL_ROWS = 1024
 PACKED_EVERY = 16
 PACKED_LENGTH = 512
-COPYING_AT_START = 0.4
-COPYING_UNTIL = 0.25
 USER_WEIGHT = 0.25
 STORY_WEIGHT = 0.5
 
@@ -72,9 +70,9 @@ class Encoder:
         return Row(ids, weights)
 
 
-def pool(rng: random.Random, encoder: Encoder, copying: float) -> list[list[Row]]:
+def pool(rng: random.Random, encoder: Encoder) -> list[list[Row]]:
     """Batches of rows of like length, in random order."""
-    rows = sorted((encoder.row(lesson(rng, copying)) for _ in range(POOL_ROWS)), key=lambda row: len(row.ids))
+    rows = sorted((encoder.row(lesson(rng)) for _ in range(POOL_ROWS)), key=lambda row: len(row.ids))
     batches: list[list[Row]] = [[]]
     for row in rows:
         if (len(batches[-1]) + 1) * len(row.ids) > BATCH_TOKENS:
@@ -97,16 +95,11 @@ def packed(rng: random.Random, encoder: Encoder, length: int) -> list[Row]:
     return rows
 
 
-def copying_share(progress: float) -> float:
-    """The extra share of plain repetition, falling to nothing in the first quarter of the training."""
-    return COPYING_AT_START * max(0.0, 1 - progress / COPYING_UNTIL)
-
-
 def batches(rng: random.Random, encoder: Encoder, steps: int) -> Iterator[list[Row]]:
     """`steps` batches."""
     count = 0
     while count < steps:
-        for rows in pool(rng, encoder, copying_share(count / steps)):
+        for rows in pool(rng, encoder):
             count += 1
             whole = CONTEXT if count % (4 * PACKED_EVERY) == 0 else PACKED_LENGTH
             yield packed(rng, encoder, whole) if count % PACKED_EVERY == 0 else rows
@@ -155,7 +148,7 @@ def shifted_losses(
     return losses, weights[:, 1:][chosen], logits.argmax(-1) == targets
 
 
-def accuracies(model: LlamaForCausalLM, encoder: Encoder, rows: int = 24) -> dict[str, float]:
+def accuracies(model: LlamaForCausalLM, encoder: Encoder, rows: int = 48) -> dict[str, float]:
     """Per kind of lesson, the share of the assistant's tokens that are guessed right when all before are given."""
     rng = random.Random(SEED + 1)
     hits: dict[str, float] = collections.OrderedDict()
@@ -234,8 +227,8 @@ def keep_freed_memory() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=PACKAGE_FOLDER)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=1.2e-2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=250)
     chosen = parser.parse_args()

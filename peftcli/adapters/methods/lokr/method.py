@@ -60,9 +60,13 @@ class LokrLayer(AdapterLayer):
         if not self.enabled or drops_module(self.config.module_dropout, self.training):
             return result
         w1, w2 = self.factor("lokr_w1"), self.factor("lokr_w2")
-        parts = x.to(w1.dtype).unflatten(-1, (w1.shape[1], w2.shape[1]))  # (..., i1, i2)
-        parts = F.linear(parts, w2).transpose(-1, -2)  # (..., o2, i1)
-        update = F.linear(parts, w1).transpose(-1, -2).flatten(-2) * self.scaling  # (..., o1 o2)
+        lead = x.shape[:-1]
+        # two-dimensional products: the same order of sums whether or not a gradient is asked for
+        parts = F.linear(x.to(w1.dtype).reshape(-1, w2.shape[1]), w2)  # (rows i1, o2)
+        parts = parts.view(-1, w1.shape[1], w2.shape[0]).transpose(1, 2)  # (rows, o2, i1)
+        parts = F.linear(parts.reshape(-1, w1.shape[1]), w1)  # (rows o2, o1)
+        parts = parts.view(-1, w2.shape[0], w1.shape[0]).transpose(1, 2)  # (rows, o1, o2)
+        update = parts.reshape(*lead, -1) * self.scaling
         update = drop_outputs(update, self.config.rank_dropout, self.training, rescale=self.config.rank_dropout_scale)
         return (result + update).to(result.dtype)
 

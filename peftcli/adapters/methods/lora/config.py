@@ -58,6 +58,11 @@ REFUSED_VARIANTS: Mapping[str, str] = {
 
 REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ", "mica": "MiCA"}
 
+REFERENCE_SCALE = 2.0
+"""The scale lora_alpha / r that the method's learning rate was measured at."""
+START_FACTORS: Mapping[str, float] = {"pissa": 0.65, "olora": 0.15, "lora_ga": 0.5}
+"""Starts that are large already learn at a lower rate: the factor, measured likewise."""
+
 Start = Literal["gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"]
 RandomPissa = Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d{0,2}$")]
 
@@ -67,8 +72,8 @@ class EvaConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    rho: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    """A layer's rank may grow to rho * r while others shrink; 1 keeps every rank."""
+    rho: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """A layer's rank may grow to rho * r while others shrink; 1 keeps every rank, and the count of parameters."""
     tau: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Cosine similarity between two batches' components above which they count as settled."""
     use_label_mask: bool = True
@@ -154,6 +159,14 @@ class LoraConfig(TargetedConfig):
     """LoRA+ (arXiv:2402.12354): B learns at this multiple of A's learning rate."""
     freeze_a: bool = False
     """LoRA-FA (arXiv:2308.03303): the half of each pair that starts at random stays as drawn, only the other learns."""
+
+    def own_learning_rate(self) -> float:
+        # measured: the best rate falls with the root of the scale, and with that of B's lead over A (LoRA+)
+        scale = self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+        lead = self.loraplus_lr_ratio or 1.0
+        how = self.init_lora_weights
+        start = START_FACTORS.get(how.split("_niter")[0], 1.0) if isinstance(how, str) else 1.0
+        return self.learning_rate * start * math.sqrt(REFERENCE_SCALE / (scale * lead))
 
     @property
     def shifts_base(self) -> bool:

@@ -1,6 +1,6 @@
 """`init_lora_weights: eva` (arXiv:2410.07170): A starts at the directions in which a layer's inputs vary most.
 
-An incremental SVD of the inputs X (tokens, in) of each layer keeps rho * r right singular vectors; ranks are then given
+An incremental SVD of the inputs X (tokens, in) of each layer keeps more right singular vectors than can be used; ranks are then given
 to the layers whose components explain most, the sum of ranks unchanged, every layer keeping one at least. B starts at
 zero, so the model starts as its base.
 """
@@ -20,6 +20,10 @@ from peftcli.adapters.base import InitContext
 from peftcli.adapters.methods.lora.config import EvaConfig, LoraConfig
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.errors import AdapterError
+
+
+OVERSAMPLING = 2
+"""How many times as many directions as can be used are followed, since what is cut off in between is lost."""
 
 
 @dataclass
@@ -86,7 +90,10 @@ def _divisor(config: LoraConfig, r: int) -> float:
 def _components(
     model: nn.Module, layers: Sequence[tuple[str, LoraLinear]], eva: EvaConfig, context: InitContext
 ) -> dict[str, Components]:
-    found = {path: Components(min(math.ceil(eva.rho * layer.r), layer.lora_A.shape[1])) for path, layer in layers}
+    found = {
+        path: Components(min(OVERSAMPLING * math.ceil(eva.rho * layer.r), layer.lora_A.shape[1]))
+        for path, layer in layers
+    }
     if context.batches is None:
         raise AdapterError(
             "init_lora_weights: eva starts from the layers' inputs, and there is no data to read them from",
@@ -164,7 +171,7 @@ def _redistributed(
     for path, layer in layers:
         components = found[path]
         assert components.values is not None
-        allowed = min(len(components.values), *layer.lora_B.shape[:1], layer.lora_A.shape[1])
+        allowed = min(len(components.values), math.ceil(eva.rho * layer.r), layer.lora_B.shape[0])
         squares = components.values[:allowed].square() / max(components.energy, 1e-30)
         shares += [(float(share), -index, path) for index, share in enumerate(squares)]
     firsts = [share for share in shares if share[1] == 0]

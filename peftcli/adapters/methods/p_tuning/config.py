@@ -34,6 +34,12 @@ class PTuningConfig(PromptConfig):
     encoder_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout between the layers of the LSTM, while training."""
 
+    @classmethod
+    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        if document.get("encoder_reparameterization_type") != "LSTM":
+            return {"encoder_num_layers": 2, "encoder_dropout": 0.0}
+        return {"encoder_dropout": 0.0} if document.get("encoder_num_layers") == 1 else {}
+
     @model_validator(mode="after")
     def _network_uses_its_fields(self) -> Self:
         lstm = self.encoder_reparameterization_type == "LSTM"

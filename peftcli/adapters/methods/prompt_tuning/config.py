@@ -31,6 +31,10 @@ class PromptTuningConfig(PromptConfig):
     prompt_tuning_init_text: str | None = None
     """The text of a TEXT start: its first tokens, repeated where it is shorter than the prompt."""
 
+    @classmethod
+    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        return {} if document.get("prompt_tuning_init") == "TEXT" else {"prompt_tuning_init_text": None}
+
     @model_validator(mode="after")
     def _text_and_start_agree(self) -> Self:
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):

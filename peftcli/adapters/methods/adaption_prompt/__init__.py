@@ -1,0 +1,1 @@
+"""LLaMA-Adapter: gated attention to trained prompts in the upper layers."""
