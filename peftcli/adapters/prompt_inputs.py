@@ -50,6 +50,27 @@ def ones_in_front(mask: Tensor, n: int) -> Tensor:
     return torch.cat([mask.new_ones(mask.shape[0], n), mask], dim=1)
 
 
+def beside_padding(mask: Tensor, n: int) -> Tensor | None:
+    """For rows padded on the left: where each column of [prompt; tokens] comes from when the padding stays outermost.
+
+    (batch, n + length), or None where no row begins with padding. Relative positions (T5) then are those of an unpadded
+    row.
+    """
+    padding = (mask.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+    if not bool(padding.any()):
+        return None
+    column = torch.arange(n + mask.shape[1], device=mask.device).expand(mask.shape[0], -1)
+    inner = torch.where(column < padding + n, column - padding, column)
+    return torch.where(column < padding, column + n, inner)
+
+
+def in_order(joined: Tensor, order: Tensor | None) -> Tensor:
+    """Columns of (batch, length, ...) as `beside_padding` says."""
+    if order is None:
+        return joined
+    return joined.gather(1, order if joined.dim() == 2 else order[..., None].expand_as(joined))
+
+
 def lengthen_mask(inputs: dict[str, Any], n: int) -> Tensor | None:
     """Puts ones before the mask of a call, where it has one, and gives it."""
     inputs.pop("cache_position", None)
@@ -84,6 +105,7 @@ class InputPromptAdapter(PromptAdapter):
         self.sites = sites
         self._rows_due = False
         self._extended = False
+        self._order: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -106,12 +128,16 @@ class InputPromptAdapter(PromptAdapter):
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Forward pre-hook of the backbone: inputs with the prompt in front."""
         self._extended = self._rows_due = False
+        self._order = None
         if not self.enabled:
             return None
         inputs = named_arguments(module, args, kwargs)
         cached = cached_length(inputs.get("past_key_values"))
         positions_given = inputs.get("position_ids") is not None
         mask = lengthen_mask(inputs, self.num_rows)
+        if self.sites.reader is not None and mask is not None:
+            self._order = beside_padding(mask[:, self.num_rows :], self.num_rows)
+            inputs["attention_mask"] = in_order(mask, self._order)
         if cached == 0:
             self._extend_tokens(inputs)
             self._extended = True
@@ -124,7 +150,8 @@ class InputPromptAdapter(PromptAdapter):
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         n = self.num_rows
         if embeds is not None:
-            inputs["inputs_embeds"] = torch.cat([self.rows(embeds.shape[0], embeds), embeds], dim=1)
+            joined = torch.cat([self.rows(embeds.shape[0], embeds), embeds], dim=1)
+            inputs["inputs_embeds"] = in_order(joined, self._order)
         elif ids is not None:
             inputs["input_ids"] = torch.cat([ids.new_full((ids.shape[0], n), self.sites.placeholder), ids], dim=1)
             self._rows_due = True
@@ -143,7 +170,8 @@ class InputPromptAdapter(PromptAdapter):
         if not self._rows_due:
             return None
         self._rows_due = False
-        return torch.cat([self.rows(output.shape[0], output), output[:, self.num_rows :]], dim=1)
+        joined = torch.cat([self.rows(output.shape[0], output), output[:, self.num_rows :]], dim=1)
+        return in_order(joined, self._order)
 
     def strip(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Forward hook of the backbone: hidden states of the real tokens only."""
@@ -164,5 +192,6 @@ class InputPromptAdapter(PromptAdapter):
         mask, states = inputs.get("encoder_attention_mask"), inputs.get("encoder_hidden_states")
         if mask is None or states is None or states.shape[1] != mask.shape[-1] + self.num_rows:
             return None
-        inputs["encoder_attention_mask"] = ones_in_front(mask, self.num_rows)
+        n = self.num_rows
+        inputs["encoder_attention_mask"] = in_order(ones_in_front(mask, n), beside_padding(mask, n))
         return (), inputs

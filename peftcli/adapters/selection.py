@@ -82,8 +82,8 @@ def bias_in_use(module: nn.Module) -> Tensor | None:
     """The bias that a linear layer under this wrapper adds to its answer: the trained copy where there is one."""
     while isinstance(module, AdapterLayer):
         if isinstance(module, SelectedParameters) and module.enabled and "bias" in module.names:
-            copied: Tensor = module.copies[_slot("bias")].to(module.types["bias"])
-            return copied
+            copied: Tensor = module.copies[_slot("bias")]
+            return copied.to(unwrapped(module).get_parameter("bias").dtype)
         module = module.base_layer
     bias: Tensor | None = module._parameters.get("bias")
     return bias

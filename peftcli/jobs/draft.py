@@ -124,7 +124,9 @@ class Draft:
     def _seconds(self) -> Seconds:
         total = time.monotonic() - self.started
         training = self.result.seconds if self.result else 0.0
-        return Seconds(startup=self.startup_seconds or total, training=training, total=total)
+        startup = self.startup_seconds or total
+        # after a resume `training` counts every attempt, this process's clock only the last
+        return Seconds(startup=startup, training=training, total=max(total, startup + training))
 
     def _training_facts(self) -> dict[str, Any]:
         """From the result of the fit; from what it logged when it did not come to its end."""
@@ -199,6 +201,7 @@ def _planned_facts(prepared: Prepared) -> dict[str, Any]:
             "batch_size": prepared.loaded.recipe.training.batch_size,
             "micro_batch_size": resolved.micro_batch_size,
             "learning_rate": resolved.learning_rate_note,
+            "max_grad_norm": prepared.loaded.recipe.training.max_grad_norm,
         },
         "data": prepared.data.facts.to_dict(),
         "plan": plan.to_dict(),

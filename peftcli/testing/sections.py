@@ -11,6 +11,18 @@ from peftcli.testing.contract import Case
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"type": "lora", "r": 4},
+    "dora": {"type": "dora", "r": 4},
+    "pissa": {"type": "pissa", "r": 4},
+    "lora_ga": {"type": "lora_ga", "r": 2},
+    "eva": {"type": "eva", "r": 4},
+    "lora_fa": {"type": "lora_fa", "r": 4, "target_modules": "all-linear", "bias": "all"},
+    "tokens": {"type": "lora", "r": 4, "trainable_token_indices": [5, 6, 7]},
+    "adalora": {"type": "adalora", "init_r": 6, "target_r": 3},
+    "vera": {"type": "vera", "r": 16},
+    "ia3": {"type": "ia3"},
+    "loha": {"type": "loha", "r": 4},
+    "lokr": {"type": "lokr", "r": 2},
+    "oft": {"type": "oft", "oft_block_size": 8},
     "bottleneck": {"type": "bottleneck"},
     "pfeiffer": {"type": "bottleneck", "placement": "pfeiffer", "scaling": 1.0},
     "houlsby": {"type": "bottleneck", "placement": "houlsby", "scaling": 1.0, "ln_before": True},

@@ -118,12 +118,12 @@ def test_training_follows_the_trace(case: str, tmp_path: Path) -> None:
     again = load_base(base)
     adapters.load(again, tmp_path / "adapter")
     assert (evaluated(again, base, tensors) - final).abs().max() < LOGIT_TOLERANCE
-    try:
-        adapters.merge(model)
-    except MergeError as error:
-        assert "bias" in error.message
-    else:
-        assert (evaluated(model, base, tensors) - tuned).abs().max() < LOGIT_TOLERANCE
+    if getattr(adapter.config, "lora_bias", False):
+        with pytest.raises(MergeError, match="bias"):  # this base has no bias to hold it
+            adapters.merge(model)
+        return
+    adapters.merge(model)
+    assert (evaluated(model, base, tensors) - tuned).abs().max() < LOGIT_TOLERANCE
 
 
 def test_every_case_of_the_family_is_found() -> None:

@@ -144,6 +144,21 @@ def test_dora_on_an_embedding_scales_columns_over_the_vocabulary() -> None:
     assert (logits(model) - tuned).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+def test_dora_leaves_the_bias_out_of_the_direction(bias: str) -> None:
+    section = {"use_dora": True, "bias": bias, "target_modules": ["q_proj"]}
+    model = disturbed(attached(section, llama(attention_bias=True)))
+    tuned = logits(model)
+    path, layer = next((path, layer) for path, layer in adapter_of(model).layers if hasattr(layer, "magnitude"))
+    weight = model.get_submodule(path).weight + layer.lora_B @ layer.lora_A * layer.scaling
+    current = layer.base_layer(torch.zeros(1, 32))
+    x = torch.randn(3, 32)
+    expected = x @ (weight * (layer.magnitude / weight.norm(dim=1))[:, None]).T + current
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+    adapters.merge(model)
+    assert (logits(model) - tuned).abs().max() < 1e-5
+
+
 # -- starts ------------------------------------------------------------------------------------------------------
 
 

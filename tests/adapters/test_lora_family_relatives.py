@@ -118,10 +118,10 @@ def test_budget_falls_cubically_between_the_two_ends() -> None:
     schedule = Schedule.of(AdaloraConfig(tinit=4, tfinal=6, total_step=30), 99)
     budgets = [schedule.budget(step, 100, 40) for step in range(30)]
     assert budgets[:5] == [100] * 5
-    assert budgets[20:] == [40] * 10
+    assert budgets[24:] == [40] * 6
     assert budgets == sorted(budgets, reverse=True)
     assert budgets[14] == int(60 * (1 - 10 / 20) ** 3 + 40)
-    assert [schedule.prunes(step) for step in (4, 5, 20, 21)] == [False, True, True, False]
+    assert [schedule.prunes(step) for step in (4, 5, 24, 25)] == [False, True, True, False]
 
 
 def test_open_times_are_shares_of_the_run() -> None:
@@ -311,7 +311,7 @@ def test_blocks_take_the_nearest_size_that_divides() -> None:
         ({"type": "adalora", "init_r": 17}, "init_r = 17"),
         ({"type": "loha", "r": 17}, "r = 17"),
         ({"type": "oft", "r": 48, "oft_block_size": 0, "target_modules": ["q_proj"]}, "blocks of one"),
-        ({"type": "ia3", "target_modules": ["k_proj"], "feedforward_modules": ["down_proj"]}, "no targets"),
+        ({"type": "ia3", "target_modules": ["k_proj"], "feedforward_modules": ["down_proj"]}, "no target"),
         ({"type": "vera", "target_modules": ["q_proj", "vproj"]}, "vproj"),
         ({"type": "lokr", "rank_pattern": {"qproj": 1}}, "qproj"),
     ],

@@ -2,9 +2,10 @@
 
     python tests/builtin/make/pretrain.py [--output FOLDER] [--steps N] [--threads N]
 
-The shipped files are pinned by hash; another machine gets another model of the same quality. Matrices are trained by
-Muon (orthogonalised momentum), embeddings and norms by AdamW; the rate falls along a cosine to nothing. Every 16th
-batch is packed into long rows, so that the whole context is trained; the others are rows of like length, each alone.
+The shipped files are pinned by hash; another machine gets another model of the same quality. Training begins with
+echoes of random tokens, until copying is learnt. Matrices are trained by Muon (orthogonalised momentum), embeddings and
+norms by AdamW; the rate falls along a cosine to nothing. Every 16th batch is packed into long rows, so that the whole
+context is trained; the others are rows of like length, each alone.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SEED = 7
 CONTEXT = 1024
-BATCH_TOKENS = 4096
-POOL_ROWS = 1024
+BATCH_TOKENS = 2048
+POOL_ROWS = 512
 PACKED_EVERY = 16
 PACKED_LENGTH = 512
+ECHO_EVERY = 16
+ECHO_STEPS = 300
+LOOK_BACK_PAIRS = 4
+LOOK_BACK_SIZE = 1.3
 USER_WEIGHT = 0.25
 STORY_WEIGHT = 0.5
 
@@ -95,16 +100,31 @@ def packed(rng: random.Random, encoder: Encoder, length: int) -> list[Row]:
     return rows
 
 
+def echoes(rng: random.Random, vocabulary: int, first: int) -> list[Row]:
+    """Random tokens said three times, the first time untrained: nothing but copying helps, and every token is copied."""
+    length = 6 + int(rng.random() * 14)
+    rows = []
+    for _ in range(BATCH_TOKENS // (3 * length)):
+        ids = [first + int(rng.random() * (vocabulary - first)) for _ in range(length)]
+        rows.append(Row(ids * 3, [0.0] * length + [1.0] * (2 * length)))
+    return rows
+
+
 def batches(rng: random.Random, encoder: Encoder, steps: int) -> Iterator[list[Row]]:
-    """`steps` batches."""
-    count = 0
+    """`steps` batches: echoes first, then lessons with an echo and a packed batch now and then."""
+    vocabulary, first = encoder.tokenizer.get_vocab_size(), max(encoder.roles.values()) + 1
+    for _ in range(ECHO_STEPS):
+        yield echoes(rng, vocabulary, first)
+    count = ECHO_STEPS
     while count < steps:
-        for rows in pool(rng, encoder):
+        for rows in pool(rng, encoder)[: steps - count]:
             count += 1
-            whole = CONTEXT if count % (4 * PACKED_EVERY) == 0 else PACKED_LENGTH
-            yield packed(rng, encoder, whole) if count % PACKED_EVERY == 0 else rows
-            if count == steps:
-                return
+            if count % PACKED_EVERY == 0:
+                yield packed(rng, encoder, CONTEXT if count % (4 * PACKED_EVERY) == 0 else PACKED_LENGTH)
+            elif count % ECHO_EVERY == ECHO_EVERY // 2:
+                yield echoes(rng, vocabulary, first)
+            else:
+                yield rows
 
 
 def tensors(rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,11 +148,40 @@ def new_model(vocabulary: int, encoder: Encoder) -> LlamaForCausalLM:
         bos_token_id=encoder.bos,
         eos_token_id=encoder.end,
         pad_token_id=encoder.pad,
+        initializer_range=0.05,
         # faster than sdpa on short rows
         attn_implementation="eager",
     )
     torch.manual_seed(SEED)
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    look_back(model)
+    return model
+
+
+@torch.no_grad()
+def look_back(model: LlamaForCausalLM) -> None:
+    """Starts two heads of the first layer as heads that look one and two tokens back.
+
+    Copying needs a head that knows which token stood before each token; found by chance that takes most of a training
+    of this size, given at the start a few hundred steps. The last coordinate of all embeddings is made constant (with
+    tied embeddings that shifts all logits alike), so that query and key can hold a fixed vector; the rotary embedding
+    turns it by the position, and the query's is turned back by the distance to look.
+    """
+    config = model.config
+    embeddings = model.model.embed_tokens.weight
+    embeddings.normal_(0, 0.02)
+    embeddings[:, -1] = 0.01 * config.hidden_size**0.5
+    attention = model.model.layers[0].self_attn
+    half = config.head_dim // 2
+    turns = config.rope_parameters["rope_theta"] ** (-torch.arange(LOOK_BACK_PAIRS) / half)
+    for head, distance in enumerate((1, 2)):
+        query = attention.q_proj.weight[head * config.head_dim : (head + 1) * config.head_dim, -1]
+        query.zero_()
+        query[:LOOK_BACK_PAIRS] = LOOK_BACK_SIZE * torch.cos(-distance * turns)
+        query[half : half + LOOK_BACK_PAIRS] = LOOK_BACK_SIZE * torch.sin(-distance * turns)
+    key = attention.k_proj.weight[: config.head_dim, -1]
+    key.zero_()
+    key[:LOOK_BACK_PAIRS] = LOOK_BACK_SIZE
 
 
 def shifted_losses(
@@ -227,8 +276,8 @@ def keep_freed_memory() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=PACKAGE_FOLDER)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=1.2e-2)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=250)
     chosen = parser.parse_args()

@@ -17,7 +17,7 @@ class AdaloraConfig(TargetedConfig):
     name: ClassVar[str] = "adalora"
     summary: ClassVar[str] = "low-rank triplets whose ranks are given out by importance while training"
     peft_type: ClassVar[str] = "ADALORA"
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 2e-2
     file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
     refused_variants: ClassVar[Mapping[str, str]] = REFUSED_VARIANTS
 

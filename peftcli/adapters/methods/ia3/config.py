@@ -16,7 +16,7 @@ class Ia3Config(TargetedConfig):
     name: ClassVar[str] = "ia3"
     summary: ClassVar[str] = "one learned factor for each output (or input) of a layer; the smallest adapter"
     peft_type: ClassVar[str] = "IA3"
-    learning_rate: ClassVar[float] = 3e-2
+    learning_rate: ClassVar[float] = 5e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         "target_modules": None,
         "exclude_modules": None,

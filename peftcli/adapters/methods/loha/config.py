@@ -16,7 +16,7 @@ class LohaConfig(TargetedConfig):
     name: ClassVar[str] = "loha"
     summary: ClassVar[str] = "Hadamard product of two low-rank products, of rank up to r squared"
     peft_type: ClassVar[str] = "LOHA"
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 1.5e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,
         "rank_pattern": {},

@@ -16,7 +16,7 @@ class LokrConfig(TargetedConfig):
     name: ClassVar[str] = "lokr"
     summary: ClassVar[str] = "Kronecker product of a small and a low-rank matrix"
     peft_type: ClassVar[str] = "LOKR"
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 3e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,
         "rank_pattern": {},

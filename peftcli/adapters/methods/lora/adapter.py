@@ -19,6 +19,7 @@ from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.gradient_start import start_from_gradients
 from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
 from peftcli.adapters.methods.lora.tokens import TokenRows
+from peftcli.models.structure import input_embedding, output_embedding
 
 Pair = LoraLinear | LoraEmbedding | LoraParameter
 
@@ -150,8 +151,7 @@ class LoraAdapter(LinearsAdapter):
 
 def embedding_modules(model: nn.Module) -> list[nn.Module]:
     """Input and output embedding of the base, where the model has them."""
-    getters = [getattr(model, name, None) for name in ("get_input_embeddings", "get_output_embeddings")]
-    found = [getter() for getter in getters if getter is not None]
+    found = (input_embedding(model), output_embedding(model))
     return [unwrapped(module) for module in found if module is not None]
 
 

@@ -60,7 +60,7 @@ REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ", "mica": 
 
 REFERENCE_SCALE = 2.0
 """The scale lora_alpha / r that the method's learning rate was measured at."""
-START_FACTORS: Mapping[str, float] = {"pissa": 0.65, "olora": 0.15, "lora_ga": 0.5}
+START_FACTORS: Mapping[str, float] = {"pissa": 0.65, "olora": 0.3, "lora_ga": 0.3, "eva": 0.35}
 """Starts that are large already learn at a lower rate: the factor, measured likewise."""
 
 Start = Literal["gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"]

@@ -1,8 +1,8 @@
 """`init_lora_weights: eva` (arXiv:2410.07170): A starts at the directions in which a layer's inputs vary most.
 
-An incremental SVD of the inputs X (tokens, in) of each layer keeps more right singular vectors than can be used; ranks are then given
-to the layers whose components explain most, the sum of ranks unchanged, every layer keeping one at least. B starts at
-zero, so the model starts as its base.
+An incremental SVD of the inputs X (tokens, in) of each layer keeps more right singular vectors than can be used. With
+rho above 1, ranks then go to the layers whose components explain most: the sum of ranks is unchanged, every layer keeps
+one at least. B starts at zero, so the model starts as its base.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from peftcli.adapters.base import InitContext
 from peftcli.adapters.methods.lora.config import EvaConfig, LoraConfig
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.errors import AdapterError
-
 
 OVERSAMPLING = 2
 """How many times as many directions as can be used are followed, since what is cut off in between is lost."""

@@ -28,7 +28,7 @@ from peftcli.adapters.layers import (
     unwrapped,
 )
 from peftcli.adapters.linears import Biases, LinearsMethod, rank_faults
-from peftcli.adapters.methods.lora.adapter import LoraAdapter
+from peftcli.adapters.methods.lora.adapter import LoraAdapter, embedding_modules
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
 from peftcli.adapters.methods.lora.experts import LoraParameter
@@ -37,7 +37,7 @@ from peftcli.adapters.methods.lora.tokens import TokenRows
 from peftcli.adapters.selection import wrap_named_modules
 from peftcli.adapters.targets import names_path, pattern_value
 from peftcli.errors import AdapterError, Fault
-from peftcli.models.structure import embeddings_are_tied
+from peftcli.models.structure import embeddings_are_tied, input_embedding
 from peftcli.models.weights import is_linear
 
 
@@ -119,9 +119,9 @@ def tied_paths(model: nn.Module) -> tuple[str, str] | None:
     """Paths of input and output embedding where they are one tensor."""
     if not embeddings_are_tied(model):
         return None
-    roles = [unwrapped(model.get_input_embeddings()), unwrapped(model.get_output_embeddings())]  # type: ignore[operator]
     paths = {id(module): path for path, module in named_base_modules(model)}
-    return paths[id(roles[0])], paths[id(roles[1])]
+    embedding, head = (paths[id(module)] for module in embedding_modules(model))
+    return embedding, head
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
@@ -188,8 +188,10 @@ def _token_paths(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
         return {}
     modules = dict(named_base_modules(model))
     if not isinstance(wanted, dict):
-        embedding = unwrapped(model.get_input_embeddings())  # type: ignore[operator]
-        return {path: wanted for path, module in modules.items() if module is embedding}
+        embedding = input_embedding(model)
+        if embedding is None:
+            raise AdapterError("trainable_token_indices needs a model with a token embedding")
+        return {path: wanted for path, module in modules.items() if module is unwrapped(embedding)}
     found: dict[str, list[int]] = {}
     for name, indices in wanted.items():
         paths = [path for path in modules if path and names_path(name, path)]
