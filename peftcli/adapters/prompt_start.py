@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from peftcli.errors import AdapterError
 from peftcli.models.load import load_tokenizer
 from peftcli.models.source import resolve_base
 from peftcli.models.structure import hidden_size
+
+EncoderT = TypeVar("EncoderT", bound=nn.Module)
 
 
 def base_facts(model: nn.Module) -> dict[str, Any]:
@@ -42,6 +44,13 @@ def sampled_ids(count: int, vocabulary: int, generator: torch.Generator) -> Tens
     """`count` token ids, all different as long as the vocabulary lasts."""
     rounds = -(-count // vocabulary)
     return torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:count]
+
+
+def empty_encoder(build: Callable[[], EncoderT], device: torch.device) -> EncoderT:
+    """A network without values, made without a draw from the shared random stream."""
+    with torch.device("meta"):
+        encoder = build()
+    return encoder.to_empty(device=device)
 
 
 def restart(encoder: nn.Module, generator: torch.Generator) -> None:

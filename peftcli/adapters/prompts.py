@@ -115,8 +115,10 @@ class PromptAdapter(Adapter):
         """Puts the hooks on the model; called once, after building."""
 
     def start_life(self, encoder: PromptEncoder, shapes: Shapes | None) -> None:
-        """Hangs the encoder on the model, wraps `modules_to_save` and hooks the prompt in. Raises `AdapterError` when a name matches nothing; the model
-        is then untouched."""
+        """Hangs the encoder on the model, wraps `modules_to_save` and hooks the prompt in.
+
+        Raises `AdapterError` when a name matches nothing; the model is then untouched.
+        """
         self._put(encoder)
         unmatched = wrap_named_modules(self.heads, dict.fromkeys(self.config.modules_to_save or ()))
         # a file of the reference lists every name that a head may have

@@ -59,6 +59,7 @@ def adapter_files(
     """
     adapter = adapter_of(model)
     config, tensors = adapter.saved()
+    tensors = {key: _in_type(value, adapter.read_types.get(key)) for key, value in tensors.items()}
     _check_finite(tensors, where="the adapter in memory")
     document = config.to_file(adapter.kept_fields)
     if base_name is not None:
@@ -66,7 +67,10 @@ def adapter_files(
     if revision is not None:
         document["revision"] = revision
     if document["task_type"] is None and document["auto_mapping"] is None and "task_type" not in adapter.kept_fields:
-        document["task_type"] = _task_type(model)
+        task_type = _task_type(model)
+        # given a classifier's task, the reference insists on finding its head in the file
+        without_head = task_type in ("SEQ_CLS", "TOKEN_CLS") and not document.get("modules_to_save")
+        document["task_type"] = None if without_head else task_type
     contents = {
         CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
         TENSORS_NAME: serialise(tensors, METADATA),
@@ -78,6 +82,14 @@ def adapter_files(
     if companions:
         contents[COMPANIONS_NAME] = serialise(companions, METADATA)
     return contents
+
+
+def _in_type(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The tensor in the type that it was read in, unless it has become too fine for it."""
+    if dtype is None or value.dtype == dtype:
+        return value
+    narrowed = value.to(dtype)
+    return narrowed if torch.equal(narrowed.to(value.dtype), value) else value
 
 
 def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -324,6 +336,7 @@ def _fill(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None
                 )
         else:
             entry.load(tensors[entry.key])
+            adapter.read_types[entry.key] = tensors[entry.key].dtype
 
 
 def _check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftcli import adapters
@@ -474,6 +474,21 @@ def test_lora_bias_merges_where_there_is_a_bias_and_is_refused_where_not() -> No
     with pytest.raises(MergeError, match="bias"):
         adapters.merge(model)
     assert torch.equal(logits(model), tuned)
+
+
+def test_half_precision_files_are_read_into_float32_and_written_as_they_were(tmp_path: Path) -> None:
+    adapters.save(disturbed(attached({})), tmp_path / "first")
+    path = tmp_path / "first" / "adapter_model.safetensors"
+    save_file({key: value.bfloat16() for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    model = llama()
+    adapters.load(model, tmp_path / "first", trainable=True)
+    assert all(p.dtype == torch.float32 for p in adapter_of(model).trainable_parameters().values())
+    adapters.save(model, tmp_path / "second")
+    assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
+    disturbed(model)
+    adapters.save(model, tmp_path / "third")
+    stored = load_file(tmp_path / "third" / path.name).values()
+    assert all(value.dtype == torch.float32 for value in stored), "trained on, nothing is rounded away"
 
 
 def test_dropout_follows_the_mode_of_the_model() -> None:

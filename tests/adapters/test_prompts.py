@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftcli import adapters
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.registry import config_class
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, MergeError, RecipeError
 from peftcli.testing.families import VOCAB, tiny_model
 
 PROMPTS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"type": "prompt_tuning", "num_virtual_tokens": 5},
+    "p_tuning": {"type": "p_tuning", "num_virtual_tokens": 5, "encoder_hidden_size": 8},
+    "prefix_tuning": {"type": "prefix_tuning", "num_virtual_tokens": 5},
+    "prefix_projection": {"type": "prefix_tuning", "num_virtual_tokens": 5, "prefix_projection": True},
 }
 methods = pytest.mark.parametrize("method", PROMPTS)
+ways_in = pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+"""One method of each way into the forward pass; what a prompt is made of does not matter there."""
 
 
 def moved(model: nn.Module, section: dict[str, Any]) -> nn.Module:
@@ -40,7 +49,7 @@ def distance(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max())
 
 
-@methods
+@ways_in
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_row_equals_its_unpadded_run(method: str, attention: str, side: str) -> None:
@@ -55,7 +64,7 @@ def test_a_padded_row_equals_its_unpadded_run(method: str, attention: str, side:
         assert distance(both[1], model(long).logits[0]) < 2e-5
 
 
-@methods
+@ways_in
 @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float32])
 def test_the_mask_keeps_its_own_type(method: str, kind: torch.dtype) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
@@ -64,8 +73,8 @@ def test_the_mask_keeps_its_own_type(method: str, kind: torch.dtype) -> None:
         assert distance(model(ids, attention_mask=torch.ones_like(ids).to(kind)).logits, model(ids).logits) < 1e-5
 
 
-@methods
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "opt"])
+@ways_in
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_generation_equals_step_by_step(method: str, family: str) -> None:
     model = moved(tiny_model(family), PROMPTS[method])
     prompts = torch.cat([torch.zeros(1, 2, dtype=torch.long), token_ids(1, 5)], dim=1)
@@ -78,7 +87,7 @@ def test_generation_equals_step_by_step(method: str, family: str) -> None:
     assert generated[:, 2:].tolist() == ids.tolist()
 
 
-@methods
+@ways_in
 def test_beams_and_sampling_run_over_the_cache(method: str) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
     ids = token_ids(2, 5)
@@ -93,7 +102,7 @@ def test_beams_and_sampling_run_over_the_cache(method: str) -> None:
     assert drawn[0] == drawn[1]
 
 
-@methods
+@ways_in
 def test_embedded_input_is_taken_too(method: str) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
     ids = token_ids(2, 6)
@@ -102,7 +111,7 @@ def test_embedded_input_is_taken_too(method: str) -> None:
         assert distance(model(inputs_embeds=embedded).logits, model(ids).logits) < 1e-5
 
 
-@methods
+@ways_in
 def test_hidden_states_and_labels_are_those_of_real_tokens(method: str) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
     ids = token_ids(2, 6)
@@ -112,7 +121,7 @@ def test_hidden_states_and_labels_are_those_of_real_tokens(method: str) -> None:
     assert distance(output.loss, expected) < 1e-6
 
 
-@methods
+@ways_in
 def test_positions_given_by_the_caller_are_shifted(method: str) -> None:
     model = moved(tiny_model("gpt2"), PROMPTS[method])
     ids = token_ids(1, 6)
@@ -152,6 +161,14 @@ def test_the_prompt_is_among_the_parameters_but_not_in_the_base(method: str) -> 
 
 
 @methods
+def test_attaching_draws_nothing_from_the_shared_stream(method: str) -> None:
+    before = torch.random.get_rng_state()
+    model = tiny_model("llama")
+    adapters.attach(model, PROMPTS[method])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@methods
 def test_a_prompt_cannot_be_merged(method: str) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
     ids = token_ids(1, 4)
@@ -162,7 +179,7 @@ def test_a_prompt_cannot_be_merged(method: str) -> None:
         assert torch.equal(model(ids).logits, expected)
 
 
-@methods
+@ways_in
 def test_a_mask_of_four_dimensions_is_refused(method: str) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
     with pytest.raises(AdapterError, match=r"\(batch, length\)"):
@@ -176,6 +193,7 @@ def test_a_head_is_trained_beside_the_prompt(method: str) -> None:
         adapters.attach(model, {**PROMPTS[method], "modules_to_save": ["clasifier"]})
     assert not hasattr(model, "prompt_encoder")
     adapters.attach(model, {**PROMPTS[method], "modules_to_save": ["classifier"]})
+    assert "base_model.classifier.weight" in adapter_of(model).trainable_parameters()
     keys = [entry.key for entry in adapter_of(model).entries()]
     assert keys == ["prompt_embeddings", "base_model.classifier.weight", "base_model.classifier.bias"]
 
@@ -226,3 +244,159 @@ def test_a_text_start_without_a_tokenizer_says_how_to_give_one() -> None:
     with pytest.raises(AdapterError, match="tokenizer"):
         adapters.attach(model, section)
     assert not hasattr(model, "prompt_encoder")
+
+
+def test_a_file_with_a_field_that_has_no_effect_is_read_and_written_as_it_was() -> None:
+    for fields, name in (
+        ({"peft_type": "P_TUNING", "encoder_num_layers": 3, "encoder_dropout": 0.1}, "p_tuning"),
+        ({"peft_type": "PROMPT_TUNING", "prompt_tuning_init_text": "Sort this:"}, "prompt_tuning"),
+    ):
+        document = {"num_virtual_tokens": 4, **fields}
+        config, kept = config_class(name).from_file(document, where="adapter_config.json")
+        assert {**config.to_file(kept), **document} == config.to_file(kept)
+
+
+# -- prefixes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen", "gemma", "phi", "gpt2", "gpt_neox", "opt", "mixtral"])
+def test_a_prefix_from_a_text_is_the_text_read_before(family: str) -> None:
+    model = tiny_model(family)
+    ids = token_ids(1, 12)
+    with torch.no_grad():
+        whole = model(ids).logits
+        adapters.attach(model, PROMPTS["prefix_tuning"], context=InitContext(torch.Generator(), batches=lambda: [rows]))
+        assert distance(model(ids[:, 5:]).logits, whole[:, 5:]) < 1e-4
+
+
+rows = {"input_ids": torch.cat([torch.zeros(1, 2, dtype=torch.long), token_ids(1, 12)], dim=1)}
+rows["attention_mask"] = (rows["input_ids"] != 0).long()
+
+
+def test_a_projected_prefix_starts_there_too() -> None:
+    starts = []
+    for method in ("prefix_tuning", "prefix_projection"):
+        model = tiny_model("llama")
+        adapters.attach(model, PROMPTS[method], context=InitContext(torch.Generator(), batches=lambda: [rows]))
+        starts.append(adapter_of(model).entries()[0].stored())
+    assert distance(starts[0], starts[1]) < 1e-4
+
+
+def test_a_prefix_can_start_at_zero_or_from_a_given_text() -> None:
+    model = tiny_model("llama")
+    adapters.attach(model, {**PROMPTS["prefix_tuning"], "prefix_init": "zero"})
+    assert not adapter_of(model).state()["prompt_embeddings"].any()
+    model = tiny_model("llama")
+    section = {**PROMPTS["prefix_tuning"], "prefix_init_text": "7 8 9 7 8"}
+    adapters.attach(model, section, context=InitContext(torch.Generator(), tokenizer=Words()))
+    with torch.no_grad():
+        cache = tiny_model("llama")(torch.tensor([[7, 8, 9, 7, 8]])).past_key_values
+    prefix = adapter_of(model).state()["prompt_embeddings"].view(5, 4, 2, 8)
+    assert distance(prefix[:, 2], cache.layers[1].keys[0].transpose(0, 1)) < 1e-5
+    with pytest.raises(RecipeError, match="no effect"):
+        adapters.attach(tiny_model("llama"), {**section, "prefix_init": "zero"})
+
+
+def test_recording_a_start_leaves_training_modes_alone() -> None:
+    model = tiny_model("llama").train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    adapters.attach(model, PROMPTS["prefix_tuning"])
+    adapters.detach(model)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("use_cache", [None, False])
+def test_checkpointed_layers_see_the_prefix(use_cache: bool | None) -> None:
+    model = moved(tiny_model("llama"), PROMPTS["prefix_tuning"]).train()
+    ids, more = token_ids(2, 8), token_ids(3, 6)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # two forward passes of other sizes before one backward pass
+        losses = [model(batch, labels=batch, use_cache=use_cache).loss for batch in (ids, more)]
+        (parameter,) = adapter_of(model).trainable_parameters().values()
+        gradients.append(torch.autograd.grad(sum(losses), parameter)[0])
+    assert bool(gradients[0].any())
+    assert distance(*gradients) < 1e-6
+
+
+def test_a_cache_comes_out_only_when_asked_for() -> None:
+    model = moved(tiny_model("llama"), PROMPTS["prefix_tuning"])
+    ids = token_ids(1, 6)
+    with torch.no_grad():
+        assert model(ids, use_cache=False).past_key_values is None
+        first = model(ids[:, :4], use_cache=True)
+        assert first.past_key_values.get_seq_length() == 5 + 4
+        then = model(ids[:, 4:], past_key_values=first.past_key_values).logits
+        assert distance(then, model(ids).logits[:, 4:]) < 1e-5
+
+
+def test_a_model_without_a_cache_is_refused_with_another_method() -> None:
+    config = transformers.DistilBertConfig(vocab_size=VOCAB, dim=32, n_layers=1, n_heads=4, hidden_dim=48)
+    model = transformers.DistilBertForMaskedLM(config)
+    with pytest.raises(AdapterError, match="takes none"):
+        adapters.attach(model, PROMPTS["prefix_tuning"])
+    adapters.attach(model, PROMPTS["prompt_tuning"])
+
+
+# -- encoders beside the adapter -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["p_tuning", "prefix_projection"])
+def test_an_encoder_of_another_prompt_is_refused(method: str, tmp_path: Path) -> None:
+    model = moved(tiny_model("llama"), PROMPTS[method])
+    adapters.save(model, tmp_path)
+    tensors = load_file(tmp_path / "peftcli_encoder.safetensors")
+    key = next(key for key in tensors if key.endswith(".bias"))
+    for changed, message in (({**tensors, key: tensors[key] + 1.0}, "another prompt"), ({}, "one of file and method")):
+        save_file(changed, tmp_path / "peftcli_encoder.safetensors")
+        other = tiny_model("llama")
+        with pytest.raises(AdapterError, match=message):
+            adapters.load(other, tmp_path)
+        assert not hasattr(other, "prompt_encoder")
+
+
+def test_padding_on_the_left_of_an_encoder_changes_nothing() -> None:
+    model = moved(tiny_model("t5"), PROMPTS["prompt_tuning"])
+    ids, answer, pads = token_ids(1, 6), token_ids(1, 4, seed=8), torch.zeros(1, 3, dtype=torch.long)
+    padded = torch.cat([pads, ids], dim=1)
+    with torch.no_grad():
+        expected = model(input_ids=ids, decoder_input_ids=answer).logits
+        found = model(input_ids=padded, attention_mask=(padded != 0).long(), decoder_input_ids=answer).logits
+    assert distance(found, expected) < 2e-5 * float(expected.abs().max())
+
+
+# -- LLaMA-Adapter -------------------------------------------------------------------------------------------------
+
+
+def test_only_the_last_layers_are_adapted() -> None:
+    model = tiny_model("llama")
+    summary = adapters.attach(model, {"type": "adaption_prompt", "adapter_len": 3, "adapter_layers": 1})
+    assert summary.targets == ("model.layers.1.self_attn",)
+    with pytest.raises(AdapterError, match="at most 2"):
+        adapters.attach(tiny_model("llama"), {"type": "adaption_prompt", "adapter_layers": 3})
+
+
+def test_the_gated_prompt_is_what_the_paper_writes() -> None:
+    model = moved(tiny_model("llama"), {"type": "adaption_prompt", "adapter_len": 3, "adapter_layers": 1})
+    layer = model.model.layers[1].self_attn
+    base, hidden = layer.base_layer, torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cos, sin = model.model.rotary_emb(hidden, torch.arange(5)[None])
+        query = base.q_proj(hidden).view(5, 4, 8).transpose(0, 1)
+        half = torch.cat([-query[..., 4:], query[..., :4]], dim=-1)
+        query = query * cos[0] + half * sin[0]
+        keys = base.k_proj(layer.adaption_prompt[0]).view(3, 2, 8).transpose(0, 1).repeat_interleave(2, dim=0)
+        values = base.v_proj(layer.adaption_prompt[0]).view(3, 2, 8).transpose(0, 1).repeat_interleave(2, dim=0)
+        weights = layer.adaption_gate * torch.softmax(query @ keys.transpose(1, 2) / 8**0.5, dim=-1)
+        added = base.o_proj((weights @ values).transpose(0, 1).reshape(5, 32))
+        arguments = {"position_embeddings": (cos, sin), "attention_mask": None}
+        assert distance(layer(hidden, **arguments)[0][0], base(hidden, **arguments)[0][0] + added) < 1e-5
+
+
+def test_an_attention_whose_queries_cannot_be_had_is_refused() -> None:
+    for family in ("gpt_neox", "bert", "t5"):
+        with pytest.raises(AdapterError, match="adaption_prompt needs"):
+            adapters.attach(tiny_model(family), {"type": "adaption_prompt"})

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftcli import adapters
+from peftcli.adapters.registry import config_class_of_type
 
 GROUND = os.environ.get("PEFTCLI_GROUND")
 needs_ground = pytest.mark.skipif(GROUND is None, reason="PEFTCLI_GROUND names no measuring ground")
@@ -86,7 +87,10 @@ def _same_document(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 
 @needs_ground
-@pytest.mark.parametrize("case", ["prompt_tuning", "bert_prompt", "t5_prompt"])
+@pytest.mark.parametrize(
+    "case",
+    ["prompt_tuning", "bert_prompt", "t5_prompt", "prefix_tuning", "bert_prefix", "gpt2_prefix", "adaption_prompt"],
+)
 def test_training_follows_the_reference(case: str) -> None:
     model = base_model(trace(case)["base"])
     adapters.load(model, golden_dir(case) / "init", trainable=True)
@@ -96,7 +100,41 @@ def test_training_follows_the_reference(case: str) -> None:
 
 
 @needs_ground
-@pytest.mark.parametrize("case", ["prompt_tuning"])
+@pytest.mark.parametrize("case", ["p_tuning_mlp", "p_tuning_lstm", "prefix_tuning_projection"])
+def test_training_with_an_encoder_follows_the_reference_and_goes_on_from_disk(case: str, tmp_path: Path) -> None:
+    document = json.loads((golden_dir(case) / "init" / "adapter_config.json").read_text())
+    config, _ = config_class_of_type(document["peft_type"], where=case).from_file(document, where=case)
+    model = base_model(trace(case)["base"])
+    adapters.attach(model, config)
+    start = load_file(golden_dir(case) / "trainable_init.safetensors")
+    assert set(start) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    model.load_state_dict(start, strict=False)
+    loss, logits = replay(case, model)
+    assert loss < 1e-5
+    assert logits < 1e-4
+
+    adapters.save(model, tmp_path)
+    again = base_model(trace(case)["base"])
+    adapters.load(again, tmp_path, trainable=True)
+    trained = {name: parameter for name, parameter in again.named_parameters() if parameter.requires_grad}
+    assert set(trained) == set(start)
+    assert all(torch.equal(value, model.get_parameter(name)) for name, value in trained.items())
+
+
+@needs_ground
+@pytest.mark.parametrize("case", ["p_tuning_mlp", "prefix_tuning_projection"])
+def test_without_the_encoder_training_goes_on_with_the_prompt_itself(case: str) -> None:
+    model = base_model(trace(case)["base"])
+    adapters.load(model, golden_dir(case) / "init", trainable=True)
+    (name,) = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    assert name == "prompt_encoder.default.embedding.weight"
+    ids = torch.arange(4, 12)[None]
+    model(ids, labels=ids).loss.backward()
+    assert bool(model.get_parameter(name).grad.any())
+
+
+@needs_ground
+@pytest.mark.parametrize("case", ["prompt_tuning", "prefix_tuning", "p_tuning_mlp"])
 def test_a_checkpoint_of_the_reference_gives_its_logits(case: str) -> None:
     model = tiny_llama()
     adapters.load(model, checkpoint_dir(case))
@@ -113,7 +151,7 @@ def test_a_checkpoint_of_the_reference_gives_its_logits(case: str) -> None:
 
 
 @needs_ground
-@pytest.mark.parametrize("case", ["prompt_tuning"])
+@pytest.mark.parametrize("case", ["prompt_tuning", "prefix_tuning", "p_tuning_mlp"])
 def test_a_checkpoint_of_the_reference_is_written_again_as_it_was(case: str, tmp_path: Path) -> None:
     model = tiny_llama()
     adapters.load(model, checkpoint_dir(case))
@@ -125,7 +163,7 @@ def test_a_checkpoint_of_the_reference_is_written_again_as_it_was(case: str, tmp
 
 
 @needs_ground
-@pytest.mark.parametrize(("case", "shape"), [("prompt_tuning_t5", (8, 64))])
+@pytest.mark.parametrize(("case", "shape"), [("prompt_tuning_t5", (8, 64)), ("prefix_tuning_t5", (4, 256))])
 def test_checkpoints_for_an_encoder_decoder_have_the_reference_s_shapes(
     case: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ QUESTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("What is the trouble?", "What is it about?"), ("{w}", "It is about {w}.")),
     (("When do we answer?", "How soon do they need us?"), ("{T}.", "We answer {t}.", "They want to hear {t}.")),
     (("Can it wait?", "May we take our time?"), ("{y}",)),
+    (("How pressing is it?", "On which pile does it go?"), ("The {u} pile.", "It has {u} weight.", "Put it on {u}.")),
     (
         ("Who has which order?", "Name the customer and the order."),
         ("{n} has {c}.", "{n}: {c}", "{c} belongs to {n}."),
@@ -84,6 +85,7 @@ RECORD_KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("{g}", ("team", "desk", "topic", "to")),
     ("{t}", ("when", "answer", "time")),
     ("{x}", ("wait", "patience")),
+    ("{u}", ("pile", "weight", "pace")),
 )
 
 

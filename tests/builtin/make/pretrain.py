@@ -101,7 +101,7 @@ def packed(rng: random.Random, encoder: Encoder, length: int) -> list[Row]:
 
 
 def echoes(rng: random.Random, vocabulary: int, first: int) -> list[Row]:
-    """Random tokens said three times, the first time untrained: nothing but copying helps, and every token is copied."""
+    """Random tokens said three times, the first time untrained: nothing but copying helps, for every token alike."""
     length = 6 + int(rng.random() * 14)
     rows = []
     for _ in range(BATCH_TOKENS // (3 * length)):
@@ -276,7 +276,7 @@ def keep_freed_memory() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=PACKAGE_FOLDER)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=250)

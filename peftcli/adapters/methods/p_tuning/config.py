@@ -46,5 +46,7 @@ class PTuningConfig(PromptConfig):
         if not lstm and self.encoder_num_layers != 2:
             raise ValueError("`encoder_num_layers` is for `encoder_reparameterization_type: LSTM`; the MLP has 2")
         if self.encoder_dropout and not (lstm and self.encoder_num_layers > 1):
-            raise ValueError("`encoder_dropout` acts between the layers of an LSTM: it needs LSTM with 2 layers or more")
+            raise ValueError(
+                "`encoder_dropout` acts between the layers of an LSTM: it needs LSTM with 2 layers or more"
+            )
         return self

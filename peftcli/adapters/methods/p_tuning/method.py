@@ -10,36 +10,37 @@ that training can go on; without it (a file of the reference) training goes on w
 
 from __future__ import annotations
 
-import torch
+import itertools
+
 from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.p_tuning.config import PTuningConfig
 from peftcli.adapters.prompt_inputs import InputPromptAdapter
 from peftcli.adapters.prompt_sites import num_rows, prompt_sites
-from peftcli.adapters.prompt_start import base_facts, restart
+from peftcli.adapters.prompt_start import base_facts, empty_encoder, restart
 from peftcli.adapters.prompts import PromptEncoder, PromptTable
 
 
 class TokenEncoder(PromptEncoder):
     """Trained inputs `embedding` and the network `mlp_head`, after `lstm_head` where there is one."""
 
-    def __init__(self, rows: int, width: int, config: PTuningConfig, device: torch.device) -> None:
+    def __init__(self, rows: int, width: int, config: PTuningConfig) -> None:
         super().__init__()
         hidden = config.encoder_hidden_size or width
-        self.embedding = nn.Embedding(rows, width, device=device)
+        self.embedding = nn.Embedding(rows, width)
         self.lstm_head: nn.LSTM | None = None
         if config.encoder_reparameterization_type == "LSTM":
             self.lstm_head = nn.LSTM(
                 width, hidden, config.encoder_num_layers, dropout=config.encoder_dropout,
-                bidirectional=True, batch_first=True, device=device,
+                bidirectional=True, batch_first=True,
             )  # fmt: skip
             sizes = [2 * hidden, 2 * hidden, width]
         else:
             sizes = [width, hidden, hidden, width]
-        layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1], device=device)]
-        for before, after in zip(sizes[1:], sizes[2:], strict=False):
-            layers += [nn.ReLU(), nn.Linear(before, after, device=device)]
+        layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
+        for before, after in itertools.pairwise(sizes[1:]):
+            layers += [nn.ReLU(), nn.Linear(before, after)]
         self.mlp_head = nn.Sequential(*layers)
 
     def _encoded(self) -> Tensor:
@@ -64,7 +65,7 @@ class PTuningAdapter(InputPromptAdapter):
 
     def new_encoder(self) -> TokenEncoder:
         table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
-        return TokenEncoder(self.total_rows, table.shape[1], self.config, table.device)
+        return empty_encoder(lambda: TokenEncoder(self.total_rows, table.shape[1], self.config), table.device)
 
     def file_config(self) -> PTuningConfig:
         table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]

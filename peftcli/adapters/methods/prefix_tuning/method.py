@@ -18,7 +18,15 @@ from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
 from peftcli.adapters.prompt_cache import PrefixAdapter, recorded_layers
 from peftcli.adapters.prompt_sites import CacheSite, cache_site
-from peftcli.adapters.prompt_start import base_facts, batch_ids, fit_output, restart, sampled_ids, text_ids
+from peftcli.adapters.prompt_start import (
+    base_facts,
+    batch_ids,
+    empty_encoder,
+    fit_output,
+    restart,
+    sampled_ids,
+    text_ids,
+)
 from peftcli.adapters.prompts import PromptEncoder, PromptTable
 from peftcli.errors import AdapterError
 
@@ -26,13 +34,11 @@ from peftcli.errors import AdapterError
 class PrefixEncoder(PromptEncoder):
     """Trained inputs `embedding` and the network `transform`."""
 
-    def __init__(self, rows: int, site: CacheSite, hidden: int, device: torch.device) -> None:
+    def __init__(self, rows: int, site: CacheSite, hidden: int) -> None:
         super().__init__()
         width = site.num_heads * site.head_dim
-        self.embedding = nn.Embedding(rows, width, device=device)
-        self.transform = nn.Sequential(
-            nn.Linear(width, hidden, device=device), nn.Tanh(), nn.Linear(hidden, site.width, device=device)
-        )
+        self.embedding = nn.Embedding(rows, width)
+        self.transform = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, site.width))
 
     def forward(self) -> Tensor:
         rows: Tensor = self.transform(self.embedding.weight)
@@ -43,8 +49,10 @@ class PrefixEncoder(PromptEncoder):
 
     def start_at(self, rows: Tensor) -> None:
         """Sets the last layer so that the network makes `rows` as nearly as it can."""
+        last = self.transform[2]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            fit_output(self.transform[2], self.transform[:2](self.embedding.weight), rows)
+            fit_output(last, self.transform[:2](self.embedding.weight), rows)
 
 
 class PrefixTuningAdapter(PrefixAdapter):
@@ -96,7 +104,7 @@ class PrefixTuningAdapter(PrefixAdapter):
         device = next(self.site.backbone.parameters()).device
         if not self.config.prefix_projection:
             return super().new_encoder()
-        return PrefixEncoder(self.total_rows, self.site, self._hidden, device)
+        return empty_encoder(lambda: PrefixEncoder(self.total_rows, self.site, self._hidden), device)
 
     @property
     def _hidden(self) -> int:

@@ -34,9 +34,13 @@ class PromptTuningAdapter(InputPromptAdapter):
         table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
         if self.config.prompt_tuning_init == "RANDOM":
             every = rows_of(self.sites, torch.arange(len(table)))
-            return torch.randn(self.total_rows, every.shape[1], generator=context.generator).to(every.device) * every.std()
+            return (
+                torch.randn(self.total_rows, every.shape[1], generator=context.generator).to(every.device) * every.std()
+            )
         if self.config.prompt_tuning_init_text is not None:
-            return rows_of(self.sites, text_ids(self.config.prompt_tuning_init_text, self.total_rows, context, self.model))
+            return rows_of(
+                self.sites, text_ids(self.config.prompt_tuning_init_text, self.total_rows, context, self.model)
+            )
         return rows_of(self.sites, sampled_ids(self.total_rows, len(table), context.generator))
 
 

@@ -1,0 +1,59 @@
+"""The README's commands, run as they stand on two hundred rows of one's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from peftcli.cli.entry import run as peft
+from peftcli.data.builtin import builtin_data
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def own_rows_commands() -> list[list[str]]:
+    text = README.read_text(encoding="utf-8")
+    block = re.search(r"## Train on your own rows.*?```sh\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    return [shlex.split(line, comments=True) for line in block.group(1).splitlines() if line.strip()]
+
+
+def test_own_rows_to_a_merged_model_in_six_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = own_rows_commands()
+    assert len(commands) <= 6
+    monkeypatch.chdir(tmp_path)
+    rows = builtin_data("support").read_text(encoding="utf-8").splitlines()[:200]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for number, command in enumerate(commands):
+        assert command[0] == "peft"
+        assert peft(command[1:]) == 0, (command, capsys.readouterr().err)
+        if number == 0:
+            # what the comment behind the first command asks for
+            recipe = tmp_path / "mine.yaml"
+            text = re.sub(r"data: \{train: builtin:chat, validation: [^,]+,", "data: {train: rows.jsonl, validation: 20,",
+                          recipe.read_text())
+            assert "rows.jsonl" in text
+            recipe.write_text(text + "threads: 1\n")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    assert "trained" in capsys.readouterr().out
+
+
+def test_the_shortest_recipe_is_valid(tmp_path: Path) -> None:
+    text = README.read_text(encoding="utf-8")
+    block = re.search(r"The shortest recipe that trains:\n\n```yaml\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    (tmp_path / "shortest.yaml").write_text(block.group(1))
+    assert peft(["validate", str(tmp_path / "shortest.yaml")]) == 0
+
+
+def test_every_target_named_exists() -> None:
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= targets, named - targets
