@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -63,6 +63,18 @@ class AdapterPart(nn.Module):
     """A module of an adapter that hangs on the model beside the base's own modules."""
 
 
+class StandInBlocks(nn.ModuleList):
+    """Blocks in the place of a model's own list of blocks, which is kept as `bare`."""
+
+    def __init__(self, blocks: Iterable[nn.Module] = (), bare: nn.ModuleList | None = None) -> None:
+        super().__init__(blocks)
+        self._bare = (bare,)  # in a tuple: kept, not a part of this module
+
+    @property
+    def bare(self) -> nn.ModuleList | None:
+        return self._bare[0]
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module of the base under any number of wrappers."""
     while isinstance(module, AdapterLayer):
@@ -72,10 +84,17 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def named_base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Paths as in the bare model and the modules there, whatever is wrapped."""
+    return _walk(model, bare=False)
+
+
+def _walk(model: nn.Module, *, bare: bool) -> Iterator[tuple[str, nn.Module]]:
+    """`bare`: past blocks that stand in for the model's own."""
     seen: set[int] = set()
 
     def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         module = unwrapped(module)
+        if bare and isinstance(module, StandInBlocks) and module.bare is not None:
+            module = module.bare
         if id(module) in seen:
             return
         seen.add(id(module))
@@ -84,13 +103,13 @@ def named_base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             if not isinstance(child, AdapterPart):
                 yield from walk(child, f"{path}.{name}" if path else name)
 
-    yield from walk(model, "")
+    return walk(model, "")
 
 
 def named_base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of the base by their names in the bare model; shared ones once."""
     seen: set[int] = set()
-    for path, module in named_base_modules(model):
+    for path, module in _walk(model, bare=True):
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))

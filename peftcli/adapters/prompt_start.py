@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ from peftcli.errors import AdapterError
 from peftcli.models.load import load_tokenizer
 from peftcli.models.source import resolve_base
 from peftcli.models.structure import hidden_size
-
-EncoderT = TypeVar("EncoderT", bound=nn.Module)
 
 
 def base_facts(model: nn.Module) -> dict[str, Any]:
@@ -46,13 +44,6 @@ def sampled_ids(count: int, vocabulary: int, generator: torch.Generator) -> Tens
     return torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:count]
 
 
-def empty_encoder(build: Callable[[], EncoderT], device: torch.device) -> EncoderT:
-    """A network without values, made without a draw from the shared random stream."""
-    with torch.device("meta"):
-        encoder = build()
-    return encoder.to_empty(device=device)
-
-
 def restart(encoder: nn.Module, generator: torch.Generator) -> None:
     """Draws every parameter anew as its layer does by default, from `generator` alone, on the CPU."""
     with torch.no_grad():
@@ -68,9 +59,10 @@ def restart(encoder: nn.Module, generator: torch.Generator) -> None:
 
 def fit_output(layer: nn.Linear, features: Tensor, rows: Tensor) -> None:
     """Sets a last layer so that it maps `features` (n, hidden) to `rows` (n, width): least squares around their means."""
+    # on the CPU, in float64: the same start on every device
+    features, rows = features.cpu().double(), rows.cpu().double()
     center, mean = features.mean(dim=0), rows.mean(dim=0)
-    solution = torch.linalg.lstsq((features - center).cpu().double(), (rows - mean).cpu().double(), driver="gelsd")
-    weight = solution.solution.T.to(layer.weight)
+    weight = torch.linalg.lstsq(features - center, rows - mean, driver="gelsd").solution.T
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(mean - weight @ center)

@@ -90,6 +90,7 @@ class PromptAdapter(Adapter):
         self.total_rows = total_rows
         self.heads = LayersAdapter(model, config)
         self.handles: list[RemovableHandle] = []
+        self.device = torch.device("cpu")
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -114,12 +115,16 @@ class PromptAdapter(Adapter):
     def hook(self) -> Iterable[RemovableHandle]:
         """Puts the hooks on the model; called once, after building."""
 
-    def start_life(self, encoder: PromptEncoder, shapes: Shapes | None) -> None:
-        """Hangs the encoder on the model, wraps `modules_to_save` and hooks the prompt in.
+    def start_life(self, width: int, device: torch.device, shapes: Shapes | None) -> None:
+        """Hangs the prompt on the model (its encoder, or the table that a file holds), wraps `modules_to_save`, hooks.
 
-        Raises `AdapterError` when a name matches nothing; the model is then untouched.
+        Raises `AdapterError` when the file's prompt has another shape than (total_rows, width), before anything of that
+        size is allocated, or when a name matches nothing; the model is then untouched.
         """
-        self._put(encoder)
+        check_shape(PROMPT_KEY, (self.total_rows, width), shapes)
+        self.device = device
+        encoder = self.described_encoder() if shapes is None else None
+        self._put(PromptTable(self.total_rows, width, device) if encoder is None else encoder.to_empty(device=device))
         unmatched = wrap_named_modules(self.heads, dict.fromkeys(self.config.modules_to_save or ()))
         # a file of the reference lists every name that a head may have
         if unmatched and shapes is None:
@@ -182,7 +187,9 @@ class PromptAdapter(Adapter):
     def load_companions(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts the trained encoder in the place of the finished prompt, so that training goes on where it stopped."""
         table = self.prompt().detach()
-        encoder = self.new_encoder()
+        encoder = self.described_encoder()
+        if encoder is None:
+            raise AdapterError(f"this {self.config.name} has no prompt encoder, yet one lies beside the adapter")
         own = {f"{SLOT}.{NAME}.{name}": value for name, value in encoder.named_parameters()}
         faults = [Fault(f"`{key}` is in one of file and method only") for key in sorted(set(own) ^ set(tensors))]
         faults += [
@@ -192,9 +199,10 @@ class PromptAdapter(Adapter):
         ]
         if faults:
             raise AdapterError("the prompt encoder beside the adapter does not fit its configuration", faults=faults)
+        encoder.to_empty(device=self.device)
         with torch.no_grad():
-            for key, value in own.items():
-                value.copy_(tensors[key])
+            for name, value in encoder.named_parameters():
+                value.copy_(tensors[f"{SLOT}.{NAME}.{name}"])
         self._put(encoder)
         made = encoder.stored()
         if (made - table).abs().max() > _ENCODER_TOLERANCE * table.abs().max():
@@ -203,6 +211,26 @@ class PromptAdapter(Adapter):
                 fix="remove the encoder file, or get the adapter folder again",
             )
 
-    def new_encoder(self) -> PromptEncoder:
-        """A fresh encoder as the configuration describes it (methods whose prompt is a plain table have none)."""
-        raise AdapterError(f"{self.config.name} has no prompt encoder, yet one lies beside the adapter")
+    def described_encoder(self) -> PromptEncoder | None:
+        """The encoder that the configuration describes, or None where the prompt is a plain table.
+
+        On the meta device: nothing is allocated, and nothing drawn from the shared random stream.
+        """
+        with torch.device("meta"):
+            return self.new_encoder()
+
+    def new_encoder(self) -> PromptEncoder | None:
+        """Builds that encoder; None unless a method overrides it."""
+        return None
+
+
+def check_shape(key: str, wanted: tuple[int, ...], shapes: Shapes | None) -> None:
+    """Compares a tensor of the file with what configuration and model want. Raises `AdapterError`."""
+    if shapes is None or shapes.get(key) == wanted:
+        return
+    if key not in shapes:
+        raise AdapterError(f"`{key}` is missing", fix="the adapter is incomplete: get it again")
+    raise AdapterError(
+        f"`{key}` has shape {list(shapes[key])}, configuration and model want {list(wanted)}",
+        fix="load the base that it was trained on",
+    )

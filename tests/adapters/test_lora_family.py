@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from peftcli import adapters
@@ -36,21 +36,6 @@ def llama(**changes: Any) -> nn.Module:
         "initializer_range": 0.1,
     }
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes | changes)).eval()
-
-
-def mixtral() -> nn.Module:
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=3,
-        initializer_range=0.1,
-    )
-    return transformers.MixtralForCausalLM(config).eval()
 
 
 IDS = torch.arange(4, 24).view(2, 10)
@@ -310,99 +295,6 @@ def test_lora_fa_trains_one_half_and_survives_the_disk(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
 
 
-# -- tokens, experts, ties ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_trained_tokens_move_only_their_rows(tied: bool) -> None:
-    model = llama(tie_word_embeddings=tied)
-    attached({"trainable_token_indices": [9, 5], "target_modules": ["q_proj"]}, model)
-    with adapters.disabled(model):
-        plain = logits(model)
-    assert (logits(model) - plain).abs().max() < 1e-6
-    disturbed(model, 0.5)
-    embedding = model.get_input_embeddings()
-    moved = (embedding(torch.arange(64)) - embedding.base_layer.weight).abs().sum(1).nonzero().flatten()
-    assert moved.tolist() == [5, 9]
-    tuned = logits(model)
-    loss_of(model).backward()
-    adapters.merge(model)
-    assert (logits(model) - tuned).abs().max() < 1e-5
-    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
-
-
-def test_token_rows_refuse_what_they_cannot_mean() -> None:
-    with pytest.raises(AdapterError, match="vocabulary of 64"):
-        attached({"trainable_token_indices": [64]})
-    with pytest.raises(AdapterError, match="twice"):
-        attached({"trainable_token_indices": [3, 3]})
-    with pytest.raises(AdapterError, match="both adapt"):
-        attached({"trainable_token_indices": [3], "target_modules": ["embed_tokens"]})
-    with pytest.raises(AdapterError, match="wte"):
-        attached({"trainable_token_indices": {"wte": [3]}})
-
-
-def test_experts_have_one_pair_each() -> None:
-    section = {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
-    model = disturbed(attached(section, mixtral()))
-    named = dict(adapter_of(model).trainable_parameters())
-    key = "base_model.model.model.layers.0.mlp.experts"
-    a, b = named[f"{key}.base_layer.lora_A.weight"], named[f"{key}.base_layer.lora_B.weight"]
-    assert (a.shape, b.shape) == ((12, 32), (48, 12))
-    tuned = logits(model)
-    experts = model.model.layers[0].mlp.experts
-    weight = experts.gate_up_proj.detach().clone()
-    for expert in range(3):
-        # rows of A stand expert by expert, columns of B rank by rank
-        weight[expert] += 2.0 * b.detach()[:, expert::3] @ a.detach()[4 * expert : 4 * expert + 4]
-    adapters.merge(model)
-    assert torch.allclose(model.model.layers[0].mlp.experts.gate_up_proj, weight, atol=1e-6)
-    assert (logits(model) - tuned).abs().max() < 1e-5
-
-
-def test_unknown_expert_weights_are_errors() -> None:
-    with pytest.raises(AdapterError, match="gate_up_proj"):
-        attached({"target_parameters": ["experts.up"], "target_modules": ["q_proj"]}, mixtral())
-    with pytest.raises(RecipeError, match="target_parameters"):
-        attached({"target_parameters": ["experts.gate_up_proj"], "use_dora": True}, mixtral())
-
-
-@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["lm_head", "q_proj"]])
-def test_tied_embeddings_stay_one_tensor_when_asked(targets: list[str], tmp_path: Path) -> None:
-    model = llama(tie_word_embeddings=True)
-    disturbed(attached({"target_modules": targets, "ensure_weight_tying": True}, model))
-    assert sum("lora_embedding" in key for key in adapter_of(model).trainable_parameters()) == 2
-    tuned = logits(model)
-    adapters.save(model, tmp_path)
-    stored = load_file(tmp_path / "adapter_model.safetensors")
-    prefix = "base_model.model."
-    pair = stored[f"{prefix}lm_head.lora_B.weight"], stored[f"{prefix}model.embed_tokens.lora_embedding_A"]
-    assert torch.equal(pair[0], pair[1].T)
-    again = llama(tie_word_embeddings=True)
-    adapters.load(again, tmp_path)
-    assert torch.equal(logits(again), tuned)
-    adapters.merge(model)
-    assert (logits(model) - tuned).abs().max() < 1e-5
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
-def test_one_side_of_tied_embeddings_is_untied_by_merging() -> None:
-    model = disturbed(attached({"target_modules": ["lm_head"]}, llama(tie_word_embeddings=True)))
-    tuned = logits(model)
-    adapters.merge(model)
-    assert (logits(model) - tuned).abs().max() < 1e-5
-    assert model.config.tie_word_embeddings is False
-
-
-def test_saved_modules_are_tied_only_when_asked() -> None:
-    section = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
-    for ensure in (False, True):
-        model = attached({**section, "ensure_weight_tying": ensure}, llama(tie_word_embeddings=True))
-        copies = [p for key, p in adapter_of(model).trainable_parameters().items() if "lora" not in key]
-        assert len(copies) == (1 if ensure else 2)
-        assert len({entry.key for entry in adapter_of(model).entries() if "lora" not in entry.key}) == 2
-
-
 # -- loud failures --------------------------------------------------------------------------------------------------
 
 
@@ -474,21 +366,6 @@ def test_lora_bias_merges_where_there_is_a_bias_and_is_refused_where_not() -> No
     with pytest.raises(MergeError, match="bias"):
         adapters.merge(model)
     assert torch.equal(logits(model), tuned)
-
-
-def test_half_precision_files_are_read_into_float32_and_written_as_they_were(tmp_path: Path) -> None:
-    adapters.save(disturbed(attached({})), tmp_path / "first")
-    path = tmp_path / "first" / "adapter_model.safetensors"
-    save_file({key: value.bfloat16() for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
-    model = llama()
-    adapters.load(model, tmp_path / "first", trainable=True)
-    assert all(p.dtype == torch.float32 for p in adapter_of(model).trainable_parameters().values())
-    adapters.save(model, tmp_path / "second")
-    assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
-    disturbed(model)
-    adapters.save(model, tmp_path / "third")
-    stored = load_file(tmp_path / "third" / path.name).values()
-    assert all(value.dtype == torch.float32 for value in stored), "trained on, nothing is rounded away"
 
 
 def test_dropout_follows_the_mode_of_the_model() -> None:

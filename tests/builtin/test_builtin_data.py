@@ -93,17 +93,32 @@ def test_validation_values_never_occur_in_training():
     assert [value for value in sorted(values) if value in train_text] == []
 
 
-def test_pretraining_never_shows_validation_values():
+@pytest.fixture(scope="module")
+def lessons() -> list:
     code = (
-        "import random, sys; from lessons import lesson; rng = random.Random(0); "
-        "print(''.join(repr(lesson(rng)) for _ in range(20000)))"
+        "import json, random; from lessons import lesson; rng = random.Random(0); "
+        "print(json.dumps([lesson(rng) for _ in range(20000)]))"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=MAKE_FOLDER, check=True, capture_output=True, text=True)
+    return json.loads(shown.stdout)
+
+
+def test_pretraining_never_shows_validation_values(lessons):
+    text = json.dumps(lessons)
     held_out = records("support/validation")
     values = {record["code"] for record in held_out} | {record["name"] for record in held_out}
-    assert [value for value in sorted(values) if value in shown.stdout] == []
-    assert '"name": ' in shown.stdout
-    assert '"category": ' in shown.stdout
+    assert [value for value in sorted(values) if value in text] == []
+
+
+def test_pretraining_never_shows_the_target_record_but_all_its_words(lessons):
+    answers = [turn["content"] for made in lessons if isinstance(made, list) for turn in made[1:]]
+    keys = {"name", "product", "code", "category", "urgency"}
+    shown = [set(json.loads(answer)) for answer in answers if answer.startswith('{"')]
+    assert max(len(keys & found) for found in shown) < len(keys)
+    assert keys <= set().union(*shown)
+    prose = " ".join(answer for answer in answers if "{" not in answer)
+    words = {word.strip(".,:") for word in prose.split()}
+    assert {"billing", "delivery", "repair", "account", "return", "low", "normal", "high"} <= words
 
 
 @pytest.mark.parametrize("split", ["support", "support/validation"])

@@ -18,6 +18,7 @@ from peftcli.adapters.methods.lora.eva import start_from_activations
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.gradient_start import start_from_gradients
 from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
+from peftcli.adapters.methods.lora.replication import Replication
 from peftcli.adapters.methods.lora.tokens import TokenRows
 from peftcli.models.structure import input_embedding, output_embedding
 
@@ -31,6 +32,7 @@ class LoraAdapter(LinearsAdapter):
 
     def __init__(self, model: nn.Module, config: LoraConfig) -> None:
         super().__init__(model, config)
+        self.replication = Replication.of(model, config.layer_replication) if config.layer_replication else None
         self.others: list[str] = []
         """Paths of what is adapted beside the sites: expert weights, token rows."""
 
@@ -40,6 +42,31 @@ class LoraAdapter(LinearsAdapter):
     def linear_pairs(self) -> list[tuple[str, LoraLinear]]:
         """Path and wrapper of every adapted linear layer."""
         return [(path, layer) for path, layer in self.layers if isinstance(layer, LoraLinear)]
+
+    # -- life cycle -------------------------------------------------------------------------------------------------
+
+    def set_enabled(self, enabled: bool) -> None:
+        super().set_enabled(enabled)
+        if self.replication is not None:
+            self.replication.switch(enabled)
+
+    def remove(self) -> None:
+        if self.replication is not None:
+            self.replication.switch(True)
+        super().remove()
+        if self.replication is not None:
+            self.replication.switch(False)
+
+    def merge(self) -> None:
+        # the wrappers go one by one, so that the grown model is left and not the base's own blocks
+        replication, self.replication = self.replication, None
+        try:
+            super().merge()
+        except BaseException:
+            self.replication = replication
+            raise
+        if replication is not None:
+            replication.settle()
 
     # -- tensors -------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,6 @@ REFUSED_VARIANTS: Mapping[str, str] = {
     "arrow_config": "Arrow",
     "use_qalora": "QALoRA",
     "monteclora_config": "MonteCLoRA",
-    "layer_replication": "layer replication",
     "megatron_config": "Megatron parallel layers",
 }
 
@@ -62,6 +61,8 @@ REFERENCE_SCALE = 2.0
 """The scale lora_alpha / r that the method's learning rate was measured at."""
 START_FACTORS: Mapping[str, float] = {"pissa": 0.65, "olora": 0.3, "lora_ga": 0.3, "eva": 0.35}
 """Starts that are large already learn at a lower rate: the factor, measured likewise."""
+
+BlockRange = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 Start = Literal["gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"]
 RandomPissa = Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d{0,2}$")]
@@ -151,6 +152,9 @@ class LoraConfig(TargetedConfig):
         None
     )
     """Tokens whose embedding rows are trained: ids for the input embedding, or embedding name -> ids."""
+    layer_replication: list[BlockRange] | None = None
+    """Grow the model by repeating blocks: ranges [first, end) of its blocks, one after another. Copies share the base's
+    weights and have updates of their own."""
     target_parameters: list[str] | None = None
     """Weights that belong to no linear layer, by the end of their path: fused experts of a mixture of experts."""
     ensure_weight_tying: bool = False

@@ -18,8 +18,8 @@ from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.p_tuning.config import PTuningConfig
 from peftcli.adapters.prompt_inputs import InputPromptAdapter
 from peftcli.adapters.prompt_sites import num_rows, prompt_sites
-from peftcli.adapters.prompt_start import base_facts, empty_encoder, restart
-from peftcli.adapters.prompts import PromptEncoder, PromptTable
+from peftcli.adapters.prompt_start import base_facts, restart
+from peftcli.adapters.prompts import PromptEncoder
 
 
 class TokenEncoder(PromptEncoder):
@@ -65,7 +65,7 @@ class PTuningAdapter(InputPromptAdapter):
 
     def new_encoder(self) -> TokenEncoder:
         table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
-        return empty_encoder(lambda: TokenEncoder(self.total_rows, table.shape[1], self.config), table.device)
+        return TokenEncoder(self.total_rows, table.shape[1], self.config)
 
     def file_config(self) -> PTuningConfig:
         table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
@@ -83,10 +83,7 @@ class PTuning(Method):
         table: Tensor = sites.embedding.weight  # type: ignore[assignment]
         rows = num_rows(model, config.num_virtual_tokens, shapes)
         adapter = PTuningAdapter(model, config, sites, rows)
-        if shapes is None:
-            adapter.start_life(adapter.new_encoder(), shapes)
-        else:
-            adapter.start_life(PromptTable(rows, table.shape[1], table.device), shapes)
+        adapter.start_life(table.shape[1], table.device, shapes)
         adapter.kept_fields = base_facts(model)
         return adapter
 

@@ -17,7 +17,6 @@ from peftcli.adapters.methods.prompt_tuning.config import PromptTuningConfig
 from peftcli.adapters.prompt_inputs import InputPromptAdapter
 from peftcli.adapters.prompt_sites import num_rows, prompt_sites
 from peftcli.adapters.prompt_start import base_facts, rows_of, sampled_ids, text_ids
-from peftcli.adapters.prompts import PromptTable
 
 
 class PromptTuningAdapter(InputPromptAdapter):
@@ -54,7 +53,7 @@ class PromptTuning(Method):
         table: Tensor = sites.embedding.weight  # type: ignore[assignment]
         rows = num_rows(model, config.num_virtual_tokens, shapes)
         adapter = PromptTuningAdapter(model, config, sites, rows)
-        adapter.start_life(PromptTable(rows, table.shape[1], table.device), shapes)
+        adapter.start_life(table.shape[1], table.device, shapes)
         adapter.kept_fields = base_facts(model) | self._tokenizer_fact(model, config)
         return adapter
 

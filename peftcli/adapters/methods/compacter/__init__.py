@@ -1,0 +1,1 @@
+"""Compacter: adapter layers of Kronecker products."""

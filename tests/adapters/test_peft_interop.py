@@ -1,0 +1,57 @@
+"""Hugging Face PEFT reads what we write: no warning about keys, the same logits. Skipped where it is not installed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftcli import adapters
+from peftcli.adapters.base import InitContext
+from peftcli.adapters.surgery import adapter_of
+
+peft = pytest.importorskip("peft", reason="peft is not installed (pip install peft==0.21.2)")
+
+SECTIONS: Mapping[str, Mapping[str, Any]] = {
+    "lora": {"type": "lora"},
+    "rslora with all biases": {"type": "lora", "r": 4, "bias": "all", "use_rslora": True, "target_modules": ["q_proj", "v_proj"]},
+    "patterns that overlap": {
+        "type": "lora",
+        "r": 4,
+        "rank_pattern": {"q_proj": 2, "layers.0.self_attn.q_proj": 6},
+        "alpha_pattern": {"v_proj": 3.0},
+    },
+    "lora_bias": {"type": "lora", "r": 4, "lora_bias": True, "target_modules": ["q_proj"]},
+    "embeddings": {"type": "lora", "r": 4, "target_modules": ["embed_tokens", "q_proj"]},
+    "modules_to_save": {"type": "lora", "r": 4, "modules_to_save": ["lm_head"]},
+    "prompt tuning": {"type": "prompt_tuning", "num_virtual_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("name", list(SECTIONS))
+def test_the_reference_loads_ours(name: str, ground: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = ground / "models" / "stories260K"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    context = InitContext(torch.Generator().manual_seed(0), tokenizer=tokenizer)
+    adapters.attach(model, dict(SECTIONS[name]), context=context)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapter_of(model).trainable_parameters().values():
+            parameter.add_(torch.empty(parameter.shape).normal_(0.0, 0.05, generator=generator))
+    adapters.save(model, tmp_path, base_name=str(base))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path)).eval()
+    assert not [str(w.message) for w in caught if "key" in str(w.message).lower()]
+    inputs = tokenizer("Once upon a time there was a king", return_tensors="pt")
+    with torch.no_grad():
+        expected, found = model(**inputs).logits, theirs(**inputs).logits
+    # the reference returns logits of virtual tokens too
+    assert float((found[:, -expected.shape[1] :] - expected).abs().max()) <= 1e-6
