@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all demo clean
+.PHONY: help install check lint type test test-all test-faults demo clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ test: $(STAMP)  ## the default tests
 
 test-all: $(STAMP)  ## the default tests and the full matrices
 	$(PYTEST) -n 2 --dist loadgroup -m "not browser and not faults"
+
+test-faults: $(STAMP)  ## kill, fill and break the disk at every call of the C library
+	$(PYTEST) -n 2 tests/faults -m faults
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

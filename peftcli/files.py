@@ -3,6 +3,8 @@
 Two shapes: one file (`write_bytes`, `write_text`, `write_json`) and one folder (`staged_folder`), whose rename is the
 commit. All system calls that change the disk go through `disk`, one object with few methods, so that a test can kill,
 fill or break the disk at any of them. `append_line` is the one exception to the rename (metrics.jsonl).
+
+What a killed process leaves behind has a name that begins with `.tmp-`; the next writer of the same name removes it.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +76,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 def _storage_error(error: OSError, path: Path) -> StorageError:
     where = str(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError("disk full", where=where, fix="free some space, then `peft resume` the run")
+        return StorageError("disk full", where=where, fix="free some space; `peft resume` continues a run")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
             f"no permission to write: {error.strerror}", where=where, fix="choose another output folder"
@@ -78,6 +84,34 @@ def _storage_error(error: OSError, path: Path) -> StorageError:
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StorageError("a file is in the way of a folder", where=where, fix="choose another output folder")
     return StorageError(f"cannot write: {error.strerror or error}", where=where, fix="check the disk")
+
+
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """The same for a file that is read."""
+    try:
+        yield
+    except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        reason = "no permission to read" if denied else f"cannot read: {error.strerror or error}"
+        raise StorageError(reason, where=str(path), fix="check the path and its permissions") from error
+
+
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+@contextlib.contextmanager
+def library_errors(path: Path) -> Iterator[None]:
+    """Translates what libraries written in Rust raise when the disk fails: plain exceptions that quote the system."""
+    with storage_errors(path):
+        try:
+            yield
+        except Exception as error:
+            found = _SYSTEM_ERROR.search(str(error))
+            if found is None or isinstance(error, OSError):
+                raise
+            number = int(found[1])
+            raise OSError(number, os.strerror(number)) from error
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -153,24 +187,47 @@ def append_line(path: Path, line: str) -> None:
 class StagedFolder:
     """A folder under construction. Files are synced as they are written; `staged_folder` commits them together."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, target: Path) -> None:
         self.path = path
+        self.target = target
         self.files: dict[str, dict[str, Any]] = {}
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Writes `name` (may hold sub-folders) into the staged folder."""
-        target = self.path / name
-        disk.make_folder(target.parent)
-        _write_new_file(target, data)
+        with storage_errors(self.target / name):
+            disk.make_folder((self.path / name).parent)
+            _write_new_file(self.path / name, data)
         self.files[name] = {"bytes": len(memoryview(data).cast("B")), "sha256": hashlib.sha256(data).hexdigest()}
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, to_json(value).encode("utf-8"))
 
-    def adopt(self, folder: Path) -> None:
-        """Copies every regular file of a scratch folder (what a library wrote by itself) through this one."""
-        for source in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-            self.write(str(source.relative_to(folder)), source.read_bytes())
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder inside for a library that writes files by itself; when the block ends they become files of ours."""
+        scratch = self.path / f"{TEMPORARY_PREFIX}scratch"
+        with library_errors(self.target):
+            disk.make_folder(scratch)
+            yield scratch
+            for source in sorted(path for path in scratch.rglob("*") if path.is_file() and not path.is_symlink()):
+                self._copy(source, str(source.relative_to(scratch)))
+                source.unlink()
+            shutil.rmtree(scratch)
+
+    def _copy(self, source: Path, name: str) -> None:
+        """Copies a file, however large, with our permissions."""
+        digest = hashlib.sha256()
+        with storage_errors(self.target / name), source.open("rb") as stream:
+            disk.make_folder((self.path / name).parent)
+            descriptor = disk.create(self.path / name)
+            try:
+                while piece := stream.read(_CHUNK_BYTES):
+                    digest.update(piece)
+                    _write_all(descriptor, piece)
+                disk.sync(descriptor)
+                self.files[name] = {"bytes": stream.tell(), "sha256": digest.hexdigest()}
+            finally:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -182,10 +239,12 @@ def staged_folder(
     `manifest`: facts to write last, with name, size and SHA-256 of each file; None writes no manifest.
     `replace`: an existing folder at `path` is moved aside and removed after the commit; else it is a `StorageError`.
     """
-    with storage_errors(path):
+    with storage_errors(path), contextlib.ExitStack() as held:
         disk.make_folder(path.parent)
-        staging = StagedFolder(_temporary_name(path))
+        _remove_leftovers(path)
+        staging = StagedFolder(_temporary_name(path), path)
         disk.make_folder(staging.path)
+        held.enter_context(_lock_of(staging.path))
         try:
             yield staging
             if manifest is not None:
@@ -197,6 +256,36 @@ def staged_folder(
         except BaseException:
             shutil.rmtree(staging.path, ignore_errors=True)
             raise
+
+
+@contextlib.contextmanager
+def _lock_of(folder: Path) -> Iterator[bool]:
+    """Holds a folder's lock, which ends with the process; False where it cannot be had (in use, or a network disk)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left of earlier tries to write the folder `path`, and nothing that is in use."""
+    for leftover in path.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(path.name)}-*"):
+        if leftover.is_dir() and not leftover.is_symlink() and not _writer_lives(leftover):
+            with contextlib.suppress(OSError), _lock_of(leftover) as unused:
+                if unused:
+                    shutil.rmtree(leftover)
+
+
+def _writer_lives(temporary: Path) -> bool:
+    """Whether a process of this machine has the number that is in a temporary name."""
+    number = temporary.name.split("-")[-2]
+    return not number.isdecimal() or Path("/proc", number).exists()
 
 
 def _commit(staging: Path, path: Path, *, replace: bool) -> None:
@@ -232,7 +321,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{extra} does not belong here")
     for name, facts in names.items():
         path = folder / name
-        if name not in present or path.is_symlink():
+        if name not in present or not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError(f"{name} is missing")
         if not isinstance(facts, dict) or set(facts) != {"bytes", "sha256"}:
             raise ValueError(f"{MANIFEST_NAME} is damaged")
@@ -243,9 +332,18 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file for reading. A pipe, a device or a folder is an `OSError` at once: it may never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 def read_bounded(path: Path, *, limit_bytes: int) -> bytes:
     """Reads a file of at most `limit_bytes`; a larger one is a `StorageError`, so that no file can exhaust memory."""
-    with storage_errors(path), path.open("rb") as stream:
+    with reading_errors(path), open_regular(path) as stream:
         data = stream.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise StorageError(f"the file is larger than {limit_bytes:,} bytes", where=str(path))
@@ -258,7 +356,7 @@ def sha256_bytes(data: bytes | memoryview) -> str:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -282,9 +380,25 @@ def owned_folder(folder: Path) -> Iterator[None]:
             raise StorageError(
                 "another process owns this run folder", where=str(folder), fix="wait for it, or choose another output"
             ) from error
+        with storage_errors(folder):
+            _clear_owned(folder)
         yield
     finally:
         os.close(descriptor)
+
+
+_TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-\d+-[0-9a-f]{{8}}")
+
+
+def _clear_owned(folder: Path) -> None:
+    """Removes what killed owners of a run folder left in it."""
+    for leftover in sorted([*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"*/{TEMPORARY_PREFIX}*")]):
+        if not _TEMPORARY_NAME.fullmatch(leftover.name) or leftover.is_symlink():
+            continue
+        if leftover.is_dir():
+            disk.remove_tree(leftover)
+        else:
+            disk.remove_file(leftover)
 
 
 def names_a_path(value: str, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from peftcli import files
 from peftcli.adapters.surgery import attach
 from peftcli.data.doctor.run import raise_failures
-from peftcli.errors import Interrupted, PeftcliError
+from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.jobs.assembly import assemble, fit_setup, init_context, score_run
 from peftcli.jobs.draft import Draft
+from peftcli.jobs.gates import require_met
+from peftcli.jobs.locking import locked_run
 from peftcli.jobs.run_folder import (
     choose_output,
     existing_run,
@@ -22,6 +25,7 @@ from peftcli.jobs.run_folder import (
     write_findings,
     write_recipe,
 )
+from peftcli.jobs.seeds import run_seeds
 from peftcli.plan import prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reports.record import RunRecord
@@ -34,14 +38,18 @@ def train(
     overrides: Sequence[str] | Mapping[str, object] = (),
     output: str | Path | None = None,
     replace: bool = False,
+    locked: bool = False,
     quiet: bool = True,
 ) -> RunRecord:
     """Trains a recipe into a run folder and returns its record.
 
-    `overrides`: as `--set`, a list of `key=value` or a mapping of dotted keys. `quiet`: no progress on stderr.
+    `overrides`: as `--set`, a list of `key=value` or a mapping of dotted keys. `locked`: start only when every input is
+    that of the lock beside the recipe. `quiet`: no progress on stderr.
     Raises a `PeftcliError`; once the run folder exists, it then holds a record and a report that say why.
     """
-    return train_into(path, overrides=overrides, output=output, replace=replace, quiet=quiet)[0]
+    record, folder = train_into(path, overrides=overrides, output=output, replace=replace, locked=locked, quiet=quiet)
+    require_met(record, folder)
+    return record
 
 
 def train_into(
@@ -50,13 +58,17 @@ def train_into(
     overrides: Sequence[str] | Mapping[str, object] = (),
     output: str | Path | None = None,
     replace: bool = False,
+    locked: bool = False,
     quiet: bool = True,
 ) -> tuple[RunRecord, Path]:
-    """`train`, with the run folder that was chosen."""
+    """`train`, with the run folder that was chosen; gates that are not met are in the record and raise nothing."""
     started = time.monotonic()
-    loaded = load_recipe(Path(path), overrides)
+    prepared = locked_run(Path(path), overrides, _warn) if locked else None
+    loaded = load_recipe(Path(path), overrides) if prepared is None else prepared.loaded
     with new_run_folder(choose_output(loaded, output), replace=replace) as folder:
-        return _run(Draft(folder, loaded, started), quiet=quiet, resuming=False), folder
+        if loaded.recipe.seeds > 1:
+            return run_seeds(loaded, folder, started, lambda draft, _: run_draft(draft, quiet=quiet, resuming=False)), folder
+        return run_draft(Draft(folder, loaded, started, prepared=prepared), quiet=quiet, resuming=False), folder
 
 
 def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
@@ -67,14 +79,17 @@ def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
     started = time.monotonic()
     folder = existing_run(path)
     with files.owned_folder(folder):
-        draft = Draft(folder, load_recipe(folder / "recipe.yaml", ()), started)
-        return _run(draft, quiet=quiet, resuming=True)
+        loaded = load_recipe(folder / "recipe.yaml", ())
+        if loaded.recipe.seeds > 1:
+            return run_seeds(loaded, folder, started, lambda draft, begun: run_draft(draft, quiet=quiet, resuming=begun))
+        return run_draft(Draft(folder, loaded, started), quiet=quiet, resuming=True)
 
 
-def _run(draft: Draft, *, quiet: bool, resuming: bool) -> RunRecord:
+def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord:
+    """One run, from what its draft knows; gates that are not met are in the record and raise nothing."""
     loaded, folder = draft.loaded, draft.folder
-    with _failures_recorded(draft):
-        draft.prepared = prepared = prepare_run(loaded)
+    with _failures_recorded(draft, resuming=resuming):
+        draft.prepared = prepared = draft.prepared or prepare_run(loaded)
         torch.set_num_threads(prepared.plan.resolved.threads)
         if not resuming:
             write_recipe(folder, loaded, prepared.plan.resolved)
@@ -82,18 +97,31 @@ def _run(draft: Draft, *, quiet: bool, resuming: bool) -> RunRecord:
         raise_failures(prepared.data.findings)
         draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
         draft.attached = attach(assembly.model, loaded.recipe.method, context=init_context(assembly))
+        draft.write_lock()
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming))
         draft.scores = score_run(assembly, draft.result)
         draft.write_adapter()
+        draft.write_lock()
         return draft.write_record("completed")
 
 
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def _failures_recorded(draft: Draft) -> Iterator[None]:
-    """Whatever stops a run is in its record and report before it reaches the user."""
+def _failures_recorded(draft: Draft, *, resuming: bool) -> Iterator[None]:
+    """Whatever stops a run is in its record and report before it reaches the user.
+
+    A resumption that is refused before it changed anything leaves the record that is there.
+    """
     try:
         yield
     except PeftcliError as error:
-        draft.write_record("interrupted" if isinstance(error, Interrupted) else "failed", error)
+        refused = resuming and (draft.attached is None or isinstance(error, CheckpointError))
+        if not refused:
+            # on a full disk the record cannot be written either; what stopped the run is what the user must hear
+            with contextlib.suppress(StorageError):
+                draft.write_record("interrupted" if isinstance(error, Interrupted) else "failed", error)
         raise

@@ -34,3 +34,17 @@ def ground() -> Path:
     if not found or not Path(found).is_dir():
         pytest.skip("PEFTCLI_GROUND names no folder")
     return Path(found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests counted (`record_property("count", ...)`), from all workers."""
+    lines = [
+        str(value)
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in getattr(report, "user_properties", ())
+        if name == "count" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("counts")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -19,7 +19,14 @@ from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from peftcli.adapters.prompt_config import PromptConfig
-from peftcli.adapters.prompt_inputs import Arguments, cached_length, lengthen_mask, named_arguments, shift_positions
+from peftcli.adapters.prompt_inputs import (
+    Arguments,
+    cached_length,
+    entering,
+    lengthen_mask,
+    named_arguments,
+    shift_positions,
+)
 from peftcli.adapters.prompt_sites import CacheSite
 from peftcli.adapters.prompts import PromptAdapter
 from peftcli.errors import AdapterError
@@ -80,11 +87,12 @@ class PrefixAdapter(PromptAdapter):
         inputs = named_arguments(module, args, kwargs)
         self._withheld = None
         if cached_length(inputs.get("past_key_values")) == 0:
+            self.site.positions.check_room(self.total_rows, entering(inputs).shape[1])
             self._insert(inputs)
         else:
             self._standing = None
         mask = lengthen_mask(inputs, self.total_rows)
-        shift_positions(inputs, mask, self.total_rows, self.site)
+        shift_positions(inputs, mask, self.total_rows, self.site.positions)
         return (), inputs
 
     def _insert(self, inputs: dict[str, Any]) -> None:
@@ -111,11 +119,10 @@ class PrefixAdapter(PromptAdapter):
         return DynamicCache(config=config)
 
     def _fill(self, cache: Cache, layers: list[KeysValues], inputs: dict[str, Any]) -> None:
-        tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
         dtype = next(parameter.dtype for parameter in self.site.backbone.parameters() if parameter.is_floating_point())
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         for index, layer in enumerate(layers):
-            keys, values = (part.to(dtype).expand(tokens.shape[0], -1, -1, -1) for part in layer)
+            keys, values = (part.to(dtype).expand(entering(inputs).shape[0], -1, -1, -1) for part in layer)
             own.update(keys, values, index)
 
     def restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:

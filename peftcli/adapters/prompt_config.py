@@ -27,7 +27,7 @@ class PromptConfig(MethodConfig):
     in_peft: ClassVar[bool] = True
     file_defaults: ClassVar[Mapping[str, Any]] = PROMPT_FILE_DEFAULTS
 
-    num_virtual_tokens: Annotated[int, Field(ge=1)] = 20
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """Number of virtual tokens in front of every input."""
     modules_to_save: list[str] | None = None
     """Modules trained whole beside the prompt, e.g. a classification head; saved with the adapter."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.prompt_config import PromptConfig
-from peftcli.adapters.prompt_sites import CacheSite, PromptSites
+from peftcli.adapters.prompt_sites import Positions, PromptSites
 from peftcli.adapters.prompts import PromptAdapter
 from peftcli.errors import AdapterError
 
@@ -33,6 +33,12 @@ def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         return dict(kwargs)
     names = list(inspect.signature(module.forward).parameters)
     return dict(zip(names, args, strict=False)) | kwargs
+
+
+def entering(inputs: dict[str, Any]) -> Tensor:
+    """The tokens of a call, as ids (batch, length) or embedded (batch, length, width)."""
+    tokens: Tensor = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+    return tokens
 
 
 def cached_length(cache: Any) -> int:
@@ -80,16 +86,15 @@ def lengthen_mask(inputs: dict[str, Any], n: int) -> Tensor | None:
     return mask
 
 
-def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, site: PromptSites | CacheSite) -> None:
+def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, positions: Positions) -> None:
     """Moves positions behind the prompt: those given by n, else those of the tokens that enter, by the lengthened mask."""
     given, ids = inputs.get("position_ids"), inputs.get("input_ids")
-    if not site.takes_positions or (given is None and ids is not None and site.positions_from_ids):
+    if not positions.taken or (given is None and ids is not None and positions.from_ids):
         return
     if given is not None:
         inputs["position_ids"] = given + n
     elif mask is not None:
-        tokens = inputs["inputs_embeds"] if ids is None else ids
-        inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :] + site.first_position
+        inputs["position_ids"] = positions_of(mask)[:, -entering(inputs).shape[1] :] + positions.first
 
 
 def positions_of(mask: Tensor) -> Tensor:
@@ -139,9 +144,10 @@ class InputPromptAdapter(PromptAdapter):
             self._order = beside_padding(mask[:, self.num_rows :], self.num_rows)
             inputs["attention_mask"] = in_order(mask, self._order)
         if cached == 0:
+            self.sites.positions.check_room(self.num_rows, entering(inputs).shape[1])
             self._extend_tokens(inputs)
             self._extended = True
-        shift_positions(inputs, mask, self.num_rows, self.sites)
+        shift_positions(inputs, mask, self.num_rows, self.sites.positions)
         if cached == 0 and positions_given:
             self._first_positions(inputs)
         return (), inputs
@@ -162,7 +168,7 @@ class InputPromptAdapter(PromptAdapter):
     def _first_positions(self, inputs: dict[str, Any]) -> None:
         """Positions of the prompt itself, before those that the caller gave."""
         given = inputs["position_ids"]
-        first = torch.arange(self.num_rows, device=given.device, dtype=given.dtype) + self.sites.first_position
+        first = torch.arange(self.num_rows, device=given.device, dtype=given.dtype) + self.sites.positions.first
         inputs["position_ids"] = torch.cat([first.expand(*given.shape[:-1], -1), given], dim=-1)
 
     def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:

@@ -16,6 +16,28 @@ from peftcli.models.structure import structure
 
 
 @dataclass(frozen=True)
+class Positions:
+    """How a backbone counts positions."""
+
+    taken: bool
+    """Whether its forward pass takes `position_ids`."""
+    from_ids: bool
+    """Counted over ids that are not padding (RoBERTa), with an offset, where none are passed."""
+    first: int
+    """Position of a row's first token."""
+    limit: int | None
+    """How many there are, where they are learned one by one."""
+
+    def check_room(self, n: int, length: int) -> None:
+        """Raises `AdapterError` when a prompt of n and `length` tokens need more positions than there are."""
+        if self.limit is not None and n + length > self.limit:
+            raise AdapterError(
+                f"{n} virtual and {length} real tokens need more than the {self.limit} positions of this model",
+                fix=f"use at most {max(self.limit - n, 0)} tokens a row, or fewer virtual tokens",
+            )
+
+
+@dataclass(frozen=True)
 class PromptSites:
     """The modules that a prompt is hooked to, and what their forward passes want."""
 
@@ -29,11 +51,7 @@ class PromptSites:
     """A token id that is not padding."""
     strips: bool
     """Whether the backbone's output loses the prompt again."""
-    takes_positions: bool
-    positions_from_ids: bool
-    """Positions are counted over ids that are not padding (RoBERTa), with an offset; none are passed."""
-    first_position: int
-    """Position of a row's first token."""
+    positions: Positions
 
 
 @dataclass(frozen=True)
@@ -50,9 +68,7 @@ class CacheSite:
     """Whether it has cross-attentions, which keep a cache of their own."""
     keeps_cache: bool
     """Whether it can generate; an encoder cannot."""
-    takes_positions: bool
-    positions_from_ids: bool
-    first_position: int
+    positions: Positions
 
     @property
     def width(self) -> int:
@@ -87,9 +103,7 @@ def cache_site(model: nn.Module) -> CacheSite:
         head_dim=head_dim,
         reads_encoder=paired,
         keeps_cache=_is_causal(backbone),
-        takes_positions="position_ids" in parameters,
-        positions_from_ids=_position_padding(backbone) is not None,
-        first_position=_first_position(backbone),
+        positions=_positions(backbone),
     )
 
 
@@ -121,9 +135,7 @@ def prompt_sites(model: nn.Module) -> PromptSites:
         reader=model.get_decoder() if paired else None,  # type: ignore[operator]
         placeholder=_placeholder(model),
         strips=not paired and not _pools_first_token(model, backbone),
-        takes_positions="position_ids" in inspect.signature(backbone.forward).parameters,
-        positions_from_ids=_position_padding(backbone) is not None,
-        first_position=_first_position(backbone),
+        positions=_positions(backbone),
     )
 
 
@@ -160,21 +172,24 @@ def _placeholder(model: nn.Module) -> int:
     return 1 if getattr(config, "pad_token_id", None) == 0 else 0
 
 
-def _position_padding(backbone: nn.Module) -> int | None:
-    """`padding_idx` of a table of positions: such a table counts positions over the ids."""
-    for path, module in backbone.named_modules():
-        if (
-            isinstance(module, nn.Embedding)
-            and "position" in path.rsplit(".", 1)[-1]
-            and module.padding_idx is not None
-        ):
-            return module.padding_idx
-    return None
+def _positions(backbone: nn.Module) -> Positions:
+    tables = (module for path, module in backbone.named_modules() if _is_position_table(path, module))
+    table: Any = next(tables, None)
+    padding = None if table is None else table.padding_idx
+    first = 0 if padding is None else padding + 1
+    return Positions(
+        taken="position_ids" in inspect.signature(backbone.forward).parameters,
+        from_ids=padding is not None,
+        first=first,
+        # some tables leave their first rows unused (OPT, BART)
+        limit=None if table is None else table.num_embeddings - first - int(table.__dict__.get("offset", 0)),
+    )
 
 
-def _first_position(backbone: nn.Module) -> int:
-    padding = _position_padding(backbone)
-    return 0 if padding is None else padding + 1
+def _is_position_table(path: str, module: nn.Module) -> bool:
+    name = path.rsplit(".", 1)[-1]
+    learned = "position" in name and "relative" not in name
+    return isinstance(module, nn.Embedding) and (learned or name == "wpe")
 
 
 def _is_causal(backbone: nn.Module) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules, unwrapped
+from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext, Shapes
+from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.targets import names_path
+from peftcli.errors import AdapterError
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
 class SelectedParameters(AdapterLayer):
@@ -62,8 +67,57 @@ def _slot(name: str) -> str:
 class SelectionAdapter(LayersAdapter):
     """An adapter made of trained copies only; keys on disk are the plain names of the base's parameters."""
 
+    def __init__(self, model: nn.Module, config: MethodConfig) -> None:
+        super().__init__(model, config)
+        self.shared: dict[nn.Parameter, nn.Parameter] = {}
+        """Base parameter -> its copy: modules that share a tensor share the copy."""
+
     def entries(self) -> list[Entry]:
         return selected_entries(self.layers)
+
+    def merge(self) -> None:
+        places: dict[int, list[tuple[nn.Module, str]]] = {}
+        for _, layer in self.layers:
+            for name, copied in layer.tensors().items():
+                places.setdefault(id(copied), []).append((unwrapped(layer), name))
+        super().merge()
+        for (first, name), *others in places.values():
+            for module, other_name in others:
+                module.register_parameter(other_name, first.get_parameter(name))
+
+
+class ModulesMethod(LayersMethod[ConfigT], Generic[ConfigT]):
+    """A method that trains modules whole: each one with parameters of its own runs with copies of them.
+
+    Wrapping the innermost modules, not whole blocks, keeps checkpointed blocks right, which run twice.
+    """
+
+    @abstractmethod
+    def trained(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> Iterable[str]:
+        """Paths of modules to train, those inside them included. Raises `AdapterError` where there is none."""
+
+    def new_adapter(self, model: nn.Module, config: ConfigT) -> SelectionAdapter:
+        return SelectionAdapter(model, config)
+
+    def sites(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        modules = dict(named_base_modules(model))
+        paths = [path for path in self.trained(model, config, shapes) if _own_names(modules[path])]
+        if "" in paths:
+            raise AdapterError(f"{config.name} cannot train parameters that belong to no part of the model")
+        return {path: modules[path] for path in paths}
+
+    def place(
+        self, adapter: LayersAdapter, config: ConfigT, path: str, module: nn.Module, shapes: Shapes | None
+    ) -> None:
+        assert isinstance(adapter, SelectionAdapter)
+        adapter.wrap(path, SelectedParameters(module, _own_names(module), adapter.shared))
+
+    def layer(self, config: ConfigT, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        return SelectedParameters(module, _own_names(module))
+
+
+def _own_names(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters(recurse=False)]
 
 
 def selected_entries(layers: Iterable[tuple[str, AdapterLayer]]) -> list[Entry]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ FORMAT = 1
 _JSON_LIMIT_BYTES = 4 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
+_TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
 
 
@@ -145,6 +147,12 @@ def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check
     Raises `AdapterError` naming everything that does not fit; the model is then untouched.
     """
     folder = Path(folder)
+    document = read_document(folder)
+    if "peft_type" not in document:
+        from peftcli.adapters.foreign import is_foreign, load_foreign
+
+        if is_foreign(document):
+            return load_foreign(model, folder, document, trainable=trainable)
     document = read_config(folder)
     where = str(folder / CONFIG_NAME)
     config, kept = config_class_of_type(document["peft_type"], where=where).from_file(document, where=where)
@@ -152,16 +160,51 @@ def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check
     config = _with_own_fields(config, own, folder)
     if check_base:
         _check_base(model, own, folder)
-    header = read_header(folder / TENSORS_NAME)
+    parts = Parts(folder / TENSORS_NAME, None, None)
+    return install(model, config, parts, kept=kept, trainable=trainable)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of an adapter: those of a file, read only once its header fits, or those that are given."""
+
+    path: Path
+    tensors: Mapping[str, Tensor] | None
+    companions: Mapping[str, Tensor] | None
+
+    def header(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Key -> (type, shape)."""
+        if self.tensors is None:
+            return read_header(self.path)
+        return {key: (_TYPE_NAMES.get(value.dtype, "other"), tuple(value.shape)) for key, value in self.tensors.items()}
+
+    def read(self) -> Mapping[str, Tensor]:
+        return read_tensors(self.path) if self.tensors is None else self.tensors
+
+    def read_companions(self) -> Mapping[str, Tensor]:
+        """Empty where there are none."""
+        beside = self.path.with_name(COMPANIONS_NAME)
+        if self.companions is None:
+            return read_tensors(beside) if beside.exists() else {}
+        return self.companions
+
+
+def install(
+    model: nn.Module, config: MethodConfig, parts: Parts, *, kept: Mapping[str, Any], trainable: bool
+) -> Summary:
+    """Builds a method on a model and fills it, everything checked before a value is copied. Raises `AdapterError` naming
+    everything that does not fit; the model is then untouched."""
+    header = parts.header()
+    folder = parts.path.parent
     adapter = build(model, config, {key: shape for key, (_, shape) in header.items()})
     try:
-        adapter.kept_fields = kept
-        _check_header(adapter, header, folder)
-        tensors = read_tensors(folder / TENSORS_NAME)
-        _check_finite(tensors, where=str(folder / TENSORS_NAME))
+        adapter.kept_fields = {**adapter.kept_fields, **kept}
+        _check_header(adapter, header, parts.path)
+        tensors = parts.read()
+        _check_finite(tensors, where=str(parts.path))
         _fill(adapter, tensors, folder)
-        if (folder / COMPANIONS_NAME).exists():
-            companions = read_tensors(folder / COMPANIONS_NAME)
+        companions = parts.read_companions()
+        if companions:
             _check_finite(companions, where=str(folder / COMPANIONS_NAME))
             adapter.load_companions(companions)
         adapter.set_trainable(trainable)
@@ -171,8 +214,8 @@ def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check
     return summary(model)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` as a mapping with a `peft_type`. Raises `AdapterError`."""
+def read_document(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` as a mapping, whoever wrote it. Raises `AdapterError`."""
     if not folder.exists():
         raise AdapterError("no such adapter folder", where=str(folder), fix="give the folder that holds the adapter")
     path = folder / CONFIG_NAME
@@ -181,9 +224,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         nested = folder / "adapter" / CONFIG_NAME
         fix = f"did you mean {nested.parent}?" if nested.is_file() else "give the folder that holds the adapter"
         raise AdapterError(f"{CONFIG_NAME} {reason}", where=str(folder), fix=fix)
-    document = _read_json(path)
+    return _read_json(path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` of an adapter in our format: it has a `peft_type`. Raises `AdapterError`."""
+    document = read_document(folder)
     if not isinstance(document.get("peft_type"), str):
-        raise AdapterError("`peft_type` is missing or not a string", where=str(path), fix="the file is damaged")
+        foreign = str(document.get("version", "")).startswith("adapters")
+        fix = "`peft convert` it first (--to peft)" if foreign else "the file is damaged"
+        what = "this is an AdapterHub adapter" if foreign else "`peft_type` is missing or not a string"
+        raise AdapterError(what, where=str(folder / CONFIG_NAME), fix=fix)
     return document
 
 
@@ -291,8 +342,7 @@ def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _check_header(adapter: Adapter, header: Mapping[str, tuple[str, tuple[int, ...]]], folder: Path) -> None:
-    where = str(folder / TENSORS_NAME)
+def _check_header(adapter: Adapter, header: Mapping[str, tuple[str, tuple[int, ...]]], path: Path) -> None:
     expected = {entry.key: entry for entry in adapter.entries()}
     faults = [
         Fault(f"`{key}` is missing") for key, entry in expected.items() if key not in header and not entry.optional
@@ -311,7 +361,7 @@ def _check_header(adapter: Adapter, header: Mapping[str, tuple[str, tuple[int, .
         shown = [Fault(fault.message) for fault in faults[:5]]
         if len(faults) > 5:
             shown.append(Fault(f"and {len(faults) - 5} more"))
-        raise AdapterError(f"{TENSORS_NAME} does not fit this base ({where})", faults=[*shown])
+        raise AdapterError(f"{path.name} does not fit this base ({path})", faults=[*shown])
     adapter.absent_keys = frozenset(key for key in expected if key not in header)
 
 

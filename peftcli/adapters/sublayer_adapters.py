@@ -156,7 +156,7 @@ class SublayersAdapter(LayersAdapter):
 
     def entries(self) -> list[Entry]:
         saved = [pair for pair in self.layers if isinstance(pair[1], SelectedParameters)]
-        kept = {id(layer.copies[name]) for _, layer in saved for name in layer.copies}  # type: ignore[union-attr]
+        kept = {id(layer.copies[name]) for _, layer in saved for name in layer.copies}
         return [entry for entry in super().entries() if id(entry.tensor) not in kept] + selected_entries(saved)
 
     def start_differs(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from peftcli import files
+from peftcli.errors import PeftcliError, exit_code_of
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.", show_default=False)]
 RunOrAdapter = Annotated[
@@ -27,6 +28,16 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not 
 def show(document: Any, text: str, *, as_json: bool) -> None:
     """Prints the document with --json, else the text."""
     print(files.to_json(document).rstrip("\n") if as_json else text)
+
+
+def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: bool) -> None:
+    """Shows the result of a check, then fails by `error`; with --json the document alone says why."""
+    show(document, text, as_json=as_json)
+    if error is None:
+        return
+    if as_json:
+        raise typer.Exit(exit_code_of(error))
+    raise error
 
 
 def say(line: str, *, quiet: bool = False) -> None:

@@ -79,13 +79,13 @@ def assemble(plan: SplitPlan, config: DataConfig, seed: int) -> Assembled:
         cut = cut_rows(columns, index, config.truncation, config.max_length, joins=part.data.joins)
         columns = cut.columns
         cuts.append(cut)
-        _tally(cut, index, files, tallies)
+        tally_cut(cut, index, files, tallies)
     _check_losses(plan, config, indexes, cuts, files)
     store = _mixed(plan, columns, cuts, files, seed)
     return Assembled(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
 
 
-def _tally(cut: Cut, index: RowIndex, files: Sequence[str], tallies: Tallies) -> None:
+def tally_cut(cut: Cut, index: RowIndex, files: Sequence[str], tallies: Tallies) -> None:
     """Notes rows that lost trained tokens or never had one, under the checks of those names."""
     for check, rows, message in (
         ("no-trained-tokens", cut.unlearnt, "no trained token"),

@@ -33,11 +33,11 @@ class _Dataset:
     def _rows(self) -> Any:
         raise AssertionError("a subclass opens the rows")
 
-    def chunks(self, file: int, faults: FaultLog) -> Iterator[Chunk]:
+    def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
         rows = self._rows.with_format(None)
         if not len(rows):
             raise DataError("the split holds no rows", where=self.names[0])
-        for start in range(0, len(rows), CHUNK_ROWS):
+        for start in range(after, len(rows), CHUNK_ROWS):
             columns = rows[start : start + CHUNK_ROWS]
             names = list(columns)
             count = len(columns[names[0]])

@@ -65,9 +65,7 @@ class SourceLoader:
             self._known[key] = data
         return Part(section, self._known[key])
 
-    def _load(
-        self, key: str, source: RowSource, section: SourceConfig, inputs: list[FileFacts]
-    ) -> SourceData | None:
+    def _load(self, key: str, source: RowSource, section: SourceConfig, inputs: list[FileFacts]) -> SourceData | None:
         found = self._cache.load(key, source.names, inputs) if self._cache else None
         if found is not None:
             self.cached += 1

@@ -1,38 +1,207 @@
-"""Rows as people read them: pieces of text, each trained, context or special."""
+"""Rows as people read them: pieces of text, each trained, context or special, from the very tensors of training.
+
+Rows of formats that no task trains on yet are shown by their parts (`read_parts`), so that they can be checked too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from peftcli.data.store import Encoded
+from peftcli.data.config import DataConfig
+from peftcli.data.doctor.base import Finding
+from peftcli.data.doctor.run import findings_of
+from peftcli.data.encode.source import SourceReader
+from peftcli.data.faults import FaultLog
+from peftcli.data.rows import ChatRow, LabelRow, Message, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
+from peftcli.data.sources import resolve
+from peftcli.data.store import Encoded, Origin, TokenStore
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+Kind = Literal["trained", "context", "special"]
 
 
 @dataclass(frozen=True)
 class TextSpan:
+    """A stretch of a row. `weight`: its loss weight (0: context); a special token may be trained too (a stop token)."""
+
     text: str
-    kind: Literal["trained", "context", "special"]
+    kind: Kind
+    weight: float = 0.0
+
+    @property
+    def trained(self) -> bool:
+        return self.weight > 0
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row for the terminal or the report."""
+
+    spans: list[TextSpan]
+    origin: Origin
+    tokens: int
+    trained_tokens: int
+
+
+def preview(store: TokenStore, rows: Sequence[int], tokenizer: Any) -> list[ShownRow]:
+    """The rows of a store as training reads them."""
+    shown = []
+    for number in rows:
+        row = store[number]
+        trained = int((row.weights[1:] > 0).sum())
+        shown.append(ShownRow(row_spans(row, tokenizer), row.origin, len(row.input_ids), trained))
+    return shown
 
 
 def row_spans(row: Encoded, tokenizer: Any) -> list[TextSpan]:
-    """The row's tokens decoded, joined while they are of one kind."""
-    special = set(tokenizer.all_special_ids)
+    """The row's tokens decoded, joined while they are of one kind and weight; together they are the row's whole text."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    ids, weights = row.input_ids.tolist(), row.weights.tolist()
     spans: list[TextSpan] = []
-    ids: list[int] = []
-    kind: Literal["trained", "context", "special"] | None = None
-
-    def close() -> None:
-        if ids and kind:
-            spans.append(TextSpan(tokenizer.decode(ids), kind))
-            ids.clear()
-
-    for token, weight in zip(row.input_ids.tolist(), row.weights.tolist(), strict=True):
-        own: Literal["trained", "context", "special"] = (
-            "special" if token in special else "trained" if weight > 0 else "context"
-        )
-        if own != kind:
-            close()
-            kind = own
-        ids.append(token)
-    close()
+    at = 0
+    for (is_special, weight), group in groupby(
+        zip(ids, weights, strict=True), lambda pair: (pair[0] in special, pair[1])
+    ):
+        end = at + len(list(group))
+        kind: Kind = "special" if is_special else "trained" if weight > 0 else "context"
+        spans.append(TextSpan(_text(ids, at, end, tokenizer), kind, weight))
+        at = end
     return spans
+
+
+def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
+    """The text of a stretch as it stands in its row: with the space in front that decoding it alone would lose."""
+    if start == 0:
+        return str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+    before = tokenizer.decode(ids[start - 1 : start], clean_up_tokenization_spaces=False)
+    both = tokenizer.decode(ids[start - 1 : end], clean_up_tokenization_spaces=False)
+    if both.startswith(before):
+        return str(both[len(before) :])
+    return str(tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False))
+
+
+def render_rows(rows: Sequence[ShownRow]) -> Text:
+    """Rows for a terminal: trained green, context dim, special yellow, underlined where trained.
+
+    A `rich` text, not markup: what stands in the data can neither style nor break it.
+    """
+    from rich.text import Text
+
+    drawn = Text()
+    for row in rows:
+        drawn.append(f"{row.origin.file}:{row.origin.line}", "bold")
+        drawn.append(f" {row.tokens} tokens, {row.trained_tokens} trained\n")
+        for span in row.spans:
+            style = {"trained": "green", "context": "dim", "special": "yellow"}[span.kind]
+            drawn.append(visible(span.text), f"{style} underline" if span.kind == "special" and span.trained else style)
+        drawn.append("\n\n")
+    return drawn
+
+
+def visible(text: str) -> str:
+    """Control and direction characters written out, line breaks kept: safe on any terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the training sources by their parts, whatever their format; `findings` of checks that need no tokens."""
+
+    format: str
+    why: str
+    rows_read: int
+    rows: list[ShownRow]
+    findings: list[Finding]
+
+
+def read_parts(config: DataConfig, *, folder: Path, limit: int) -> list[Parts]:
+    """Reads and checks the training sources without encoding them; the first `limit` rows of each are shown.
+
+    What a task would have to predict is `trained`, what it is given is `context`. Raises what `prepare` raises for rows.
+    """
+    faults = FaultLog()
+    found = [_source_parts(config, number, folder, limit, faults) for number in range(len(config.train_sources))]
+    faults.raise_any()
+    return found
+
+
+def _source_parts(config: DataConfig, number: int, folder: Path, limit: int, faults: FaultLog) -> Parts:
+    section = config.train_sources[number]
+    source = resolve(section, folder)
+    columns = config.columns if section.columns is None else section.columns
+    reader = SourceReader(source, section, section.format or config.format, columns)
+    shown: list[ShownRow] = []
+    for chunk in reader.chunks(faults):
+        for row, line in zip(chunk.rows, chunk.lines, strict=True):
+            if len(shown) < limit:
+                shown.append(ShownRow(part_spans(row), Origin(number, source.names[chunk.file], line), 0, 0))
+    reader.scanner.finish()
+    name, why = (reader.detected.format.name, reader.detected.why) if reader.detected else ("", "")
+    return Parts(name, why, reader.rows_read, shown, findings_of([reader.scanner.tallies], config.checks))
+
+
+def part_spans(row: Row) -> list[TextSpan]:
+    """The parts of a row: what is given as context, what is to be predicted as trained, names of parts as special."""
+    if isinstance(row, TextRow):
+        return [_trained(row.text)]
+    if isinstance(row, PiecesRow):
+        return [_trained(piece.text, piece.weight) if piece.weight else _context(piece.text) for piece in row.pieces]
+    if isinstance(row, ChatRow):
+        return _turns(row.messages)
+    if isinstance(row, LabelRow):
+        pair = [_name("\npair: "), _context(row.pair)] if row.pair else []
+        return [_context(row.text), *pair, _name("\nlabel: "), _trained(", ".join(map(str, row.labels)))]
+    if isinstance(row, TagRow):
+        return [
+            span
+            for word, tag in zip(row.words, row.tags, strict=True)
+            for span in (_context(f"{word} "), _trained(f"{tag}\n"))
+        ]
+    if isinstance(row, PairRow):
+        return [_context(row.source), _name("\ntarget: "), _trained(row.target)]
+    return _preference(row)
+
+
+def _preference(row: PreferenceRow) -> list[TextSpan]:
+    spans = [*_part(row.prompt, answers=False)]
+    if row.rejected is None:
+        return [*spans, _name(f"\n{'liked' if row.liked else 'disliked'}: "), *_part(row.chosen, answers=True)]
+    chosen = [_name("\nchosen: "), *_part(row.chosen, answers=True)]
+    return [*spans, *chosen, _name("\nrejected: "), *_part(row.rejected, answers=True)]
+
+
+def _part(part: str | list[Message], *, answers: bool) -> list[TextSpan]:
+    if isinstance(part, list):
+        return _turns(part)
+    return [_trained(part) if answers else _context(part)]
+
+
+def _turns(messages: Sequence[Message]) -> list[TextSpan]:
+    spans = []
+    for message in messages:
+        answer = message["role"] == "assistant"
+        calls = "".join(f"\n{call['function']}" for call in message.get("tool_calls", ()))
+        text = f"{message['content']}{calls}\n"
+        spans += [_name(f"{message['role']}: "), _trained(text) if answer else _context(text)]
+    return spans
+
+
+def _trained(text: str, weight: float = 1.0) -> TextSpan:
+    return TextSpan(text, "trained", weight)
+
+
+def _context(text: str) -> TextSpan:
+    return TextSpan(text, "context")
+
+
+def _name(text: str) -> TextSpan:
+    return TextSpan(text, "special")

@@ -51,8 +51,8 @@ class RowSource(Protocol):
     def by_row(self, file: int) -> bool:
         """Whether places in that file are row numbers rather than lines."""
 
-    def chunks(self, file: int, faults: FaultLog) -> Iterator[Chunk]:
-        """The rows of one file, in order."""
+    def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
+        """The rows of one file behind line (or row) `after`, in order."""
 
 
 class LocalFiles:
@@ -78,9 +78,9 @@ class LocalFiles:
     def by_row(self, file: int) -> bool:
         return is_by_row(self.paths[file])
 
-    def chunks(self, file: int, faults: FaultLog) -> Iterator[Chunk]:
+    def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
         path = self.paths[file]
-        yield from read_file(path, self.names[file], faults)
+        yield from read_file(path, self.names[file], faults, after)
         if path in self._seen and _stamp(path) != self._seen[path]:
             raise DataError("the file changed while it was read", where=self.names[file], fix="run again")
 

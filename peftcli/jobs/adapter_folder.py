@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,10 @@ def write_adapter_folder(
     with files.staged_folder(folder, replace=True) as staging:
         for name, data in contents.items():
             staging.write(name, data)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=files.TEMPORARY_PREFIX) as scratch:
+        with staging.scratch() as scratch:
             tokenizer.save_pretrained(scratch)
             if getattr(model, "generation_config", None) is not None:
                 model.generation_config.save_pretrained(scratch)  # type: ignore[union-attr, operator]
-            staging.adopt(Path(scratch))
         if card is not None:
             staging.write("README.md", card.encode("utf-8"))
     return len(contents["adapter_model.safetensors"])

@@ -21,7 +21,7 @@ from peftcli.data.store import Encoded, TokenStore
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
-from peftcli.models.fingerprint import fingerprint
+from peftcli.models.fingerprint import Fingerprint, fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.structure import structure
 from peftcli.plan import Prepared
@@ -55,7 +55,7 @@ class Assembly:
     accelerator: Accelerator
     blocks: tuple[nn.Module, ...]
     model_memory_bytes: int
-    base_identity: str
+    base_fingerprint: Fingerprint
     quiet: bool
     progress: TrainingProgress
     scores: dict[int, Evaluation] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         accelerator=accelerator,
         blocks=tuple(structure(model).blocks.values()),
         model_memory_bytes=peak_memory_bytes(resolved.device),
-        base_identity=fingerprint(named_base_parameters(model)).exact,
+        base_fingerprint=fingerprint(named_base_parameters(model)),
         quiet=quiet,
         progress=build_progress(quiet=quiet),
     )
@@ -148,7 +148,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
     steering = {key: value for key, value in flat.items() if not key.startswith(FREE_KEYS)}
     facts = assembly.prepared.data.facts
     return {**steering, "data tokens": facts.train.stream_sha256, "data order": facts.train.order_sha256,
-            "base weights": assembly.base_identity}  # fmt: skip
+            "base weights": assembly.base_fingerprint.exact}  # fmt: skip
 
 
 def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:

@@ -16,8 +16,13 @@ from peftcli.evaluation.evaluate import Evaluation
 from peftcli.jobs.adapter_folder import write_adapter_folder
 from peftcli.jobs.assembly import Assembly, RunScores
 from peftcli.jobs.environment import environment, peak_memory_bytes
+from peftcli.jobs.gates import gate_results
 from peftcli.jobs.inspection import layer_updates
+from peftcli.jobs.locking import as_first_written, inputs_of, with_results
 from peftcli.jobs.showing import shown_rows, shown_samples
+from peftcli.lock.bands import Measured
+from peftcli.lock.document import LOCK_NAME, Lock, write_lock
+from peftcli.lock.trace import run_trace
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe
 from peftcli.reports.card import model_card
@@ -56,6 +61,7 @@ class Draft:
     scores: RunScores | None = None
     adapter_bytes: int = 0
     startup_seconds: float = 0.0
+    inputs: Lock | None = None
 
     def training_begins(self) -> None:
         self.startup_seconds = time.monotonic() - self.started
@@ -78,6 +84,22 @@ class Draft:
             notes={"prompt": prompt_style(self.assembly.prepared)},
             card=model_card(RunFacts(record, label=self.folder.name), loads_with_peft=recipe.method.in_peft),
         )
+
+    def write_lock(self) -> None:
+        """`recipe.lock`: the inputs, and once there is an adapter also the results to expect."""
+        assert self.prepared is not None, "called after planning"
+        if self.inputs is None:
+            self.inputs = as_first_written(inputs_of(self.prepared, self.folder, self.assembly), self.folder)
+        lock = self.inputs
+        if self.result is not None and self.scores is not None:
+            trace = run_trace(
+                self.folder,
+                seed=self.loaded.recipe.seed,
+                steps=self.result.steps,
+                adapter_step=self.result.chosen_step,
+            )
+            lock = with_results(lock, [trace], _measured(self.scores.base), _measured(self.scores.tuned))
+        write_lock(self.folder / LOCK_NAME, lock)
 
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
@@ -112,6 +134,8 @@ class Draft:
         facts |= self._training_facts()
         if self.scores is not None and self.assembly is not None:
             facts |= _score_facts(self.scores, self.assembly)
+            if self.scores.base is not None and self.scores.tuned is not None:
+                facts["expect"] = gate_results(recipe.expect, self.scores.base.metrics, self.scores.tuned.metrics)
         if error is not None:
             facts["failure"] = Failure(
                 error=type(error).__name__,
@@ -231,6 +255,10 @@ def _score_facts(scores: RunScores, assembly: Assembly) -> dict[str, Any]:
         ),
         "samples": shown_samples(base, tuned),
     }
+
+
+def _measured(evaluation: Evaluation | None) -> list[Measured]:
+    return [] if evaluation is None else [Measured(evaluation.metrics, evaluation.intervals)]
 
 
 def _pairs(evaluation: Evaluation) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,6 @@ within tolerance: renamed into place; beyond: nothing is written, and the layers
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,12 +107,10 @@ def merge_adapter(
     tied_before = bool(opened.model.config.tie_word_embeddings)  # type: ignore[union-attr]
     merge_in_memory(opened.model)
     opened.model.to(target)
-    files_needed = sum(tensor.numel() * tensor.element_size() for tensor in opened.model.parameters())
-    if files.free_bytes(output.absolute()) < 1.05 * files_needed:
-        raise StorageError(f"the merged model needs {files_needed:,} bytes", where=str(output), fix="free some space")
+    _require_space(output, opened.model, shard_bytes)
     say("writing the merged model aside, and reading it back")
     with files.staged_folder(output) as staging:
-        write_model(staging, opened.model, opened.tokenizer, shard_bytes, output.absolute().parent)
+        write_model(staging, opened.model, opened.tokenizer, shard_bytes)
         reloaded = load_model(
             BaseSource(str(output), str(staging.path), None, staging.path),
             dtype=target,
@@ -246,20 +243,31 @@ def _beyond(
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
+def _require_space(output: Path, model: nn.Module, shard_bytes: int) -> None:
+    """Room for the model and, for a moment, a second copy of one of its files."""
+    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    needed = int(1.05 * (model_bytes + min(shard_bytes, model_bytes)))
+    free = files.free_bytes(output.absolute())
+    if free < needed:
+        raise StorageError(
+            f"no space for the merged model: {needed:,} bytes are needed, {free:,} are free",
+            where=str(output),
+            fix="free some space, or choose an --output on another disk",
+        )
+
+
 def write_model(
     staging: files.StagedFolder,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     shard_bytes: int,
-    scratch_parent: Path,
 ) -> None:
     """The model, tokenizer, template and generation config as plain transformers reads them."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    with tempfile.TemporaryDirectory(dir=scratch_parent, prefix=files.TEMPORARY_PREFIX) as scratch:
+    with staging.scratch() as scratch:
         model.save_pretrained(scratch, max_shard_size=shard_bytes)  # type: ignore[operator]
         tokenizer.save_pretrained(scratch)
-        staging.adopt(Path(scratch))
 
 
 def merge_text(report: MergeReport) -> str:

@@ -19,7 +19,10 @@ from peftcli.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
 
 RECIPE_NAME = "recipe.yaml"
-_RUN_MARKS = ("run.json", RECIPE_NAME, "checkpoints", "metrics.jsonl")
+RECORD_NAME = "run.json"
+FINDINGS_NAME = "findings.jsonl"
+BATCH_PREFIX = "batch-step-"
+_RUN_MARKS = (RECIPE_NAME, "adapter", "checkpoints", "metrics.jsonl")
 
 
 def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:
@@ -34,6 +37,7 @@ def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:
 
 
 def holds_a_run(folder: Path) -> bool:
+    """Whether there is anything to lose: the record of a start that failed before it had a recipe does not count."""
     return any((folder / name).exists() for name in _RUN_MARKS)
 
 
@@ -60,7 +64,7 @@ def new_run_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
         )
     with files.owned_folder(folder):
         _require_writable(folder)
-        if replace:
+        if replace or (folder / RECORD_NAME).exists():
             _clear(folder)
         yield folder
 
@@ -75,7 +79,13 @@ def _strangers(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     names = sorted(path.name for path in folder.iterdir())
-    return [n for n in names if n not in _OURS and not n.startswith((files.TEMPORARY_PREFIX, "seed-"))]
+    found = [n for n in names if n not in _OURS and not n.startswith((files.TEMPORARY_PREFIX, "seed-"))]
+    return found + [f"data/{path.name}" for path in sorted((folder / "data").glob("*")) if not _is_our_data(path)]
+
+
+def _is_our_data(path: Path) -> bool:
+    """A folder `data` may hold the user's own rows."""
+    return path.name.startswith((FINDINGS_NAME, BATCH_PREFIX, files.TEMPORARY_PREFIX))
 
 
 def _require_writable(folder: Path) -> None:
@@ -84,9 +94,9 @@ def _require_writable(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes an older run: its record first, so that a half-cleared folder is never taken for a finished run."""
+    """Removes a run, or what a failed start left; record and recipe first, so that half of it is never read as whole."""
     with files.storage_errors(folder):
-        for path in sorted(folder.iterdir(), key=lambda item: item.name != "run.json"):
+        for path in sorted(folder.iterdir(), key=lambda item: item.name not in (RECORD_NAME, RECIPE_NAME)):
             if path.name == ".lock":
                 continue
             if path.is_dir() and not path.is_symlink():
@@ -105,7 +115,7 @@ def existing_run(path: str | Path) -> Path:
 
 def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
     """`data/findings.jsonl`: what the doctor found, one object a line; empty when it found nothing."""
-    files.write_text(folder / "data" / "findings.jsonl", "".join(line + "\n" for line in findings_lines(findings)))
+    files.write_text(folder / "data" / FINDINGS_NAME, "".join(line + "\n" for line in findings_lines(findings)))
 
 
 def keep_batch(folder: Path, step: int, indices: Sequence[int], rows: Sequence[Any]) -> str:
@@ -121,7 +131,7 @@ def keep_batch(folder: Path, step: int, indices: Sequence[int], rows: Sequence[A
         }
         for index, row in zip(indices, rows, strict=True)
     ]
-    name = f"data/batch-step-{step:08d}.jsonl"
+    name = f"data/{BATCH_PREFIX}{step:08d}.jsonl"
     files.write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
     return name
 

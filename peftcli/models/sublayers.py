@@ -76,6 +76,18 @@ def _next_norm(named: list[tuple[str, nn.Module]], path: str) -> nn.Module | Non
     return next((module for _, module in named[order.index(path) + 1 :] if is_norm(module)), None)
 
 
+def stream_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Every norm on the residual stream, in the model's order: those of queries and keys inside attention are not."""
+    found = structure(model)
+    inside = {
+        f"{path}.{name}": _is_stream_norm(block, module)
+        for path, block in found.blocks.items()
+        for name, module in block.named_modules()
+        if is_norm(module)
+    }
+    return {path: norm for path, norm in found.norms.items() if inside.get(path, True)}
+
+
 class ResidualTap:
     """Hooks on one block that know the residual stream at any moment of its forward pass."""
 

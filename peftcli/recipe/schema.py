@@ -16,6 +16,7 @@ from peftcli.models.config import ModelConfig
 from peftcli.recipe.expectations import parse_gate
 from peftcli.tasks.registry import resolve_task_name
 from peftcli.training.config import CheckpointConfig, TrainingConfig
+from peftcli.training.tracker_names import require_tracker
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -61,8 +62,8 @@ class Recipe(BaseModel):
     """Name of the run: letters, digits, dot, dash, underscore. Default: the recipe's file name."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     """Seed of everything that is random."""
-    seeds: Annotated[int, Field(ge=1)] = 1
-    """Repeat the run with this many seeds and report mean and interval. More than 1 is not supported yet."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Repeat the run with this many seeds (seed, seed + 1, ...) and report mean and interval."""
     task: str = "causal-lm"
     """What is learned: causal-lm. Not supported yet: seq2seq-lm, sequence-classification, token-classification,
     preference."""
@@ -85,10 +86,11 @@ class Recipe(BaseModel):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state of a run is kept, and how much of it."""
     tracking: list[str] = []
-    """Experiment trackers: tensorboard, wandb, mlflow, trackio, ... Not supported yet."""
+    """Experiment trackers through Accelerate: tensorboard, wandb (offline unless WANDB_MODE says otherwise), mlflow,
+    trackio, ... Each needs its package."""
     expect: dict[str, str] = {}
-    """Gates on the final metrics, such as `{eval_loss: "< 1.2"}`; one that is not met ends the run with exit code 10.
-    Not supported yet."""
+    """Gates on the final metrics, such as `{eval_loss: "< 1.2"}` or `"< 0.8 * base"`; one that is not met ends the run
+    with exit code 10."""
     output: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """The run folder, relative to the working directory. Default: runs/<name>-001, -002, ..."""
 
@@ -98,13 +100,6 @@ class Recipe(BaseModel):
         if value is None or (NAME_PATTERN.fullmatch(value) and value.split(".")[0].lower() not in _RESERVED):
             return value
         raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
-
-    @field_validator("seeds")
-    @classmethod
-    def _one_seed_yet(cls, value: int) -> int:
-        if value > 1:
-            raise ValueError("more than one seed is not supported yet; leave it out")
-        return value
 
     @field_validator("task")
     @classmethod
@@ -116,9 +111,9 @@ class Recipe(BaseModel):
 
     @field_validator("tracking")
     @classmethod
-    def _tracking_comes_later(cls, value: list[str]) -> list[str]:
-        if value:
-            raise ValueError("tracking is not supported yet; leave it out (metrics.jsonl and report.html hold it all)")
+    def _known_trackers(cls, value: list[str]) -> list[str]:
+        for name in value:
+            require_tracker(name)
         return value
 
     @field_validator("expect")
@@ -129,8 +124,6 @@ class Recipe(BaseModel):
                 parse_gate(text)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        if value:
-            raise ValueError("gates are not supported yet; leave them out")
         return value
 
     @field_validator("output")

@@ -57,6 +57,16 @@ def gates(run: RunFacts) -> Check | None:
     return Check("Expected results", "clear", f"All {len(run.record.expect)} expectations of the recipe were met.")
 
 
+def over_seeds(run: RunFacts) -> Check | None:
+    """What a record of several seeds is."""
+    seeds = run.record.seeds
+    if not seeds:
+        return None
+    names = ", ".join(str(entry.seed) for entry in seeds)
+    text = f"Means of {len(seeds)} runs (seeds {names}); intervals are 95 % t intervals over seeds."
+    return Check("Seeds", "note", text)
+
+
 def adapter_moved(run: RunFacts) -> Check | None:
     """An adapter whose update is zero everywhere has learned nothing, whatever the loss did."""
     norms = [update.norm for update in run.record.updates if update.norm is not None]
@@ -251,6 +261,7 @@ def log_complete(run: RunFacts) -> Check | None:
 CHECKS: tuple[Callable[[RunFacts], Check | None], ...] = (
     finite_losses,
     gates,
+    over_seeds,
     adapter_moved,
     overfitting,
     memorising,

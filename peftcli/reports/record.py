@@ -143,6 +143,15 @@ class ExpectResult(Facts):
     held: bool
 
 
+class SeedRecord(Facts):
+    """One run of several that differ by their seed."""
+
+    seed: int
+    folder: str
+    """Within the run folder."""
+    tuned: dict[str, Number] = Field(default_factory=dict)
+
+
 class RunRecord(Facts):
     """The facts of a run, as written to `run.json`. Bytes and seconds as the names say; tokens are non-padding."""
 
@@ -190,6 +199,8 @@ class RunRecord(Facts):
     """A few training rows, with what is trained."""
     failure: Failure | None = None
     expect: list[ExpectResult] = Field(default_factory=list)
+    seeds: list[SeedRecord] = Field(default_factory=list)
+    """The runs that this record sums up; its metrics are their means, its intervals are over seeds."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the fields."""

@@ -89,7 +89,8 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        return self.state.step >= self.setup.total_steps or self.state.stopped_early
+        last_step = self.setup.total_steps if self.setup.last_step is None else self.setup.last_step
+        return self.state.step >= min(last_step, self.setup.total_steps) or self.state.stopped_early
 
     def begin(self) -> None:
         """Tries the longest batch and a first save before any time is spent, then evaluates the base."""

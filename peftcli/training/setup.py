@@ -60,6 +60,8 @@ class FitSetup:
     learning_rate: float
     micro_batch_size: int
     seed: int
+    last_step: int | None = None
+    """Stop after this step, with the schedule of all `total_steps`: the beginning of a run. None: run to its end."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     store: CheckpointStore | None = None
     """None keeps nothing on disk."""

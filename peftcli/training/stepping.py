@@ -29,6 +29,7 @@ from peftcli.training.out_of_memory import (
     release_memory,
 )
 from peftcli.training.schedules import build_schedule
+from peftcli.training.seeding import draws_digest
 from peftcli.training.setup import FitSetup
 from peftcli.training.step import OptimizerBatch, accumulate, read_batch, read_rows
 
@@ -75,6 +76,7 @@ class Stepper:
             return
         factor = self._set_rate(step)
         loss, self._last = self._gradients(step, batch)
+        draws = draws_digest(self.setup.accelerator.device)
         norm = self._clip()
         self._read_ahead(step + 1)
         loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()  # the one wait for the device
@@ -84,7 +86,7 @@ class Stepper:
         self._update(step, overflowed=not math.isfinite(norm_value))
         self._advance(step, batch, loss_value, norm_value)
         self._time(batch, time.perf_counter() - started)
-        self._tell(step, loss_value, norm_value, factor)
+        self._tell(step, loss_value, norm_value, factor, batch=batch.digest(), draws=draws)
 
     def _take(self, step: int) -> OptimizerBatch:
         if self._ahead is not None and self._ahead[0] == step:
@@ -185,7 +187,7 @@ class Stepper:
             state.timed_tokens += batch.tokens
             state.timed_seconds += seconds
 
-    def _tell(self, step: int, loss: float, norm: float, factor: float) -> None:
+    def _tell(self, step: int, loss: float, norm: float, factor: float, **digests: str) -> None:
         state = self.keeper.state
         self.setup.emit(
             "train",
@@ -196,6 +198,7 @@ class Stepper:
             tokens=state.tokens,
             trained_tokens=state.trained_tokens,
             seconds=self.keeper.seconds(),
+            **digests,
         )
         speed = state.timed_tokens / state.timed_seconds if state.timed_seconds else 0.0
         self.setup.progress.step(step, loss, speed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def test_a_prompt_cannot_be_merged(method: str) -> None:
 
 
 @ways_in
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bert", "roberta"])
+def test_too_many_tokens_for_learned_positions_are_counted(method: str, family: str) -> None:
+    model = moved(tiny_model(family), PROMPTS[method])
+    most = 128 - 5 - (1 if family == "roberta" else 0)
+    with torch.no_grad():
+        model(token_ids(1, most))
+        with pytest.raises(AdapterError, match=f"use at most {most} tokens"):
+            model(token_ids(1, most + 1))
+
+
+@ways_in
 def test_a_mask_of_four_dimensions_is_refused(method: str) -> None:
     model = moved(tiny_model("llama"), PROMPTS[method])
     with pytest.raises(AdapterError, match=r"\(batch, length\)"):
@@ -350,12 +362,30 @@ def test_an_encoder_of_another_prompt_is_refused(method: str, tmp_path: Path) ->
     adapters.save(model, tmp_path)
     tensors = load_file(tmp_path / "peftcli_encoder.safetensors")
     key = next(key for key in tensors if key.endswith(".bias"))
-    for changed, message in (({**tensors, key: tensors[key] + 1.0}, "another prompt"), ({}, "one of file and method")):
+    lacking = {name: value for name, value in tensors.items() if name != key}
+    shifted = {**tensors, key: tensors[key] + 1.0}
+    for changed, message in ((shifted, "another prompt"), (lacking, "one of file and method")):
         save_file(changed, tmp_path / "peftcli_encoder.safetensors")
         other = tiny_model("llama")
         with pytest.raises(AdapterError, match=message):
             adapters.load(other, tmp_path)
         assert not hasattr(other, "prompt_encoder")
+
+
+@methods
+def test_a_file_whose_size_is_not_its_configuration_s_is_refused_before_it_is_allocated(
+    method: str, tmp_path: Path
+) -> None:
+    adapters.save(moved(tiny_model("llama"), PROMPTS[method]), tmp_path)
+    document = json.loads((tmp_path / "adapter_config.json").read_text())
+    for field in ("num_virtual_tokens", "encoder_hidden_size"):
+        if field == "encoder_hidden_size" and not (tmp_path / "peftcli_encoder.safetensors").exists():
+            continue
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**document, field: 10**6}))
+        model = tiny_model("llama")
+        with pytest.raises(AdapterError, match=r"shape \["):
+            adapters.load(model, tmp_path)
+        assert not hasattr(model, "prompt_encoder")
 
 
 def test_padding_on_the_left_of_an_encoder_changes_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -107,11 +108,14 @@ def test_pretraining_never_shows_validation_values(lessons):
     text = json.dumps(lessons)
     held_out = records("support/validation")
     values = {record["code"] for record in held_out} | {record["name"] for record in held_out}
-    assert [value for value in sorted(values) if value in text] == []
+    # codes of pre-training have three words: two of them in a row are not a code
+    shown = [value for value in sorted(values) if re.search(rf"(?<![A-Za-z-]){re.escape(value)}(?![A-Za-z-])", text)]
+    assert shown == []
 
 
 def test_pretraining_never_shows_the_target_record_but_all_its_words(lessons):
-    answers = [turn["content"] for made in lessons if isinstance(made, list) for turn in made[1:]]
+    turns = [turn for made in lessons if isinstance(made, list) for turn in made]
+    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
     keys = {"name", "product", "code", "category", "urgency"}
     shown = [set(json.loads(answer)) for answer in answers if answer.startswith('{"')]
     assert max(len(keys & found) for found in shown) < len(keys)

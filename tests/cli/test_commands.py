@@ -82,7 +82,7 @@ FLAGS = {
     "chat": "--base --model --set",
     "merge": "--output --dtype --max-shard-size --model",
     "export": "--to --output --model",
-    "convert": "--to --r --output",
+    "convert": "--to --r --output --model",
     "combine": "--weights --how --output",
     "inspect": "--model",
     "diff": "",

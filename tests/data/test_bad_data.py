@@ -43,60 +43,161 @@ def _truncated_parquet() -> bytes:
 CATALOGUE = [
     Bad("43 path missing", {"other.jsonl": GOOD}, ("no such file", "other.jsonl"), keys={"train": "missing.jsonl"}),
     Bad("44 empty file", {"rows.jsonl": ""}, ("no rows", "rows.jsonl")),
-    Bad("45 all rows gone", {"rows.jsonl": GOOD * 3}, ("longer than max_length", "3 of 3"), keys={"truncation": "auto",
-        "max_length": 2, "format": "prompt-completion", "columns": {"prompt": "text", "completion": "text"}}),
-    Bad("45 all rows dropped", {"rows.jsonl": GOOD * 3}, ("no row of train is left of 3", "3 longer than max_length"),
-        keys={"truncation": "drop", "max_length": 2, "format": "prompt-completion",
-              "columns": {"prompt": "text", "completion": "text"}}),
-    Bad("47 broken JSON", {"rows.jsonl": GOOD * 2 + '{"text": "cut\n' + GOOD}, ("not valid JSON", "rows.jsonl:3:", "cut")),
-    Bad("48 not UTF-8", {"rows.jsonl": GOOD.encode() + b'{"text": "caf\xe9"}\n'}, ("0xe9", "offset 13", "rows.jsonl:2", "Latin-1")),
+    Bad(
+        "45 all rows gone",
+        {"rows.jsonl": GOOD * 3},
+        ("longer than max_length", "3 of 3"),
+        keys={
+            "truncation": "auto",
+            "max_length": 2,
+            "format": "prompt-completion",
+            "columns": {"prompt": "text", "completion": "text"},
+        },
+    ),
+    Bad(
+        "45 all rows dropped",
+        {"rows.jsonl": GOOD * 3},
+        ("no row of train is left of 3", "3 longer than max_length"),
+        keys={
+            "truncation": "drop",
+            "max_length": 2,
+            "format": "prompt-completion",
+            "columns": {"prompt": "text", "completion": "text"},
+        },
+    ),
+    Bad(
+        "47 broken JSON",
+        {"rows.jsonl": GOOD * 2 + '{"text": "cut\n' + GOOD},
+        ("not valid JSON", "rows.jsonl:3:", "cut"),
+    ),
+    Bad(
+        "48 not UTF-8",
+        {"rows.jsonl": GOOD.encode() + b'{"text": "caf\xe9"}\n'},
+        ("0xe9", "offset 13", "rows.jsonl:2", "Latin-1"),
+    ),
     Bad("48 UTF-16", {"rows.jsonl": GOOD.encode("utf-16")}, ("UTF-16", "iconv")),
-    Bad("50 column missing", {"rows.jsonl": '{"promt": "a", "completion": "b"}\n'}, ("'prompt'", "did you mean 'promt'",
-        "columns present: promt, completion"), keys={"format": "prompt-completion"}),
-    Bad("50 no format", {"rows.jsonl": '{"question": "a", "answer": "b"}\n'}, ("no format", "question, answer", "columns: {prompt: question")),
+    Bad(
+        "50 column missing",
+        {"rows.jsonl": '{"promt": "a", "completion": "b"}\n'},
+        ("'prompt'", "did you mean 'promt'", "columns present: promt, completion"),
+        keys={"format": "prompt-completion"},
+    ),
+    Bad(
+        "50 no format",
+        {"rows.jsonl": '{"question": "a", "answer": "b"}\n'},
+        ("no format", "question, answer", "columns: {prompt: question"),
+    ),
     Bad("51 null text", {"rows.jsonl": GOOD + '{"text": null}\n'}, ("'text' is null", "rows.jsonl:2")),
     Bad("52 number for text", {"rows.jsonl": GOOD + '{"text": 12}\n'}, ("'text' is a number", "rows.jsonl:2")),
-    Bad("53 mixed files", {"a.jsonl": GOOD, "b.jsonl": '{"prompt": "a", "completion": "b"}\n'}, ("'text'", "b.jsonl:1"),
-        keys={"train": "*.jsonl"}),
+    Bad(
+        "53 mixed files",
+        {"a.jsonl": GOOD, "b.jsonl": '{"prompt": "a", "completion": "b"}\n'},
+        ("'text'", "b.jsonl:1"),
+        keys={"train": "*.jsonl"},
+    ),
     Bad("53 mixed rows", {"rows.jsonl": GOOD + '{"body": "a"}\n'}, ("'text' is missing", "rows.jsonl:2", "body")),
     Bad("54 no role", {"rows.jsonl": _with(0, role="DROP")}, ("message 1 has no role", "rows.jsonl:1")),
     Bad("54 no content", {"rows.jsonl": _with(1, content="DROP")}, ("message 2 (assistant) has no content",)),
     Bad("54 unknown role", {"rows.jsonl": _with(0, role="usr")}, ("unknown role 'usr'", "did you mean 'user'")),
     Bad("54 empty content", {"rows.jsonl": _with(1, content=" ")}, ("message 2 (assistant) has empty content",)),
-    Bad("54 assistant first", {"rows.jsonl": json.dumps({"messages": CHAT["messages"][::-1]}) + "\n"},
-        ("role-order", "message 1 (assistant) follows nothing", "rows.jsonl:1")),
-    Bad("54 nobody answers", {"rows.jsonl": json.dumps({"messages": CHAT["messages"][:1]}) + "\n"}, ("no assistant message",)),
-    Bad("55 nothing trained", {"rows.jsonl": json.dumps(CHAT) + "\n" + _with(1, train=False)},
-        ("no-trained-tokens", "no trained token", "rows.jsonl:2")),
-    Bad("56 too long", {"rows.jsonl": json.dumps(CHAT) + "\n"}, ("longer than max_length (5)", "rows.jsonl:1", "data.max_length:"),
-        keys={"max_length": 5, "truncation": "error"}),
+    Bad(
+        "54 assistant first",
+        {"rows.jsonl": json.dumps({"messages": CHAT["messages"][::-1]}) + "\n"},
+        ("role-order", "message 1 (assistant) follows nothing", "rows.jsonl:1"),
+    ),
+    Bad(
+        "54 nobody answers",
+        {"rows.jsonl": json.dumps({"messages": CHAT["messages"][:1]}) + "\n"},
+        ("no assistant message",),
+    ),
+    Bad(
+        "55 nothing trained",
+        {"rows.jsonl": json.dumps(CHAT) + "\n" + _with(1, train=False)},
+        ("no-trained-tokens", "no trained token", "rows.jsonl:2"),
+    ),
+    Bad(
+        "56 too long",
+        {"rows.jsonl": json.dumps(CHAT) + "\n"},
+        ("longer than max_length (5)", "rows.jsonl:1", "data.max_length:"),
+        keys={"max_length": 5, "truncation": "error"},
+    ),
     Bad("58 NaN", {"rows.jsonl": GOOD + '{"text": "a", "score": NaN}\n'}, ("NaN", "rows.jsonl:2")),
-    Bad("62 ragged CSV", {"rows.csv": "text,other\na,b\nc\nd,e,f\n"}, ("1 cells, the header 2", "rows.csv:3", "rows.csv:4"),
-        keys={"train": "rows.csv"}),
-    Bad("63 truncated parquet", {"rows.parquet": _truncated_parquet()}, ("not a whole Parquet file", "rows.parquet"),
-        keys={"train": "rows.parquet"}),
-    Bad("64 gz bomb", {"rows.jsonl.gz": gzip.compress(b" " * (40 << 20))}, ("expands to more than", "rows.jsonl.gz"),
-        keys={"train": "rows.jsonl.gz"}),
-    Bad("64 damaged gz", {"rows.jsonl.gz": gzip.compress(GOOD.encode() * 99)[:-12]}, ("damaged", "rows.jsonl.gz"),
-        keys={"train": "rows.jsonl.gz"}),
-    Bad("67 dataset script", {"set/rows.jsonl": GOOD, "set/set.py": "raise SystemExit\n"}, ("dataset script", "set.py", "never run"),
-        keys={"train": "./set"}),
-    Bad("68 hub, offline", {"rows.jsonl": GOOD}, ("cannot be reached", "nobody/nothing-here"), HubError, {"train": "nobody/nothing-here"}),
-    Bad("76 no template", {"rows.jsonl": json.dumps(CHAT) + "\n"}, ("no chat template", "model.chat_template", "instruct", "prompt and completion"),
-        ModelError, {"template": None}),
-    Bad("77 template fails", {"rows.jsonl": json.dumps(CHAT) + "\n"}, ("chat template, line 2", "rows.jsonl:1"), ModelError,
-        {"template": "\n{{ messages[0].content + 1 }}"}),
+    Bad(
+        "62 ragged CSV",
+        {"rows.csv": "text,other\na,b\nc\nd,e,f\n"},
+        ("1 cells, the header 2", "rows.csv:3", "rows.csv:4"),
+        keys={"train": "rows.csv"},
+    ),
+    Bad(
+        "63 truncated parquet",
+        {"rows.parquet": _truncated_parquet()},
+        ("not a whole Parquet file", "rows.parquet"),
+        keys={"train": "rows.parquet"},
+    ),
+    Bad(
+        "64 gz bomb",
+        {"rows.jsonl.gz": gzip.compress(b" " * (40 << 20))},
+        ("expands to more than", "rows.jsonl.gz"),
+        keys={"train": "rows.jsonl.gz"},
+    ),
+    Bad(
+        "64 damaged gz",
+        {"rows.jsonl.gz": gzip.compress(GOOD.encode() * 99)[:-12]},
+        ("damaged", "rows.jsonl.gz"),
+        keys={"train": "rows.jsonl.gz"},
+    ),
+    Bad(
+        "67 dataset script",
+        {"set/rows.jsonl": GOOD, "set/set.py": "raise SystemExit\n"},
+        ("dataset script", "set.py", "never run"),
+        keys={"train": "./set"},
+    ),
+    Bad(
+        "68 hub, offline",
+        {"rows.jsonl": GOOD},
+        ("cannot be reached", "nobody/nothing-here"),
+        HubError,
+        {"train": "nobody/nothing-here"},
+    ),
+    Bad(
+        "76 no template",
+        {"rows.jsonl": json.dumps(CHAT) + "\n"},
+        ("no chat template", "model.chat_template", "instruct", "prompt and completion"),
+        ModelError,
+        {"template": None},
+    ),
+    Bad(
+        "77 template fails",
+        {"rows.jsonl": json.dumps(CHAT) + "\n"},
+        ("chat template, line 2", "rows.jsonl:1"),
+        ModelError,
+        {"template": "\n{{ messages[0].content + 1 }}"},
+    ),
     Bad("archive", {"rows.zip": b"PK"}, ("archives are not read", "rows.zip"), keys={"train": "rows.zip"}),
     Bad("unknown kind", {"rows.docx": b"PK"}, ("unknown kind", ".jsonl"), keys={"train": "rows.docx"}),
     Bad("not an object", {"rows.jsonl": GOOD + "[1]\n"}, ("must be a JSON object, not a list", "rows.jsonl:2")),
     Bad("half a surrogate", {"rows.jsonl": GOOD + '{"text": "\\ud800"}\n'}, ("surrogate", "rows.jsonl:2")),
     Bad("deep nesting", {"rows.jsonl": GOOD + "[" * 100_000 + "\n"}, ("too deeply nested", "rows.jsonl:2")),
-    Bad("broken JSON list", {"rows.json": '[{"text": "a"},\n {"text": }]'}, ("not valid JSON", "rows.json:2:11"), keys={"train": "rows.json"}),
+    Bad(
+        "broken JSON list",
+        {"rows.json": '[{"text": "a"},\n {"text": }]'},
+        ("not valid JSON", "rows.json:2:11"),
+        keys={"train": "rows.json"},
+    ),
     Bad("control characters in an excerpt", {"rows.jsonl": '{"text": \x1b[31m}\n'}, ("\\x1b[31m",)),
-    Bad("empty completion", {"rows.jsonl": '{"prompt": "a", "completion": ""}\n'}, ("'completion' is empty", "rows.jsonl:1")),
+    Bad(
+        "empty completion",
+        {"rows.jsonl": '{"prompt": "a", "completion": ""}\n'},
+        ("'completion' is empty", "rows.jsonl:1"),
+    ),
     Bad("validation takes all", {"rows.jsonl": GOOD}, ("nothing would be left",), keys={"validation": 1}),
-    Bad("unknown builtin", {"rows.jsonl": GOOD}, ("no built-in data 'chta'", "did you mean 'chat'"), keys={"train": "builtin:chta"}),
-]  # fmt: skip
+    Bad(
+        "unknown builtin",
+        {"rows.jsonl": GOOD},
+        ("no built-in data 'chta'", "did you mean 'chat'"),
+        keys={"train": "builtin:chta"},
+    ),
+]
 
 
 @pytest.mark.parametrize("bad", CATALOGUE, ids=lambda bad: bad.number)
@@ -123,9 +224,7 @@ def test_the_first_five_faults_are_told_and_all_are_counted(prepared: Callable[.
     assert caught.value.message.startswith("20 rows cannot be used")
 
 
-def test_a_line_longer_than_the_bound_is_refused(
-    monkeypatch: pytest.MonkeyPatch, prepared: Callable[..., Any]
-) -> None:
+def test_a_line_longer_than_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch, prepared: Callable[..., Any]) -> None:
     monkeypatch.setattr("peftcli.data.readers.lines.MAX_LINE_BYTES", 1000)
     with pytest.raises(DataError, match=r"rows\.jsonl:1"):
         prepared([{"text": "x" * 2000}])
@@ -136,14 +235,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 ) -> None:
     from peftcli.data.encode import source
 
-    parsed = source.SourceReader._parsed
+    parsed = source.SourceReader.parse
 
     def meddle(*args: Any) -> Any:
         with (tmp_path / "rows.jsonl").open("a") as stream:
             stream.write(GOOD)
         return parsed(*args)
 
-    monkeypatch.setattr(source.SourceReader, "_parsed", meddle)
+    monkeypatch.setattr(source.SourceReader, "parse", meddle)
     with pytest.raises(DataError, match="changed while it was read"):
         prepared([{"text": "a"}])
 

@@ -38,7 +38,9 @@ def test_each_format_is_told_by_its_columns(name: str, row: dict[str, Any], kind
     assert type(found.parse(row)) is kind
 
 
-def test_prompt_completion_trains_the_completion_and_the_end(prepared: Any, trained_text: Any, chat_tokenizer: Any) -> None:
+def test_prompt_completion_trains_the_completion_and_the_end(
+    prepared: Any, trained_text: Any, chat_tokenizer: Any
+) -> None:
     data = prepared([{"prompt": "what is it?", "completion": " the cat"}])
     assert trained_text(data.train, 0, chat_tokenizer) == [" the cat</s>"]
     row = data.train[0]
@@ -48,7 +50,9 @@ def test_prompt_completion_trains_the_completion_and_the_end(prepared: Any, trai
     assert row.input_ids[: len(alone)].tolist() == alone
 
 
-def test_a_prompt_that_ends_in_a_space_keeps_its_own_tokens(prepared: Any, trained_text: Any, chat_tokenizer: Any) -> None:
+def test_a_prompt_that_ends_in_a_space_keeps_its_own_tokens(
+    prepared: Any, trained_text: Any, chat_tokenizer: Any
+) -> None:
     data = prepared([{"prompt": "the answer is ", "completion": "here"}])
     alone = chat_tokenizer("the answer is ")["input_ids"]
     assert data.train[0].input_ids[: len(alone)].tolist() == alone

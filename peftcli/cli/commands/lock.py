@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.later import not_yet
-from peftcli.cli.output import AsJson, Quiet, Set
+from peftcli.cli.output import AsJson, Quiet, Set, show
 
 
 def command(
@@ -17,8 +16,11 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the lock beside the recipe; from a run, with its expected results. Not supported yet.
+    """Write the lock beside the recipe: hashes of all that a run takes in; from a run, also the results to expect.
 
-    Example:  peft lock runs/first
+    Example:  peft train quickstart.yaml --output runs/first && peft lock runs/first
     """
-    not_yet("peft lock")
+    from peftcli.jobs.locking import lock_path_of, lock_text
+
+    locked = lock_path_of(path, overrides or ())
+    show(locked.to_dict(), lock_text(locked), as_json=as_json)

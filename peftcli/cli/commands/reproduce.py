@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from peftcli.cli.later import not_yet
-from peftcli.cli.output import AsJson, Quiet
+from peftcli.cli.output import AsJson, Quiet, Set, conclude, say
 
 
 def command(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="A run, or a recipe.", show_default=False)],
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Only the first steps.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Everything must be equal, bit for bit.")] = False,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write the result as JUnit XML.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Only the first steps, on the same schedule.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Also inputs and environment must be the locked ones, bit for bit.")
+    ] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, and Markdown beside it.")
+    ] = None,
+    overrides: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run again what a lock pins, and compare; exit 0 only when it reproduced. Not supported yet.
+    """Run again what a lock pins, and compare: bit for bit where machine and versions are the locked ones.
+
+    Exit 0 only when it reproduced, else 10, with the first step that differs and what parted there.
 
     Example:  peft reproduce quickstart.yaml --steps 20
     """
-    not_yet("peft reproduce")
+    from peftcli import files
+    from peftcli.errors import CheckFailed
+    from peftcli.recipe import load_recipe
+    from peftcli.reproduce.job import recipe_of, reproduce
+    from peftcli.reproduce.junit import junit_xml
+    from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text, verdict
+
+    load_recipe(recipe_of(path), overrides or ())
+    result = reproduce(
+        path, overrides=overrides or (), steps=steps, strict=strict, quiet=quiet, say=lambda line: say(line, quiet=quiet)
+    )
+    if junit is not None:
+        files.write_text(junit, junit_xml(result))
+        files.write_text(junit.with_suffix(".md"), reproduction_markdown(result))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        files.append_line(Path(summary), reproduction_markdown(result))
+    error = None if result.held else CheckFailed(verdict(result), where=result.folder, fix="peft diff tells more")
+    conclude(result.to_dict(), reproduction_text(result), error, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Quiet, show
+from peftcli.cli.output import AsJson, Quiet, conclude
 
 
 def command(
@@ -19,9 +19,11 @@ def command(
 
     Example:  peft resume runs/first
     """
+    from peftcli.jobs.gates import unmet
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_summary
     from peftcli.run import resume
 
     record = resume(run, quiet=quiet)
-    show({**record.to_dict(), "run": str(run)}, run_summary(read_run(run)), as_json=as_json)
+    document = {**record.to_dict(), "run": str(run)}
+    conclude(document, run_summary(read_run(run)), unmet(record, run), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, TrustRemoteCode, show
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, TrustRemoteCode, conclude, say, show
 
 
 def command(
@@ -26,17 +26,29 @@ def command(
     Example:  peft train quickstart.yaml --output runs/first --set training.max_steps=100
     """
     from peftcli.cli.later import not_yet
+    from peftcli.errors import RecipeError
 
-    for given, name in ((locked, "--locked"), (smoke, "--smoke"), (trust_remote_code, "--trust-remote-code")):
-        if given:
-            not_yet(name)
+    if trust_remote_code:
+        not_yet("--trust-remote-code")
+    if smoke and (locked or replace or output is not None):
+        raise RecipeError("--smoke keeps nothing", fix="leave out --output, --replace and --locked")
     from peftcli.recipe import load_recipe
 
     # a bad recipe is told at once, before torch is imported
     load_recipe(recipe, overrides or ())
+    if smoke:
+        from peftcli.jobs.smoke import smoke_text, smoke_train
+
+        report = smoke_train(recipe, overrides or (), say=lambda line: say(line, quiet=quiet))
+        show(report.to_dict(), smoke_text(report), as_json=as_json)
+        return
+    from peftcli.jobs.gates import unmet
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_summary
     from peftcli.run import train_into
 
-    record, folder = train_into(recipe, overrides=overrides or (), output=output, replace=replace, quiet=quiet)
-    show({**record.to_dict(), "run": str(folder)}, run_summary(read_run(folder)), as_json=as_json)
+    record, folder = train_into(
+        recipe, overrides=overrides or (), output=output, replace=replace, locked=locked, quiet=quiet
+    )
+    document = {**record.to_dict(), "run": str(folder)}
+    conclude(document, run_summary(read_run(folder)), unmet(record, folder), as_json=as_json)

@@ -156,13 +156,13 @@ class _Counting(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
-        node.iter = _filtered("budget_loop", node.iter)
+        node.iter = _filtered("budget_loop", cast(nodes.Expr, node.iter))
         return node
 
     def visit_Output(self, node: nodes.Output) -> nodes.Output:
         self.generic_visit(node)
         node.nodes = [
-            child if isinstance(child, nodes.TemplateData) else _filtered("budget_written", cast(nodes.Expr, child))
+            child if isinstance(child, nodes.TemplateData) else _filtered("budget_written", child)
             for child in node.nodes
         ]
         return node

@@ -29,6 +29,10 @@ class RowEncoder:
             template = ChatTemplate(facts.template, facts.template_variables)
             self._renderer = Renderer(template, self.codec.stop_pattern, settings.train_on)
 
+    @property
+    def has_template(self) -> bool:
+        return self._renderer is not None
+
     def encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:
         """The rows' tokens and weights. `place(position)`: file and line of a row, for errors of the template."""
         shaped = [self._shaped(row) for row in rows]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -16,10 +18,11 @@ from peftcli.data.doctor.base import row_text
 from peftcli.data.doctor.run import Scanner
 from peftcli.data.encode.base import EncodedRows
 from peftcli.data.encode.encoder import RowEncoder
+from peftcli.data.encode.pool import LARGE_BYTES, encoding
 from peftcli.data.faults import FaultLog, RowFault, place
 from peftcli.data.format import Detected, find_format
 from peftcli.data.readers.base import Chunk
-from peftcli.data.rows import Row, TextRow
+from peftcli.data.rows import ChatRow, Row, TextRow
 from peftcli.data.sketch import PARTS, sketch
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts, RowSource
@@ -58,20 +61,17 @@ class SourceReader:
         self.dropped: dict[str, int] = {}
         self.scanner = Scanner(specials)
         self._scanning = True
+        self._seen: set[int] = set()
 
     def chunks(self, faults: FaultLog) -> Iterator[ParsedChunk]:
         """Every chunk; rows that cannot be used become faults. Raises `DataError` where the format of files differs."""
         for file in range(len(self._source.names)):
-            first = True
             for chunk in self._source.chunks(file, faults):
-                if first:
-                    self._detect(chunk, file)
-                    first = False
                 if self._cap is not None and self.rows_read + len(chunk.rows) >= self._cap:
                     left = self._cap - self.rows_read
-                    yield self._parsed(Chunk(chunk.rows[:left], chunk.lines[:left]), file, faults)
+                    yield self.parse(Chunk(chunk.rows[:left], chunk.lines[:left]), file, faults)
                     return
-                yield self._parsed(chunk, file, faults)
+                yield self.parse(chunk, file, faults)
 
     def read_through(self, faults: FaultLog) -> None:
         """Reads and parses every row for its faults alone."""
@@ -82,6 +82,19 @@ class SourceReader:
     def place(self, file: int, line: int) -> str:
         return place(self._source.names[file], line, by_row=self._source.by_row(file))
 
+    def place_in(self, chunk: ParsedChunk, position: int) -> str:
+        return self.place(chunk.file, chunk.lines[position])
+
+    def log(self, chunk: ParsedChunk, encoded: EncodedRows, faults: FaultLog, bos_id: int | None) -> None:
+        """Notes what encoding a chunk found: rows that it refused are faults, the rest is for the checks."""
+        name = self._source.names[chunk.file]
+        for row, reason in encoded.refused.items():
+            faults.add(reason, self.place_in(chunk, row))
+        for hit in encoded.hits:
+            self.scanner.add(hit.check, name, chunk.lines[hit.row], hit.message)
+        for row in _doubled_bos(encoded, bos_id):
+            self.scanner.add("doubled-bos", name, chunk.lines[row], "the row begins with two BOS tokens")
+
     def _detect(self, chunk: Chunk, file: int) -> None:
         where = self.place(file, chunk.lines[0])
         found = find_format(self._format, self._columns, chunk.rows[0], where)
@@ -91,7 +104,11 @@ class SourceReader:
             # a file of another layout: say which, rather than fault each of its rows
             find_format(self.detected.format.name, self._columns, chunk.rows[0], where)
 
-    def _parsed(self, chunk: Chunk, file: int, faults: FaultLog) -> ParsedChunk:
+    def parse(self, chunk: Chunk, file: int, faults: FaultLog) -> ParsedChunk:
+        """The usable rows of a chunk, checked; the others become faults."""
+        if file not in self._seen:
+            self._seen.add(file)
+            self._detect(chunk, file)
         assert self.detected is not None
         parse = self.detected.parse
         rows: list[Row] = []
@@ -178,8 +195,9 @@ def encode_source(
     began = time.perf_counter()
     gathered = _Gathered()
     joins = True
-    for chunk, encoded in _encoded(reader, encoder, faults):
-        _log(chunk, encoded, reader, source, faults, encoder.codec.bos_id)
+    large = sum(each.bytes for each in inputs) > LARGE_BYTES
+    for chunk, encoded in _encoded(reader, encoder, faults, large=large):
+        reader.log(chunk, encoded, faults, encoder.codec.bos_id)
         gathered.add(chunk, encoded)
         joins = joins and all(type(row) is TextRow for row in chunk.rows)
         if progress is not None:
@@ -205,41 +223,25 @@ def encode_source(
     )
 
 
-def _encoded(reader: SourceReader, encoder: RowEncoder, faults: FaultLog) -> Iterator[tuple[ParsedChunk, EncodedRows]]:
-    """Chunks with their tokens, in order; one chunk is read and checked while the one before is encoded."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[ParsedChunk, Future[EncodedRows]] | None = None
-        for chunk in reader.chunks(faults):
-            if not chunk.rows:
-                continue
-            begun = pool.submit(encoder.encode, chunk.rows, partial(_place_in, reader, chunk))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = chunk, begun
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-
-
-def _place_in(reader: SourceReader, chunk: ParsedChunk, position: int) -> str:
-    return reader.place(chunk.file, chunk.lines[position])
-
-
-def _log(
-    chunk: ParsedChunk,
-    encoded: EncodedRows,
-    reader: SourceReader,
-    source: RowSource,
-    faults: FaultLog,
-    bos_id: int | None,
-) -> None:
-    for row, reason in encoded.refused.items():
-        faults.add(reason, reader.place(chunk.file, chunk.lines[row]))
-    for hit in encoded.hits:
-        reader.scanner.add(hit.check, source.names[chunk.file], chunk.lines[hit.row], hit.message)
-    for row in _doubled_bos(encoded, bos_id):
-        reader.scanner.add(
-            "doubled-bos", source.names[chunk.file], chunk.lines[row], "the row begins with two BOS tokens"
-        )
+def _encoded(
+    reader: SourceReader, encoder: RowEncoder, faults: FaultLog, *, large: bool
+) -> Iterator[tuple[ParsedChunk, EncodedRows]]:
+    """Chunks with their tokens, in order; the next chunks are read and checked while these are encoded."""
+    chunks = (chunk for chunk in reader.chunks(faults) if chunk.rows)
+    first = next(chunks, None)
+    if first is None:
+        return
+    conversations = type(first.rows[0]) is ChatRow
+    with encoding(encoder, large=large, conversations=conversations) as (submit, width):
+        waiting: deque[tuple[ParsedChunk, Future[EncodedRows]]] = deque()
+        for chunk in chain([first], chunks):
+            waiting.append((chunk, submit(chunk.rows, partial(reader.place_in, chunk))))
+            if len(waiting) > width:
+                done, encoded = waiting.popleft()
+                yield done, encoded.result()
+        while waiting:
+            done, encoded = waiting.popleft()
+            yield done, encoded.result()
 
 
 def _doubled_bos(encoded: EncodedRows, bos_id: int | None) -> list[int]:

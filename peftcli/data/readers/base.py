@@ -10,7 +10,7 @@ from typing import Any
 from peftcli.data.faults import FaultLog
 
 CHUNK_ROWS = 1024
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 100 << 20
 
 
@@ -28,11 +28,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader is told: the file, how to name it in messages, and where faults go."""
+    """What a reader is told: the file, how to name it in messages, and where faults go.
+
+    `after`: lines up to this one have been read before; line readers pass over them without looking.
+    """
 
     path: Path
     name: str
     faults: FaultLog
+    after: int = 0
 
 
 Reader = Callable[[Reading], Iterator[Chunk]]

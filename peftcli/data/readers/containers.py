@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,16 +36,25 @@ def is_by_row(path: Path) -> bool:
     return plain_suffix(path) not in BY_LINE
 
 
-def read_file(path: Path, name: str, faults: FaultLog) -> Iterator[Chunk]:
-    """Chunks of a file's rows. Raises `DataError` for an empty file and for one of an unknown kind."""
+def read_file(path: Path, name: str, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
+    """Chunks of a file's rows behind line (or row) `after`. Raises `DataError` for an empty or unknown file."""
     check_kind(path, name)
     empty = True
     before = faults.count
-    for chunk in READERS[plain_suffix(path)](Reading(path, name, faults)):
+    # a table needs its first line to be understood, so only readers of bare lines pass over them themselves
+    passed_over = after if plain_suffix(path) in (".jsonl", ".ndjson", ".txt") else 0
+    for chunk in READERS[plain_suffix(path)](Reading(path, name, faults, passed_over)):
         empty = False
-        yield chunk
-    if empty and faults.count == before:
+        if chunk.lines[-1] > after:
+            yield chunk if chunk.lines[0] > after else rows_after(chunk, after)
+    if not after and empty and faults.count == before:
         raise DataError("the file holds no rows", where=name, fix="give a file with at least one row")
+
+
+def rows_after(chunk: Chunk, line: int) -> Chunk:
+    """The rows of a chunk behind a line."""
+    first = bisect_right(chunk.lines, line)
+    return Chunk(chunk.rows[first:], chunk.lines[first:])
 
 
 def check_kind(path: Path, name: str) -> None:

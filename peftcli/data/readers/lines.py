@@ -17,6 +17,8 @@ def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:
     """(line number, text without its end) of every line that is UTF-8; the others become faults."""
     with open_bytes(reading.path) as stream:
         for number, line in enumerate(_bounded_lines(stream, reading), 1):
+            if number <= reading.after:
+                continue
             data = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if number == 1:
                 _refuse_wide_encodings(data, reading)

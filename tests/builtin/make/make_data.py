@@ -73,12 +73,12 @@ def record(facts: Ticket) -> str:
 
 
 def support(rng: random.Random, held_out: bool) -> Row:
-    facts = ticket(rng, held_out)
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
     return {"messages": messages_of(request(rng, facts), record(facts))}
 
 
 def chat(rng: random.Random, held_out: bool) -> Row:
-    facts = ticket(rng, held_out)
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
     problem = sentence_case(pick(rng, [clause for clause in PROBLEMS[facts.category] if not clause.startswith("how ")]))
     pace = pick(rng, CALM_ANSWERS if facts.urgency == "normal" else PACE[facts.urgency])
     turns = (
@@ -93,7 +93,7 @@ def chat(rng: random.Random, held_out: bool) -> Row:
 
 
 def instruct(rng: random.Random, held_out: bool) -> Row:
-    facts = ticket(rng, held_out)
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
     asked, answer = pick(rng, INSTRUCTIONS)
     return {"instruction": pick(rng, asked), "input": request(rng, facts), "output": fill(facts, answer)}
 
@@ -101,12 +101,15 @@ def instruct(rng: random.Random, held_out: bool) -> Row:
 def text(rng: random.Random, held_out: bool) -> Row:
     entries = []
     for _ in range(1 + int(rng.random() * 2)):
-        facts = ticket(rng, held_out)
+        facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
         lines = shuffled(rng, LOG_LINES)[: 3 + int(rng.random() * 3)]
         quoted = f' Letter: "{request(rng, facts)}"' if chance(rng, 0.3) else ""
         entries.append(fill(facts, " ".join(lines)) + quoted)
     return {"text": "\n".join(entries)}
 
+
+CODE_WORDS_IN_DATA = 2
+"""Shorter than the codes of pre-training, whose three words a base of this size now and then writes out of order."""
 
 SETS: tuple[tuple[str, Callable[[random.Random, bool], Row], int, int], ...] = (
     ("support", support, 2400, 250),

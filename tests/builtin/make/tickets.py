@@ -145,12 +145,12 @@ class Ticket:
         return text.replace("{g}", self.category).replace("{u}", self.urgency)
 
 
-def ticket(rng: random.Random, held_out: bool = False) -> Ticket:
+def ticket(rng: random.Random, held_out: bool = False, code_words: int = 3) -> Ticket:
     """Facts drawn at random; category and urgency are uniform, and independent of the rest."""
     return Ticket(
         name=person(rng, held_out),
         product=product(rng, held_out),
-        code=code(rng, held_out),
+        code=code(rng, held_out, code_words),
         category=pick(rng, CATEGORIES),
         urgency=pick(rng, URGENCIES),
     )

@@ -87,6 +87,6 @@ def product(rng: random.Random, held_out: bool = False) -> str:
     return f"{brand(rng, held_out)} {pick(rng, NOUNS)}"
 
 
-def code(rng: random.Random, held_out: bool = False) -> str:
-    """An order code of three different words, such as `oak-river-fox`."""
-    return _draw(rng, held_out, lambda: "-".join(shuffled(rng, CODE_WORDS)[:3]))
+def code(rng: random.Random, held_out: bool = False, words: int = 3) -> str:
+    """An order code of different words, such as `oak-river-fox`."""
+    return _draw(rng, held_out, lambda: "-".join(shuffled(rng, CODE_WORDS)[:words]))

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.base import InitContext, Shapes, cannot_merge
+from peftcli.adapters.base import FILE_PREFIX, InitContext, Shapes, cannot_merge
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules
 from peftcli.adapters.methods.adaption_prompt.config import AdaptionPromptConfig
+from peftcli.adapters.prompts import check_shape
 from peftcli.adapters.targets import find_targets, names_path
 from peftcli.errors import AdapterError
 from peftcli.models.structure import hidden_size, structure
@@ -153,7 +154,9 @@ class AdaptionPrompt(LayersMethod[AdaptionPromptConfig]):
     def layer(
         self, config: AdaptionPromptConfig, path: str, module: nn.Module, shapes: Shapes | None
     ) -> PromptedAttention:
-        return PromptedAttention(module, config.adapter_len, weight_view(_output(module)).shape[0])
+        width = weight_view(_output(module)).shape[0]
+        check_shape(f"{FILE_PREFIX}{path}.adaption_prompt", (1, config.adapter_len, width), shapes)
+        return PromptedAttention(module, config.adapter_len, width)
 
     def new_adapter(self, model: nn.Module, config: AdaptionPromptConfig) -> LayersAdapter:
         return AdaptionPromptAdapter(model, config)

@@ -29,6 +29,11 @@ _SMALL = 1e-4
 class Projection(nn.Module):
     """x (..., in) -> (..., out) through a sum of Kronecker products."""
 
+    phm_rule: Tensor
+    W_left: Tensor
+    W_right: Tensor
+    b: Tensor | None
+
     def __init__(self, sizes: tuple[int, int], config: CompacterConfig, rule: Tensor | None, device: torch.device):
         super().__init__()
         n, k = config.phm_dim, config.phm_rank
@@ -54,9 +59,8 @@ class Projection(nn.Module):
 
     def matrix(self) -> Tensor:
         """H, (in, out)."""
-        own = self._parameters.get("W")
-        if own is None:
-            own = self.W_left @ self.W_right
+        full = self._parameters.get("W")
+        own = self.W_left @ self.W_right if full is None else full
         n, rows, columns = own.shape
         # (n, a, b) x (n, i, j) -> (a i, b j)
         blocks = torch.einsum("nab,nij->aibj", self.phm_rule.to(own.device), own)
@@ -154,7 +158,12 @@ class Compacter(SublayersMethod[CompacterConfig]):
         return CompacterAdapter(model, config)
 
     def layer(
-        self, adapter: SublayersAdapter, config: CompacterConfig, width: int, tap: ResidualTap | None, sublayer: Sublayer
+        self,
+        adapter: SublayersAdapter,
+        config: CompacterConfig,
+        width: int,
+        tap: ResidualTap | None,
+        sublayer: Sublayer,
     ) -> CompacterLayer:
         assert isinstance(adapter, CompacterAdapter)
         size = bottleneck_size(width, config)

@@ -27,9 +27,9 @@ class PTuningConfig(PromptConfig):
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """The network: MLP (two hidden layers) or LSTM (both directions, then one hidden layer)."""
-    encoder_hidden_size: Annotated[int, Field(ge=1)] | None = None
+    encoder_hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Width of the network's hidden layers; default: the width of the token embedding."""
-    encoder_num_layers: Annotated[int, Field(ge=1)] = 2
+    encoder_num_layers: Annotated[int, Field(ge=1, le=100)] = 2
     """Layers of the LSTM; the MLP always has two hidden layers."""
     encoder_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout between the layers of the LSTM, while training."""

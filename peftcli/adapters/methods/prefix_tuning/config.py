@@ -27,7 +27,7 @@ class PrefixTuningConfig(PromptConfig):
 
     prefix_projection: bool = False
     """Make the prefix by a small network while training (one hidden layer), as the paper does."""
-    encoder_hidden_size: Annotated[int, Field(ge=1)] | None = None
+    encoder_hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Width of that network's hidden layer; default: the width of a layer's keys."""
     prefix_init: Literal["text", "zero", "random"] = "text"
     """Start: `text` (keys and values that the base itself computes for a text), `zero`, or `random` (normal)."""

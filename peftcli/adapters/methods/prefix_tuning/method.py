@@ -21,13 +21,12 @@ from peftcli.adapters.prompt_sites import CacheSite, cache_site
 from peftcli.adapters.prompt_start import (
     base_facts,
     batch_ids,
-    empty_encoder,
     fit_output,
     restart,
     sampled_ids,
     text_ids,
 )
-from peftcli.adapters.prompts import PromptEncoder, PromptTable
+from peftcli.adapters.prompts import PromptEncoder
 from peftcli.errors import AdapterError
 
 
@@ -100,11 +99,8 @@ class PrefixTuningAdapter(PrefixAdapter):
         vocabulary: int = self.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         return sampled_ids(count, vocabulary, context.generator)
 
-    def new_encoder(self) -> PromptEncoder:
-        device = next(self.site.backbone.parameters()).device
-        if not self.config.prefix_projection:
-            return super().new_encoder()
-        return empty_encoder(lambda: PrefixEncoder(self.total_rows, self.site, self._hidden), device)
+    def new_encoder(self) -> PrefixEncoder | None:
+        return PrefixEncoder(self.total_rows, self.site, self._hidden) if self.config.prefix_projection else None
 
     @property
     def _hidden(self) -> int:
@@ -122,11 +118,7 @@ class PrefixTuning(Method):
     def build(self, model: nn.Module, config: PrefixTuningConfig, shapes: Shapes | None) -> PrefixTuningAdapter:
         site = cache_site(model)
         adapter = PrefixTuningAdapter(model, config, site)
-        if shapes is None and config.prefix_projection:
-            adapter.start_life(adapter.new_encoder(), shapes)
-        else:
-            device = next(site.backbone.parameters()).device
-            adapter.start_life(PromptTable(config.num_virtual_tokens, site.width, device), shapes)
+        adapter.start_life(site.width, next(site.backbone.parameters()).device, shapes)
         heads = {"token_dim": site.num_heads * site.head_dim, "num_attention_heads": site.num_heads}
         adapter.kept_fields = base_facts(model) | heads | {"num_layers": site.num_layers}
         return adapter

@@ -1,0 +1,148 @@
+"""Adapter folders of AdapterHub's `adapters` library: recognised, checked, and put on a model in our own terms.
+
+    adapter_config.json          {"config": {...}, "model_class", "model_name", "name", "version": "adapters.1.3.0"}
+    adapter.safetensors          tensors named after the modules of that library's own model classes
+    model_head.safetensors       the task head, where one was saved with the adapter
+
+A method that can read such folders has a file `adapterhub.py` beside its `method.py`, with two functions: `reads`
+(whether a configuration is its own) and `translate` (into configuration and keys of ours). No list of methods is here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from peftcli.adapters.base import Summary
+from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.registry import method_names
+from peftcli.adapters.storage import CONFIG_NAME, Parts, install, read_tensors
+from peftcli.errors import AdapterError, Fault
+from peftcli.models.structure import hidden_size, structure
+
+TENSORS_NAME = "adapter.safetensors"
+HEAD_NAME = "model_head.safetensors"
+_PICKLED = ("pytorch_adapter.bin", "pytorch_model_head.bin")
+
+
+@dataclass(frozen=True)
+class ForeignFolder:
+    """What an AdapterHub folder holds."""
+
+    path: Path
+    document: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The method's own configuration."""
+        fields: Mapping[str, Any] = self.document["config"]
+        return fields
+
+    @property
+    def where(self) -> str:
+        return str(self.path / CONFIG_NAME)
+
+    def refuse(self, faults: list[str]) -> None:
+        """Raises `AdapterError` where there is anything that peftcli does not have."""
+        if faults:
+            raise AdapterError(
+                "the AdapterHub adapter uses what peftcli does not have",
+                faults=[Fault(fault, self.where) for fault in faults],
+            )
+
+
+@dataclass(frozen=True)
+class Translation:
+    """An adapter in our terms: tensors by the keys of our files."""
+
+    config: MethodConfig
+    tensors: Mapping[str, Tensor]
+    companions: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """What `adapterhub.py` of a method offers."""
+
+    def reads(self, fields: Mapping[str, Any]) -> bool: ...
+
+    def translate(self, model: nn.Module, foreign: ForeignFolder) -> Translation: ...
+
+
+def is_foreign(document: Mapping[str, Any]) -> bool:
+    """Whether an `adapter_config.json` is AdapterHub's."""
+    return (
+        "peft_type" not in document
+        and isinstance(document.get("config"), dict)
+        and str(document.get("version", "")).startswith("adapters")
+    )
+
+
+def load_foreign(model: nn.Module, folder: Path, document: Mapping[str, Any], *, trainable: bool) -> Summary:
+    """Puts an AdapterHub adapter on a model, its saved head as trained copies. Raises `AdapterError`; the model is then
+    untouched."""
+    foreign = read_foreign(folder, document)
+    wanted, there = document.get("hidden_size"), hidden_size(model)
+    if isinstance(wanted, int) and wanted != there:
+        raise AdapterError(
+            f"the adapter belongs to a base of hidden size {wanted}, this one has {there}", where=foreign.where
+        )
+    translation = reader_of(foreign).translate(model, foreign)
+    kept = {"base_model_name_or_path": document.get("model_name")}
+    parts = Parts(folder / TENSORS_NAME, translation.tensors, translation.companions)
+    return install(model, translation.config, parts, kept=kept, trainable=trainable)
+
+
+def read_foreign(folder: Path, document: Mapping[str, Any]) -> ForeignFolder:
+    """Reads the tensors. Raises `AdapterError` for pickled or damaged files."""
+    pickled = [name for name in _PICKLED if (folder / name).exists()]
+    if not (folder / TENSORS_NAME).exists() and pickled:
+        raise AdapterError(
+            f"the adapter is pickled ({pickled[0]}), which can run code when read",
+            where=str(folder / pickled[0]),
+            fix="save it again with `model.save_adapter(folder, name, use_safetensors=True)`",
+        )
+    head = folder / HEAD_NAME
+    return ForeignFolder(
+        folder, document, read_tensors(folder / TENSORS_NAME), read_tensors(head) if head.exists() else {}
+    )
+
+
+def reader_of(foreign: ForeignFolder) -> Reader:
+    """The method that reads this configuration. Raises `AdapterError` where none does."""
+    for name in method_names():
+        place = f"peftcli.adapters.methods.{name}"
+        if importlib.util.find_spec(place) is None or importlib.util.find_spec(f"{place}.adapterhub") is None:
+            continue
+        reader = cast(Reader, importlib.import_module(f"{place}.adapterhub"))
+        if reader.reads(foreign.fields):
+            return reader
+    kind = foreign.fields.get("architecture") or "unknown"
+    raise AdapterError(f"no method reads AdapterHub adapters of the architecture {kind!r}", where=foreign.where)
+
+
+def head_modules(model: nn.Module, foreign: ForeignFolder) -> list[str] | None:
+    """Paths of the heads that were saved with the adapter, None where none were. Raises `AdapterError` where the file
+    holds a head that this model does not have."""
+    heads = structure(model).heads
+    named = [next((head for head in heads if key.startswith(head + ".")), None) for key in foreign.head]
+    if None in named:
+        stranger = list(foreign.head)[named.index(None)]
+        raise AdapterError(
+            f"the saved head belongs to nothing on this model: `{stranger}`",
+            where=str(foreign.path / HEAD_NAME),
+            fix=f"load a model with that head, or remove {HEAD_NAME} to take the adapter alone",
+        )
+    return sorted({head for head in named if head is not None}) or None
+
+
+def head_tensors(foreign: ForeignFolder, prefix: str) -> dict[str, Tensor]:
+    """The saved head under the keys of our files."""
+    return {prefix + key: tensor for key, tensor in foreign.head.items()}

@@ -1,0 +1,153 @@
+"""AdapterHub's adapter layers in our terms: which sublayer a tensor belongs to, and what the fields mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from peftcli.adapters.base import FILE_PREFIX
+from peftcli.adapters.foreign import ForeignFolder, head_modules, head_tensors
+from peftcli.adapters.sublayer_config import SublayerConfig
+from peftcli.errors import AdapterError, Fault
+from peftcli.models.structure import structure
+from peftcli.models.sublayers import Role, sublayers
+
+ConfigT = TypeVar("ConfigT", bound=SublayerConfig)
+
+_KEY = re.compile(r"(?P<place>.+)\.adapters\.[^.]+\.(?P<rest>.+)")
+_PLACE_NAMES: Mapping[str, Role] = {"attention_adapters": "attention", "output_adapters": "feed_forward"}
+_ACTIVATIONS = {"leakyrelu": "leaky_relu"}
+
+
+def is_sublayers(fields: Mapping[str, Any]) -> bool:
+    """Whether a configuration describes adapter layers (it has no `architecture`)."""
+    return fields.get("architecture") is None and "output_adapter" in fields
+
+
+def shared_fields(model: nn.Module, foreign: ForeignFolder) -> dict[str, Any]:
+    """Fields that all methods with adapter layers share. Raises `AdapterError` for what is not here."""
+    fields = foreign.fields
+    foreign.refuse(_unsupported(fields))
+    left_out = fields.get("leave_out") or []
+    numbers = range(len(structure(model).blocks))
+    activation = str(fields.get("non_linearity", "")).lower()
+    return {
+        "placement": _placement(foreign),
+        "reduction_factor": fields.get("reduction_factor"),
+        "non_linearity": _ACTIVATIONS.get(activation, activation),
+        "scaling": fields.get("scaling", 1.0),
+        "dropout": fields.get("dropout", 0.0),
+        "ln_before": fields.get("ln_before", False),
+        "ln_after": fields.get("ln_after", False),
+        "adapter_residual_before_ln": bool(fields.get("ln_after") and fields.get("adapter_residual_before_ln")),
+        "layers_to_transform": [number for number in numbers if number not in left_out] if left_out else None,
+        "modules_to_save": head_modules(model, foreign),
+    }
+
+
+def _unsupported(fields: Mapping[str, Any]) -> list[str]:
+    faults = []
+    if fields.get("inv_adapter"):
+        faults.append(f"invertible adapters (inv_adapter: {fields['inv_adapter']})")
+    if fields.get("use_gating"):
+        faults.append("gated adapters (use_gating)")
+    if fields.get("cross_adapter"):
+        faults.append("adapters after cross-attention (cross_adapter)")
+    if fields.get("original_ln_after") is False:
+        faults.append("blocks without their own residual sum (original_ln_after: false)")
+    if fields.get("stochastic_depth"):
+        faults.append("stochastic depth")
+    if isinstance(fields.get("reduction_factor"), dict):
+        faults.append("a reduction factor for each layer")
+    return faults
+
+
+def _placement(foreign: ForeignFolder) -> str:
+    fields = foreign.fields
+    attention, output = bool(fields.get("mh_adapter")), bool(fields.get("output_adapter"))
+    before = bool(fields.get("original_ln_before"))
+    if fields.get("is_parallel"):
+        if output and not attention:
+            return "parallel"
+    elif attention and output and not before:
+        return "houlsby"
+    elif output and not attention and before and fields.get("residual_before_ln", True) is True:
+        return "pfeiffer"
+    names = ("mh_adapter", "output_adapter", "is_parallel", "original_ln_before", "residual_before_ln")
+    found = ", ".join(f"{name}: {fields.get(name)}" for name in names)
+    raise AdapterError(
+        f"this arrangement of adapter layers is none of Houlsby, Pfeiffer, parallel ({found})", where=foreign.where
+    )
+
+
+def config_of(config_class: type[ConfigT], foreign: ForeignFolder, fields: Mapping[str, Any]) -> ConfigT:
+    """A configuration of ours. Raises `AdapterError` for a value that has no counterpart."""
+    try:
+        return config_class.model_validate(fields)
+    except ValidationError as error:
+        raise AdapterError(
+            "the AdapterHub adapter uses what peftcli does not have",
+            faults=[
+                Fault(f"`{item['loc'][0]}`: {item['msg']} (found {item.get('input')!r})"[:300], foreign.where)
+                for item in error.errors()
+            ],
+        ) from error
+
+
+def sublayer_tensors(model: nn.Module, foreign: ForeignFolder, *, norm_before: bool) -> dict[str, Tensor]:
+    """Tensors of adapter layers, and the saved head, under our keys; others are left out.
+
+    `norm_before`: the down-projection's sequence starts with a layer norm, which is written twice.
+    """
+    found: dict[str, Tensor] = {}
+    places = _Places(model)
+    for key, tensor in foreign.tensors.items():
+        matched = _KEY.fullmatch(key)
+        if matched is None:
+            continue
+        name = _our_name(matched["rest"], norm_before=norm_before)
+        if name is not None:
+            found[f"{FILE_PREFIX}{places.output_path(matched['place'], foreign)}.{name}"] = tensor
+    return found | head_tensors(foreign, FILE_PREFIX)
+
+
+def _our_name(rest: str, *, norm_before: bool) -> str | None:
+    first = 1 if norm_before else 0
+    renamed = {
+        f"adapter_down.{first}.": "adapter_down.",
+        "adapter_up.": "adapter_up.",
+        "adapter_norm_before.": "adapter_ln_before.",
+        "adapter_norm_after.": "adapter_ln_after.",
+    }
+    if rest == "scaling":
+        return "adapter_scaling"
+    if norm_before and rest.startswith("adapter_down.0."):
+        return None
+    return next((new + rest.removeprefix(old) for old, new in renamed.items() if rest.startswith(old)), rest)
+
+
+class _Places:
+    """Finds the last linear layer of the sublayer that an AdapterHub module path stands for.
+
+    That library hangs adapters on a block as `attention_adapters` and `output_adapters`, or on the module that holds
+    the sublayer's last linear layer (BERT, T5).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.sites = sublayers(model)
+        self.prefix = getattr(model, "base_model_prefix", "")
+
+    def output_path(self, place: str, foreign: ForeignFolder) -> str:
+        """Path of the linear layer. Raises `AdapterError` where the model has no such sublayer."""
+        for path in (place, f"{self.prefix}.{place}"):
+            for site in self.sites:
+                leaf = path.removeprefix(site.block_path + ".")
+                if leaf == path:
+                    continue
+                if _PLACE_NAMES.get(leaf) == site.role or site.output_path.startswith(path + "."):
+                    return site.output_path
+        raise AdapterError(f"`{place}` is no sublayer of this model", where=str(foreign.path))

@@ -1,0 +1,1 @@
+"""Freeze tuning: the last blocks, or named modules."""

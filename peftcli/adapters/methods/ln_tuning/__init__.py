@@ -1,0 +1,1 @@
+"""LN tuning: the base's norms."""

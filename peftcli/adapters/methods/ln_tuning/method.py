@@ -1,0 +1,89 @@
+"""LN tuning (arXiv:2312.11420): trains the norms of the base only.
+
+    y = norm(x; g, b)        g (and b, where there is one) trained whole, from the base's values
+
+Shapes: as the base's norms, (hidden,). Keys: `P.ln_tuning_layers.weight`, `P.ln_tuning_layers.bias`, P the path of the
+norm; modules of `modules_to_save` under their plain names. Compared with peft 0.21.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from peftcli.adapters.base import Entry, Shapes
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules
+from peftcli.adapters.linears import LinearsAdapter, LinearsMethod, shortest_names
+from peftcli.adapters.methods.ln_tuning.config import LnTuningConfig
+from peftcli.adapters.selection import SelectedParameters, selected_entries
+from peftcli.adapters.targets import find_targets
+from peftcli.errors import AdapterError
+from peftcli.models.structure import is_norm
+from peftcli.models.sublayers import stream_norms
+
+SEGMENT = "ln_tuning_layers."
+
+
+class NormCopy(SelectedParameters):
+    """A norm that runs with trained copies of all its parameters."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {SEGMENT + name: tensor for name, tensor in super().tensors().items()}
+
+
+class LnTuningAdapter(LinearsAdapter):
+    """Norm copies, and copies of modules to save."""
+
+    config: LnTuningConfig
+
+    def entries(self) -> list[Entry]:
+        return selected_entries(self.layers)
+
+    def resolved_fields(self) -> dict[str, Any]:
+        changes = super().resolved_fields()
+        if self.config.target_modules is None:
+            changes["target_modules"] = shortest_names(self.sites, self.model)
+        return changes
+
+
+class LnTuning(LinearsMethod[LnTuningConfig]):
+    """Wraps norms."""
+
+    config_class = LnTuningConfig
+
+    def new_adapter(self, model: nn.Module, config: LnTuningConfig) -> LnTuningAdapter:
+        return LnTuningAdapter(model, config)
+
+    def supports(self, module: nn.Module) -> bool:
+        return is_norm(module)
+
+    def found(self, model: nn.Module, config: LnTuningConfig) -> Mapping[str, nn.Module]:
+        candidates = dict(named_base_modules(model))
+        norms = {path: module for path, module in candidates.items() if is_norm(module)}
+        chosen = list(stream_norms(model))
+        if not norms:
+            raise AdapterError("ln_tuning trains norms, and this model has none with parameters")
+        return find_targets(
+            candidates,
+            chosen if config.target_modules is None else config.target_modules,
+            all_linear=(),
+            exclude_modules=config.exclude_modules,
+            layers_to_transform=config.layers_to_transform,
+            layers_pattern=config.layers_pattern,
+            supported=norms,
+        )
+
+    def layer(self, config: LnTuningConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        return NormCopy(module, [name for name, _ in module.named_parameters(recurse=False)])
+
+    def place(
+        self, adapter: LayersAdapter, config: LnTuningConfig, path: str, module: nn.Module, shapes: Shapes | None
+    ) -> None:
+        adapter.wrap(path, self.layer(config, path, module, shapes))
+        assert isinstance(adapter, LnTuningAdapter)
+        adapter.sites.append(path)
+
+
+METHOD = LnTuning()

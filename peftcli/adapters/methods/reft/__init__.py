@@ -1,0 +1,1 @@
+"""ReFT: learned edits of hidden states."""

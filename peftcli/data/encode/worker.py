@@ -1,0 +1,94 @@
+"""A process that encodes chunks of conversations: frames of JSON and raw arrays on its standard streams, no pickle.
+
+A frame is a line of JSON, whose `bytes` entry says how much raw data follows it. The first frame holds the tokenizer and
+the settings, each later one a chunk; every chunk is answered by one frame.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import IO, Any
+
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit
+from peftcli.data.rows import ChatRow
+from peftcli.data.tokens import TokenizerFacts
+from peftcli.errors import ModelError
+
+
+def write_frame(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
+    stream.write(json.dumps({**head, "bytes": len(body)}).encode() + b"\n")
+    stream.write(body)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame, or None at the end of the stream."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        return None
+    head = json.loads(line)
+    body = stream.read(head["bytes"])
+    return (head, body) if len(body) == head["bytes"] else None
+
+
+def chunk_frame(rows: Sequence[ChatRow], places: Sequence[str]) -> dict[str, Any]:
+    return {"rows": [[row.messages, row.weights, row.tools] for row in rows], "places": list(places)}
+
+
+def rows_of(head: dict[str, Any]) -> list[ChatRow]:
+    return [ChatRow(messages, weights, tools) for messages, weights, tools in head["rows"]]
+
+
+def result_frame(encoded: EncodedRows) -> tuple[dict[str, Any], bytes]:
+    head = {
+        "lengths": encoded.lengths,
+        "run_lengths": encoded.run_lengths,
+        "run_weights": encoded.run_weights,
+        "kept": encoded.kept,
+        "refused": list(encoded.refused.items()),
+        "hits": [asdict(hit) for hit in encoded.hits],
+    }
+    return head, encoded.ids.tobytes()
+
+
+def result_of(head: dict[str, Any], body: bytes) -> EncodedRows:
+    """The encoded rows of an answer; the `ModelError` that the worker met is raised here."""
+    if "error" in head:
+        raise ModelError(head["error"], where=head["where"], fix=head["fix"])
+    ids = array("i")
+    ids.frombytes(body)
+    return EncodedRows(
+        ids,
+        head["lengths"],
+        head["run_lengths"],
+        head["run_weights"],
+        head["kept"],
+        {row: reason for row, reason in head["refused"]},
+        [RowHit(**hit) for hit in head["hits"]],
+    )
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answers chunks until the requests end."""
+    from peftcli.data.encode.encoder import RowEncoder
+
+    first = read_frame(requests)
+    if first is None:
+        return
+    head, _ = first
+    encoder = RowEncoder(TokenizerFacts(**head["tokenizer"]), EncodeSettings(**head["settings"]))
+    while (frame := read_frame(requests)) is not None:
+        request, _ = frame
+        places = request["places"]
+        try:
+            write_frame(answers, *result_frame(encoder.encode(rows_of(request), places.__getitem__)))
+        except ModelError as error:
+            write_frame(answers, {"error": error.message, "where": error.where, "fix": error.fix})
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,90 @@
+"""A stream as the training loop sees it: numbered batches, found again after an interruption through saved cursors."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from peftcli import files
+from peftcli.data.store import Encoded
+from peftcli.data.stream import Block, Cursor, RowStream
+
+_LIMIT_BYTES = 64 << 20
+
+
+class StreamOrder:
+    """Batches of a stream by number. Stepping forward reads on; any other number is found from the nearest cursor.
+
+    `steps`: batches in all (a stream has no epochs). `cursors`: a file of JSON lines where the beginning of each block is
+    noted and looked for; without it (or with a damaged one) the blocks before are read again, with the same outcome.
+    """
+
+    def __init__(self, stream: RowStream, *, batch_size: int, steps: int, cursors: Path | None = None) -> None:
+        self._stream = stream
+        self._batch_size = batch_size
+        self._steps = steps
+        self._path = cursors
+        self._known = _read_cursors(cursors, stream.start())
+        self._block: tuple[Cursor, Block] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._steps
+
+    def batch(self, epoch: int, index: int) -> np.ndarray:
+        """Numbers of the rows of a batch, for `rows`; (rows,) int64. `IndexError` beyond the last step."""
+        if not 0 <= index < self._steps:
+            raise IndexError(f"batch {index} of {self._steps}")
+        number = epoch * self._steps + index
+        cursor, block = self._block_of(number)
+        size = len(block.batches[number - cursor.batches])
+        return number * self._batch_size + np.arange(size)
+
+    def rows(self, numbers: Sequence[int]) -> list[Encoded]:
+        """The rows of the numbers that `batch` gave."""
+        found = []
+        for row in numbers:
+            number, place = divmod(int(row), self._batch_size)
+            cursor, block = self._block_of(number)
+            found.append(block.store[int(block.batches[number - cursor.batches][place])])
+        return found
+
+    def _block_of(self, number: int) -> tuple[Cursor, Block]:
+        while self._block is None or not self._holds(number):
+            if self._block is None or number < self._block[0].batches or number >= self._block[1].next.batches:
+                self._load(number)
+        return self._block
+
+    def _holds(self, number: int) -> bool:
+        assert self._block is not None
+        cursor, block = self._block
+        return cursor.batches <= number < block.next.batches
+
+    def _load(self, number: int) -> None:
+        place = bisect_right([cursor.batches for cursor in self._known], number) - 1
+        cursor = self._known[place]
+        block = self._stream.block(cursor)
+        self._block = cursor, block
+        if place == len(self._known) - 1:
+            self._known.append(block.next)
+            if self._path is not None:
+                files.append_line(self._path, json.dumps(block.next.to_dict()))
+
+
+def _read_cursors(path: Path | None, start: Cursor) -> list[Cursor]:
+    """The cursors in a file as far as they follow each other; a torn last line is passed over."""
+    known = [start]
+    if path is None or not path.is_file():
+        return known
+    for line in files.read_bounded(path, limit_bytes=_LIMIT_BYTES).decode("utf-8", "replace").splitlines():
+        try:
+            cursor = Cursor.from_dict(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            break
+        if cursor.block == len(known) and len(cursor.at) == len(start.at):
+            known.append(cursor)
+    return known

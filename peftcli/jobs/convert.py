@@ -1,0 +1,238 @@
+"""`peft convert`: an AdapterHub adapter in our format, or any mergeable adapter as LoRA with the stated error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftcli import files
+from peftcli.adapters.foreign import is_foreign
+from peftcli.adapters.merging import merge
+from peftcli.adapters.registry import parse_method
+from peftcli.adapters.storage import (
+    COMPANIONS_NAME,
+    CONFIG_NAME,
+    OWN_NAME,
+    TENSORS_NAME,
+    Parts,
+    adapter_files,
+    install,
+    load,
+    read_document,
+)
+from peftcli.adapters.surgery import disabled, summary
+from peftcli.errors import AdapterError, RecipeError, StorageError
+from peftcli.jobs.low_rank import LayerCut, LowRank, as_low_rank, values_of
+from peftcli.jobs.opening import auto_class_of, locate
+from peftcli.models.load import load_model
+from peftcli.models.source import BaseSource, resolve_base
+from peftcli.models.structure import embeddings_are_tied, input_embedding
+
+TARGETS = ("lora", "peft")
+PROBE_ROWS, PROBE_LENGTH = 4, 32
+_ADAPTER_SUFFIXES = (".safetensors", ".bin")
+_OURS = {CONFIG_NAME, TENSORS_NAME, OWN_NAME, COMPANIONS_NAME, "README.md"}
+_HEADS = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+}
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What was written and how near it is. Differences are of logits on random tokens, the largest in absolute value."""
+
+    output: str
+    method: str
+    written_as: str
+    parameters: int
+    max_difference: float
+    adapter_effect: float
+    """The same difference between base and base + adapter."""
+    relative_error: float = 0.0
+    """Of all updates together, in Frobenius norm; 0 where nothing was approximated."""
+    layers: tuple[LayerCut, ...] = ()
+    kept_whole: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        cuts = [{**asdict(cut), "relative_error": cut.relative_error} for cut in self.layers]
+        return {**asdict(self), "layers": cuts, "kept_whole": list(self.kept_whole)}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The adapter to convert, and its base."""
+
+    folder: Path
+    source: BaseSource
+    auto_class: str
+    base_name: str
+    foreign: bool
+
+    def base(self) -> nn.Module:
+        return load_model(self.source, auto_class=self.auto_class)
+
+
+def convert_adapter(
+    path: str | Path, *, to: str, output: str | Path, r: int | None = None, base: str | None = None
+) -> ConvertReport:
+    """Writes the adapter of an adapter or run folder in another form to `output`, which must not exist.
+
+    `to`: `peft` (an AdapterHub adapter in our format) or `lora` (any mergeable adapter; `r`: its rank). `base`: where
+    the base is (default: as recorded).
+    Raises `RecipeError`, `StorageError`, `MergeError` (no weight-space form), and every error of loading.
+    """
+    output = Path(output)
+    if to not in TARGETS:
+        raise RecipeError(f"cannot convert to {to!r}", fix=f"--to {' or --to '.join(TARGETS)}")
+    if to == "peft" and r is not None:
+        raise RecipeError("--r has no effect with --to peft", fix="it is the rank of --to lora")
+    if output.exists():
+        raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
+    given = _given(Path(path).expanduser(), base)
+    if to == "peft" and not given.foreign:
+        raise RecipeError(
+            "the adapter is in this format already", where=str(given.folder), fix="--to lora, or use it as it is"
+        )
+    model = given.base()
+    load(model, given.folder)
+    method = summary(model).method
+    tuned = probe(model)
+    with disabled(model):
+        effect = float((tuned - probe(model)).abs().max())
+    if to == "peft":
+        report = _written(model, given, output, method, tuned, effect, None)
+    else:
+        low_rank = _low_rank(model, given, r)
+        del model
+        converted = given.base()
+        parts = Parts(output / TENSORS_NAME, low_rank.tensors, {})
+        install(converted, parse_method(low_rank.section), parts, kept={}, trainable=False)
+        report = _written(converted, given, output, method, tuned, effect, low_rank)
+    return report
+
+
+def _given(path: Path, base: str | None) -> _Given:
+    document = read_document(path) if (path / CONFIG_NAME).exists() else {}
+    if not is_foreign(document):
+        location = locate(path, base=base)
+        source = resolve_base(location.base, folder=location.base_folder)
+        return _Given(location.adapter, source, auto_class_of(location), _shown(source), foreign=False)
+    name = base if base is not None else document.get("model_name")
+    if not isinstance(name, str) or not name:
+        raise AdapterError("the adapter does not say which base it belongs to", where=str(path), fix="add --model BASE")
+    source = resolve_base(name, folder=Path.cwd() if base is not None else path)
+    model_class = str(document.get("model_class", ""))
+    auto_class = next((auto for end, auto in _HEADS.items() if model_class.endswith(end)), "AutoModelForCausalLM")
+    return _Given(path, source, auto_class, _shown(source), foreign=True)
+
+
+def _shown(source: BaseSource) -> str:
+    """The base as the written adapter names it: a folder by its whole path."""
+    return source.location if source.is_local and not source.name.startswith("builtin:") else source.name
+
+
+def _low_rank(model: nn.Module, given: _Given, r: int | None) -> LowRank:
+    """Merges the adapter in memory and cuts the change of each weight."""
+    plain = given.base()
+    before, tied = values_of(plain), embeddings_are_tied(plain)
+    del plain
+    merge(model)
+    return as_low_rank(model, before, r=r, tied_before=tied)
+
+
+def _written(
+    model: nn.Module,
+    given: _Given,
+    output: Path,
+    method: str,
+    tuned: Tensor,
+    effect: float,
+    low_rank: LowRank | None,
+) -> ConvertReport:
+    difference = float((probe(model) - tuned).abs().max())
+    found = summary(model)
+    report = ConvertReport(
+        output=str(output),
+        method=method,
+        written_as=found.method,
+        parameters=found.total - sum(parameter.numel() for parameter in _base_parameters(model).values()),
+        max_difference=difference,
+        adapter_effect=effect,
+        relative_error=low_rank.relative_error if low_rank else 0.0,
+        layers=tuple(low_rank.cuts) if low_rank else (),
+        kept_whole=tuple(low_rank.kept_whole) if low_rank else (),
+    )
+    notes: Mapping[str, Any] = {
+        "converted": {"from": method, "relative_error": report.relative_error, "max_difference": difference}
+    }
+    contents = adapter_files(model, base_name=given.base_name, notes=notes)
+    with files.staged_folder(output) as staging:
+        for name, data in contents.items():
+            staging.write(name, data)
+        for beside in _beside(given):
+            staging.write(beside.name, beside.read_bytes())
+    return report
+
+
+def _base_parameters(model: nn.Module) -> dict[int, Tensor]:
+    from peftcli.adapters.layers import named_base_parameters
+
+    return {id(parameter): parameter for _, parameter in named_base_parameters(model)}
+
+
+def _beside(given: _Given) -> list[Path]:
+    """Tokenizer, template and generation config that lie beside an adapter of ours."""
+    if given.foreign:
+        return []
+    return [
+        path
+        for path in sorted(given.folder.iterdir())
+        if path.is_file()
+        and not path.is_symlink()
+        and path.name not in _OURS
+        and path.suffix not in _ADAPTER_SUFFIXES
+        and not path.name.startswith(".")
+    ]
+
+
+def probe(model: nn.Module) -> Tensor:
+    """Float32 logits on random tokens, the same for every model of one vocabulary."""
+    embedding = input_embedding(model)
+    assert embedding is not None, "every base that is loaded has a token embedding"
+    vocabulary = embedding.get_parameter("weight").shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (PROBE_ROWS, PROBE_LENGTH), generator=generator)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids[:, : PROBE_LENGTH // 2]
+    with torch.inference_mode():
+        found: Tensor = model(**inputs).logits.float()
+    return found
+
+
+def convert_text(report: ConvertReport) -> str:
+    """What `peft convert` prints."""
+    lines = [f"{report.method} written as {report.written_as} into {report.output} ({report.parameters:,} parameters)"]
+    if report.layers:
+        worst = max(report.layers, key=lambda cut: cut.relative_error)
+        ranks = sorted({cut.rank for cut in report.layers})
+        shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        lines += [
+            f"{len(report.layers)} layers of rank {shown}; relative error of the updates {report.relative_error:.3g}",
+            f"largest in one layer: {worst.relative_error:.3g} ({worst.layer})",
+        ]
+    if report.kept_whole:
+        lines.append(f"kept whole, not cut: {', '.join(report.kept_whole)}")
+    lines.append(
+        f"logits differ by {report.max_difference:.3g} at most (the adapter itself changes them by "
+        f"{report.adapter_effect:.3g})"
+    )
+    return "\n".join(lines)

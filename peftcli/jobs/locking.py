@@ -1,0 +1,226 @@
+"""Locks in whole jobs: written by a run, by `peft lock`, and held against what `--locked` finds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftcli.errors import CheckFailed, CheckpointError, DeviceError, RecipeError
+from peftcli.jobs.assembly import Assembly
+from peftcli.jobs.run_folder import resolved_values
+from peftcli.lock.bands import Measured, bands
+from peftcli.lock.differences import environment_differences, faults_of, input_differences
+from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock, write_lock
+from peftcli.lock.inputs import LoadedBase, input_lock
+from peftcli.lock.places import absolute, moved, relative
+from peftcli.plan import Prepared, prepare_run, resolve_device
+from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
+
+Overrides = Sequence[str] | Mapping[str, object]
+PINNED = ("device", "threads", "model.dtype", "training.precision", "training.micro_batch_size")
+"""Keys whose `auto` depends on the machine: under a lock they are what it says."""
+
+
+def inputs_of(prepared: Prepared, folder: Path, assembly: Assembly | None = None) -> Lock:
+    """The lock of a run's inputs; with the assembly also of the weights as loaded."""
+    base = None
+    if assembly is not None:
+        attention = str(getattr(assembly.model.config, "_attn_implementation", ""))
+        base = LoadedBase(assembly.base_fingerprint, attention)
+    return input_lock(prepared, folder, resolved_values(prepared.plan.resolved), base)
+
+
+def with_results(lock: Lock, runs: Sequence[RunTrace], base: Sequence[Measured], tuned: Sequence[Measured]) -> Lock:
+    """A lock of inputs with the results that they led to."""
+    expected = Expected(runs=list(runs), base=bands(base), tuned=bands(tuned))
+    return lock.model_copy(update={"expected": expected, "seeds": [run.seed for run in runs]})
+
+
+def as_first_written(lock: Lock, folder: Path) -> Lock:
+    """The lock of a run that goes on: its recipe is known from where it was written, not from the run's own copy."""
+    path = folder / LOCK_NAME
+    if not path.is_file():
+        return lock
+    before = read_lock(path)
+    recipe = {
+        key: before.recipe[key] if key in before.recipe and before.value(key) == value else (value, origin)
+        for key, (value, origin) in lock.recipe.items()
+    }
+    return lock.model_copy(update={"source": before.source, "recipe": recipe})
+
+
+# -- what a lock asks for ----------------------------------------------------------------------------------------
+
+
+def pinned_recipe(path: Path, overrides: Overrides, lock: Lock) -> LoadedRecipe:
+    """A recipe whose `auto` values that depend on the machine are those of the lock, where this machine can."""
+    loaded = load_recipe(path, overrides)
+    flat = flat_recipe(loaded.recipe)
+    pins = {key: value for key in PINNED if flat[key] == "auto" and (value := lock.value(key)) not in (None, "auto")}
+    if not _is_here(pins.get("device")):
+        pins = {key: value for key, value in pins.items() if key == "threads"}
+    if not pins:
+        return loaded
+    merged = {**overrides, **pins} if isinstance(overrides, Mapping) else [*overrides, *_assignments(pins)]
+    pinned = load_recipe(path, merged)
+    origins = {**pinned.origins, **{key: f"auto ({loaded.origin(key)})" for key in pins}}
+    return dataclasses.replace(pinned, origins=origins)
+
+
+def _assignments(pins: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in pins.items()]
+
+
+def _is_here(device: Any) -> bool:
+    try:
+        return device is None or resolve_device(str(device)) == device
+    except DeviceError:
+        return False
+
+
+def locked_run(path: Path, overrides: Overrides, warn: Callable[[str], None]) -> Prepared:
+    """What `train --locked` may start: the recipe under its lock, when no input differs.
+
+    Raises `CheckFailed` naming every input that does. A different environment is told to `warn`.
+    """
+    locked_path = lock_path(path)
+    if not locked_path.is_file():
+        raise CheckFailed("there is no lock beside the recipe", where=str(locked_path), fix=f"peft lock {path}")
+    lock = read_lock(locked_path)
+    prepared = prepare_run(pinned_recipe(path, overrides, lock))
+    found = inputs_of(prepared, locked_path.absolute().parent)
+    differences = input_differences(lock, found, locked_path.absolute().parent)
+    if differences:
+        count = len(differences)
+        raise CheckFailed(
+            f"{count} input{'s' if count > 1 else ''} of {path} differ{'' if count > 1 else 's'} from {locked_path.name}",
+            faults=faults_of(differences, f"put it back, or accept it: peft lock {path}"),
+        )
+    for difference in environment_differences(lock, found):
+        warn(f"warning: another environment than the lock's: {difference.text}")
+    return prepared
+
+
+# -- peft lock ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Locked:
+    """What `peft lock` wrote."""
+
+    path: Path
+    lock: Lock
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "written": str(self.path),
+            "expected": self.lock.expected is not None,
+            "seeds": self.lock.seeds,
+            "notes": list(self.notes),
+        }
+
+
+def lock_path_of(path: str | Path, overrides: Overrides = ()) -> Locked:
+    """`peft lock`: of a run folder with its results, of a recipe without (or with those that it had, if they hold)."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return _lock_recipe(path, overrides)
+    if overrides:
+        raise RecipeError("--set has no effect on the lock of a run", fix="leave it out")
+    return _lock_run(path)
+
+
+def _lock_recipe(path: Path, overrides: Overrides) -> Locked:
+    target = lock_path(path)
+    lock = inputs_of(prepare_run(load_recipe(path, overrides)), target.absolute().parent)
+    notes = ["it holds inputs only; `peft lock RUN` adds the results that a run of it had"]
+    if target.is_file():
+        before = read_lock(target)
+        if before.expected is not None and not input_differences(before, lock, target.absolute().parent):
+            lock = before.model_copy(update={"recipe": lock.recipe, "environment": before.environment})
+            notes = ["nothing has changed: the expected results are kept"]
+        elif before.expected is not None:
+            notes.append("inputs have changed: the expected results of before are dropped")
+    write_lock(target, lock)
+    return Locked(target, lock, tuple(notes))
+
+
+def _lock_run(run: Path) -> Locked:
+    here = run / LOCK_NAME
+    if not here.is_file():
+        raise CheckpointError("there is no run with a lock here", where=str(run), fix="name the folder of a finished run")
+    lock = read_lock(here)
+    if lock.expected is None:
+        raise CheckpointError("the run has not come to its end", where=str(run), fix=f"peft resume {run}")
+    assert lock.source is not None, "a run's lock knows its recipe"
+    recipe = absolute(lock.source, here.absolute().parent)
+    if not recipe.is_file():
+        raise RecipeError(
+            f"the recipe of this run has gone: {recipe}", where=str(here), fix=f"copy {here} beside it as NAME.lock"
+        )
+    target = lock_path(recipe)
+    found = relocated(lock, here.absolute().parent, target.parent)
+    _require_same_recipe(recipe, run, found)
+    write_lock(target, found)
+    return Locked(target, found)
+
+
+def relocated(lock: Lock, old: Path, new: Path) -> Lock:
+    """A lock in `old` as it reads in `new`."""
+    return lock.model_copy(
+        update={
+            "source": moved(lock.source, old, new),
+            "recipe": {
+                key: (moved(value, old, new), _moved_origin(origin, old, new))
+                for key, (value, origin) in lock.recipe.items()
+            },
+            "base": lock.base.model_copy(update={"name": moved(lock.base.name, old, new)}),
+            "data": lock.data.model_copy(
+                update={
+                    "sources": [
+                        source.model_copy(
+                            update={
+                                "name": moved(source.name, old, new),
+                                "files": {str(moved(name, old, new)): sha for name, sha in source.files.items()},
+                            }
+                        )
+                        for source in lock.data.sources
+                    ]
+                }
+            ),
+        }
+    )
+
+
+def _moved_origin(origin: str, old: Path, new: Path) -> str:
+    bare = origin.removeprefix("auto (").removesuffix(")")
+    path, _, line = bare.rpartition(":")
+    if not line.isdigit():
+        return origin
+    return origin.replace(bare, f"{relative(absolute(path, old), new)}:{line}")
+
+
+def _require_same_recipe(recipe: Path, run: Path, lock: Lock) -> None:
+    """A lock beside a recipe is of that recipe: not of one that `--set` changed, nor of one edited since."""
+    now = inputs_of(prepare_run(pinned_recipe(recipe, (), lock)), recipe.parent)
+    differences = [item for item in input_differences(lock, now, recipe.parent) if item.kind != "package"]
+    if differences:
+        raise CheckFailed(
+            f"{run} is not a run of {recipe} as it is now",
+            faults=faults_of(differences, f"write it into {recipe.name}, or train again without --set"),
+        )
+
+
+def lock_text(locked: Locked) -> str:
+    """What `peft lock` prints."""
+    lock = locked.lock
+    counts = f"{len(lock.recipe)} recipe values, {len(lock.base.files)} base files, {len(lock.packages)} packages"
+    lines = [f"wrote {locked.path}: {counts}"]
+    if lock.expected is not None:
+        steps = max(run.steps for run in lock.expected.runs)
+        lines.append(f"expected: {steps} steps of {len(lock.expected.runs)} seed(s), {len(lock.expected.tuned)} metrics")
+    return "\n".join([*lines, *(f"note: {note}" for note in locked.notes)])
+

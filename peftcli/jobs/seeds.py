@@ -1,0 +1,169 @@
+"""`seeds: n`: the same run under several seeds, each in a folder of its own, and their mean with its interval."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from peftcli import files
+from peftcli.errors import Interrupted, PeftcliError, exit_code_of
+from peftcli.jobs.draft import Draft
+from peftcli.jobs.gates import gate_results
+from peftcli.jobs.locking import inputs_of, with_results
+from peftcli.jobs.opening import read_record
+from peftcli.jobs.run_folder import RECIPE_NAME, RECORD_NAME, write_recipe
+from peftcli.lock.bands import Measured
+from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
+from peftcli.plan import Prepared, prepare_run
+from peftcli.recipe import LoadedRecipe
+from peftcli.reports.record import EvaluationRecord, Failure, Interval, Intervals, RunRecord, Seconds, SeedRecord
+from peftcli.reports.writing import write_reports
+
+RunOne = Callable[[Draft, bool], RunRecord]
+"""Runs a draft; the flag says whether its folder holds a run to go on with."""
+_T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""97.5 % quantiles of Student's t for 1 to 30 degrees of freedom."""
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, Interval]:
+    """Mean and 95 % interval of the mean (Student's t); the interval of a single value is the value itself."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, (mean, mean)
+    freedom = len(values) - 1
+    quantile = _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96 + 2.4 / freedom
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, (mean - half, mean + half)
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the run of a seed lies."""
+    return folder / f"seed-{seed}"
+
+
+def of_seed(loaded: LoadedRecipe, seed: int) -> LoadedRecipe:
+    """The recipe of one seed's run."""
+    return dataclasses.replace(loaded, recipe=loaded.recipe.model_copy(update={"seed": seed, "seeds": 1}))
+
+
+def run_seeds(loaded: LoadedRecipe, folder: Path, started: float, run_one: RunOne) -> RunRecord:
+    """Runs every seed that `folder` does not hold yet, goes on with those that it half holds, and sums them up.
+
+    Raises what a run raises; the record of `folder` then says how far it came.
+    """
+    seeds = [loaded.recipe.seed + number for number in range(loaded.recipe.seeds)]
+    done: list[RunRecord] = []
+    prepared: Prepared | None = None
+    try:
+        for seed in seeds:
+            found = _finished(seed_folder(folder, seed))
+            if found is None:
+                draft = Draft(seed_folder(folder, seed), of_seed(loaded, seed), started)
+                if prepared is None:
+                    draft.prepared = prepared = prepare_run(draft.loaded)
+                    write_recipe(folder, loaded, prepared.plan.resolved)
+                with files.owned_folder(draft.folder):
+                    found = run_one(draft, (draft.folder / RECIPE_NAME).is_file())
+            done.append(found)
+    except PeftcliError as error:
+        if done:
+            _write(folder, _stopped(loaded, folder, seeds, done, error))
+        raise
+    if prepared is not None:
+        _write_lock(dataclasses.replace(prepared, loaded=loaded), folder, seeds, done)
+    return _write(folder, summary(loaded, folder, seeds, done))
+
+
+def _finished(folder: Path) -> RunRecord | None:
+    record = read_record(folder)
+    return RunRecord.model_validate(record) if record.get("status") == "completed" else None
+
+
+def _write(folder: Path, record: RunRecord) -> RunRecord:
+    files.write_text(folder / RECORD_NAME, record.to_json())
+    write_reports(folder)
+    return record
+
+
+def summary(loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequence[RunRecord]) -> RunRecord:
+    """One record of several: metrics are means with their intervals over seeds, costs are sums, memory the largest."""
+    first = done[0]
+    base, base_intervals = _means([record.evaluation.base for record in done])
+    tuned, tuned_intervals = _means([record.evaluation.tuned for record in done])
+    facts = {
+        "name": loaded.name,
+        "seed": loaded.recipe.seed,
+        "tokens": sum(record.tokens for record in done),
+        "trained_tokens": sum(record.trained_tokens for record in done),
+        "seconds": Seconds(
+            startup=first.seconds.startup,
+            training=sum(record.seconds.training for record in done),
+            total=sum(record.seconds.total for record in done),
+        ),
+        "tokens_per_second": statistics.fmean(record.tokens_per_second or 0.0 for record in done),
+        "peak_memory_bytes": max(record.peak_memory_bytes for record in done),
+        "evaluation": EvaluationRecord(
+            base=base,
+            tuned=tuned,
+            intervals=Intervals(base=base_intervals, tuned=tuned_intervals),
+            rows=first.evaluation.rows,
+        ),
+        "adapter": None,
+        "adapter_step": None,
+        "updates": [],
+        "events": [],
+        "warnings": list(dict.fromkeys(text for record in done for text in record.warnings)),
+        "expect": gate_results(loaded.recipe.expect, base, tuned) if tuned else [],
+        "seeds": [
+            SeedRecord(seed=seed, folder=seed_folder(folder, seed).name, tuned=record.evaluation.tuned)
+            for seed, record in zip(seeds, done, strict=False)
+        ],
+    }
+    return first.model_copy(update=facts)
+
+
+def _means(
+    metrics: Sequence[Mapping[str, float | None]],
+) -> tuple[dict[str, float | None], dict[str, Interval]]:
+    means: dict[str, float | None] = {}
+    intervals: dict[str, Interval] = {}
+    for name in metrics[0]:
+        values = [value for each in metrics if (value := each.get(name)) is not None]
+        if len(values) == len(metrics):
+            means[name], intervals[name] = mean_interval(values)
+    return means, intervals
+
+
+def _stopped(
+    loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequence[RunRecord], error: PeftcliError
+) -> RunRecord:
+    failure = Failure(
+        error=type(error).__name__,
+        exit_code=exit_code_of(error),
+        message=f"seed {seeds[len(done)]}, after {len(done)} of {len(seeds)}: {error.render().removeprefix('error: ')}",
+    )
+    status = "interrupted" if isinstance(error, Interrupted) else "failed"
+    return summary(loaded, folder, seeds, done).model_copy(update={"status": status, "failure": failure})
+
+
+def _write_lock(prepared: Prepared, folder: Path, seeds: Sequence[int], done: Sequence[RunRecord]) -> None:
+    locks = [read_lock(seed_folder(folder, seed) / LOCK_NAME) for seed in seeds]
+    lock = inputs_of(prepared, folder)
+    lock = lock.model_copy(
+        update={
+            "base": lock.base.model_copy(update={"fingerprint": locks[0].base.fingerprint}),
+            "settings": locks[0].settings,
+        }
+    )
+    runs = [run for each in locks if each.expected is not None for run in each.expected.runs]
+    sides = (
+        [Measured(record.evaluation.base, record.evaluation.intervals.base) for record in done],
+        [Measured(record.evaluation.tuned, record.evaluation.intervals.tuned) for record in done],
+    )
+    write_lock(folder / LOCK_NAME, with_results(lock, runs, *sides))

@@ -1,0 +1,5 @@
+"""What a run depends on, pinned: inputs by their hashes, the environment as description, the results to expect."""
+
+from peftcli.lock.document import LOCK_NAME, Lock, lock_path, read_lock, write_lock
+
+__all__ = ["LOCK_NAME", "Lock", "lock_path", "read_lock", "write_lock"]

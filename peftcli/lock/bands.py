@@ -1,0 +1,55 @@
+"""The band of a metric: how far from its value a result may be and still count as the same."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peftcli.lock.document import Band
+
+DEFAULT_SHARE = 0.005
+"""Of the value, for a run of one seed."""
+DEVIATIONS = 3.0
+"""Standard deviations around the mean of several seeds."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of one run, with the 95 % intervals that its evaluation rows leave open."""
+
+    metrics: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def one_run_band(value: float, interval: tuple[float, float] | None) -> Band:
+    """Half a per cent around the value, or its interval over the evaluation rows where that is wider.
+
+    On another processor rounding differs in the last bit, and training may amplify that to any size: a result inside
+    the interval cannot be told from this one.
+    """
+    width = DEFAULT_SHARE * abs(value)
+    low, high = interval if interval is not None else (value, value)
+    return value, min(value - width, low), max(value + width, high)
+
+
+def seed_band(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Band:
+    """Three standard deviations around the mean of several seeds, and no narrower than the band of one run."""
+    mean = statistics.fmean(values)
+    width = DEVIATIONS * statistics.stdev(values)
+    half = max((high - low for low, high in intervals), default=0.0) / 2
+    _, low, high = one_run_band(mean, (mean - half, mean + half))
+    return mean, min(low, mean - width), max(high, mean + width)
+
+
+def bands(runs: Sequence[Measured]) -> dict[str, Band]:
+    """A band for each metric that every run has."""
+    found = {}
+    for name in runs[0].metrics if runs else ():
+        values = [value for run in runs if (value := run.metrics.get(name)) is not None and math.isfinite(value)]
+        intervals = [run.intervals[name] for run in runs if name in run.intervals]
+        if len(values) == len(runs):
+            first = intervals[0] if intervals else None
+            found[name] = one_run_band(values[0], first) if len(runs) == 1 else seed_band(values, intervals)
+    return found

@@ -1,0 +1,166 @@
+"""Where two locks part, item by item, causes before consequences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from peftcli.errors import Fault
+from peftcli.lock.document import Lock, SplitLock
+from peftcli.lock.places import absolute, is_place, without_places
+from peftcli.recipe.loading import DEFAULT
+
+Kind = Literal["recipe", "base", "tokenizer", "data", "settings", "package", "environment"]
+
+ABSENT = "absent"
+_SHOWN = 60
+_HASH_DIGITS = 64
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One item whose value is not the locked one."""
+
+    kind: Kind
+    item: str
+    locked: str
+    found: str
+    where: str | None = None
+    """Where the value found was written."""
+
+    @property
+    def text(self) -> str:
+        return f"{self.item}: locked {self.locked}, here {self.found}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def input_differences(locked: Lock, found: Lock, folder: Path) -> list[Difference]:
+    """Every input that differs. What follows from another one (row order from the seed) is told only by itself.
+
+    `folder`: where the relative paths of `found` start.
+    """
+    causes = [
+        *_recipe(locked, found, folder),
+        *_mapping("package", "package {}", locked.packages, found.packages),
+        *_mapping("base", "base file {}", locked.base.files, found.base.files),
+        *_data_files(locked, found),
+        *_mapping("settings", "{}", *_shared(locked.settings, found.settings)),
+    ]
+    kinds = {difference.kind for difference in causes}
+    if "base" not in kinds:
+        causes += _fingerprint(locked, found)
+    if "base" not in kinds or locked.tokenizer.template_sha256 != found.tokenizer.template_sha256:
+        causes += _tokenizer(locked, found)
+    explained = kinds & {"base", "tokenizer", "data", "package"} or any(
+        difference.item in ("seed", "seeds") or difference.item.startswith("data.") for difference in causes
+    )
+    return causes if explained else [*causes, *_rows(locked, found)]
+
+
+def environment_differences(locked: Lock, found: Lock) -> list[Difference]:
+    """What differs of the description."""
+    return list(_mapping("environment", "{}", locked.environment, found.environment))
+
+
+def faults_of(differences: list[Difference], fix: str | None = None) -> list[Fault]:
+    """Differences as the faults of one error; the fix is told once, by the last."""
+    last = len(differences) - 1
+    return [
+        Fault(difference.text, difference.where, fix if number == last else None)
+        for number, difference in enumerate(differences)
+    ]
+
+
+def _recipe(locked: Lock, found: Lock, folder: Path) -> Iterator[Difference]:
+    for key in [*locked.recipe, *(key for key in found.recipe if key not in locked.recipe)]:
+        one, other = locked.value(key), found.value(key)
+        origin = found.recipe[key][1] if key in found.recipe else DEFAULT
+        # a key that the lock's version did not have is no difference while nobody sets it
+        is_new = key not in locked.recipe and origin == DEFAULT
+        if not is_new and without_places(one) != without_places(other):
+            yield Difference("recipe", key, _shown(one), _shown(other), _place(origin, folder))
+
+
+def _place(origin: str, folder: Path) -> str | None:
+    """Where a value was written, as seen from the working directory."""
+    path, _, line = origin.rpartition(":")
+    if is_place(path) and line.isdigit():
+        return f"{os.path.relpath(absolute(path, folder))}:{line}"
+    return None if origin == DEFAULT else origin
+
+
+def _mapping(kind: Kind, item: str, locked: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
+    for name in [*locked, *(name for name in found if name not in locked)]:
+        one, other = locked.get(name, ABSENT), found.get(name, ABSENT)
+        if one != other:
+            yield Difference(kind, item.format(name), *_pair(one, other))
+
+
+def _shared(locked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both know: a lock made before the weights were loaded lacks some settings."""
+    names = [name for name in locked if name in found]
+    return {name: locked[name] for name in names}, {name: found[name] for name in names}
+
+
+def _data_files(locked: Lock, found: Lock) -> Iterator[Difference]:
+    """Files are known by their content: a moved or renamed one is the same file."""
+    one, other = _files(locked), _files(found)
+    gone = {name: sha for name, sha in one.items() if sha not in other.values()}
+    new = {name: sha for name, sha in other.items() if sha not in one.values()}
+    for name in [*gone, *(name for name in new if name not in gone)]:
+        yield Difference("data", f"data file {name}", *_pair(one.get(name, ABSENT), other.get(name, ABSENT)))
+
+
+def _files(lock: Lock) -> dict[str, str]:
+    return {name: sha for source in lock.data.sources for name, sha in source.files.items()}
+
+
+def _fingerprint(locked: Lock, found: Lock) -> Iterator[Difference]:
+    one, other = locked.base.fingerprint, found.base.fingerprint
+    if one and other and one["exact"] != other["exact"]:
+        yield Difference("base", "base weights as loaded", *_pair(one["exact"], other["exact"]))
+
+
+def _tokenizer(locked: Lock, found: Lock) -> Iterator[Difference]:
+    one, other = locked.tokenizer, found.tokenizer
+    if one.sha256 != other.sha256:
+        yield Difference("tokenizer", "tokenizer", *_pair(one.sha256, other.sha256))
+    if one.template_sha256 != other.template_sha256:
+        yield Difference(
+            "tokenizer", "chat template", *_pair(one.template_sha256 or ABSENT, other.template_sha256 or ABSENT)
+        )
+
+
+def _rows(locked: Lock, found: Lock) -> Iterator[Difference]:
+    for name, one, other in (
+        ("training", locked.data.train, found.data.train),
+        ("validation", locked.data.validation, found.data.validation),
+    ):
+        if one != other:
+            yield from _split(name, one, other)
+
+
+def _split(name: str, one: SplitLock | None, other: SplitLock | None) -> Iterator[Difference]:
+    if one is None or other is None:
+        yield Difference("data", f"{name} rows", ABSENT if one is None else "there", ABSENT if other is None else "there")
+        return
+    if one.order_sha256 != other.order_sha256:
+        yield Difference("data", f"order of the {name} rows", *_pair(one.order_sha256, other.order_sha256))
+    if one.stream_sha256 != other.stream_sha256:
+        yield Difference("data", f"tokens of the {name} rows", *_pair(one.stream_sha256, other.stream_sha256))
+
+
+def _pair(one: Any, other: Any) -> tuple[str, str]:
+    return _shown(one), _shown(other)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and len(value) == _HASH_DIGITS:
+        return f"{value[:12]}…"
+    text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

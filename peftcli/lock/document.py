@@ -1,0 +1,165 @@
+"""The lock as a document: JSON that is small, stable under git, and names no host, user or secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peftcli import files
+from peftcli.errors import CheckpointError, Fault
+from peftcli.redaction import redacted
+
+FORMAT = 1
+LOCK_NAME = "recipe.lock"
+MAX_LOCK_BYTES = 16 << 20
+_INLINE_WIDTH = 100
+
+Value = Any
+"""A value of a recipe: whatever JSON holds."""
+Band = tuple[float, float, float]
+"""A metric's value, and the lowest and highest that still count as the same."""
+
+
+class Part(BaseModel):
+    """Base of all parts of a lock."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BaseLock(Part):
+    name: str
+    """Hub id, `builtin:NAME`, or a path relative to the lock."""
+    commit: str | None = None
+    """Of the Hub; None for a folder."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of every file that is read."""
+    fingerprint: dict[str, str] | None = None
+    """Of the weights as loaded; None in a lock that was made without loading them."""
+
+
+class SourceLock(Part):
+    split: str
+    name: str
+    files: dict[str, str]
+    """Path relative to the lock (or the Hub's name) -> SHA-256."""
+
+
+class SplitLock(Part):
+    rows: int
+    order_sha256: str
+    """Which row of which file stands where."""
+    stream_sha256: str
+    """Every token and weight, in order."""
+
+
+class DataLock(Part):
+    sources: list[SourceLock] = Field(default_factory=list)
+    train: SplitLock
+    validation: SplitLock | None = None
+
+
+class TokenizerLock(Part):
+    sha256: str
+    template_sha256: str | None = None
+
+
+class RunTrace(Part):
+    """What one seed's run did, step by step; a step without a value was skipped."""
+
+    seed: int
+    steps: int
+    kept: list[int] | None = None
+    """The steps that the series below are of; None: every one."""
+    loss: list[str | None]
+    """`float.hex`, zeros cut."""
+    grad_norm: list[str | None]
+    batch: list[str | None]
+    """Digest of the tokens and weights of the batch."""
+    draws: list[str | None]
+    """Digest of the random state that the step left."""
+    adapter_step: int | None = None
+    adapter_sha256: str | None = None
+
+
+class Expected(Part):
+    runs: list[RunTrace]
+    """One a seed."""
+    base: dict[str, Band] = Field(default_factory=dict)
+    tuned: dict[str, Band] = Field(default_factory=dict)
+
+
+class Lock(Part):
+    format: int = FORMAT
+    source: str | None = None
+    """The recipe that was run, relative to the lock."""
+    recipe: dict[str, tuple[Value, str]]
+    """Dotted key -> resolved value, and where it came from."""
+    seeds: list[int]
+    base: BaseLock
+    tokenizer: TokenizerLock
+    data: DataLock
+    settings: dict[str, Value] = Field(default_factory=dict)
+    """What steers the arithmetic and is no recipe key: attention, determinism flags."""
+    packages: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
+    """A description; differences warn."""
+    expected: Expected | None = None
+    """Results to compare with; None where nothing has been run yet."""
+
+    def value(self, key: str) -> Value:
+        """The resolved value of a recipe key; None for one that the lock does not have."""
+        return self.recipe[key][0] if key in self.recipe else None
+
+
+def lock_path(recipe: Path) -> Path:
+    """The lock of X.yaml is X.lock beside it."""
+    return recipe.with_suffix(".lock")
+
+
+def read_lock(path: Path) -> Lock:
+    """Reads a lock. Raises `CheckpointError` where it is damaged or of another format."""
+    try:
+        value = json.loads(files.read_bounded(path, limit_bytes=MAX_LOCK_BYTES))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError("the lock is not JSON", where=str(path), fix="make it again: peft lock RUN") from error
+    if isinstance(value, dict) and value.get("format") != FORMAT:
+        raise CheckpointError(
+            f"the lock has format {value.get('format')!r}, known is {FORMAT}",
+            where=str(path),
+            fix="make it again: peft lock RUN",
+        )
+    try:
+        return Lock.model_validate(value)
+    except ValidationError as error:
+        faults = [
+            Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']}"[:300], str(path), "make it again: peft lock RUN")
+            for item in error.errors(include_url=False)
+        ]
+        raise CheckpointError("the lock is damaged", faults=faults) from error
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Writes a lock, the same bytes for the same facts."""
+    files.write_text(path, redacted(render(lock.model_dump(mode="json"))))
+
+
+def render(document: dict[str, Any]) -> str:
+    """JSON with one fact a line; series stay on one line."""
+    return _rendered(document, "") + "\n"
+
+
+def _rendered(value: Any, indent: str) -> str:
+    plain = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not value or len(plain) + len(indent) <= _INLINE_WIDTH and indent:
+        return plain
+    if isinstance(value, dict):
+        inner = indent + " "
+        lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_rendered(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        inner = indent + " "
+        return "[\n" + ",\n".join(inner + _rendered(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,90 @@
+"""What a run ran on. Packages are inputs; hardware and system are description, which warns and never blocks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import peftcli
+
+PACKAGES = (
+    "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "jinja2", "pydantic",
+)  # fmt: skip
+"""Packages whose behaviour reaches the numbers, beside peftcli itself."""
+_COMPUTE_FLAGS = re.compile(r"(sse|ssse|avx|amx|fma|f16c|bmi|asimd|sve|neon|bf16|i8mm)\w*")
+_DISPATCH_VARIABLES = (
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DYNAMIC", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
+    "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+_SAME_MACHINE = {
+    "cuda": ("gpu", "cuda", "cudnn", "variables"),
+    "cpu": ("processor", "cpu_flags", "cpu_capability", "variables"),
+}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"peftcli": peftcli.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(device: str) -> dict[str, str]:
+    """Python, system, processor with its vector units, GPU. Names no host and no user."""
+    facts = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "processor": processor_name(),
+        "cpu_flags": cpu_flags(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "variables": " ".join(f"{name}={os.environ[name]}" for name in _DISPATCH_VARIABLES if name in os.environ),
+    }
+    if device == "cuda":
+        facts |= {
+            "gpu": torch.cuda.get_device_name(0),
+            "driver": _driver(),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+        }
+    return {name: value for name, value in facts.items() if value}
+
+
+def can_equal_bytes(one: Mapping[str, str], other: Mapping[str, str], device: str) -> bool:
+    """Whether two environments compute the same bits: one processor with its vector units, or one GPU and CUDA."""
+    return all(one.get(name) == other.get(name) for name in _SAME_MACHINE.get(device, ("processor",)))
+
+
+def _cpu_info(field: str) -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.split(":")[0].strip() == field:
+                return line.split(":", 1)[1].strip()
+    return ""
+
+
+def processor_name() -> str:
+    """Model name of the processor, as the kernel tells it."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> str:
+    """The vector units that compute kernels choose by, sorted; empty where the kernel does not tell."""
+    words = (_cpu_info("flags") or _cpu_info("Features")).split()
+    return " ".join(sorted(word for word in words if _COMPUTE_FLAGS.fullmatch(word)))
+
+
+def _driver() -> str:
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", path.read_text(errors="replace")) if path.is_file() else None
+    return found.group() if found else ""

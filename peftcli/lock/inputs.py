@@ -1,0 +1,146 @@
+"""A lock of everything that a run takes in, gathered from what planning has opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftcli import files
+from peftcli.data.builtin import builtin_data, data_names
+from peftcli.data.facts import SplitFacts
+from peftcli.lock.document import BaseLock, DataLock, Lock, SourceLock, SplitLock, TokenizerLock
+from peftcli.lock.environment import describe, package_versions
+from peftcli.lock.places import relative
+from peftcli.models.fingerprint import Fingerprint
+from peftcli.models.snapshot import snapshot
+from peftcli.plan import Prepared
+from peftcli.recipe import LoadedRecipe, flat_recipe
+from peftcli.recipe.loading import DEFAULT
+from peftcli.training.seeding import determinism
+
+NOT_INPUTS = ("version", "name", "output", "tracking", "expect", "extends")
+"""Recipe keys that change nothing that is computed."""
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """What is known only once the weights are loaded."""
+
+    fingerprint: Fingerprint
+    attention: str
+
+
+def input_lock(
+    prepared: Prepared, folder: Path, values: Mapping[str, Any], base: LoadedBase | None = None
+) -> Lock:
+    """The lock of a run's inputs, with paths relative to `folder`.
+
+    `values`: dotted recipe keys that were `auto`, and what they became. `base`: None before the weights are loaded.
+    """
+    loaded = prepared.loaded
+    recipe = loaded.recipe
+    return Lock(
+        source=relative(loaded.path, folder),
+        recipe=_recipe(loaded, folder, values),
+        seeds=[recipe.seed + number for number in range(recipe.seeds)],
+        base=_base(prepared, folder, base),
+        tokenizer=TokenizerLock(
+            sha256=prepared.data.facts.tokenizer_sha256, template_sha256=prepared.data.facts.template_sha256
+        ),
+        data=_data(prepared, folder),
+        settings=_settings(base, prepared.plan.resolved.device),
+        packages=package_versions(),
+        environment=describe(prepared.plan.resolved.device),
+    )
+
+
+# -- the recipe --------------------------------------------------------------------------------------------------
+
+
+def _recipe(loaded: LoadedRecipe, folder: Path, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    flat = flat_recipe(loaded.recipe)
+    found = {}
+    for key, value in flat.items():
+        origin = _origin(loaded.origin(key), folder)
+        if key in NOT_INPUTS or (value is None and origin == DEFAULT):
+            continue
+        if key in values and value == "auto":
+            value, origin = values[key], f"auto ({origin})"
+        found[key] = (_with_relative_paths(value, folder), origin)
+    return found
+
+
+def _origin(text: str, folder: Path) -> str:
+    """`file:line:column` with the file relative to the lock and without the column; other origins as they are."""
+    path, *numbers = text.rsplit(":", 2)
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+        return text
+    return f"{relative(path, folder)}:{numbers[0]}"
+
+
+def _with_relative_paths(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_with_relative_paths(item, folder) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_relative_paths(item, folder) for key, item in value.items()}
+    return relative(value, folder) if isinstance(value, str) and os.path.isabs(value) else value
+
+
+# -- base and data -----------------------------------------------------------------------------------------------
+
+
+def _base(prepared: Prepared, folder: Path, loaded: LoadedBase | None) -> BaseLock:
+    name = prepared.loaded.recipe.model.base
+    found = snapshot(prepared.source)
+    return BaseLock(
+        name=relative(name, folder) if os.path.isabs(name) else name,
+        commit=found.commit,
+        files={file: files.sha256_file(path) for file, path in found.files.items()},
+        fingerprint=None if loaded is None else loaded.fingerprint.to_dict(),
+    )
+
+
+def _data(prepared: Prepared, folder: Path) -> DataLock:
+    facts = prepared.data.facts
+    splits = {"train": facts.train} | ({} if facts.validation is None else {"validation": facts.validation})
+    builtin = {str(builtin_data(name)): f"builtin:{name}" for name in data_names()}
+    return DataLock(
+        sources=[
+            SourceLock(
+                split=split,
+                name=relative(source.name, folder) if os.path.isabs(source.name) else source.name,
+                files={builtin.get(file.path) or _file_name(file.path, folder): file.sha256 for file in source.files},
+            )
+            for split, found in splits.items()
+            for source in found.sources
+        ],
+        train=_split(facts.train),
+        validation=None if facts.validation is None else _split(facts.validation),
+    )
+
+
+def _file_name(path: str, folder: Path) -> str:
+    return relative(path, folder) if os.path.isabs(path) else path
+
+
+def _split(facts: SplitFacts) -> SplitLock:
+    return SplitLock(rows=facts.rows, order_sha256=facts.order_sha256, stream_sha256=facts.stream_sha256)
+
+
+# -- the arithmetic ----------------------------------------------------------------------------------------------
+
+
+def _settings(base: LoadedBase | None, device: str) -> dict[str, Any]:
+    found: dict[str, Any] = determinism()
+    found["matmul_precision"] = torch.get_float32_matmul_precision()
+    if device == "cuda":
+        found["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+        found["cudnn_tf32"] = torch.backends.cudnn.allow_tf32
+    if base is not None:
+        found["attention"] = base.attention
+    return found

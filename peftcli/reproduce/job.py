@@ -1,0 +1,197 @@
+"""Runs again what a lock pins, in a fresh folder that is removed unless it differs, and compares."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from peftcli import files
+from peftcli.adapters.surgery import attach
+from peftcli.data.doctor.run import raise_failures
+from peftcli.errors import AdapterError, RecipeError
+from peftcli.jobs.assembly import assemble, fit_setup, init_context
+from peftcli.jobs.draft import Draft
+from peftcli.jobs.locking import Overrides, inputs_of, pinned_recipe
+from peftcli.jobs.run_folder import RECIPE_NAME
+from peftcli.jobs.seeds import of_seed, seed_folder
+from peftcli.lock.differences import Difference, environment_differences, input_differences
+from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock
+from peftcli.lock.trace import read_steps, trace_of
+from peftcli.plan import Prepared, prepare_run
+from peftcli.recipe import LoadedRecipe
+from peftcli.reproduce.comparing import compare, terms
+from peftcli.reproduce.result import Reproduction, SeedResult
+from peftcli.run import run_draft
+from peftcli.training.loop import fit
+
+Say = Callable[[str], None]
+_RUNS = "runs"
+
+
+def reproduce(
+    path: str | Path,
+    *,
+    overrides: Overrides = (),
+    steps: int | None = None,
+    strict: bool = False,
+    quiet: bool = True,
+    say: Say = lambda line: None,
+) -> Reproduction:
+    """Runs the recipe of `path` (a recipe file or run folder) again, as its lock pins it, and compares with the lock.
+
+    `steps`: take only the first so many, on the schedule of the whole run, without evaluation. `say`: told what differs
+    before anything is trained. Raises `RecipeError` where there is no lock, or it holds no results, and every error of
+    a run; a result that differs is no error here: `held` is False.
+    """
+    started = time.monotonic()
+    recipe = recipe_of(Path(path).expanduser())
+    lock, expected = _read(recipe)
+    with _fresh_folder(recipe) as (folder, keep):
+        job = _Job(recipe, lock, expected, folder, quiet=quiet, say=say)
+        seeds = job.first_steps(overrides, steps) if steps is not None else job.whole(overrides)
+        result = Reproduction(
+            recipe=str(recipe),
+            lock=str(lock_path(recipe)),
+            strict=strict,
+            prefix=steps is not None,
+            inputs=tuple(job.inputs),
+            environment=tuple(job.environment),
+            seeds=tuple(seeds),
+            seconds=time.monotonic() - started,
+        )
+        return result if result.held else dataclasses.replace(result, folder=str(keep()))
+
+
+def recipe_of(path: Path) -> Path:
+    """The recipe that a run folder or a recipe file stands for."""
+    if not path.is_dir():
+        return path
+    if not (path / RECIPE_NAME).is_file():
+        raise AdapterError("there is no run here", where=str(path), fix="name a run folder or a recipe")
+    return path / RECIPE_NAME
+
+
+def _read(recipe: Path) -> tuple[Lock, Expected]:
+    path = lock_path(recipe)
+    fix = f"peft train {recipe} --output RUN, then peft lock RUN"
+    if not recipe.is_file():
+        raise RecipeError("there is no such recipe", where=str(recipe), fix="check the path")
+    if not path.is_file():
+        raise RecipeError("there is no lock to reproduce", where=str(path), fix=fix)
+    lock = read_lock(path)
+    if lock.expected is None or not lock.expected.runs:
+        raise RecipeError("the lock holds no results to compare with", where=str(path), fix=fix)
+    return lock, lock.expected
+
+
+@contextlib.contextmanager
+def _fresh_folder(recipe: Path) -> Iterator[tuple[Path, Callable[[], Path]]]:
+    """A temporary folder where runs lie (beside a run, else `runs/`), and the function that keeps it under a name."""
+    is_run = recipe.name == RECIPE_NAME and (recipe.parent / LOCK_NAME).is_file()
+    parent = recipe.absolute().parent.parent if is_run else Path(_RUNS).absolute()
+    made = not parent.exists()
+    with files.storage_errors(parent):
+        files.disk.make_folder(parent)
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{files.TEMPORARY_PREFIX}reproduce-"))
+    name = recipe.parent.name if is_run else recipe.stem
+
+    def keep() -> Path:
+        number = 1
+        while (target := parent / f"{name}-reproduced-{number:03d}").exists():
+            number += 1
+        with files.storage_errors(target):
+            files.disk.rename(folder, target)
+        return target
+
+    try:
+        yield folder, keep
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+class _Job:
+    """One reproduction: what differs before it, and a result for each seed."""
+
+    def __init__(self, recipe: Path, lock: Lock, expected: Expected, folder: Path, *, quiet: bool, say: Say) -> None:
+        self.recipe = recipe
+        self.lock = lock
+        self.expected = expected
+        self.folder = folder
+        self.quiet = quiet
+        self.say = say
+        self.inputs: Sequence[Difference] = ()
+        self.environment: Sequence[Difference] = ()
+
+    def whole(self, overrides: Overrides) -> list[SeedResult]:
+        """Every seed of the recipe, to its end."""
+        loaded = _untracked(pinned_recipe(self.recipe, overrides, self.lock))
+        seeds = [loaded.recipe.seed + number for number in range(loaded.recipe.seeds)]
+        found = []
+        for number, (seed, locked) in enumerate(zip(seeds, self.expected.runs, strict=False)):
+            folder = self.folder if len(seeds) == 1 else seed_folder(self.folder, seed)
+            draft = Draft(folder, of_seed(loaded, seed), time.monotonic())
+            draft.prepared = prepare_run(draft.loaded)
+            if number == 0:
+                here = self._tell(dataclasses.replace(draft.prepared, loaded=loaded))
+            record = run_draft(draft, quiet=self.quiet)
+            own = read_lock(folder / LOCK_NAME)
+            assert own.expected is not None, "a finished run writes its results into its lock"
+            if number == 0:
+                # what is known only with the weights loaded
+                base = here.base.model_copy(update={"fingerprint": own.base.fingerprint})
+                self._compare_inputs(here.model_copy(update={"base": base, "settings": own.settings}))
+            found.append(self._result(locked, own, own.expected.runs[0], record.evaluation.tuned))
+        return found
+
+    def first_steps(self, overrides: Overrides, steps: int) -> list[SeedResult]:
+        """The first steps of the first seed: no evaluation, no adapter."""
+        loaded = _untracked(pinned_recipe(self.recipe, overrides, self.lock))
+        prepared = prepare_run(of_seed(loaded, loaded.recipe.seed))
+        own = self._tell(dataclasses.replace(prepared, loaded=loaded))
+        raise_failures(prepared.data.findings)
+        torch.set_num_threads(prepared.plan.resolved.threads)
+        assembly = assemble(prepared, self.folder, quiet=self.quiet)
+        attach(assembly.model, loaded.recipe.method, context=init_context(assembly))
+        setup = fit_setup(assembly, resuming=False)
+        config = setup.config.model_copy(update={"early_stopping": None})
+        fit(dataclasses.replace(setup, config=config, last_step=steps, evaluate=None))
+        taken = read_steps(self.folder / "metrics.jsonl")
+        self._compare_inputs(inputs_of(dataclasses.replace(prepared, loaded=loaded), self._lock_folder, assembly))
+        trace = trace_of(taken, seed=loaded.recipe.seed, steps=min(steps, prepared.plan.resolved.steps))
+        return [self._result(self.expected.runs[0], own, trace, None)]
+
+    @property
+    def _lock_folder(self) -> Path:
+        return self.recipe.absolute().parent
+
+    def _tell(self, prepared: Prepared) -> Lock:
+        """What differs before anything is trained; returns the lock of what is here."""
+        own = inputs_of(prepared, self._lock_folder)
+        self._compare_inputs(own)
+        for difference in (*self.inputs, *self.environment):
+            self.say(f"{'differs' if difference in self.inputs else 'environment'}: {difference.text}")
+        return own
+
+    def _compare_inputs(self, own: Lock) -> None:
+        self.inputs = input_differences(self.lock, own, self._lock_folder)
+        self.environment = environment_differences(self.lock, own)
+
+    def _result(
+        self, locked: RunTrace, own: Lock, found: RunTrace, metrics: dict[str, float | None] | None
+    ) -> SeedResult:
+        return compare(locked, self.expected, found, metrics, terms(self.lock, own, self.inputs))
+
+
+def _untracked(loaded: LoadedRecipe) -> LoadedRecipe:
+    """A reproduction is nobody's experiment: it is not logged to trackers."""
+    return dataclasses.replace(loaded, recipe=loaded.recipe.model_copy(update={"tracking": []}))

@@ -1,0 +1,77 @@
+"""What is shown of rows is what training reads, and text from data can do nothing to a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftcli.data.cases import generation_cases
+from peftcli.data.config import DataConfig
+from peftcli.data.preview import ShownRow, TextSpan, preview, read_parts, render_rows
+from peftcli.data.store import Origin
+
+
+def test_the_spans_are_the_very_row(prepared: Any, chat: Any, chat_tokenizer: Any) -> None:
+    data = prepared([chat("question", "the answer", "more", "the cat")])
+    (shown,) = preview(data.train, [0], chat_tokenizer)
+    row = data.train[0]
+    assert "".join(span.text for span in shown.spans) == chat_tokenizer.decode(row.input_ids)
+    assert [span.text for span in shown.spans if span.kind == "trained"] == ["the answer", "the cat"]
+    assert [span.text for span in shown.spans if span.kind == "special" and span.trained] == ["<|im_end|>"] * 2
+    assert (shown.tokens, shown.trained_tokens) == (len(row.input_ids), int((row.weights > 0).sum()))
+
+
+def test_spaces_at_the_edges_of_spans_are_kept(ground: Path, tmp_path: Path, write_rows: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from peftcli.data.prepare import prepare
+
+    tokenizer = AutoTokenizer.from_pretrained(ground / "models" / "stories260K")
+    write_rows([{"prompt": "Once upon a", "completion": " time there was"}])
+    data = prepare(DataConfig(train="rows.jsonl"), tokenizer=tokenizer, folder=tmp_path, seed=0)
+    (shown,) = preview(data.train, [0], tokenizer)
+    assert [span.text for span in shown.spans if span.kind == "trained"] == [" time there was"]
+
+
+def test_text_of_rows_cannot_style_the_terminal() -> None:
+    text = "[red]x[/red] \\[b] \x1b[31m \u202e end\\"
+    row = ShownRow([TextSpan(text, "trained", 1.0)], Origin(0, "[b]f.jsonl", 3), 4, 2)
+    plain = render_rows([row]).plain
+    assert "[red]x[/red] \\[b] \\x1b[31m \\u202e end\\" in plain
+    assert "[b]f.jsonl:3" in plain
+
+
+def test_rows_of_every_format_can_be_shown(tmp_path: Path, write_rows: Any) -> None:
+    from peftcli.data.format import load_format
+    from peftcli.data.names import format_names
+
+    for name in format_names():
+        (tmp_path / "rows.jsonl").write_text(load_format(name).example + "\n")
+        (parts,) = read_parts(DataConfig(train="rows.jsonl"), folder=tmp_path, limit=3)
+        assert parts.format == name
+        assert any(span.kind == "trained" for span in parts.rows[0].spans), name
+
+
+def test_generation_cases_ask_for_the_last_answer(prepared: Any, chat: Any, chat_tokenizer: Any) -> None:
+    messages = chat("question", "the answer", "more", "the cat")
+    data = prepared([messages])
+    (case,) = generation_cases(data.train, chat_tokenizer, 5)
+    assert case.reference_text == "the cat"
+    asked = chat_tokenizer.apply_chat_template(
+        messages["messages"][:3], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    assert case.prompt_ids.tolist() == asked
+    assert case.origin.line == 1
+
+
+def test_a_text_row_is_cut_in_the_middle(prepared: Any, chat_tokenizer: Any) -> None:
+    data = prepared([{"text": "the cat sat on the mat and the dog ran"}])
+    (case,) = generation_cases(data.train, chat_tokenizer, 1)
+    assert case.prompt_text.removeprefix("<s>") + case.reference_text == "the cat sat on the mat and the dog ran"
+
+
+def test_readme_examples_of_formats_are_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown format"):
+        DataConfig(train="x", format="alpacca")
