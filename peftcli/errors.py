@@ -59,6 +59,9 @@ class PeftcliError(Exception):
         self.where = where
         self.fix = fix
         self.faults: tuple[Fault, ...] = tuple(faults) or (Fault(message, where, fix),)
+        if len(self.faults) == 1:
+            only = self.faults[0]
+            self.faults = (Fault(only.message, only.where or where, only.fix or fix),)
 
     def render(self) -> str:
         """The block of text for stderr: one fault as it is, several under a headline."""
@@ -71,6 +74,8 @@ class PeftcliError(Exception):
             lines += [f"- {first}", *rest]
         if len(self.faults) > MAX_FAULTS_SHOWN:
             lines.append(f"... and {len(self.faults) - MAX_FAULTS_SHOWN} more")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

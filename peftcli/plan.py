@@ -16,6 +16,7 @@ from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
+from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DeviceError, ModelError, RecipeError
 from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
@@ -85,7 +86,7 @@ class Prepared:
     source: BaseSource
     tokenizer: PreTrainedTokenizerBase
     data: PreparedData
-    order: BatchOrder
+    order: BatchOrder | StreamOrder
 
 
 def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan:
@@ -115,7 +116,7 @@ def prepare_run(
         progress=progress,
         stop_on_failures=False,
     )
-    order = BatchOrder(data.train.lengths, recipe.training.batch_size, recipe.seed)
+    order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
     resolved, memory = _resolve(loaded, skeleton, counts, data, order, device, precision, dtype, device_memory)
     plan = Plan(
         name=loaded.name,
@@ -249,7 +250,7 @@ def _resolve(
     skeleton: nn.Module,
     counts: _Counts,
     data: PreparedData,
-    order: BatchOrder,
+    order: BatchOrder | StreamOrder,
     device: str,
     precision: str,
     dtype: str,

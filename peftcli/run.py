@@ -125,3 +125,6 @@ def _failures_recorded(draft: Draft, *, resuming: bool) -> Iterator[None]:
             with contextlib.suppress(StorageError):
                 draft.write_record("interrupted" if isinstance(error, Interrupted) else "failed", error)
         raise
+    finally:
+        if draft.assembly is not None and draft.assembly.trackers is not None:
+            draft.assembly.trackers.close()

@@ -100,6 +100,7 @@ class MethodConfig(BaseModel):
         except ValidationError as error:
             raise AdapterError(
                 f"{where} has fields that make no sense",
+                fix="the file is damaged, or of another version; get the adapter again",
                 faults=[
                     Fault(
                         f"`{'.'.join(map(str, item['loc']))}`: {item['msg']} (found {item.get('input')!r})"[:300], where

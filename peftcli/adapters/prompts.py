@@ -153,7 +153,7 @@ class PromptAdapter(Adapter):
         raise cannot_merge(self.config.name, "a prompt lengthens the input, no weight can stand for it")
 
     def targets(self) -> list[str]:
-        return [*self.heads.targets()]
+        return self.heads.targets()
 
     # -- tensors -----------------------------------------------------------------------------------------------------
 

@@ -302,7 +302,9 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             if key != "__metadata__"
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AdapterError(f"{path.name} is damaged: its header is unreadable", where=str(path)) from error
+        raise AdapterError(
+            f"{path.name} is damaged: its header is unreadable", where=str(path), fix="get it again"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -322,7 +324,9 @@ def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path)
     try:
         return type(config).model_validate({**config.model_dump(), **fields})
     except ValueError as error:
-        raise AdapterError(f"{OWN_NAME} has fields that make no sense", where=str(folder / OWN_NAME)) from error
+        raise AdapterError(
+            f"{OWN_NAME} has fields that make no sense", where=str(folder / OWN_NAME), fix="get it again"
+        ) from error
 
 
 def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
@@ -361,7 +365,12 @@ def _check_header(adapter: Adapter, header: Mapping[str, tuple[str, tuple[int, .
         shown = [Fault(fault.message) for fault in faults[:5]]
         if len(faults) > 5:
             shown.append(Fault(f"and {len(faults) - 5} more"))
-        raise AdapterError(f"{path.name} does not fit this base ({path})", faults=[*shown])
+        raise AdapterError(
+            f"{path.name} does not fit this base",
+            faults=shown,
+            where=str(path),
+            fix=f"get {path} again, or name the base that it was trained on",
+        )
     adapter.absent_keys = frozenset(key for key in expected if key not in header)
 
 

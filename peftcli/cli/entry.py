@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from peftcli.errors import MemoryLimitError, PeftcliError, exit_code_of
+from peftcli.errors import MemoryLimitError, PeftcliError, StorageError, exit_code_of
 from peftcli.redaction import redacted
 
 _QUIET_LIBRARIES = {
@@ -24,6 +24,10 @@ _QUIET_LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 INTERRUPTED = 130
+_SURROUNDINGS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""Of the system's errors, those that a user's disk and paths cause."""
 _DIRECTION = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 
 
@@ -56,12 +60,22 @@ def run(arguments: Sequence[str]) -> int:
             return _reader_has_gone()
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 0
+        if error.errno in _SURROUNDINGS:
+            return _report(_storage_error(error), as_json)
         return _report_bug(error, as_json)
     except MemoryError:
         fix = "a smaller micro_batch_size or max_length, or gradient_checkpointing"
         return _report(MemoryLimitError("the host ran out of memory", fix=fix), as_json)
     except Exception as error:
         return _report_bug(error, as_json)
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """Of a path that lies where nobody looks before using it, such as below a folder without permission."""
+    where = str(error.filename) if error.filename is not None else None
+    return StorageError(
+        f"a file cannot be used: {error.strerror}", where=where, fix="check the path, its permissions and the disk"
+    )
 
 
 def _is_broken_pipe(error: BaseException | None) -> bool:

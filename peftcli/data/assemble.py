@@ -45,6 +45,7 @@ class Assembled:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.facts.dropped.items())
         raise DataError(
             f"no row of {self.name} is left of {self.facts.rows_read:,}: {reasons or 'none were there'}",
+            where=", ".join(source.name for source in self.facts.sources)[:300],
             fix="a larger `data.max_length`, or another `data.truncation`",
         )
 

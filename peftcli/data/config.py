@@ -111,7 +111,8 @@ class DataConfig(BaseModel):
     packing: bool = False
     """Puts several short rows into one sequence. Not supported yet."""
     streaming: bool = False
-    """Reads the source while training instead of before it, for sources larger than memory."""
+    """Reads the source while training instead of before it, for sources larger than memory. Rows are shuffled in blocks
+    of 8192; say how long with `training.max_steps`, and name a source for validation."""
     checks: dict[str, Severity] = {}
     """Severities of the data doctor's checks, e.g. `{duplicates: off}`: fail stops the run, warn reports, off skips."""
 
@@ -122,15 +123,6 @@ class DataConfig(BaseModel):
     def _packing_comes_later(cls, value: bool) -> bool:
         if value:
             raise ValueError("packing: true is not supported yet; leave it out (batches are grouped by length)")
-        return value
-
-    @field_validator("streaming")
-    @classmethod
-    def _streaming_comes_later(cls, value: bool) -> bool:
-        if value:
-            raise ValueError(
-                "streaming: true is not supported yet; leave it out (tokens are memory-mapped from a cache)"
-            )
         return value
 
     @field_validator("checks", mode="before")
@@ -145,6 +137,14 @@ class DataConfig(BaseModel):
                     f"unknown check {name!r}{nearest(name, check_names())}; checks: {', '.join(check_names())}"
                 )
         return named
+
+    @model_validator(mode="after")
+    def _a_stream_has_no_rows_to_split_off(self) -> DataConfig:
+        if self.streaming and isinstance(self.validation, (int, float)):
+            raise ValueError(
+                "validation: a share or count of rows cannot be split off a stream; name a source for validation"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_for_all_or_none(self) -> DataConfig:

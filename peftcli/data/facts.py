@@ -62,7 +62,10 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The data of a run. `seconds`: reading and encoding, or finding it in the cache; `cached`: sources from there."""
+    """The data of a run. `seconds`: reading and encoding, or finding it in the cache; `cached`: sources from there.
+
+    `streaming`: `train` is about the first rows of a stream only.
+    """
 
     train: SplitFacts
     validation: SplitFacts | None
@@ -74,6 +77,7 @@ class DataFacts:
     cached: int = 0
     sources: int = 0
     findings: dict[str, int] = field(default_factory=dict)
+    streaming: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: tuples are lists there."""

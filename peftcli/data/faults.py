@@ -30,7 +30,7 @@ class FaultLog:
     def add(self, message: str, where: str, fix: str | None = None) -> None:
         self.count += 1
         if len(self.faults) < SHOWN:
-            self.faults.append(Fault(message, where, fix))
+            self.faults.append(Fault(message, where, fix or "mend or remove the row"))
 
     @contextmanager
     def row(self, where: str) -> Iterator[None]:

@@ -23,7 +23,8 @@ class Format:
     """A layout of rows.
 
     `recognise` looks at one row and says why it has this format, or None. `parse` reads a row and raises `RowFault`.
-    `rank`: where several recognise a row the lowest wins.
+    `rank`: where several recognise a row the lowest wins. `trained_by_causal_lm`: whether its rows become tokens with a
+    mask; the others can be read, checked and shown.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Format:
     parse: Callable[[Columns], Row]
     rank: int
     example: str
+    trained_by_causal_lm: bool = True
 
     @property
     def parts(self) -> tuple[str, ...]:

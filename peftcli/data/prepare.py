@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,33 @@ from peftcli.data.doctor.base import Finding, Review, Tallies
 from peftcli.data.doctor.run import findings_of, raise_failures, review
 from peftcli.data.facts import DataFacts
 from peftcli.data.load_source import Progress, SourceLoader
+from peftcli.data.order import BatchOrder
 from peftcli.data.source_data import SourceData
 from peftcli.data.store import TokenStore
+from peftcli.data.stream import RowStream, stream_heads
+from peftcli.data.stream_order import StreamOrder
 from peftcli.data.tokens import TokenizerFacts
+from peftcli.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What training gets, and what is known about it."""
+    """What training gets, and what is known about it. `open_stream` (batch size -> stream): with `data.streaming`, where
+    `train` holds the first rows of each source only, to plan with and to look at."""
 
     train: TokenStore
     validation: TokenStore | None
     facts: DataFacts
     findings: list[Finding]
+    open_stream: Callable[[int], RowStream] | None = None
+
+    def order(self, batch_size: int, seed: int, *, max_steps: int | None = None) -> BatchOrder | StreamOrder:
+        """The order of batches. `RecipeError` for a stream without `max_steps`, since it has no end."""
+        if self.open_stream is None:
+            return BatchOrder(self.train.lengths, batch_size, seed)
+        if max_steps is None:
+            raise RecipeError("data.streaming needs training.max_steps: a stream has no end", fix="say how many steps")
+        return StreamOrder(self.open_stream(batch_size), batch_size=batch_size, steps=max_steps)
 
 
 def prepare(
@@ -54,10 +69,12 @@ def prepare(
     facts = TokenizerFacts.of(tokenizer)
     cache = None if cache_dir is None else TokenCache(cache_dir)
     loader = SourceLoader(config, facts, folder, cache, progress)
-    loaded = [loader.load(source) for source in (*config.train_sources, *config.validation_sources)]
+    train_sources = stream_heads(config) if config.streaming else config.train_sources
+    loaded = [loader.load(source) for source in (*train_sources, *config.validation_sources)]
     loader.faults.raise_any()
     parts = [part for part in loaded if part is not None]
-    train, validation = parts[: len(config.train_sources)], parts[len(config.train_sources) :]
+    train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
+    open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
     splits = [assemble(plan, config, seed) for plan in plan_splits(config, train, validation, seed)]
     sources = list({part.data.identity: part.data for part in (*train, *validation)}.values())
     findings = _findings(config, sources, splits, cache)
@@ -76,8 +93,9 @@ def prepare(
         cached=loader.cached,
         sources=len(sources),
         findings={severity: sum(each.severity == severity for each in findings) for severity in ("fail", "warn")},
+        streaming=config.streaming,
     )
-    return PreparedData(splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings)
+    return PreparedData(splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings, open_stream)
 
 
 def _findings(

@@ -134,6 +134,19 @@ def read_parts(config: DataConfig, *, folder: Path, limit: int) -> list[Parts]:
     return found
 
 
+def causal_lm_trains_on(config: DataConfig, *, folder: Path) -> bool:
+    """Whether the first row of every training source has a format that causal language modelling can use."""
+    faults = FaultLog()
+    for section in config.train_sources:
+        source = resolve(section, folder)
+        columns = config.columns if section.columns is None else section.columns
+        reader = SourceReader(source, section.model_copy(update={"rows": 1}), section.format or config.format, columns)
+        reader.read_through(faults)
+        if reader.detected is not None and not reader.detected.format.trained_by_causal_lm:
+            return False
+    return True
+
+
 def _source_parts(config: DataConfig, number: int, folder: Path, limit: int, faults: FaultLog) -> Parts:
     section = config.train_sources[number]
     source = resolve(section, folder)

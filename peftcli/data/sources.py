@@ -13,7 +13,7 @@ from peftcli.data.config import DataConfig, SourceConfig
 from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
 from peftcli.data.readers.base import Chunk
-from peftcli.data.readers.compressed import SUFFIXES
+from peftcli.data.readers.compressed import SUFFIXES, unreadable
 from peftcli.data.readers.containers import check_kind, is_by_row, is_data_file, read_file
 from peftcli.errors import DataError
 
@@ -68,11 +68,14 @@ class LocalFiles:
         found = []
         for path, name in zip(self.paths, self.names, strict=True):
             check_kind(path, name)
+            if path.exists() and not path.is_file():
+                # a pipe or device would never end
+                raise DataError("not a regular file", where=name, fix="write the rows into a file")
             try:
                 self._seen[path] = _stamp(path)
                 found.append(FileFacts(str(path), path.stat().st_size, files.sha256_file(path)))
             except OSError as error:
-                raise DataError(f"cannot read the file: {error.strerror or error}", where=name) from error
+                raise unreadable(error, name) from error
         return found
 
     def by_row(self, file: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from peftcli.data.assemble import tally_cut
-from peftcli.data.config import DataConfig
+from peftcli.data.config import DataConfig, SourceConfig
 from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_of, raise_failures
 from peftcli.data.encode.base import EncodedRows, EncodeSettings
@@ -36,6 +36,14 @@ from peftcli.errors import DataError
 
 BLOCK_ROWS = 8192
 _MIN_ROWS_TO_JUDGE = 1000
+
+
+def stream_heads(config: DataConfig) -> tuple[SourceConfig, ...]:
+    """The sources of a stream, each cut to its part of one block: enough to plan with."""
+    share = max(1, BLOCK_ROWS // len(config.train_sources))
+    return tuple(
+        source.model_copy(update={"rows": min(source.rows or share, share)}) for source in config.train_sources
+    )
 
 
 @dataclass(frozen=True)
@@ -80,16 +88,15 @@ class StreamCounts:
 class RowStream:
     """Blocks of training rows. Two streams of the same recipe, tokenizer and seed give the same blocks."""
 
-    def __init__(self, config: DataConfig, *, tokenizer: Any, folder: Path, seed: int, batch_size: int) -> None:
-        facts = TokenizerFacts.of(tokenizer)
+    def __init__(self, config: DataConfig, tokenizer: TokenizerFacts, folder: Path, seed: int, batch_size: int) -> None:
         self._config = config
         self._seed = seed
         self._batch_size = batch_size
-        self._encoder = RowEncoder(facts, EncodeSettings(config.append_eos, config.train_on))
+        self._encoder = RowEncoder(tokenizer, EncodeSettings(config.append_eos, config.train_on))
         self.sources: list[StreamSource] = []
         for number, section in enumerate(config.train_sources):
             source = resolve(section, folder)
-            reader = source_reader(source, section, config, facts)
+            reader = source_reader(source, section, config, tokenizer)
             self.sources.append(StreamSource(source, section, reader, seed + number))
         self.inputs = [source.source.facts() for source in self.sources]
         self._shares = self._source_shares()

@@ -31,6 +31,16 @@ class StreamOrder:
         self._known = _read_cursors(cursors, stream.start())
         self._block: tuple[Cursor, Block] | None = None
 
+    def keep_cursors(self, path: Path) -> None:
+        """Notes block beginnings in a file from now on, and knows those that it holds."""
+        found = _read_cursors(path, self._known[0])
+        if len(found) > len(self._known):
+            self._known = found
+        elif len(found) < len(self._known):
+            for cursor in self._known[len(found) :]:
+                files.append_line(path, json.dumps(cursor.to_dict()))
+        self._path = path
+
     @property
     def steps_per_epoch(self) -> int:
         return self._steps

@@ -18,6 +18,7 @@ from peftcli.adapters.base import InitContext
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import Encoded, TokenStore
+from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
@@ -31,8 +32,10 @@ from peftcli.tasks.registry import task as find_task
 from peftcli.training.acceleration import build_accelerator
 from peftcli.training.checkpoint import CheckpointStore
 from peftcli.training.events import EventLog
+from peftcli.training.interfaces import Emit
 from peftcli.training.progress import TrainingProgress, build_progress
 from peftcli.training.setup import FitResult, FitSetup
+from peftcli.training.trackers import Trackers, both, require_packages
 
 PROBE_ROWS = 64
 INIT_BATCHES = 8
@@ -58,6 +61,7 @@ class Assembly:
     base_fingerprint: Fingerprint
     quiet: bool
     progress: TrainingProgress
+    trackers: Trackers | None = None
     scores: dict[int, Evaluation] = field(default_factory=dict)
 
     @property
@@ -73,6 +77,9 @@ class Assembly:
         return self.task.collate(rows, pad_token_id=self.pad_token_id)
 
     def rows(self, indices: Iterable[int]) -> list[Encoded]:
+        order = self.prepared.order
+        if isinstance(order, StreamOrder):
+            return order.rows([int(index) for index in indices])
         return [self.prepared.data.train[int(index)] for index in indices]
 
     def evaluate(self, *, with_samples: bool) -> Evaluation | None:
@@ -95,6 +102,9 @@ class Assembly:
 def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
     """Loads the base's weights and makes everything ready for `attach`."""
     resolved = prepared.plan.resolved
+    require_packages(prepared.loaded.recipe.tracking)
+    if isinstance(prepared.order, StreamOrder):
+        prepared.order.keep_cursors(folder / "data" / "stream.jsonl")
     task = find_task(prepared.loaded.recipe.task)
     accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
     attention = prepared.loaded.recipe.model.attention
@@ -117,7 +127,16 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         base_fingerprint=fingerprint(named_base_parameters(model)),
         quiet=quiet,
         progress=build_progress(quiet=quiet),
+        trackers=_trackers(prepared, accelerator, folder),
     )
+
+
+def _trackers(prepared: Prepared, accelerator: Accelerator, folder: Path) -> Trackers | None:
+    names = prepared.loaded.recipe.tracking
+    if not names:
+        return None
+    recipe = flat_recipe(prepared.loaded.recipe) | resolved_values(prepared.plan.resolved)
+    return Trackers(accelerator, names, run=prepared.loaded.name, folder=folder / "tracking", recipe=recipe)
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -156,6 +175,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
     recipe, resolved = assembly.prepared.loaded.recipe, assembly.prepared.plan.resolved
     adapter = adapter_of(assembly.model)
     identity = run_identity(assembly)
+    log: Emit = EventLog(assembly.folder / "metrics.jsonl")
     return FitSetup(
         model=assembly.model,
         adapter=adapter,
@@ -176,7 +196,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
         resume=resuming,
         evaluate=None if assembly.validation is None else _evaluator(assembly),
         evaluate_every=recipe.evaluation.every,
-        emit=EventLog(assembly.folder / "metrics.jsonl"),
+        emit=log if assembly.trackers is None else both(log, assembly.trackers),
         progress=assembly.progress,
         blocks=assembly.blocks,
         probe_rows=_longest_rows(assembly.prepared.data.train, resolved.micro_batch_size),

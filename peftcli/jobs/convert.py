@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.foreign import is_foreign
+from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.merging import merge
 from peftcli.adapters.registry import parse_method
 from peftcli.adapters.storage import (
@@ -163,7 +164,7 @@ def _written(
         output=str(output),
         method=method,
         written_as=found.method,
-        parameters=found.total - sum(parameter.numel() for parameter in _base_parameters(model).values()),
+        parameters=found.total - sum(parameter.numel() for _, parameter in named_base_parameters(model)),
         max_difference=difference,
         adapter_effect=effect,
         relative_error=low_rank.relative_error if low_rank else 0.0,
@@ -180,12 +181,6 @@ def _written(
         for beside in _beside(given):
             staging.write(beside.name, beside.read_bytes())
     return report
-
-
-def _base_parameters(model: nn.Module) -> dict[int, Tensor]:
-    from peftcli.adapters.layers import named_base_parameters
-
-    return {id(parameter): parameter for _, parameter in named_base_parameters(model)}
 
 
 def _beside(given: _Given) -> list[Path]:

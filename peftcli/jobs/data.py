@@ -3,62 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peftcli.data.doctor.base import Finding
+from peftcli.data.facts import SourceFacts, SplitFacts
+from peftcli.data.preview import Parts, causal_lm_trains_on, read_parts
 from peftcli.jobs.showing import shown_rows
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reports.data_text import findings_text, rows_text
-from peftcli.reports.record import DataRow
+from peftcli.reports.record import DataRow, Span
+
+BAR_WIDTH = 40
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found."""
+    """What was found. `prepared` is None, and `parts` filled, for data that no task of today trains on."""
 
-    prepared: Prepared
+    prepared: Prepared | None
     rows: list[DataRow]
     findings: list[Finding]
+    parts: list[Parts] = field(default_factory=list)
 
 
 def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> Looked:
-    """Prepares the data of a recipe as training would; findings that would stop a run are shown instead."""
-    prepared = prepare_run(load_recipe(recipe, overrides))
+    """Prepares the data of a recipe as training would; findings that would stop a run are shown instead.
+
+    Rows of a format that cannot be trained on yet are read and checked, and shown by their parts.
+    """
+    loaded = load_recipe(recipe, overrides)
+    if not causal_lm_trains_on(loaded.recipe.data, folder=loaded.folder):
+        parts = read_parts(loaded.recipe.data, folder=loaded.folder, limit=rows)
+        return Looked(None, _part_rows(parts), [finding for part in parts for finding in part.findings], parts)
+    prepared = prepare_run(loaded)
     return Looked(prepared, shown_rows(prepared, rows), prepared.data.findings)
+
+
+def _part_rows(parts: Sequence[Parts]) -> list[DataRow]:
+    return [
+        DataRow(
+            spans=[Span(text=span.text, kind=span.kind) for span in row.spans],
+            origin=f"{row.origin.file}:{row.origin.line}",
+        )
+        for part in parts
+        for row in part.rows
+    ]
 
 
 def data_document(looked: Looked) -> dict[str, Any]:
     """As JSON, token ids and weights included."""
-    store = looked.prepared.data.train
-    return {
-        "facts": looked.prepared.data.facts.to_dict(),
-        "rows": [
-            {
-                **row.model_dump(mode="json"),
-                "input_ids": store[index].input_ids.tolist(),
-                "weights": store[index].weights.tolist(),
-            }
-            for index, row in enumerate(looked.rows)
-        ],
-        "findings": [finding.to_dict() for finding in looked.findings],
-    }
+    rows = [row.model_dump(mode="json") for row in looked.rows]
+    if looked.prepared is None:
+        facts: dict[str, Any] = {
+            "sources": [{"format": part.format, "why": part.why, "rows_read": part.rows_read} for part in looked.parts]
+        }
+    else:
+        store = looked.prepared.data.train
+        facts = looked.prepared.data.facts.to_dict()
+        for index, row in enumerate(rows):
+            row |= {"input_ids": store[index].input_ids.tolist(), "weights": store[index].weights.tolist()}
+    return {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in looked.findings]}
 
 
 def data_text(looked: Looked) -> str:
     """As text, coloured on a terminal."""
+    if looked.prepared is None:
+        head = [f"{part.format}: {part.rows_read:,} rows ({part.why})" for part in looked.parts]
+        head.append("no task trains on this format yet; the rows are read, checked and shown")
+        return "\n".join([*head, "", rows_text(looked.rows), "", findings_text(looked.findings)])
     facts = looked.prepared.data.facts
-    head = [
-        f"train: {facts.train.rows:,} rows, {facts.train.tokens:,} tokens, {facts.train.trained_tokens:,} trained",
-        f"lengths: {_quantiles(facts.train.quantiles)}",
-    ]
-    head += [f"{source.name}: {source.format} ({source.why})" for source in facts.train.sources]
+    head = _split_text("train", facts.train)
     if facts.validation is not None:
-        head.append(f"validation: {facts.validation.rows:,} rows, {facts.validation.tokens:,} tokens")
+        head += _split_text("validation", facts.validation)
     return "\n".join([*head, "", rows_text(looked.rows), "", findings_text(looked.findings)])
 
 
-def _quantiles(found: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in found.items())
+def _split_text(name: str, split: SplitFacts) -> list[str]:
+    lines = [f"{name}: {split.rows:,} rows, {split.tokens:,} tokens, {split.trained_tokens:,} trained"]
+    lines += [_source_text(source) for source in split.sources]
+    lines += [f"  left out: {count:,} rows {reason}" for reason, count in split.dropped.items()]
+    if split.tokens_lost:
+        lines.append(
+            f"  truncation removes {split.tokens_lost:,} tokens, {split.trained_tokens_lost:,} of them trained"
+        )
+    quantiles = ", ".join(f"{name} {value:g}" for name, value in split.quantiles.items())
+    return [*lines, f"  lengths: {quantiles}", *_histogram(split.histogram)]
+
+
+def _source_text(source: SourceFacts) -> str:
+    lost = f", {source.tokens_lost:,} tokens lost" if source.tokens_lost else ""
+    asked = f" of {source.asked:.1%} asked for" if source.asked is not None else ""
+    share = f", {source.share:.1%} of the rows{asked}"
+    return f"  {source.name}: {source.format} ({source.why}), {source.rows_kept:,} of {source.rows_read:,} rows{share}{lost}"
+
+
+def _histogram(bins: Sequence[tuple[int, int, int]]) -> list[str]:
+    most = max((rows for _, _, rows in bins), default=0)
+    return [
+        f"  {low:>7,} to {high - 1:>7,} {'#' * -(-rows * BAR_WIDTH // most)} {rows:,}"
+        for low, high, rows in bins
+        if rows
+    ]

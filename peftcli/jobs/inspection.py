@@ -110,6 +110,16 @@ def layer_updates(model: nn.Module) -> tuple[UpdateFacts, ...]:
 
 
 def _layer_updates(path: str, layer: AdapterLayer) -> list[UpdateFacts]:
+    found = []
+    for label, change, original_norm in weight_changes(path, layer):
+        norm = float(change.norm())
+        found.append(UpdateFacts(label, norm, norm / max(original_norm, 1e-12), effective_rank(change)))
+    return found
+
+
+def weight_changes(path: str, layer: AdapterLayer) -> list[tuple[str, Tensor, float]]:
+    """(label, change in float32 (out, in), norm of the base's tensor) of each tensor of a layer; none for one that
+    cannot be merged."""
     base = unwrapped(layer)
     try:
         merged: Mapping[str, Tensor] = layer.merged()
@@ -121,10 +131,7 @@ def _layer_updates(path: str, layer: AdapterLayer) -> list[UpdateFacts]:
         change = value.float() - original
         if name == "weight" and is_linear(base) and weight_view(base).transposed:
             change = change.T
-        norm = float(change.norm())
-        relative = norm / max(float(original.norm()), 1e-12)
-        label = path if name == "weight" else f"{path}.{name}"
-        found.append(UpdateFacts(label, norm, relative, effective_rank(change)))
+        found.append((path if name == "weight" else f"{path}.{name}", change, float(original.norm())))
     return found
 
 

@@ -151,7 +151,9 @@ def _lock_recipe(path: Path, overrides: Overrides) -> Locked:
 def _lock_run(run: Path) -> Locked:
     here = run / LOCK_NAME
     if not here.is_file():
-        raise CheckpointError("there is no run with a lock here", where=str(run), fix="name the folder of a finished run")
+        raise CheckpointError(
+            "there is no run with a lock here", where=str(run), fix="name the folder of a finished run"
+        )
     lock = read_lock(here)
     if lock.expected is None:
         raise CheckpointError("the run has not come to its end", where=str(run), fix=f"peft resume {run}")
@@ -221,6 +223,7 @@ def lock_text(locked: Locked) -> str:
     lines = [f"wrote {locked.path}: {counts}"]
     if lock.expected is not None:
         steps = max(run.steps for run in lock.expected.runs)
-        lines.append(f"expected: {steps} steps of {len(lock.expected.runs)} seed(s), {len(lock.expected.tuned)} metrics")
+        lines.append(
+            f"expected: {steps} steps of {len(lock.expected.runs)} seed(s), {len(lock.expected.tuned)} metrics"
+        )
     return "\n".join([*lines, *(f"note: {note}" for note in locked.notes)])
-

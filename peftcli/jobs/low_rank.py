@@ -191,7 +191,7 @@ def _tied_head(
     """The head's pair, which the format writes beside the embedding's: its transposes."""
     paths = {id(module): path for path, module in modules.items()}
     embedding, head = input_embedding(model), output_embedding(model)
-    path = paths.get(id(embedding))
+    path = paths.get(id(embedding), "")
     if path not in pairs or head is None:
         return {}
     a, b = pairs[path]

@@ -71,7 +71,7 @@ def new_run_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
 
 _OURS = {
     "adapter", "checkpoints", "data", "metrics.jsonl", "recipe.lock", RECIPE_NAME, "report.html", "report.md",
-    "run.json", ".lock",
+    "run.json", "tracking", ".lock",
 }  # fmt: skip
 
 

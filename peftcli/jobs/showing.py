@@ -21,7 +21,10 @@ def shown_rows(prepared: Prepared, count: int = ROWS_SHOWN) -> list[DataRow]:
     shown = []
     for index in range(min(count, len(store))):
         row = store[index]
-        spans = [Span(text=span.text, kind=span.kind) for span in row_spans(row, prepared.tokenizer)]
+        spans = [
+            Span(text=span.text, kind=span.kind, trained=span.trained if span.kind == "special" else None)
+            for span in row_spans(row, prepared.tokenizer)
+        ]
         trained = int(np.count_nonzero(row.weights[1:]))
         origin = f"{row.origin.file}:{row.origin.line}"
         shown.append(DataRow(spans=spans, origin=origin, tokens=len(row.input_ids), trained_tokens=trained))

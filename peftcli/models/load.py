@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -39,7 +40,16 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
         raise _offline(source) from error
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError, hub.HfHubHTTPError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ImportError,
+        SafetensorError,
+        hub.HfHubHTTPError,
+    ) as error:
         raise _load_error(source, what, error) from error
 
 

@@ -13,9 +13,11 @@ from peftcli import files
 from peftcli.errors import Fault, ModelError
 
 BUILTIN_PREFIX = "builtin:"
+INDEX_NAME = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"[\w.-]+\.safetensors")
 _CONFIG_LIMIT_BYTES = 4 << 20
 _INDEX_LIMIT_BYTES = 64 << 20
+_NOT_TRUSTED = "do not trust this model; get it from its own page"
 _CODE_KEYS = ("auto_map", "trust_remote_code")
 
 
@@ -100,7 +102,7 @@ def check_weight_files(path: Path) -> None:
 
     Raises `ModelError` naming every file that is missing or not to be trusted.
     """
-    index = path / "model.safetensors.index.json"
+    index = path / INDEX_NAME
     if index.is_file():
         names = _shard_names(index)
     elif (path / "model.safetensors").exists():
@@ -128,17 +130,18 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def _weight_file_fault(path: Path, name: str) -> Fault | None:
-    where = str(path / name[:200])
+    where = str(path / INDEX_NAME)
     if not _SHARD_NAME.fullmatch(name):
-        return Fault(f"the index names {name[:80]!r}, which is not a plain file name", str(path))
+        return Fault(f"the index names {name[:80]!r}, which is not a plain file name", where, _NOT_TRUSTED)
     file = path / name
+    where = str(file)
     try:
         real = file.resolve(strict=True)
         mode = real.stat().st_mode
     except OSError:
         return Fault(f"{name} is missing", where, "download the model again")
     if not stat.S_ISREG(mode):
-        return Fault(f"{name} is not a regular file", where)
+        return Fault(f"{name} is not a regular file", where, _NOT_TRUSTED)
     # the Hub cache keeps snapshots/<commit>/name -> ../../blobs/<hash>; any other link outside is refused
     inside = real.is_relative_to(path.resolve()) or (real.parent.name == "blobs" and path.parent.name == "snapshots")
-    return None if inside else Fault(f"{name} is a link that leads outside the folder", where)
+    return None if inside else Fault(f"{name} is a link that leads outside the folder", where, _NOT_TRUSTED)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from peftcli import errors
+from peftcli.adapters.compatibility import YES, families, works_with
 from peftcli.adapters.registry import config_class, method_names, resolve_name, short_names
 from peftcli.errors import PeftcliError, RecipeError
 from peftcli.recipe.foreign_names import ADVICE, FOREIGN
@@ -128,7 +130,12 @@ def methods_document() -> dict[str, Any]:
     methods = {}
     for name in method_names():
         config = config_class(name)
-        methods[name] = {"summary": config.summary, "kind": config.kind, "in_peft": config.in_peft}
+        methods[name] = {
+            "summary": config.summary,
+            "kind": config.kind,
+            "in_peft": config.in_peft,
+            "works_with": dict(works_with(name)),
+        }
     short = {name: {"method": method, "fields": dict(fields)} for name, (method, fields) in short_names().items()}
     return {"methods": methods, "short_names": short}
 
@@ -142,7 +149,30 @@ def methods_text() -> str:
     for short, (method, fields) in short_names().items():
         section = ", ".join([f"type: {method}", *(f"{key}: {_shown(value)}" for key, value in fields.items())])
         lines.append(f"  {short} = {{{section}}}")
+    lines += ["", *_compatibility_lines()]
     return "\n".join([*lines, "", "`peft methods NAME` tells a method's fields."])
+
+
+def _compatibility_lines() -> list[str]:
+    """Which method works on which family, as the contract suite found it; only exceptions are listed."""
+    named = ", ".join(families())
+    lines = textwrap.wrap(f"tried on tiny models of {named}; every method works on all of them, but:", WIDTH - 1)
+    for name in method_names():
+        refused = [family for family, found in works_with(name).items() if found != YES]
+        if refused:
+            lines += textwrap.wrap(f"{name} not on {', '.join(refused)}", WIDTH - 1, initial_indent="  ")
+    return lines
+
+
+def _method_compatibility(found: Mapping[str, str]) -> list[str]:
+    """The families that a method works on, and the reasons against the others."""
+    by_verdict: dict[str, list[str]] = {}
+    for family, verdict in found.items():
+        by_verdict.setdefault(verdict, []).append(family)
+    lines = _wrapped(f"works with: {', '.join(by_verdict.pop(YES, [])) or 'not tried'}")
+    for reason, names in by_verdict.items():
+        lines += _wrapped(f"not with {', '.join(names)}: {reason}")
+    return lines
 
 
 def method_document(name: str) -> dict[str, Any]:
@@ -167,6 +197,7 @@ def method_document(name: str) -> dict[str, Any]:
         "in_peft": config.in_peft,
         "learning_rate": config.learning_rate,
         "learning_rate_width": config.learning_rate_width,
+        "works_with": dict(works_with(own)),
         "fields": fields,
     }
 
@@ -184,6 +215,7 @@ def method_text(name: str) -> str:
         f"  files: {files}",
         f"  learning_rate: auto starts from {document['learning_rate']:g} at width {document['learning_rate_width']}",
     ]
+    lines += _method_compatibility(document["works_with"])
     if document["preset"]:
         lines += _wrapped(f"{name} sets {', '.join(f'{k}: {_shown(v)}' for k, v in document['preset'].items())}")
     for key, facts in document["fields"].items():

@@ -60,7 +60,7 @@ def _read(path: Path, where: str | None) -> Node:
     try:
         data = files.read_bounded(path, limit_bytes=MAX_BYTES)
     except StorageError as error:
-        if os.access(path, os.R_OK):
+        if error.__cause__ is None:
             raise RecipeError(error.message, where=str(path), fix="a recipe is a page of text; is this one?") from error
         raise StorageError("no permission to read the recipe", where=str(path), fix=f"chmod u+r {path}") from error
     parsed = parse(data, str(path))

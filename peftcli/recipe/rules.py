@@ -52,6 +52,12 @@ def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]
             "`training.epochs` and `training.max_steps` are two ways to say how long",
             "keep one of the two",
         )
+    if recipe.data.streaming and training.max_steps is None:
+        yield Broken(
+            ("data.streaming", "training.max_steps"),
+            "`data.streaming` needs `training.max_steps`: a stream has no end",
+            "say how many steps to train",
+        )
     steps, warmup = training.max_steps, training.warmup_steps
     if steps is not None and warmup is not None and warmup > steps:
         yield Broken(

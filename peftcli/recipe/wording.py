@@ -162,6 +162,8 @@ def _joined(texts: Sequence[str]) -> str:
 def remedy(node: Node, key: str, wanted: str) -> str | None:
     """What to write instead, where it can be guessed."""
     value = node.value
+    if key == "version":
+        return "a recipe of a later version needs a newer peftcli"
     if wanted.startswith("a list") and isinstance(value, (str, int, float)):
         return f"write a list: [{str(value)[:MAX_SHOWN]}]"
     if isinstance(value, str):

@@ -42,7 +42,8 @@ def rows_text(rows: Sequence[DataRow]) -> str:
     """Each row under its origin; trained text green (in [[ ]] without colours), special tokens yellow."""
     blocks = []
     for row in rows:
-        head = f"{row.origin}: {row.tokens} tokens, {row.trained_tokens} trained"
+        counts = "" if row.tokens is None else f": {row.tokens} tokens, {row.trained_tokens} trained"
+        head = f"{row.origin}{counts}"
         blocks.append(head + "\n" + "".join(_piece(reveal(span.text), span.kind) for span in row.spans))
     legend = "green: trained, dim: context, yellow: special" if _coloured() else "[[trained]] context <special>"
     return "\n\n".join([*blocks, f"({legend})"]) if blocks else ""

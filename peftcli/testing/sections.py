@@ -24,13 +24,36 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "lokr": {"type": "lokr", "r": 2},
     "oft": {"type": "oft", "oft_block_size": 8},
     "bottleneck": {"type": "bottleneck"},
-    "pfeiffer": {"type": "bottleneck", "placement": "pfeiffer", "scaling": 1.0},
-    "houlsby": {"type": "bottleneck", "placement": "houlsby", "scaling": 1.0, "ln_before": True},
-    "learned_scaling": {"type": "bottleneck", "scaling": "learned"},
+    "pfeiffer": {"type": "pfeiffer", "reduction_factor": 8},
+    "houlsby": {"type": "houlsby", "reduction_factor": 8, "ln_before": True},
+    "learned_scaling": {"type": "bottleneck", "scaling": "learned", "ln_after": True},
+    "compacter": {"type": "compacter"},
+    "compacter_full": {"type": "compacter", "placement": "parallel", "phm_rank": None, "shared_phm_rule": False},
+    "reft": {"type": "reft", "r": 4},
+    "reft_positions": {"type": "reft", "r": 2, "prefix_positions": 3},
+    "reft_ends": {"type": "reft", "r": 2, "prefix_positions": 2, "suffix_positions": 2},
     "bitfit": {"type": "bitfit"},
+    "ln_tuning": {"type": "ln_tuning"},
+    "freeze": {"type": "freeze", "num_layers": 1},
+    "full": {"type": "full"},
     "prompt_tuning": {"type": "prompt_tuning", "num_virtual_tokens": 4, "prompt_tuning_init": "RANDOM"},
+    "p_tuning": {"type": "p_tuning", "num_virtual_tokens": 4, "encoder_hidden_size": 16},
+    "p_tuning_lstm": {
+        "type": "p_tuning",
+        "num_virtual_tokens": 4,
+        "encoder_reparameterization_type": "LSTM",
+        "encoder_hidden_size": 16,
+    },
+    "prefix_tuning": {"type": "prefix_tuning", "num_virtual_tokens": 4},
+    "prefix_projection": {
+        "type": "prefix_tuning",
+        "num_virtual_tokens": 4,
+        "prefix_projection": True,
+        "encoder_hidden_size": 16,
+    },
+    "adaption_prompt": {"type": "adaption_prompt", "adapter_len": 4},
 }
-"""Label -> section. A label is the method's name where one section is enough."""
+"""Label -> section. Under its own name a method's plain section, which the compatibility table is made from."""
 
 NOT_COVERED: frozenset[str] = frozenset()
 """Methods that the suite leaves out."""

@@ -30,6 +30,7 @@ PREFIX = "step-"
 ADAPTER, OPTIMIZER, BEST, STATE = "adapter.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"
 LOSSES = "losses"
 
+_FIX = "train again with `peft train`, or put back what has changed"
 _STATE_LIMIT_BYTES = 16 << 20
 _STATE_KEYS = {"kind", "run_id", "step", "identity", "training", "scalars"}
 _FREE_SPACE_FACTOR = 1.2
@@ -143,9 +144,7 @@ class CheckpointStore:
             except ValueError as error:
                 rejected.append(Fault(f"{path.name} cannot be used: {error}", where=str(path)))
         if rejected:
-            raise CheckpointError(
-                "no checkpoint of this run can be used", faults=rejected if len(rejected) > 1 else [_alone(rejected[0])]
-            )
+            raise CheckpointError("no checkpoint of this run can be used", faults=rejected, fix=_FIX)
         return None, rejected
 
     def load(self, path: Path) -> Snapshot:
@@ -174,20 +173,13 @@ class CheckpointStore:
                 Fault(f"{key} was {saved.get(key)!r} and is now {self.identity.get(key)!r}", where=str(path))
                 for key in changed
             ]
-            raise CheckpointError(
-                "the checkpoint belongs to another recipe or other data",
-                faults=faults if len(faults) > 1 else [_alone(faults[0])],
-            )
+            raise CheckpointError("the checkpoint belongs to another recipe or other data", faults=faults, fix=_FIX)
 
 
 def _require_fact(name: str, wanted: Any, *found: Mapping[str, Any]) -> None:
     for facts in found:
         if facts.get(name) != wanted:
             raise ValueError(f"its {name} is {facts.get(name)!r}, not {wanted!r}")
-
-
-def _alone(fault: Fault) -> Fault:
-    return Fault(fault.message, fault.where, "train again with `peft train`, or put back what has changed")
 
 
 def _step_of(path: Path) -> int | None:

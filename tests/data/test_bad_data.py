@@ -258,3 +258,48 @@ def test_a_broken_line_in_a_large_file_is_found_quickly(tmp_path: Path, make_tok
         prepare(DataConfig(train="rows.jsonl"), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
     # 5 s is the promise on a quiet machine; the test leaves room for a busy one
     assert time.perf_counter() - began < 15
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path, make_tokenizer: Any) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="not a regular file"):
+        prepare(DataConfig(train="rows.jsonl"), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        ("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed.", "not on the Hub, or is private"),
+        ("Dataset 'a/b' is a gated dataset on the Hub.", "is gated"),
+        ("Revision 'v9' doesn't exist for dataset 'a/b' on the Hub.", "no revision 'v9'"),
+        (ConnectionError("no route"), "cannot be reached"),
+    ],
+)
+def test_hub_failures_are_told_apart(
+    tmp_path: Path, make_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, raised: Any, says: str
+) -> None:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise raised if isinstance(raised, Exception) else DatasetNotFoundError(raised)
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    config = DataConfig.model_validate({"train": {"path": "a/b", "revision": "v9"}})
+    with pytest.raises(HubError, match=says):
+        prepare(config, tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
+
+
+def test_a_dataset_that_needs_a_script_is_a_data_error(
+    tmp_path: Path, make_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found b.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match="no longer supported"):
+        prepare(DataConfig(train="a/b"), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)

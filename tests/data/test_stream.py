@@ -13,9 +13,11 @@ import pytest
 
 from peftcli.data import stream as stream_module
 from peftcli.data.config import DataConfig
+from peftcli.data.prepare import prepare
 from peftcli.data.stream import Cursor, RowStream
 from peftcli.data.stream_order import StreamOrder
-from peftcli.errors import DataError
+from peftcli.data.tokens import TokenizerFacts
+from peftcli.errors import DataError, RecipeError
 
 BATCH = 4
 
@@ -29,7 +31,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def open_stream(tmp_path: Path, plain_tokenizer: Any) -> Callable[..., RowStream]:
     def make(train: Any = "*.jsonl", seed: int = 0, **keys: Any) -> RowStream:
         config = DataConfig.model_validate({"train": train, "truncation": "drop", **keys})
-        return RowStream(config, tokenizer=plain_tokenizer, folder=tmp_path, seed=seed, batch_size=BATCH)
+        return RowStream(config, TokenizerFacts.of(plain_tokenizer), tmp_path, seed, BATCH)
 
     return make
 
@@ -133,3 +135,24 @@ def test_bad_rows_stop_the_stream(open_stream: Any, write_rows: Any, rows: list[
     order = StreamOrder(open_stream(max_length=20), batch_size=BATCH, steps=20)
     with pytest.raises(DataError, match=says):
         _hashes(order, range(20))
+
+
+def test_prepared_data_opens_its_stream(tmp_path: Path, plain_tokenizer: Any, pairs: Any) -> None:
+    pairs(100, "a.jsonl")
+    pairs(10, "b.jsonl")
+    config = DataConfig.model_validate({"train": "a.jsonl", "validation": "b.jsonl", "streaming": True})
+    data = prepare(config, tokenizer=plain_tokenizer, folder=tmp_path, seed=0)
+    assert data.facts.streaming
+    assert (len(data.train), len(data.validation or ())) == (24, 10)
+    with pytest.raises(RecipeError, match="max_steps"):
+        data.order(BATCH, 0)
+    order = data.order(BATCH, 0, max_steps=25)
+    assert isinstance(order, StreamOrder)
+    assert order.steps_per_epoch == 25
+    lines = {row.origin.line for step in range(24) for row in order.rows(order.batch(0, step).tolist())}
+    assert lines == set(range(1, 97))
+
+
+def test_a_share_of_a_stream_cannot_be_split_off() -> None:
+    with pytest.raises(ValueError, match="split off a stream"):
+        DataConfig.model_validate({"train": "a.jsonl", "validation": 0.1, "streaming": True})

@@ -297,12 +297,11 @@ def test_a_file_without_permission_is_a_storage_error(tmp_path: Path, monkeypatc
     import os
 
     path = write(tmp_path, "")
-    monkeypatch.setattr(os, "access", lambda *_: False)
 
-    def refuse(self: Path, *_: object) -> object:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path: Path, *_: object) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StorageError, match="permission"):
         load_recipe(path)
 

@@ -7,18 +7,21 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.later import not_yet
-from peftcli.cli.output import AsJson, Quiet
+from peftcli.cli.output import AsJson, Model, Quiet, show
 
 
 def command(
     first: Annotated[Path, typer.Argument(metavar="A", help="A run or adapter folder.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    model: Model = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Two runs or adapters: recipe, lock, data, metrics, per-layer updates. Not supported yet.
+    """Two runs or adapters: recipe, lock, data, metrics, and how alike their updates are, layer by layer.
 
     Example:  peft diff runs/first runs/second
     """
-    not_yet("peft diff")
+    from peftcli.jobs.diff import diff, diff_text
+
+    report = diff(first, second, base=model)
+    show(report.to_dict(), diff_text(report), as_json=as_json)

@@ -41,7 +41,12 @@ def command(
 
     load_recipe(recipe_of(path), overrides or ())
     result = reproduce(
-        path, overrides=overrides or (), steps=steps, strict=strict, quiet=quiet, say=lambda line: say(line, quiet=quiet)
+        path,
+        overrides=overrides or (),
+        steps=steps,
+        strict=strict,
+        quiet=quiet,
+        say=lambda line: say(line, quiet=quiet),
     )
     if junit is not None:
         files.write_text(junit, junit_xml(result))

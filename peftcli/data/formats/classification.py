@@ -36,4 +36,5 @@ FORMAT = Format(
     parse,
     rank=60,
     example='{"text": "Where is my card?", "label": "card_arrival"}',
+    trained_by_causal_lm=False,
 )

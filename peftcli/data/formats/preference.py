@@ -81,4 +81,5 @@ FORMAT = Format(
     parse,
     rank=5,
     example='{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}',
+    trained_by_causal_lm=False,
 )

@@ -22,4 +22,5 @@ FORMAT = Format(
     parse,
     rank=55,
     example='{"source": "translate to French: cat", "target": "chat"}',
+    trained_by_causal_lm=False,
 )

@@ -33,4 +33,5 @@ FORMAT = Format(
     parse,
     rank=50,
     example='{"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]}',
+    trained_by_causal_lm=False,
 )

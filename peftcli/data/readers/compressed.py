@@ -59,6 +59,12 @@ def _decompressed(path: Path) -> Any:
     return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(path.open("rb"), closefd=True)
 
 
+def unreadable(error: OSError, name: str) -> DataError:
+    """For a file that the system does not let us read."""
+    reason = error.strerror or str(error)
+    return DataError(f"cannot read the file: {reason}", where=name, fix="check the path and its permissions")
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed within bounds. A damaged or unreadable file is a `DataError`."""
@@ -72,7 +78,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     except _damage() as error:
         raise DataError(f"the compressed file is damaged: {error}", where=str(path), fix="fetch it again") from error
     except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+        raise unreadable(error, str(path)) from error
 
 
 def _damage() -> tuple[type[Exception], ...]:

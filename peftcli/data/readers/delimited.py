@@ -47,7 +47,9 @@ class _Numbered:
 def _check_header(header: list[str], reading: Reading) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError(f"the header names a column twice: {', '.join(twice)}", where=f"{reading.name}:1")
+        raise DataError(
+            f"the header names a column twice: {', '.join(twice)}", where=f"{reading.name}:1", fix="rename one of them"
+        )
 
 
 def _chunks(parser: Iterator[list[str]], header: list[str], lines: _Numbered, reading: Reading) -> Iterator[Chunk]:

@@ -68,8 +68,11 @@ def _rows(text: str, reading: Reading) -> list[Any]:
             fix="mend the file; one object a line is JSON Lines (.jsonl)",
         ) from error
     except (ValueError, RecursionError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"not usable JSON: {reason}", where=reading.name) from error
+        if isinstance(error, jsonl.NotFinite):
+            reason = str(error)
+        else:
+            reason = "too deeply nested" if isinstance(error, RecursionError) else "a number of too many digits"
+        raise DataError(f"not usable JSON: {reason}", where=reading.name, fix="mend the file") from error
     if isinstance(value, dict):
         lists = [entry for entry in value.values() if isinstance(entry, list)]
         value = lists[0] if len(lists) == 1 else value

@@ -57,7 +57,7 @@ def parse_line(line: str, number: int, reading: Reading) -> dict[str, Any] | Non
         )
         return None
     except (RecursionError, ValueError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        reason = "too deeply nested" if isinstance(error, RecursionError) else "a number of too many digits"
         reading.faults.add(f"not usable JSON ({reason}): {excerpt(line)}", f"{reading.name}:{number}")
         return None
     if isinstance(row, dict):

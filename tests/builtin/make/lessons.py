@@ -70,7 +70,6 @@ QUESTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("What is the trouble?", "What is it about?"), ("{w}", "It is about {w}.")),
     (("When do we answer?", "How soon do they need us?"), ("{T}.", "We answer {t}.", "They want to hear {t}.")),
     (("Can it wait?", "May we take our time?"), ("{y}",)),
-    (("How pressing is it?", "On which pile does it go?"), ("The {u} pile.", "It has {u} weight.", "Put it on {u}.")),
     (
         ("Who has which order?", "Name the customer and the order."),
         ("{n} has {c}.", "{n}: {c}", "{c} belongs to {n}."),
@@ -85,7 +84,6 @@ RECORD_KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("{g}", ("team", "desk", "topic", "to")),
     ("{t}", ("when", "answer", "time")),
     ("{x}", ("wait", "patience")),
-    ("{u}", ("pile", "weight", "pace")),
 )
 
 
@@ -243,9 +241,9 @@ def story_of(rng: random.Random, facts: Ticket) -> str:
 
 
 LESSONS: tuple[tuple[float, Callable[[random.Random], Lesson]], ...] = (
-    (0.08, reply),
-    (0.26, ask),
-    (0.20, repeat),
+    (0.10, reply),
+    (0.28, ask),
+    (0.16, repeat),
     (0.09, listing),
     (0.18, record),
     (0.12, pairs),
@@ -272,9 +270,12 @@ def _kind(point: float) -> Callable[[random.Random], Lesson]:
     return LESSONS[-1][1]
 
 
-def lesson(rng: random.Random) -> Lesson:
-    """One lesson, drawn by its share; one conversation in ten has a system line."""
-    made = _kind(rng.random())(rng)
+def lesson(rng: random.Random, copying: float = 0.0) -> Lesson:
+    """One lesson, drawn by its share; one conversation in ten has a system line.
+
+    `copying` is the probability of plain repetition in place of the draw: a young model learns to copy from it first.
+    """
+    made = repeat(rng) if chance(rng, copying) else _kind(rng.random())(rng)
     if isinstance(made, list) and chance(rng, 0.1):
         return [{"role": "system", "content": pick(rng, SYSTEM_LINES)}, *made]
     return made

@@ -23,12 +23,19 @@ class PrefixTuningConfig(PromptConfig):
         "init_weights": None,
         "prefix_projection": False,
     }
-    recipe_only: ClassVar[frozenset[str]] = frozenset({"prefix_init", "prefix_init_text"})
+    recipe_only: ClassVar[frozenset[str]] = frozenset(
+        {"prefix_init", "prefix_init_text", "encoder_input_size", "shift_positions"}
+    )
 
     prefix_projection: bool = False
     """Make the prefix by a small network while training (one hidden layer), as the paper does."""
     encoder_hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Width of that network's hidden layer; default: the width of a layer's keys."""
+    encoder_input_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Width of that network's trained inputs; default: the width of a layer's keys."""
+    shift_positions: bool = True
+    """Count the prefix as tokens: the input's positions begin behind it, as in Hugging Face PEFT. false: they begin at
+    the start, as in AdapterHub."""
     prefix_init: Literal["text", "zero", "random"] = "text"
     """Start: `text` (keys and values that the base itself computes for a text), `zero`, or `random` (normal)."""
     prefix_init_text: str | None = None

@@ -1,0 +1,93 @@
+"""AdapterHub's prefix tuning, with and without its network, in our terms: positions do not count the prefix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftcli.adapters.foreign import ForeignFolder, Translation, head_modules, head_tensors
+from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
+from peftcli.adapters.prompts import HEAD_PREFIX, NAME, PROMPT_KEY, SLOT
+from peftcli.errors import AdapterError
+
+_KEY = re.compile(r".*prefix_tunings\.[^.]+\.(?P<place>[^.]+)\.(?P<rest>.+)")
+_FLAT = "control_trans"
+_NETWORK = {
+    "wte.weight": "embedding.weight",
+    "control_trans.0.weight": "transform.0.weight",
+    "control_trans.0.bias": "transform.0.bias",
+    "control_trans.2.weight": "transform.2.weight",
+    "control_trans.2.bias": "transform.2.bias",
+}
+
+
+def reads(fields: Mapping[str, Any]) -> bool:
+    """Whether a configuration describes prefix tuning."""
+    return fields.get("architecture") == PrefixTuningConfig.name
+
+
+def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
+    """The adapter in our terms. Raises `AdapterError` for what is not here."""
+    foreign.refuse(_unsupported(foreign.fields))
+    found = _tensors(foreign)
+    head = {"modules_to_save": head_modules(model, foreign)}
+    length = foreign.fields.get("prefix_length")
+    if foreign.fields.get("flat"):
+        table = found.get(_FLAT)
+        if table is None or not isinstance(length, int) or length < 1 or table.numel() % length:
+            raise _incomplete(foreign)
+        config = PrefixTuningConfig(num_virtual_tokens=length, shift_positions=False, prefix_init="random", **head)
+        return Translation(config, {PROMPT_KEY: table.reshape(length, -1)} | head_tensors(foreign, HEAD_PREFIX))
+    if set(found) != set(_NETWORK) or any(found[name].dim() != (2 if "weight" in name else 1) for name in _NETWORK):
+        raise _incomplete(foreign)
+    rows, width = found["wte.weight"].shape
+    config = PrefixTuningConfig(
+        num_virtual_tokens=rows,
+        prefix_projection=True,
+        encoder_hidden_size=found["control_trans.0.bias"].shape[0],
+        encoder_input_size=width,
+        shift_positions=False,
+        prefix_init="random",
+        **head,
+    )
+    companions = {f"{SLOT}.{NAME}.{ours}": found[theirs] for theirs, ours in _NETWORK.items()}
+    return Translation(config, {PROMPT_KEY: _made(found, foreign)} | head_tensors(foreign, HEAD_PREFIX), companions)
+
+
+def _made(found: Mapping[str, Tensor], foreign: ForeignFolder) -> Tensor:
+    """The prefix that the network makes, (n, width)."""
+    try:
+        hidden = F.linear(found["wte.weight"], found["control_trans.0.weight"], found["control_trans.0.bias"])
+        return F.linear(hidden.tanh(), found["control_trans.2.weight"], found["control_trans.2.bias"])
+    except RuntimeError as error:
+        raise _incomplete(foreign) from error
+
+
+def _unsupported(fields: Mapping[str, Any]) -> list[str]:
+    faults = []
+    if fields.get("use_gating"):
+        faults.append("gated prefixes (use_gating)")
+    if fields.get("leave_out"):
+        faults.append("prefixes in some layers only (leave_out)")
+    if fields.get("dropout"):
+        faults.append("dropout on the prefix")
+    if not fields.get("flat") and str(fields.get("non_linearity")).lower() != "tanh":
+        faults.append(f"a prefix network with {fields.get('non_linearity')}")
+    return faults
+
+
+def _tensors(foreign: ForeignFolder) -> dict[str, Tensor]:
+    """Tensors of the one prefix by the end of their names; each layer's file entry is a copy of the same."""
+    matches = [(matched, tensor) for key, tensor in foreign.tensors.items() if (matched := _KEY.fullmatch(key))]
+    places = {matched["place"] for matched, _ in matches}
+    if len(places) > 1:
+        foreign.refuse([f"prefixes of several kinds of attention ({', '.join(sorted(places))})"])
+    return {matched["rest"]: tensor for matched, tensor in matches}
+
+
+def _incomplete(foreign: ForeignFolder) -> AdapterError:
+    return AdapterError("the prefix is incomplete, or of odd shapes", where=str(foreign.path), fix="get it again")

@@ -1,0 +1,110 @@
+"""Experiment trackers through Accelerate: off unless a recipe names them, offline unless the user says otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, filter_trackers
+
+from peftcli.errors import DeviceError, Fault
+from peftcli.files import storage_errors
+from peftcli.training.interfaces import Emit
+from peftcli.training.tracker_names import TRACKER_PACKAGES
+
+_MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
+"""Modules of which any one will do; else the tracker's own name."""
+_QUIET = {
+    "WANDB_MODE": "offline",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_SILENT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "true",
+}
+"""Defaults of the trackers' own variables: nothing leaves this machine, and none reports on its user."""
+
+
+def require_packages(names: Sequence[str]) -> None:
+    """Raises `DeviceError` naming every package that a wanted tracker lacks."""
+    faults = [
+        Fault(f"tracking: {name} needs a package that is missing", fix=f"pip install {TRACKER_PACKAGES[name]}")
+        for name in names
+        if not any(importlib.util.find_spec(module) for module in _MODULES.get(name, (name,)))
+    ]
+    if faults:
+        raise DeviceError("packages of the recipe's trackers are missing", faults=faults)
+
+
+class Trackers:
+    """The trackers of one run. An `Emit`: measurements are logged by step, every other event is not theirs."""
+
+    def __init__(
+        self, accelerator: Accelerator, names: Sequence[str], *, run: str, folder: Path, recipe: Mapping[str, Any]
+    ) -> None:
+        require_packages(names)
+        self._accelerator = accelerator
+        self._failure: str | None = None
+        places = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "TRACKIO_DIR": str(folder / "trackio")}
+        # where the user has set one, it stays; ours are of this run only
+        self._ours = {name: value for name, value in {**_QUIET, **places}.items() if name not in os.environ}
+        os.environ.update(self._ours)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        accelerator.log_with = filter_trackers(list(names), folder)
+        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.init_trackers(run, config=_plain(recipe), init_kwargs={"wandb": {"dir": str(folder)}})
+
+    @property
+    def active(self) -> list[GeneralTracker]:
+        """What Accelerate started."""
+        found: list[GeneralTracker] = self._accelerator.trackers
+        return found
+
+    def __call__(self, event: str, step: int, **facts: Any) -> None:
+        if event not in ("train", "eval") or self._failure is not None:
+            return
+        numbers = {
+            f"{event}/{name.removeprefix('eval_')}": value
+            for name, value in facts.items()
+            if isinstance(value, (int, float)) and math.isfinite(value)
+        }
+        try:
+            self._accelerator.log(numbers, step=step)
+        except (OSError, RuntimeError, ValueError) as error:
+            # a run is worth more than its log: metrics.jsonl has everything
+            self._failure = f"step {step}: {' '.join(str(error).split())[:200]}"
+
+    def close(self) -> str | None:
+        """Writes out what is pending; returns why logging stopped before the end, if it did."""
+        for tracker in self.active:
+            tracker.finish()
+        self.active.clear()
+        for name in self._ours:
+            os.environ.pop(name, None)
+        return self._failure
+
+
+def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as every tracker takes them: numbers, truth values, and text for all else."""
+    return {
+        key: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for key, value in recipe.items()
+        if value is not None
+    }
+
+
+def both(one: Emit, other: Emit) -> Emit:
+    """Tells an event to both."""
+
+    def emit(event: str, step: int, **facts: Any) -> None:
+        one(event, step, **facts)
+        other(event, step, **facts)
+
+    return emit
