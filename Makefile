@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all test-faults demo clean
+.PHONY: help install check lint type test test-all test-faults reproduce locks demo clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,23 @@ test-all: $(STAMP)  ## the default tests and the full matrices
 
 test-faults: $(STAMP)  ## kill, fill and break the disk at every call of the C library
 	$(PYTEST) -n 2 tests/faults -m faults
+
+LOCKED := $(patsubst %.lock,%.yaml,$(wildcard recipes/quickstart.lock recipes/tiny/*.lock))
+
+reproduce: $(STAMP)  ## run every recipe that has a lock beside it again, and compare (JUnit in build/reproduce)
+	@mkdir -p build/reproduce
+	@test -n "$(LOCKED)" || { echo "no recipe has a lock beside it: make locks"; exit 1; }
+	@failed=""; for recipe in $(LOCKED); do \
+	  $(BIN)/peft reproduce $$recipe --quiet --junit build/reproduce/$$(basename $${recipe%.yaml}).xml \
+	    || failed="$$failed $$recipe"; \
+	done; test -z "$$failed" || { echo "not reproduced:$$failed"; exit 10; }
+
+locks: $(STAMP)  ## train the quickstart and every tiny recipe, and write the lock beside each
+	@set -e; for recipe in recipes/quickstart.yaml $(wildcard recipes/tiny/*.yaml); do \
+	  run=build/locks/$$(basename $${recipe%.yaml}); \
+	  $(BIN)/peft train $$recipe --output $$run --replace --quiet > /dev/null; \
+	  $(BIN)/peft lock $$run; \
+	done
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

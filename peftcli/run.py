@@ -67,7 +67,9 @@ def train_into(
     loaded = load_recipe(Path(path), overrides) if prepared is None else prepared.loaded
     with new_run_folder(choose_output(loaded, output), replace=replace) as folder:
         if loaded.recipe.seeds > 1:
-            return run_seeds(loaded, folder, started, lambda draft, _: run_draft(draft, quiet=quiet, resuming=False)), folder
+            return run_seeds(
+                loaded, folder, started, lambda draft, _: run_draft(draft, quiet=quiet, resuming=False)
+            ), folder
         return run_draft(Draft(folder, loaded, started, prepared=prepared), quiet=quiet, resuming=False), folder
 
 
@@ -81,7 +83,9 @@ def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
     with files.owned_folder(folder):
         loaded = load_recipe(folder / "recipe.yaml", ())
         if loaded.recipe.seeds > 1:
-            return run_seeds(loaded, folder, started, lambda draft, begun: run_draft(draft, quiet=quiet, resuming=begun))
+            return run_seeds(
+                loaded, folder, started, lambda draft, begun: run_draft(draft, quiet=quiet, resuming=begun)
+            )
         return run_draft(Draft(folder, loaded, started), quiet=quiet, resuming=True)
 
 

@@ -50,9 +50,24 @@ def adapter_bytes(run: Path) -> bytes:
 
 def test_the_run_folder_is_complete(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert {"recipe.yaml", "metrics.jsonl", "run.json", "report.html", "report.md", "adapter", "data", "checkpoints"} <= names
+    assert {
+        "recipe.yaml",
+        "metrics.jsonl",
+        "run.json",
+        "report.html",
+        "report.md",
+        "adapter",
+        "data",
+        "checkpoints",
+    } <= names
     adapter = {path.name for path in (trained / "adapter").iterdir()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md", "peftcli.json"} <= adapter
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "peftcli.json",
+    } <= adapter
     record = json.loads((trained / "run.json").read_text())
     assert record["status"] == "completed"
     assert record["steps"] == 6
@@ -71,7 +86,9 @@ def test_metrics_carry_what_the_contract_says(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["event"] == "train"]
     assert [line["step"] for line in train] == list(range(1, 7))
-    assert all({"loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "seconds"} <= line.keys() for line in train)
+    assert all(
+        {"loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "seconds"} <= line.keys() for line in train
+    )
     evals = {line["step"]: line for line in lines if line["event"] == "eval"}
     assert set(evals) == {0, 3, 6}
     assert all("eval_loss" in line for line in evals.values())
@@ -120,14 +137,21 @@ def test_a_copied_run_evaluates_and_merges_with_the_base_named(
     scores = json.loads(capsys.readouterr().out)
     record = json.loads((trained / "run.json").read_text())
     assert scores["tuned"]["eval_loss"] == pytest.approx(record["evaluation"]["tuned"]["eval_loss"], abs=1e-6)
-    assert peft(["merge", str(copy / "adapter"), "--model", "builtin:tiny", "--output", str(tmp_path / "merged"), "--json"]) == 0
+    assert (
+        peft(
+            ["merge", str(copy / "adapter"), "--model", "builtin:tiny", "--output", str(tmp_path / "merged"), "--json"]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["max_difference"] <= report["tolerance"] == 1e-4
     assert report["adapter_effect"] > 1e-2, "the adapter changes nothing, so the merge proves nothing"
 
 
 def test_the_merged_model_is_plain(trained: Path, tmp_path: Path) -> None:
-    assert peft(["merge", str(trained), "--output", str(tmp_path / "merged"), "--quiet", "--max-shard-size", "1MB"]) == 0
+    assert (
+        peft(["merge", str(trained), "--output", str(tmp_path / "merged"), "--quiet", "--max-shard-size", "1MB"]) == 0
+    )
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     assert len(list((tmp_path / "merged").glob("*.safetensors"))) > 1, "it was to be sharded"
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
@@ -206,7 +230,12 @@ def test_plain_torch_loop_over_attached_model() -> None:
 BAD: Sequence[tuple[str, dict[str, str | bytes], int, list[str]]] = [
     ("broken JSON line", {"rows.jsonl": '{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n'}, 3, ["rows.jsonl:2"]),
     ("not UTF-8", {"rows.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "\xff"}\n'}, 3, ["rows.jsonl:2"]),
-    ("null text", {"rows.jsonl": '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": null}\n'}, 3, [":2"]),
+    (
+        "null text",
+        {"rows.jsonl": '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": null}\n'},
+        3,
+        [":2"],
+    ),
     ("empty file", {"rows.jsonl": ""}, 3, ["rows.jsonl"]),
     ("missing data", {}, 3, ["rows.jsonl"]),
 ]

@@ -35,8 +35,11 @@ def test_own_rows_to_a_merged_model_in_six_commands(
         if number == 0:
             # what the comment behind the first command asks for
             recipe = tmp_path / "mine.yaml"
-            text = re.sub(r"data: \{train: builtin:chat, validation: [^,]+,", "data: {train: rows.jsonl, validation: 20,",
-                          recipe.read_text())
+            text = re.sub(
+                r"data: \{train: builtin:chat, validation: [^,]+,",
+                "data: {train: rows.jsonl, validation: 20,",
+                recipe.read_text(),
+            )
             assert "rows.jsonl" in text
             recipe.write_text(text + "threads: 1\n")
     assert (tmp_path / "merged" / "model.safetensors").is_file()

@@ -31,7 +31,8 @@ def _settle_tying(model: nn.Module, tied_before: bool) -> None:
     if not tied_before or embeddings_are_tied(model):
         return
     output, embedding = output_embedding(model), input_embedding(model)
-    assert output is not None and embedding is not None, "tied embeddings are two modules"
+    assert output is not None, "tied embeddings are two modules"
+    assert embedding is not None, "tied embeddings are two modules"
     if torch.equal(weight_view(output).dense(), weight_view(embedding).dense()):
         output.weight = embedding.weight
         return

@@ -25,6 +25,7 @@ from peftcli.adapters.prompt_inputs import (
     entering,
     lengthen_mask,
     named_arguments,
+    positions_of,
     shift_positions,
 )
 from peftcli.adapters.prompt_sites import CacheSite
@@ -86,14 +87,33 @@ class PrefixAdapter(PromptAdapter):
             return None
         inputs = named_arguments(module, args, kwargs)
         self._withheld = None
-        if cached_length(inputs.get("past_key_values")) == 0:
-            self.site.positions.check_room(self.total_rows, entering(inputs).shape[1])
+        cached = cached_length(inputs.get("past_key_values"))
+        if not self.counts_as_tokens:
+            self._state_positions(inputs, cached)
+        if cached == 0:
+            self.site.positions.check_room(self.total_rows * self.counts_as_tokens, entering(inputs).shape[1])
             self._insert(inputs)
         else:
             self._standing = None
         mask = lengthen_mask(inputs, self.total_rows)
-        shift_positions(inputs, mask, self.total_rows, self.site.positions)
+        if self.counts_as_tokens:
+            shift_positions(inputs, mask, self.total_rows, self.site.positions)
         return (), inputs
+
+    @property
+    def counts_as_tokens(self) -> bool:
+        """Whether the input's positions begin behind the prefix, as if that were text."""
+        return True
+
+    def _state_positions(self, inputs: dict[str, Any], cached: int) -> None:
+        """Gives the positions that tokens have without a prefix; a model would count those that its cache holds."""
+        if inputs.get("position_ids") is not None:
+            return
+        tokens, mask = entering(inputs), inputs.get("attention_mask")
+        if mask is None:
+            length = max(0, cached - self.total_rows) + tokens.shape[1]
+            mask = torch.ones(tokens.shape[0], length, dtype=torch.long, device=tokens.device)
+        inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :] + self.site.positions.first
 
     def _insert(self, inputs: dict[str, Any]) -> None:
         layers = self.layers()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
+import peftcli
 from peftcli import files
-from peftcli.cli.later import not_yet
-from peftcli.errors import RecipeError, StorageError
+from peftcli.errors import PeftcliError, RecipeError, StorageError
+from peftcli.recipe import load_recipe
 
 _FOLDER = Path(__file__).parent / "templates"
 _SUMMARY_MARK = "# "
+CI_PATHS = {"github": ".github/workflows/recipes.yml", "gitlab": ".gitlab-ci.yml"}
+"""Service -> where it looks for its jobs."""
 
 
 def starter_names() -> list[str]:
@@ -45,6 +49,33 @@ def write_starter(name: str, output: Path | None) -> Path:
     return path
 
 
-def write_ci_job(service: str, output: Path | None) -> Path:
-    """A CI job that validates, plans and reproduces."""
-    not_yet(f"peft init --ci {service}")
+def write_ci_job(service: str, output: Path | None, recipes: Sequence[Path] = ()) -> Path:
+    """Writes a CI job that validates, plans, smoke-trains and reproduces recipes.
+
+    `recipes`: default, those in the working directory and in `recipes/`, else `quickstart.yaml`. Raises `RecipeError`
+    for an unknown service, `StorageError` when the file exists.
+    """
+    if service not in CI_PATHS:
+        near = difflib.get_close_matches(service.lower(), CI_PATHS, n=1)
+        raise RecipeError(f"no CI job for {service!r}", fix=f"--ci {near[0] if near else ' or '.join(CI_PATHS)}")
+    path = output if output is not None else Path(CI_PATHS[service])
+    if path.exists():
+        raise StorageError("the file exists and is left alone", where=str(path), fix="choose another name by --output")
+    names = [str(found) for found in recipes or _recipes_here() or [Path("quickstart.yaml")]]
+    template = (_FOLDER / "ci" / f"{service}.yaml").read_text(encoding="utf-8")
+    files.write_text(path, template.replace("@RECIPES@", " ".join(names)).replace("@VERSION@", peftcli.__version__))
+    return path
+
+
+def _recipes_here() -> list[Path]:
+    """Files that load as recipes, in the working directory and in `recipes/`."""
+    found = []
+    for path in (*sorted(Path().glob("*.y*ml")), *sorted(Path("recipes").glob("*.y*ml"))):
+        if " " in str(path) or path.name.startswith("."):
+            continue
+        try:
+            load_recipe(path)
+        except PeftcliError:
+            continue  # another kind of file
+        found.append(path)
+    return found

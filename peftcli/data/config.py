@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from peftcli.data.names import check_names, format_names, nearest
+from peftcli.data.names import check_names, format_names, nearest, own_format_names
 
 Severity = Literal["fail", "warn", "off"]
 Truncation = Literal["auto", "error", "drop", "left", "right", "split"]
@@ -20,6 +20,9 @@ def _format_name(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     name = value.replace("_", "-")
+    if name == "auto" or name in own_format_names():
+        return name
+    # looking through installed packages takes time, so only for a name that is none of ours
     known = ("auto", *format_names())
     if name not in known:
         raise ValueError(f"unknown format {value!r}{nearest(name, known)}; formats: {', '.join(known)}")

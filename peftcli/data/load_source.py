@@ -51,19 +51,21 @@ class SourceLoader:
         self._cache = cache
         self._progress = progress
         self._encoder: RowEncoder | None = None
-        self._known: dict[str, SourceData] = {}
+        self._known: dict[tuple[str, ...], SourceData] = {}
 
     def load(self, section: SourceConfig) -> Part | None:
         """The source's rows. What is wrong with rows goes to `faults`; then the source is not cached, or even None."""
         source = resolve(section, self._folder)
         inputs = source.facts()
         key = self._key(source, section, inputs)
-        if key not in self._known:
+        # equal bytes under two names are one entry of the cache, but two sources here
+        known = (key, *source.names)
+        if known not in self._known:
             data = self._load(key, source, section, inputs)
             if data is None:
                 return None
-            self._known[key] = data
-        return Part(section, self._known[key])
+            self._known[known] = data
+        return Part(section, self._known[known])
 
     def _load(self, key: str, source: RowSource, section: SourceConfig, inputs: list[FileFacts]) -> SourceData | None:
         found = self._cache.load(key, source.names, inputs) if self._cache else None

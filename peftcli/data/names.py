@@ -14,9 +14,15 @@ ENTRY_POINT_GROUP = "peftcli.formats"
 
 
 @cache
+def own_format_names() -> tuple[str, ...]:
+    """The formats that ship with the package."""
+    return _modules("formats")
+
+
+@cache
 def format_names() -> tuple[str, ...]:
     """Every known format, ours first, then those of installed packages."""
-    own = _modules("formats")
+    own = own_format_names()
     return (
         *own,
         *sorted(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP) if point.name not in own),

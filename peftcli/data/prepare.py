@@ -76,7 +76,7 @@ def prepare(
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
     open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
     splits = [assemble(plan, config, seed) for plan in plan_splits(config, train, validation, seed)]
-    sources = list({part.data.identity: part.data for part in (*train, *validation)}.values())
+    sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
     findings = _findings(config, sources, splits, cache)
     if stop_on_failures:
         raise_failures(findings)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli import files
+from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.foreign import is_foreign
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.merging import merge
@@ -26,7 +27,7 @@ from peftcli.adapters.storage import (
     load,
     read_document,
 )
-from peftcli.adapters.surgery import disabled, summary
+from peftcli.adapters.surgery import adapter_of, disabled, summary
 from peftcli.errors import AdapterError, RecipeError, StorageError
 from peftcli.jobs.low_rank import LayerCut, LowRank, as_low_rank, values_of
 from peftcli.jobs.opening import auto_class_of, locate
@@ -36,6 +37,8 @@ from peftcli.models.structure import embeddings_are_tied, input_embedding
 
 TARGETS = ("lora", "peft")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
+ODD_FIELDS = {"shift_positions": False, "behind_embeddings": True}
+"""Fields that change the answer and that only our own file can hold."""
 _ADAPTER_SUFFIXES = (".safetensors", ".bin")
 _OURS = {CONFIG_NAME, TENSORS_NAME, OWN_NAME, COMPANIONS_NAME, "README.md"}
 _HEADS = {
@@ -61,10 +64,12 @@ class ConvertReport:
     """Of all updates together, in Frobenius norm; 0 where nothing was approximated."""
     layers: tuple[LayerCut, ...] = ()
     kept_whole: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         cuts = [{**asdict(cut), "relative_error": cut.relative_error} for cut in self.layers]
-        return {**asdict(self), "layers": cuts, "kept_whole": list(self.kept_whole)}
+        lists = {"kept_whole": list(self.kept_whole), "notes": list(self.notes)}
+        return {**asdict(self), "layers": cuts, **lists}
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ def _written(
         relative_error=low_rank.relative_error if low_rank else 0.0,
         layers=tuple(low_rank.cuts) if low_rank else (),
         kept_whole=tuple(low_rank.kept_whole) if low_rank else (),
+        notes=_notes(adapter_of(model).config),
     )
     notes: Mapping[str, Any] = {
         "converted": {"from": method, "relative_error": report.relative_error, "max_difference": difference}
@@ -181,6 +187,14 @@ def _written(
         for beside in _beside(given):
             staging.write(beside.name, beside.read_bytes())
     return report
+
+
+def _notes(config: MethodConfig) -> tuple[str, ...]:
+    """What the written adapter means to peftcli alone, although Hugging Face PEFT can read its files."""
+    odd = [f"{name}: {str(value).lower()}" for name, value in ODD_FIELDS.items() if getattr(config, name, None) is value]
+    if not odd or not config.in_peft:
+        return ()
+    return (f"Hugging Face PEFT has no place for {', '.join(odd)}: it reads the files, but answers otherwise",)
 
 
 def _beside(given: _Given) -> list[Path]:
@@ -226,6 +240,7 @@ def convert_text(report: ConvertReport) -> str:
         ]
     if report.kept_whole:
         lines.append(f"kept whole, not cut: {', '.join(report.kept_whole)}")
+    lines += [f"note: {note}" for note in report.notes]
     lines.append(
         f"logits differ by {report.max_difference:.3g} at most (the adapter itself changes them by "
         f"{report.adapter_effect:.3g})"

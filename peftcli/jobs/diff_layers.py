@@ -107,4 +107,5 @@ def left_space(matrix: Tensor) -> Tensor:
             torch.manual_seed(0)
             left, values, _ = torch.svd_lowrank(matrix, q=RANK_LIMIT + 32, niter=2)
     rank = int((values[:RANK_LIMIT] > RANK_SHARE * values[0]).sum())
-    return left[:, : max(rank, 1)]
+    found: Tensor = left[:, : max(rank, 1)]
+    return found

@@ -147,7 +147,9 @@ def _rows(locked: Lock, found: Lock) -> Iterator[Difference]:
 
 def _split(name: str, one: SplitLock | None, other: SplitLock | None) -> Iterator[Difference]:
     if one is None or other is None:
-        yield Difference("data", f"{name} rows", ABSENT if one is None else "there", ABSENT if other is None else "there")
+        yield Difference(
+            "data", f"{name} rows", ABSENT if one is None else "there", ABSENT if other is None else "there"
+        )
         return
     if one.order_sha256 != other.order_sha256:
         yield Difference("data", f"order of the {name} rows", *_pair(one.order_sha256, other.order_sha256))

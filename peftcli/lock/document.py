@@ -153,11 +153,13 @@ def render(document: dict[str, Any]) -> str:
 
 def _rendered(value: Any, indent: str) -> str:
     plain = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if not value or len(plain) + len(indent) <= _INLINE_WIDTH and indent:
+    if not value or (len(plain) + len(indent) <= _INLINE_WIDTH and indent):
         return plain
     if isinstance(value, dict):
         inner = indent + " "
-        lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_rendered(item, inner)}" for key, item in value.items()]
+        lines = [
+            f"{inner}{json.dumps(key, ensure_ascii=False)}: {_rendered(item, inner)}" for key, item in value.items()
+        ]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         inner = indent + " "

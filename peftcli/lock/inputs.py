@@ -35,9 +35,7 @@ class LoadedBase:
     attention: str
 
 
-def input_lock(
-    prepared: Prepared, folder: Path, values: Mapping[str, Any], base: LoadedBase | None = None
-) -> Lock:
+def input_lock(prepared: Prepared, folder: Path, values: Mapping[str, Any], base: LoadedBase | None = None) -> Lock:
     """The lock of a run's inputs, with paths relative to `folder`.
 
     `values`: dotted recipe keys that were `auto`, and what they became. `base`: None before the weights are loaded.

@@ -77,7 +77,12 @@ def run_trace(folder: Path, *, seed: int, steps: int, adapter_step: int | None) 
 
 
 def trace_of(
-    taken: Mapping[int, Step], *, seed: int, steps: int, adapter_step: int | None = None, adapter_sha256: str | None = None
+    taken: Mapping[int, Step],
+    *,
+    seed: int,
+    steps: int,
+    adapter_step: int | None = None,
+    adapter_sha256: str | None = None,
 ) -> RunTrace:
     """A trace from steps."""
     kept = kept_steps(steps)

@@ -115,9 +115,7 @@ def _loss_distance(one: Step | None, other: Step | None) -> float:
 # -- where two runs part -----------------------------------------------------------------------------------------
 
 
-def parting(
-    pairs: Mapping[int, tuple[Step | None, Step | None]], terms: Terms, *, tolerance: float
-) -> Parting | None:
+def parting(pairs: Mapping[int, tuple[Step | None, Step | None]], terms: Terms, *, tolerance: float) -> Parting | None:
     """The first step that differs; numbers by more than `tolerance`. None where none does."""
     equal_so_far = True
     for step, (one, other) in pairs.items():

@@ -36,7 +36,11 @@ def junit_xml(result: Reproduction) -> str:
         },
     )
     properties = SubElement(suite, "properties")
-    for name, value in (("level", result.level or "none"), ("lock", result.lock), ("strict", str(result.strict).lower())):
+    for name, value in (
+        ("level", result.level or "none"),
+        ("lock", result.lock),
+        ("strict", str(result.strict).lower()),
+    ):
         SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for number, (group, name, message) in enumerate(cases):
         seconds = result.seconds if number == len(cases) - 1 else 0.0
@@ -58,7 +62,9 @@ def _cases(result: Reproduction) -> list[tuple[str, str, str | None]]:
     found: list[tuple[str, str, str | None]] = []
     for name, differences in (("inputs", result.inputs), ("environment", result.environment)):
         text = "; ".join(item.text for item in differences)
-        found.append((group, name, text if differences and not result.held and (result.strict or name == "inputs") else None))
+        found.append(
+            (group, name, text if differences and not result.held and (result.strict or name == "inputs") else None)
+        )
     for seed in result.seeds:
         for finding in seed.findings:
             found.append((f"{group}.seed-{seed.seed}", finding.name, _message(finding, held=result.held)))

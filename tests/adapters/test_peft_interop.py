@@ -18,7 +18,13 @@ peft = pytest.importorskip("peft", reason="peft is not installed (pip install pe
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"type": "lora"},
-    "rslora with all biases": {"type": "lora", "r": 4, "bias": "all", "use_rslora": True, "target_modules": ["q_proj", "v_proj"]},
+    "rslora with all biases": {
+        "type": "lora",
+        "r": 4,
+        "bias": "all",
+        "use_rslora": True,
+        "target_modules": ["q_proj", "v_proj"],
+    },
     "patterns that overlap": {
         "type": "lora",
         "r": 4,

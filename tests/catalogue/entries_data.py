@@ -134,7 +134,7 @@ DATA = [
     bad("57 empty completion", ("'completion' is empty", "rows.jsonl:1"), rows('{"prompt": "a", "completion": ""}\n')),
     bad("58 NaN", ("NaN is not a JSON number", "rows.jsonl:2", "null"), rows(ROWS, '{"prompt": "a", "completion": "b", "score": NaN}\n')),
     good("59 duplicates", ("duplicate",), rows(ROWS * 4)),
-    good("59 overlap", ("overlap",), {"rows.jsonl": ROWS, "other.jsonl": ROWS}, on("./rows.jsonl", ", validation: ./other.jsonl")),
+    good("59 overlap", ("trained on too",), {"rows.jsonl": ROWS, "other.jsonl": ROWS}, on("./rows.jsonl", ", validation: ./other.jsonl")),
     good("61 control characters", ("control",), rows('{"prompt": "a\\u0000\\u0007", "completion": "b"}\n')),
     bad("62 ragged CSV", ("1 cells, the header 2", "rows.csv:3", "quote cells"), {"rows.csv": "prompt,completion\na,b\nc\n"}, on("./rows.csv")),
     bad("62 header twice", ("names a column twice: a", "rows.csv:1"), {"rows.csv": "a,a\n1,2\n"}, on("./rows.csv")),

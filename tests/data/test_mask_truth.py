@@ -193,3 +193,20 @@ def test_pad_equal_to_eos_changes_no_mask(make_tokenizer: Any, template_of: Any,
     weights = [prepared(rows, tokenizer=each).train[0].weights.tolist() for each in (one, other)]
     assert weights[0] == weights[1]
     assert weights[0][-2:] == [1.0, 0.0]
+
+
+def test_tokenizers_that_change_text_are_held_to_their_own_reading(prepared: Any, chat: Any, trained_text: Any) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[UNK]", "<|end|>", "user", "assistant", ":", "the", "cat", "answer", "question"]
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="<|end|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ':' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    data = prepared([chat("The question", "The Answer, unknown", "question", "cat")], tokenizer=tokenizer)
+    assert trained_text(data.train, 0, tokenizer) == ["the answer [UNK] [UNK] <|end|>", "cat <|end|>"]

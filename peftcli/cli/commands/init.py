@@ -30,6 +30,10 @@ def command(
         text = "\n".join(f"{name:<{width}}  {summary}" for name, summary in summaries.items())
         show({"templates": summaries}, text, as_json=as_json)
         return
-    path = write_ci_job(ci, output) if ci is not None else write_starter(template or "quickstart", output)
-    follow = f"next: peft train {path}" if ci is None else f"next: commit {path}"
+    if ci is not None:
+        path = write_ci_job(ci, output, [Path(f"{template}.yaml")] if template is not None else [])
+        follow = f"next: commit {path}; peft train RECIPE --output RUN && peft lock RUN gives it something to reproduce"
+    else:
+        path = write_starter(template or "quickstart", output)
+        follow = f"next: peft train {path}"
     show({"written": str(path)}, f"wrote {path}\n{follow}", as_json=as_json)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from peftcli.adapters.sublayer_config import NonLinearity, Placement, Scaling, SublayerConfig
+
+
+REFERENCE_SCALE = 4.0
+"""The scaling that the method's learning rate was measured at."""
 
 
 class BottleneckConfig(SublayerConfig):
@@ -22,6 +27,12 @@ class BottleneckConfig(SublayerConfig):
         "houlsby": {"placement": "houlsby", "reduction_factor": 16, "scaling": 1.0, "non_linearity": "swish"},
         "parallel_adapter": {"placement": "parallel"},
     }
+
+    def own_learning_rate(self) -> float:
+        # measured: the best rate falls with the root of the scale, and doubles where the adapter reads the sublayer
+        scale = self.scaling if isinstance(self.scaling, float) else 1.0
+        beside = 1.0 if self.placement == "parallel" else 2.0
+        return self.learning_rate * beside * math.sqrt(REFERENCE_SCALE / scale)
 
     placement: Placement = "parallel"
     """pfeiffer: after the feed-forward sublayer, reading the sum with the residual stream; houlsby: after attention and

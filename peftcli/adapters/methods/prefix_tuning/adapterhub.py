@@ -34,13 +34,15 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     """The adapter in our terms. Raises `AdapterError` for what is not here."""
     foreign.refuse(_unsupported(foreign.fields))
     found = _tensors(foreign)
-    head = {"modules_to_save": head_modules(model, foreign)}
+    head = head_modules(model, foreign)
     length = foreign.fields.get("prefix_length")
     if foreign.fields.get("flat"):
         table = found.get(_FLAT)
         if table is None or not isinstance(length, int) or length < 1 or table.numel() % length:
             raise _incomplete(foreign)
-        config = PrefixTuningConfig(num_virtual_tokens=length, shift_positions=False, prefix_init="random", **head)
+        config = PrefixTuningConfig(
+            num_virtual_tokens=length, shift_positions=False, prefix_init="random", modules_to_save=head
+        )
         return Translation(config, {PROMPT_KEY: table.reshape(length, -1)} | head_tensors(foreign, HEAD_PREFIX))
     if set(found) != set(_NETWORK) or any(found[name].dim() != (2 if "weight" in name else 1) for name in _NETWORK):
         raise _incomplete(foreign)
@@ -52,7 +54,7 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
         encoder_input_size=width,
         shift_positions=False,
         prefix_init="random",
-        **head,
+        modules_to_save=head,
     )
     companions = {f"{SLOT}.{NAME}.{ours}": found[theirs] for theirs, ours in _NETWORK.items()}
     return Translation(config, {PROMPT_KEY: _made(found, foreign)} | head_tensors(foreign, HEAD_PREFIX), companions)

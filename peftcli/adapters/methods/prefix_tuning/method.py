@@ -33,9 +33,8 @@ from peftcli.errors import AdapterError
 class PrefixEncoder(PromptEncoder):
     """Trained inputs `embedding` and the network `transform`."""
 
-    def __init__(self, rows: int, site: CacheSite, hidden: int) -> None:
+    def __init__(self, rows: int, width: int, site: CacheSite, hidden: int) -> None:
         super().__init__()
-        width = site.num_heads * site.head_dim
         self.embedding = nn.Embedding(rows, width)
         self.transform = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, site.width))
 
@@ -58,6 +57,10 @@ class PrefixTuningAdapter(PrefixAdapter):
     """A table or a network of prefixes."""
 
     config: PrefixTuningConfig
+
+    @property
+    def counts_as_tokens(self) -> bool:
+        return self.config.shift_positions
 
     def initialise(self, context: InitContext) -> None:
         super().initialise(context)
@@ -100,7 +103,10 @@ class PrefixTuningAdapter(PrefixAdapter):
         return sampled_ids(count, vocabulary, context.generator)
 
     def new_encoder(self) -> PrefixEncoder | None:
-        return PrefixEncoder(self.total_rows, self.site, self._hidden) if self.config.prefix_projection else None
+        if not self.config.prefix_projection:
+            return None
+        width = self.config.encoder_input_size or self.site.num_heads * self.site.head_dim
+        return PrefixEncoder(self.total_rows, width, self.site, self._hidden)
 
     @property
     def _hidden(self) -> int:
@@ -117,6 +123,11 @@ class PrefixTuning(Method):
 
     def build(self, model: nn.Module, config: PrefixTuningConfig, shapes: Shapes | None) -> PrefixTuningAdapter:
         site = cache_site(model)
+        if not config.shift_positions and not site.positions.taken:
+            raise AdapterError(
+                "shift_positions: false needs a model that is told positions, and this one counts them itself",
+                fix="leave shift_positions at true",
+            )
         adapter = PrefixTuningAdapter(model, config, site)
         adapter.start_life(site.width, next(site.backbone.parameters()).device, shapes)
         heads = {"token_dim": site.num_heads * site.head_dim, "num_attention_heads": site.num_heads}

@@ -25,11 +25,16 @@ class PromptTuningConfig(PromptConfig):
         "tokenizer_kwargs": None,
     }
 
+    recipe_only: ClassVar[frozenset[str]] = frozenset({"behind_embeddings"})
+
     prompt_tuning_init: Literal["SAMPLE_VOCAB", "TEXT", "RANDOM"] = "SAMPLE_VOCAB"
     """Start: SAMPLE_VOCAB (rows of the base's embedding, drawn at random), TEXT (those of a text), or RANDOM (normal,
     as wide as the base's embedding)."""
     prompt_tuning_init_text: str | None = None
     """The text of a TEXT start: its first tokens, repeated where it is shorter than the prompt."""
+    behind_embeddings: bool = False
+    """Put the rows behind the base's whole embedding block (positions, types, norm), as AdapterHub does in encoders;
+    false: among the token embeddings, as Hugging Face PEFT does."""
 
     @classmethod
     def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:

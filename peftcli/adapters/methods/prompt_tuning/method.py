@@ -9,14 +9,19 @@ Compared with peft 0.21.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.prompt_tuning.config import PromptTuningConfig
-from peftcli.adapters.prompt_inputs import InputPromptAdapter
-from peftcli.adapters.prompt_sites import num_rows, prompt_sites
+from peftcli.adapters.prompt_inputs import Arguments, InputPromptAdapter, lengthen_mask, named_arguments
+from peftcli.adapters.prompt_sites import PromptSites, num_rows, prompt_sites
 from peftcli.adapters.prompt_start import base_facts, rows_of, sampled_ids, text_ids
+from peftcli.errors import AdapterError
 
 
 class PromptTuningAdapter(InputPromptAdapter):
@@ -43,6 +48,40 @@ class PromptTuningAdapter(InputPromptAdapter):
         return rows_of(self.sites, sampled_ids(self.total_rows, len(table), context.generator))
 
 
+class BehindEmbeddings(PromptTuningAdapter):
+    """The same rows, put in front of what the base's whole embedding block makes of the input."""
+
+    def hook(self) -> Iterable[RemovableHandle]:
+        yield self.sites.backbone.register_forward_pre_hook(self.extend, with_kwargs=True)
+        yield embedding_block(self.sites).register_forward_hook(self.write_rows)
+        yield self.sites.backbone.register_forward_hook(self.strip)
+
+    def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        self._extended = self._rows_due = self.enabled
+        if not self.enabled:
+            return None
+        inputs = named_arguments(module, args, kwargs)
+        lengthen_mask(inputs, self.num_rows)
+        return (), inputs
+
+    def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not self._rows_due:
+            return None
+        self._rows_due = False
+        return torch.cat([self.rows(output.shape[0], output), output], dim=1)
+
+
+def embedding_block(sites: PromptSites) -> nn.Module:
+    """The part of the backbone that embeds tokens, positions and types together. `AdapterError` where there is none."""
+    for module in sites.backbone.modules():
+        if module is not sites.backbone and any(child is sites.embedding for child in module.children()):
+            return module
+    raise AdapterError(
+        "behind_embeddings needs a base with an embedding block of its own, as BERT has",
+        fix="leave behind_embeddings at false",
+    )
+
+
 class PromptTuning(Method):
     """Hangs the table on the model and hooks it in."""
 
@@ -50,9 +89,12 @@ class PromptTuning(Method):
 
     def build(self, model: nn.Module, config: PromptTuningConfig, shapes: Shapes | None) -> PromptTuningAdapter:
         sites = prompt_sites(model)
+        if config.behind_embeddings:
+            embedding_block(sites)
         table: Tensor = sites.embedding.weight  # type: ignore[assignment]
         rows = num_rows(model, config.num_virtual_tokens, shapes)
-        adapter = PromptTuningAdapter(model, config, sites, rows)
+        kind = BehindEmbeddings if config.behind_embeddings else PromptTuningAdapter
+        adapter = kind(model, config, sites, rows)
         adapter.start_life(table.shape[1], table.device, shapes)
         adapter.kept_fields = base_facts(model) | self._tokenizer_fact(model, config)
         return adapter

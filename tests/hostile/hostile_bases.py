@@ -1,0 +1,139 @@
+"""Base model folders that somebody else made."""
+
+# ruff: noqa: E501 - a table reads best with an entry a line
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hostile_case import ON_BASE, PAYLOAD, PYTHON_PAYLOAD, Case, Scene
+
+PLAN, TRAIN = "plan r.yaml", "train r.yaml --output new --quiet"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+
+
+def base(change: Callable[[Path, Scene], object]) -> Callable[[Scene], object]:
+    def prepare(scene: Scene) -> None:
+        scene.write("r.yaml", ON_BASE)
+        folder = scene.base()
+        for name in ("modeling_evil.py", "configuration_evil.py", "tokenization_evil.py"):
+            (folder / name).write_text(PYTHON_PAYLOAD)
+        change(folder, scene)
+
+    return prepare
+
+
+def edited(name: str, **changes: Any) -> Callable[[Scene], object]:
+    def change(folder: Path, scene: Scene) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return base(change)
+
+
+def config(**changes: Any) -> Callable[[Scene], object]:
+    return edited("config.json", **changes)
+
+
+def index(*names: str) -> Callable[[Scene], object]:
+    def change(folder: Path, scene: Scene) -> None:
+        shown = {str(number): name.replace("OUTSIDE", str(scene.outside)) for number, name in enumerate(names)}
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": shown}))
+
+    return base(change)
+
+
+def linked(name: str) -> Callable[[Scene], object]:
+    def change(folder: Path, scene: Scene) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(scene.outside)
+
+    return base(change)
+
+
+def piped(name: str) -> Callable[[Scene], object]:
+    def change(folder: Path, scene: Scene) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return base(change)
+
+
+def raw(name: str, data: bytes) -> Callable[[Scene], object]:
+    return base(lambda folder, scene: (folder / name).write_bytes(data))
+
+
+def only_pickled(folder: Path, scene: Scene) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(PAYLOAD)
+
+
+def large(name: str, size: int) -> Callable[[Scene], object]:
+    def change(folder: Path, scene: Scene) -> None:
+        (folder / name).touch()
+        os.truncate(folder / name, size)
+
+    return base(change)
+
+
+REFUSED = frozenset({4, 6})
+ANY = frozenset({0, 4, 6})
+
+
+def case(
+    name: str, prepare: Callable[[Scene], object], *says: str, codes: frozenset[int] = REFUSED, command: str = PLAN
+) -> Case:
+    return Case(f"base: {name}", "base", prepare, codes, says, command)
+
+
+BENIGN = Case("base", "base", base(lambda folder, scene: None), frozenset({0}), (), TRAIN)
+
+BASES = [
+    case("auto_map", config(auto_map={"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}), "run its own code"),
+    case("auto_map of an unknown family", config(model_type="evil", auto_map={"AutoConfig": "configuration_evil.Evil"}), "run its own code"),
+    case("auto_map inside", config(text_config={"auto_map": {"AutoModel": "modeling_evil.Evil"}}), "run its own code"),
+    case("auto_map deep inside", config(a={"b": {"c": {"d": {"e": {"f": {"auto_map": {"AutoModel": "modeling_evil.Evil"}}}}}}}), codes=ANY),
+    case("auto_map in a list", config(parts=[{"auto_map": {"AutoModel": "modeling_evil.Evil"}}]), codes=ANY),
+    case("trust_remote_code", config(trust_remote_code=True), "run its own code"),
+    case("internal attention", config(_attn_implementation_internal="evil/kernel"), "run its own code"),
+    case("attention from the Hub", config(attn_implementation="evil/kernel", _attn_implementation="evil/kernel"), codes=ANY, command=TRAIN),
+    case("experts from the Hub", config(experts_implementation="evil/kernel"), codes=ANY, command=TRAIN),
+    case("custom generate", edited("generation_config.json", custom_generate="evil"), codes=ANY, command=TRAIN),
+    case("tokenizer runs code", edited("tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_evil.Evil", None]}, tokenizer_class="Evil"), codes=ANY),
+    case("index leads up", index("../outside"), "not a plain file name", command=TRAIN),
+    case("index is absolute", index("OUTSIDE"), "not a plain file name", command=TRAIN),
+    case("index with NUL", index("a\0b.safetensors"), "not a plain file name", command=TRAIN),
+    case("index with a long name", index("a" * 5000 + ".safetensors"), "missing", command=TRAIN),
+    case("index of pickles", index("pytorch_model.bin"), "not a plain file name", command=TRAIN),
+    case("index of deep lists", raw(INDEX, b"[" * 200_000), "index is damaged", command=TRAIN),
+    case("index of 1 GB", large(INDEX, 1 << 30), INDEX, command=TRAIN),
+    case("index is a pipe", piped(INDEX), codes=ANY, command=TRAIN),
+    case("index of an empty folder name", index(".safetensors"), command=TRAIN),
+    case("weights are a pipe", piped(WEIGHTS), "not a regular file", command=TRAIN),
+    case("weights are a link", linked(WEIGHTS), WEIGHTS, command=TRAIN),
+    case("weights are pickled", base(only_pickled), "only pickled weights", command=TRAIN),
+    case("weights are a pickle", raw(WEIGHTS, PAYLOAD), command=TRAIN),
+    case("weights with a header bomb", raw(WEIGHTS, (1 << 62).to_bytes(8, "little")), command=TRAIN),
+    case("weights of 40 GB holes", large(WEIGHTS, 40 << 30), command=TRAIN),
+    case("configuration is a pipe", piped("config.json"), "config.json"),
+    case("configuration is a link", linked("config.json"), "config.json"),
+    case("configuration of 10 MB", large("config.json", 10 << 20), "config.json"),
+    case("configuration of deep lists", raw("config.json", b'{"a":' * 100_000), "config.json"),
+    case("tokenizer is a pipe", piped("tokenizer.json"), "tokenizer"),
+    case("tokenizer is a link", linked("tokenizer.json"), "tokenizer"),
+    case("a billion layers", config(num_hidden_layers=10**9), "num_hidden_layers"),
+    case("a million layers", config(num_hidden_layers=10**6), "num_hidden_layers"),
+    case("a width of 2**40", config(hidden_size=2**40, intermediate_size=2**40), command=TRAIN),
+    case("a vocabulary of 2**40", config(vocab_size=2**40), command=TRAIN),
+    case("layers below zero", config(num_hidden_layers=-3), command=TRAIN),
+    case("numbers that are text", config(hidden_size="128; import os"), command=TRAIN),
+    case("quantized by nobody", config(quantization_config={"quant_method": "evil_module"}), codes=REFUSED | {5}, command=TRAIN),
+    case("an adapter inside", base(lambda folder, scene: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "auto_mapping": {"parent_library": "evil_module", "base_model_class": "X"}}')), codes=ANY, command=TRAIN),
+    case("template repeats", base(lambda folder, scene: (folder / "chat_template.jinja").write_text("{{ 'x' * 2000000000 }}"))),
+    case("template is a link", base(lambda folder, scene: ((folder / "chat_template.jinja").unlink(missing_ok=True), (folder / "chat_template.jinja").symlink_to(scene.outside)))),
+]  # fmt: skip
