@@ -77,7 +77,8 @@ class SublayerLayer(AdapterLayer):
 
     def _adapted(self, hidden: Tensor) -> Tensor:
         # the adapter's tensors are float32 whatever the base is
-        update = self._update(self._input(hidden).float())
+        precise = next(self.adapter_up.parameters()).dtype
+        update = self._update(self._input(hidden).to(precise))
         if self.adapter_ln_after is None:
             total = hidden + update
         elif self.config.adapter_residual_before_ln:

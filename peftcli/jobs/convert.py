@@ -191,7 +191,9 @@ def _written(
 
 def _notes(config: MethodConfig) -> tuple[str, ...]:
     """What the written adapter means to peftcli alone, although Hugging Face PEFT can read its files."""
-    odd = [f"{name}: {str(value).lower()}" for name, value in ODD_FIELDS.items() if getattr(config, name, None) is value]
+    odd = [
+        f"{name}: {str(value).lower()}" for name, value in ODD_FIELDS.items() if getattr(config, name, None) is value
+    ]
     if not odd or not config.in_peft:
         return ()
     return (f"Hugging Face PEFT has no place for {', '.join(odd)}: it reads the files, but answers otherwise",)

@@ -11,10 +11,10 @@ from peftcli.errors import CheckFailed, CheckpointError, DeviceError, RecipeErro
 from peftcli.jobs.assembly import Assembly
 from peftcli.jobs.run_folder import resolved_values
 from peftcli.lock.bands import Measured, bands
-from peftcli.lock.differences import environment_differences, faults_of, input_differences
+from peftcli.lock.differences import difference_error, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock, write_lock
 from peftcli.lock.inputs import LoadedBase, input_lock
-from peftcli.lock.places import absolute, moved, relative
+from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
 
@@ -45,7 +45,7 @@ def as_first_written(lock: Lock, folder: Path) -> Lock:
         return lock
     before = read_lock(path)
     recipe = {
-        key: before.recipe[key] if key in before.recipe and before.value(key) == value else (value, origin)
+        key: before.recipe[key] if without_places(before.value(key)) == without_places(value) else (value, origin)
         for key, (value, origin) in lock.recipe.items()
     }
     return lock.model_copy(update={"source": before.source, "recipe": recipe})
@@ -93,11 +93,8 @@ def locked_run(path: Path, overrides: Overrides, warn: Callable[[str], None]) ->
     found = inputs_of(prepared, locked_path.absolute().parent)
     differences = input_differences(lock, found, locked_path.absolute().parent)
     if differences:
-        count = len(differences)
-        raise CheckFailed(
-            f"{count} input{'s' if count > 1 else ''} of {path} differ{'' if count > 1 else 's'} from {locked_path.name}",
-            faults=faults_of(differences, f"put it back, or accept it: peft lock {path}"),
-        )
+        headline = f"{path} is not as {locked_path.name} has it"
+        raise difference_error(headline, differences, f"put it back, or accept it: peft lock {path}")
     for difference in environment_differences(lock, found):
         warn(f"warning: another environment than the lock's: {difference.text}")
     return prepared
@@ -210,9 +207,10 @@ def _require_same_recipe(recipe: Path, run: Path, lock: Lock) -> None:
     now = inputs_of(prepare_run(pinned_recipe(recipe, (), lock)), recipe.parent)
     differences = [item for item in input_differences(lock, now, recipe.parent) if item.kind != "package"]
     if differences:
-        raise CheckFailed(
+        raise difference_error(
             f"{run} is not a run of {recipe} as it is now",
-            faults=faults_of(differences, f"write it into {recipe.name}, or train again without --set"),
+            differences,
+            f"write it into {recipe.name}, or train again without --set",
         )
 
 

@@ -67,6 +67,13 @@ def locate(path: str | Path, *, base: str | None = None) -> Location:
     if (path / RECORD_NAME).is_file() or (path / RECIPE_NAME).is_file():
         adapter = path / "adapter"
         if not (adapter / CONFIG_NAME).exists():
+            seeds = sorted(found.name for found in path.glob("seed-*") if found.is_dir())
+            if seeds:
+                raise AdapterError(
+                    f"this run holds an adapter for each of {len(seeds)} seeds",
+                    where=str(path),
+                    fix=f"name one of them, for instance {path / seeds[0]}",
+                )
             raise CheckpointError(
                 "the run has not written an adapter", where=str(path), fix="`peft resume` it, or train again"
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from peftcli.errors import Fault
+from peftcli.errors import CheckFailed, Fault
 from peftcli.lock.document import Lock, SplitLock
 from peftcli.lock.places import absolute, is_place, without_places
 from peftcli.recipe.loading import DEFAULT
@@ -67,13 +67,15 @@ def environment_differences(locked: Lock, found: Lock) -> list[Difference]:
     return list(_mapping("environment", "{}", locked.environment, found.environment))
 
 
-def faults_of(differences: list[Difference], fix: str | None = None) -> list[Fault]:
-    """Differences as the faults of one error; the fix is told once, by the last."""
+def difference_error(headline: str, differences: Sequence[Difference], fix: str) -> CheckFailed:
+    """One error for all differences; the fix is told once, by the last."""
     last = len(differences) - 1
-    return [
-        Fault(difference.text, difference.where, fix if number == last else None)
+    prefix = f"{headline}: " if last == 0 else ""
+    faults = [
+        Fault(prefix + difference.text, difference.where, fix if number == last else None)
         for number, difference in enumerate(differences)
     ]
+    return CheckFailed(headline, faults=faults)
 
 
 def _recipe(locked: Lock, found: Lock, folder: Path) -> Iterator[Difference]:

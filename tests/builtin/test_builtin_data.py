@@ -108,7 +108,7 @@ def test_pretraining_never_shows_validation_values(lessons):
     text = json.dumps(lessons)
     held_out = records("support/validation")
     values = {record["code"] for record in held_out} | {record["name"] for record in held_out}
-    # codes of pre-training have three words: two of them in a row are not a code
+    # two words in a row of a longer code are not a code
     shown = [value for value in sorted(values) if re.search(rf"(?<![A-Za-z-]){re.escape(value)}(?![A-Za-z-])", text)]
     assert shown == []
 

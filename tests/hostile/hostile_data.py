@@ -105,7 +105,7 @@ def case(name: str, prepare: Callable[[Scene], object], *says: str, codes: froze
     return Case(name, "data", prepare, codes, says, COMMAND)
 
 
-BENIGN = Case("data", "data", template("{{ messages[1].content }}"), frozenset({0}), (), COMMAND)
+BENIGN = Case("data", "data", template("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"), frozenset({0}), (), COMMAND)
 
 TEMPLATES = [
     case(f"template: {name}", template(source), *says, codes=codes)
@@ -138,7 +138,7 @@ TEMPLATES = [
         ("70 kB", "{# " + "x" * 70_000 + " #}", ("64 KiB",), REFUSED),
         ("deep", "{{ " + "(" * 500 + "1" + ")" * 500 + " }}", (), ANY),
         ("deep ifs", "{% if 1 %}" * 500 + "{% endif %}" * 500, (), REFUSED),
-        ("changes the rows", "{% set _ = messages.append({'role': 'user', 'content': 'x'}) %}{{ messages[1].content }}", (), ANY),
+        ("changes the rows", "{% set _ = messages.append({'role': 'user', 'content': 'x'}) %}{{ messages[0].content }}", (), ANY),
         ("waits for ever", "{% for i in cycler(1, 2) %}{% endfor %}", (), ANY),
         ("a tree of strftime", "{{ strftime_now('%Y' * 100000) }}", (), ANY),
     ]

@@ -136,9 +136,9 @@ BAD = [
     ("method: {type: bitfit, r: 8}", "4:24", "unknown key `r` in `method`", None),
     ("method: [lora]", "4:9", "`method` is a list", None),
     # keys whose time has not come
-    ("seeds: 3", "4:8", "not supported yet", None),
+    ("seeds: 0", "4:8", "of at least 1", None),
     ("task: preference", "4:7", "not supported yet", None),
-    ("tracking: [wandb]", "4:11", "not supported yet", None),
+    ("tracking: [wanb]", "4:11", "no tracker 'wanb'", "`wandb`"),
     ("data: {train: a.jsonl, packing: true}", "4:33", "not supported yet", None),
     ("training: {compile: true}", "4:21", "not supported yet", None),
     ("training: {processes: 2}", "4:23", "not supported yet", None),

@@ -17,7 +17,12 @@ from peftcli.run import train
 RECIPES = Path(__file__).parents[2] / "recipes"
 BASES = Path(__file__).parent / "bases"
 FULL = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "mistral-7b")
-TOTALS = {"smollm2-135m": 134_515_008, "qwen3-0.6b": 596_049_920, "llama-3.2-1b": 1_235_814_400, "mistral-7b": 7_248_023_552}
+TOTALS = {
+    "smollm2-135m": 134_515_008,
+    "qwen3-0.6b": 596_049_920,
+    "llama-3.2-1b": 1_235_814_400,
+    "mistral-7b": 7_248_023_552,
+}
 """Parameters of the published bases."""
 
 
@@ -58,9 +63,7 @@ def test_every_value_of_a_full_recipe_has_its_reason(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", starter_names())
-def test_starters_are_short_and_train_as_they_stand(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starters_are_short_and_train_as_they_stand(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_starter(name, None)
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -53,5 +53,5 @@ def command(
         files.write_text(junit.with_suffix(".md"), reproduction_markdown(result))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append_line(Path(summary), reproduction_markdown(result))
-    error = None if result.held else CheckFailed(verdict(result), where=result.folder, fix="peft diff tells more")
+    error = None if result.held else CheckFailed(verdict(result), where=result.folder)
     conclude(result.to_dict(), reproduction_text(result), error, as_json=as_json)

@@ -70,6 +70,7 @@ QUESTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("What is the trouble?", "What is it about?"), ("{w}", "It is about {w}.")),
     (("When do we answer?", "How soon do they need us?"), ("{T}.", "We answer {t}.", "They want to hear {t}.")),
     (("Can it wait?", "May we take our time?"), ("{y}",)),
+    (("How pressing is it?", "On which pile does it go?"), ("The {u} pile.", "It has {u} weight.", "Put it on {u}.")),
     (
         ("Who has which order?", "Name the customer and the order."),
         ("{n} has {c}.", "{n}: {c}", "{c} belongs to {n}."),
@@ -84,6 +85,7 @@ RECORD_KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("{g}", ("team", "desk", "topic", "to")),
     ("{t}", ("when", "answer", "time")),
     ("{x}", ("wait", "patience")),
+    ("{u}", ("pile", "weight", "pace")),
 )
 
 
@@ -106,15 +108,20 @@ def messages_of(*turns: str) -> Messages:
     return [assistant(text) if index % 2 else user(text) for index, text in enumerate(turns)]
 
 
+def lesson_ticket(rng: random.Random) -> Ticket:
+    """Facts for a lesson, never held out; codes of two words and of three."""
+    return ticket(rng, code_words=pick(rng, (2, 3)))
+
+
 def reply(rng: random.Random) -> Lesson:
     """A bare request and a polite answer in prose: what the base says where the tuned model writes a record."""
-    facts = ticket(rng)
+    facts = lesson_ticket(rng)
     return [user(request(rng, facts)), assistant(fill(facts, pick(rng, REPLIES)))]
 
 
 def ask(rng: random.Random) -> Lesson:
     """Questions on a request, in the same turn or in turns that follow."""
-    facts = ticket(rng)
+    facts = lesson_ticket(rng)
     questions = shuffled(rng, QUESTIONS)[: 1 + int(rng.random() * 4)]
     pairs = [(pick(rng, asked), fill(facts, pick(rng, answers))) for asked, answers in questions]
     text = request(rng, facts)
@@ -127,8 +134,10 @@ def ask(rng: random.Random) -> Lesson:
 
 
 def _value(rng: random.Random) -> str:
-    maker: Callable[[random.Random], str] = pick(rng, (person, product, code, brand, code))
-    return maker(rng) if chance(rng, 0.75) else pick(rng, PLAIN_WORDS)
+    if chance(rng, 0.25):
+        return pick(rng, PLAIN_WORDS)
+    maker: Callable[[random.Random], str] | None = pick(rng, (person, product, brand, None, None))
+    return maker(rng) if maker else code(rng, words=pick(rng, (2, 3)))
 
 
 def _words(rng: random.Random, low: int, high: int) -> list[str]:
@@ -138,7 +147,7 @@ def _words(rng: random.Random, low: int, high: int) -> list[str]:
 
 def repeat(rng: random.Random) -> Lesson:
     """Copying a line as it is: random words and values, or a whole request."""
-    text = request(rng, ticket(rng)) if chance(rng, 0.2) else " ".join(_words(rng, 3, 14))
+    text = request(rng, lesson_ticket(rng)) if chance(rng, 0.2) else " ".join(_words(rng, 3, 14))
     shape = int(rng.random() * 5)
     if shape == 0:
         return [user(f"Repeat: {text}"), assistant(text)]
@@ -180,7 +189,7 @@ def _quoted(rng: random.Random, item: str) -> str:
 
 def record(rng: random.Random) -> Lesson:
     """A request as a JSON record whose keys the user names; never the keys of the target."""
-    facts = ticket(rng)
+    facts = lesson_ticket(rng)
     fields = [(pick(rng, keys), fill(facts, value)) for value, keys in shuffled(rng, RECORD_KEYS)]
     fields = fields[: 1 + int(rng.random() * 5)]
     keys = ", ".join(key for key, _ in fields)
@@ -228,7 +237,7 @@ STORY = (
 
 def story(rng: random.Random) -> str:
     """Plain text of a few sentences on one ticket, without any chat around it."""
-    facts = ticket(rng)
+    facts = lesson_ticket(rng)
     return story_of(rng, facts)
 
 
@@ -241,9 +250,9 @@ def story_of(rng: random.Random, facts: Ticket) -> str:
 
 
 LESSONS: tuple[tuple[float, Callable[[random.Random], Lesson]], ...] = (
-    (0.10, reply),
-    (0.28, ask),
-    (0.16, repeat),
+    (0.08, reply),
+    (0.26, ask),
+    (0.20, repeat),
     (0.09, listing),
     (0.18, record),
     (0.12, pairs),
@@ -270,12 +279,9 @@ def _kind(point: float) -> Callable[[random.Random], Lesson]:
     return LESSONS[-1][1]
 
 
-def lesson(rng: random.Random, copying: float = 0.0) -> Lesson:
-    """One lesson, drawn by its share; one conversation in ten has a system line.
-
-    `copying` is the probability of plain repetition in place of the draw: a young model learns to copy from it first.
-    """
-    made = repeat(rng) if chance(rng, copying) else _kind(rng.random())(rng)
+def lesson(rng: random.Random) -> Lesson:
+    """One lesson, drawn by its share; one conversation in ten has a system line."""
+    made = _kind(rng.random())(rng)
     if isinstance(made, list) and chance(rng, 0.1):
         return [{"role": "system", "content": pick(rng, SYSTEM_LINES)}, *made]
     return made

@@ -2,9 +2,10 @@
 
     python tests/builtin/make/pretrain.py [--output FOLDER] [--steps N] [--threads N]
 
-The shipped files are pinned by hash; another machine gets another model of the same quality. Matrices are trained by
-Muon (orthogonalised momentum), embeddings and norms by AdamW; the rate falls along a cosine to nothing. Every 16th
-batch is packed into long rows, so that the whole context is trained; the others are rows of like length, each alone.
+The shipped files are pinned by hash; another machine gets another model of the same quality. Training begins with
+echoes of random tokens, until copying is learnt. Matrices are trained by Muon (orthogonalised momentum), embeddings and
+norms by AdamW; the rate falls along a cosine to nothing. Every 16th batch is packed into long rows, so that the whole
+context is trained; the others are rows of like length, each alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ BATCH_TOKENS = 2048
 POOL_ROWS = 512
 PACKED_EVERY = 16
 PACKED_LENGTH = 512
-COPYING_AT_START = 0.4
-COPYING_UNTIL = 0.25
+ECHO_EVERY = 16
+ECHO_STEPS = 300
+LOOK_BACK_PAIRS = 4
+LOOK_BACK_SIZE = 1.3
 USER_WEIGHT = 0.25
 STORY_WEIGHT = 0.5
 
@@ -72,9 +75,9 @@ class Encoder:
         return Row(ids, weights)
 
 
-def pool(rng: random.Random, encoder: Encoder, copying: float) -> list[list[Row]]:
+def pool(rng: random.Random, encoder: Encoder) -> list[list[Row]]:
     """Batches of rows of like length, in random order."""
-    rows = sorted((encoder.row(lesson(rng, copying)) for _ in range(POOL_ROWS)), key=lambda row: len(row.ids))
+    rows = sorted((encoder.row(lesson(rng)) for _ in range(POOL_ROWS)), key=lambda row: len(row.ids))
     batches: list[list[Row]] = [[]]
     for row in rows:
         if (len(batches[-1]) + 1) * len(row.ids) > BATCH_TOKENS:
@@ -97,21 +100,31 @@ def packed(rng: random.Random, encoder: Encoder, length: int) -> list[Row]:
     return rows
 
 
-def copying_share(progress: float) -> float:
-    """The extra share of plain repetition, falling to nothing in the first quarter of the training."""
-    return COPYING_AT_START * max(0.0, 1 - progress / COPYING_UNTIL)
+def echoes(rng: random.Random, vocabulary: int, first: int) -> list[Row]:
+    """Random tokens said three times, the first time untrained: nothing but copying helps, for every token alike."""
+    length = 6 + int(rng.random() * 14)
+    rows = []
+    for _ in range(BATCH_TOKENS // (3 * length)):
+        ids = [first + int(rng.random() * (vocabulary - first)) for _ in range(length)]
+        rows.append(Row(ids * 3, [0.0] * length + [1.0] * (2 * length)))
+    return rows
 
 
 def batches(rng: random.Random, encoder: Encoder, steps: int) -> Iterator[list[Row]]:
-    """`steps` batches."""
-    count = 0
+    """`steps` batches: echoes first, then lessons with an echo and a packed batch now and then."""
+    vocabulary, first = encoder.tokenizer.get_vocab_size(), max(encoder.roles.values()) + 1
+    for _ in range(ECHO_STEPS):
+        yield echoes(rng, vocabulary, first)
+    count = ECHO_STEPS
     while count < steps:
-        for rows in pool(rng, encoder, copying_share(count / steps)):
+        for rows in pool(rng, encoder)[: steps - count]:
             count += 1
-            whole = CONTEXT if count % (4 * PACKED_EVERY) == 0 else PACKED_LENGTH
-            yield packed(rng, encoder, whole) if count % PACKED_EVERY == 0 else rows
-            if count == steps:
-                return
+            if count % PACKED_EVERY == 0:
+                yield packed(rng, encoder, CONTEXT if count % (4 * PACKED_EVERY) == 0 else PACKED_LENGTH)
+            elif count % ECHO_EVERY == ECHO_EVERY // 2:
+                yield echoes(rng, vocabulary, first)
+            else:
+                yield rows
 
 
 def tensors(rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,6 +151,7 @@ def new_model(vocabulary: int, encoder: Encoder) -> LlamaForCausalLM:
         # biases stay at zero here: they are there for the methods that train biases
         attention_bias=True,
         mlp_bias=True,
+        initializer_range=0.05,
         # faster than sdpa on short rows
         attn_implementation="eager",
     )
@@ -145,7 +159,34 @@ def new_model(vocabulary: int, encoder: Encoder) -> LlamaForCausalLM:
     model = LlamaForCausalLM(config)
     for name, tensor in model.named_parameters():
         tensor.requires_grad_(not name.endswith("bias"))
+    look_back(model)
     return model
+
+
+@torch.no_grad()
+def look_back(model: LlamaForCausalLM) -> None:
+    """Starts two heads of the first layer as heads that look one and two tokens back.
+
+    Copying needs a head that knows which token stood before each token; found by chance that takes most of a training
+    of this size, given at the start a few hundred steps. The last coordinate of all embeddings is made constant (with
+    tied embeddings that shifts all logits alike), so that query and key can hold a fixed vector; the rotary embedding
+    turns it by the position, and the query's is turned back by the distance to look.
+    """
+    config = model.config
+    embeddings = model.model.embed_tokens.weight
+    embeddings.normal_(0, 0.02)
+    embeddings[:, -1] = 0.01 * config.hidden_size**0.5
+    attention = model.model.layers[0].self_attn
+    half = config.head_dim // 2
+    turns = config.rope_parameters["rope_theta"] ** (-torch.arange(LOOK_BACK_PAIRS) / half)
+    for head, distance in enumerate((1, 2)):
+        query = attention.q_proj.weight[head * config.head_dim : (head + 1) * config.head_dim, -1]
+        query.zero_()
+        query[:LOOK_BACK_PAIRS] = LOOK_BACK_SIZE * torch.cos(-distance * turns)
+        query[half : half + LOOK_BACK_PAIRS] = LOOK_BACK_SIZE * torch.sin(-distance * turns)
+    key = attention.k_proj.weight[: config.head_dim, -1]
+    key.zero_()
+    key[:LOOK_BACK_PAIRS] = LOOK_BACK_SIZE
 
 
 def shifted_losses(
@@ -161,7 +202,7 @@ def shifted_losses(
     return losses, weights[:, 1:][chosen], logits.argmax(-1) == targets
 
 
-def accuracies(model: LlamaForCausalLM, encoder: Encoder, rows: int = 24) -> dict[str, float]:
+def accuracies(model: LlamaForCausalLM, encoder: Encoder, rows: int = 48) -> dict[str, float]:
     """Per kind of lesson, the share of the assistant's tokens that are guessed right when all before are given."""
     rng = random.Random(SEED + 1)
     hits: dict[str, float] = collections.OrderedDict()
@@ -241,10 +282,10 @@ def keep_freed_memory() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=PACKAGE_FOLDER)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--every", type=int, default=250)
+    parser.add_argument("--every", type=int, default=200)
     chosen = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(chosen.threads)

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from peftcli.adapters.sublayer_config import NonLinearity, Placement, Scaling, SublayerConfig
 
-
 REFERENCE_SCALE = 4.0
 """The scaling that the method's learning rate was measured at."""
 

@@ -18,7 +18,7 @@ from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modu
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod, shortest_names
 from peftcli.adapters.methods.ln_tuning.config import LnTuningConfig
 from peftcli.adapters.selection import SelectedParameters, selected_entries
-from peftcli.adapters.targets import find_targets
+from peftcli.adapters.targets import ALL_LINEAR, find_targets
 from peftcli.errors import AdapterError
 from peftcli.models.structure import is_norm
 from peftcli.models.sublayers import stream_norms
@@ -62,13 +62,14 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
     def found(self, model: nn.Module, config: LnTuningConfig) -> Mapping[str, nn.Module]:
         candidates = dict(named_base_modules(model))
         norms = {path: module for path, module in candidates.items() if is_norm(module)}
-        chosen = list(stream_norms(model))
         if not norms:
             raise AdapterError("ln_tuning trains norms, and this model has none with parameters")
+        by_default = config.target_modules is None
         return find_targets(
             candidates,
-            chosen if config.target_modules is None else config.target_modules,
-            all_linear=(),
+            ALL_LINEAR if config.target_modules is None else config.target_modules,
+            # the preset stands for the norms of the stream, and for nothing where it is asked for by its name
+            all_linear=stream_norms(model) if by_default else (),
             exclude_modules=config.exclude_modules,
             layers_to_transform=config.layers_to_transform,
             layers_pattern=config.layers_pattern,

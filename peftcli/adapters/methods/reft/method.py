@@ -94,7 +94,7 @@ class ReftLayer(AdapterLayer):
     def _edited(self, hidden: Tensor) -> Tensor:
         rotation = self.rotation()
         # W h + b - R h, exactly zero at the start
-        shift = nn.functional.linear(hidden.float(), self.reft_W - rotation, self.reft_b)
+        shift = nn.functional.linear(hidden.to(self.reft_W.dtype), self.reft_W - rotation, self.reft_b)
         edit: Tensor = self.dropout(shift @ rotation)
         edited = self.positions.edited
         if edited is not None:
