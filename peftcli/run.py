@@ -28,6 +28,7 @@ from peftcli.jobs.run_folder import (
 from peftcli.jobs.seeds import run_seeds
 from peftcli.plan import prepare_run
 from peftcli.recipe import load_recipe
+from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
 from peftcli.training.loop import fit
 
@@ -111,7 +112,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
 
 
 def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(redacted(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

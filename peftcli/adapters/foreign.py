@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -56,6 +56,17 @@ class ForeignFolder:
             raise AdapterError(
                 "the AdapterHub adapter uses what peftcli does not have",
                 faults=[Fault(fault, self.where) for fault in faults],
+            )
+
+    def refuse_strangers(self, keys: Iterable[str]) -> None:
+        """Raises `AdapterError` for tensors that belong to nothing here: to leave one out would be to load half."""
+        strange = sorted(keys)
+        if strange:
+            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            raise AdapterError(
+                f"`{strange[0]}`{more} belongs to nothing that peftcli has",
+                where=str(self.path / TENSORS_NAME),
+                fix="save the adapter alone, without fusion or invertible layers",
             )
 
 

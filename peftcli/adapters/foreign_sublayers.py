@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -98,13 +98,17 @@ def config_of(config_class: type[ConfigT], foreign: ForeignFolder, fields: Mappi
         ) from error
 
 
-def sublayer_tensors(model: nn.Module, foreign: ForeignFolder, *, norm_before: bool) -> dict[str, Tensor]:
-    """Tensors of adapter layers, and the saved head, under our keys; others are left out.
+def sublayer_tensors(
+    model: nn.Module, foreign: ForeignFolder, *, norm_before: bool, beside: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Tensors of adapter layers, and the saved head, under our keys. `beside`: keys that the caller takes itself.
 
     `norm_before`: the down-projection's sequence starts with a layer norm, which is written twice.
+    Raises `AdapterError` for any other tensor.
     """
     found: dict[str, Tensor] = {}
     places = _Places(model)
+    foreign.refuse_strangers(key for key in foreign.tensors if not _KEY.fullmatch(key) and key not in beside)
     for key, tensor in foreign.tensors.items():
         matched = _KEY.fullmatch(key)
         if matched is None:

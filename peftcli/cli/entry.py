@@ -91,7 +91,7 @@ def _reader_has_gone() -> int:
 def _report(error: PeftcliError, as_json: bool) -> int:
     code = exit_code_of(error)
     if os.environ.get("PEFTCLI_TRACEBACK") == "1":
-        traceback.print_exception(error)
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr)
     if as_json:
         _print_json(error_document(error))
     else:

@@ -10,6 +10,7 @@ import typer
 
 from peftcli import files
 from peftcli.errors import PeftcliError, exit_code_of
+from peftcli.redaction import redacted
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.", show_default=False)]
 RunOrAdapter = Annotated[
@@ -27,7 +28,7 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not 
 
 def show(document: Any, text: str, *, as_json: bool) -> None:
     """Prints the document with --json, else the text."""
-    print(files.to_json(document).rstrip("\n") if as_json else text)
+    print(redacted(files.to_json(document).rstrip("\n") if as_json else text))
 
 
 def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: bool) -> None:
@@ -43,4 +44,4 @@ def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: b
 def say(line: str, *, quiet: bool = False) -> None:
     """A line of progress on stderr."""
     if not quiet:
-        print(line, file=sys.stderr, flush=True)
+        print(redacted(line), file=sys.stderr, flush=True)

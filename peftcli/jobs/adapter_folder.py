@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftcli import files
 from peftcli.adapters.storage import adapter_files
+from peftcli.redaction import redacted
 
 
 def write_adapter_folder(
@@ -36,5 +37,5 @@ def write_adapter_folder(
             if getattr(model, "generation_config", None) is not None:
                 model.generation_config.save_pretrained(scratch)  # type: ignore[union-attr, operator]
         if card is not None:
-            staging.write("README.md", card.encode("utf-8"))
+            staging.write("README.md", redacted(card).encode("utf-8"))
     return len(contents["adapter_model.safetensors"])

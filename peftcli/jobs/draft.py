@@ -25,6 +25,7 @@ from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.trace import run_trace
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe
+from peftcli.redaction import redacted
 from peftcli.reports.card import model_card
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import (
@@ -104,7 +105,7 @@ class Draft:
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
         record = self.record(status, error)
-        files.write_text(self.folder / "run.json", record.to_json())
+        files.write_text(self.folder / "run.json", redacted(record.to_json()))
         write_reports(self.folder)
         return record
 
@@ -198,6 +199,8 @@ class Draft:
             found += [f.message for f in self.prepared.data.findings if f.severity == "warn"]
         if self.result is not None:
             found += self.result.warnings
+        if self.assembly is not None and self.assembly.trackers is not None and self.assembly.trackers.failure:
+            found.append(f"tracking stopped at {self.assembly.trackers.failure}; metrics.jsonl has everything")
         return list(dict.fromkeys(found))
 
 

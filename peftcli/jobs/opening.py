@@ -142,9 +142,16 @@ def auto_class_of(location: Location) -> str:
 def adapter_tokenizer(location: Location, source: BaseSource) -> PreTrainedTokenizerBase:
     """The tokenizer and template frozen beside the adapter; the base's where the folder holds none."""
     if (location.adapter / "tokenizer.json").is_file():
+        _refuse_links(location.adapter)
         frozen = BaseSource(str(location.adapter), str(location.adapter), None, location.adapter)
         return load_tokenizer(frozen)
     return load_tokenizer(source)
+
+
+def _refuse_links(folder: Path) -> None:
+    links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
+    if links:
+        raise AdapterError(f"{links[0]} in the adapter folder is a link", where=str(folder), fix="copy the file itself")
 
 
 def generation_config(location: Location, overrides: Sequence[str] = ()) -> GenerationConfig:

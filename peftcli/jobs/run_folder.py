@@ -17,6 +17,7 @@ from peftcli.data.doctor.run import findings_lines
 from peftcli.errors import CheckpointError, StorageError
 from peftcli.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
+from peftcli.redaction import redacted
 
 RECIPE_NAME = "recipe.yaml"
 RECORD_NAME = "run.json"
@@ -115,7 +116,9 @@ def existing_run(path: str | Path) -> Path:
 
 def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
     """`data/findings.jsonl`: what the doctor found, one object a line; empty when it found nothing."""
-    files.write_text(folder / "data" / FINDINGS_NAME, "".join(line + "\n" for line in findings_lines(findings)))
+    files.write_text(
+        folder / "data" / FINDINGS_NAME, redacted("".join(line + "\n" for line in findings_lines(findings)))
+    )
 
 
 def keep_batch(folder: Path, step: int, indices: Sequence[int], rows: Sequence[Any]) -> str:

@@ -19,6 +19,7 @@ from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
+from peftcli.redaction import redacted
 from peftcli.reports.record import EvaluationRecord, Failure, Interval, Intervals, RunRecord, Seconds, SeedRecord
 from peftcli.reports.writing import write_reports
 
@@ -86,7 +87,7 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _write(folder: Path, record: RunRecord) -> RunRecord:
-    files.write_text(folder / RECORD_NAME, record.to_json())
+    files.write_text(folder / RECORD_NAME, redacted(record.to_json()))
     write_reports(folder)
     return record
 

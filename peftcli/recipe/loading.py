@@ -15,6 +15,7 @@ from peftcli.recipe.checking import check
 from peftcli.recipe.layers import merge, override_layer, read_layers
 from peftcli.recipe.resolved import flat_recipe
 from peftcli.recipe.schema import Recipe
+from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, node_of
 
 DEFAULT = "default"
@@ -84,7 +85,7 @@ def generation_from(overrides: Sequence[str]) -> GenerationConfig:
 def default_name(path: Path) -> str:
     """The name of a run from its recipe's file name, in the letters that a name may have."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.rsplit(".", 1)[0]).strip("._-")[:64]
-    return name or "recipe"
+    return name if name and not holds_secret(path.name) else "recipe"
 
 
 def _without_extends(root: Node) -> Node:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
+from peftcli.redaction import redacted
 
 
 class EventLog:
@@ -19,7 +20,7 @@ class EventLog:
 
     def __call__(self, event: str, step: int, **facts: Any) -> None:
         line = {"event": event, "step": step, **{name: _plain(value) for name, value in facts.items()}}
-        files.append_line(self.path, json.dumps(line, ensure_ascii=False, allow_nan=False))
+        files.append_line(self.path, redacted(json.dumps(line, ensure_ascii=False, allow_nan=False)))
 
 
 def _plain(value: Any) -> Any:

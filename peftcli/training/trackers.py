@@ -50,7 +50,8 @@ class Trackers:
     ) -> None:
         require_packages(names)
         self._accelerator = accelerator
-        self._failure: str | None = None
+        self.failure: str | None = None
+        """Why logging stopped before the end, if it did."""
         places = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "TRACKIO_DIR": str(folder / "trackio")}
         # where the user has set one, it stays; ours are of this run only
         self._ours = {name: value for name, value in {**_QUIET, **places}.items() if name not in os.environ}
@@ -68,7 +69,7 @@ class Trackers:
         return found
 
     def __call__(self, event: str, step: int, **facts: Any) -> None:
-        if event not in ("train", "eval") or self._failure is not None:
+        if event not in ("train", "eval") or self.failure is not None:
             return
         numbers = {
             f"{event}/{name.removeprefix('eval_')}": value
@@ -79,16 +80,15 @@ class Trackers:
             self._accelerator.log(numbers, step=step)
         except (OSError, RuntimeError, ValueError) as error:
             # a run is worth more than its log: metrics.jsonl has everything
-            self._failure = f"step {step}: {' '.join(str(error).split())[:200]}"
+            self.failure = f"step {step}: {' '.join(str(error).split())[:200]}"
 
-    def close(self) -> str | None:
-        """Writes out what is pending; returns why logging stopped before the end, if it did."""
+    def close(self) -> None:
+        """Writes out what is pending."""
         for tracker in self.active:
             tracker.finish()
         self.active.clear()
         for name in self._ours:
             os.environ.pop(name, None)
-        return self._failure
 
 
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:

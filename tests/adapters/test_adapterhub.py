@@ -244,12 +244,18 @@ def not_finite(folder: Path) -> None:
     save_file(tensors, folder / "adapter.safetensors")
 
 
+def a_stranger(folder: Path) -> None:
+    tensors = load_file(folder / "adapter.safetensors")
+    save_file({**tensors, "model.invertible_adapters.mine.F.0.weight": torch.zeros(1)}, folder / "adapter.safetensors")
+
+
 WRONG: list[tuple[str, Callable[[Path], None], str]] = [
     ("pickled", unsafe, "pickled"),
     ("strange head", strange_head, "heads.mine.1.weight"),
     ("other width", other_width, "hidden size 48"),
     ("missing", one_is_missing, "is missing"),
     ("no such layer", elsewhere, "no sublayer of this model"),
+    ("stranger", a_stranger, "belongs to nothing"),
     ("nan", not_finite, "not finite"),
     ("invertible", edited("inv_adapter", "nice"), "invertible adapters"),
     ("gated", edited("use_gating", True), "gated"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from peftcli.adapters.compatibility import YES, works_with
 from peftcli.adapters.registry import method_names
 from peftcli.testing import FAMILIES, Case, run_contract
 from peftcli.testing.sections import NOT_COVERED, SECTIONS, reason_against
@@ -23,11 +24,17 @@ def _cases(*, whole: bool) -> Iterator[tuple[str, Mapping[str, Any], str]]:
                 yield name, section, family
 
 
-def _check(name: str, section: Mapping[str, Any], family: str) -> None:
+def _check(name: str, section: Mapping[str, Any], family: str, record_property: Callable[[str, object], None]) -> None:
     reason = reason_against(section, family)
+    if name in method_names():
+        assert works_with(name)[family] == (reason or YES), "refresh it: python -m peftcli.testing.compatibility"
     if reason is not None:
         pytest.skip(f"{name} on {family}: {reason}")
     outcomes = run_contract(Case(section, family))
+    record_property("checks", len(outcomes))
+    for outcome in outcomes:
+        if outcome.skipped is not None:
+            record_property("check left out", f"{outcome.check}: {outcome.skipped}")
     failed = [f"{outcome.check}: {outcome.error}" for outcome in outcomes if not outcome.passed]
     assert not failed, f"{name} on {family}\n" + "\n".join(failed)
     assert sum(outcome.skipped is None for outcome in outcomes) >= 8, "hardly a check applied"
@@ -36,16 +43,20 @@ def _check(name: str, section: Mapping[str, Any], family: str) -> None:
 @pytest.mark.parametrize(
     ("name", "section", "family"), list(_cases(whole=False)), ids=lambda v: v if isinstance(v, str) else ""
 )
-def test_contract(name: str, section: Mapping[str, Any], family: str) -> None:
-    _check(name, section, family)
+def test_contract(
+    name: str, section: Mapping[str, Any], family: str, record_property: Callable[[str, object], None]
+) -> None:
+    _check(name, section, family, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "section", "family"), list(_cases(whole=True)), ids=lambda v: v if isinstance(v, str) else ""
 )
-def test_contract_in_full(name: str, section: Mapping[str, Any], family: str) -> None:
-    _check(name, section, family)
+def test_contract_in_full(
+    name: str, section: Mapping[str, Any], family: str, record_property: Callable[[str, object], None]
+) -> None:
+    _check(name, section, family, record_property)
 
 
 def test_every_method_is_in_the_table() -> None:

@@ -105,7 +105,14 @@ def case(name: str, prepare: Callable[[Scene], object], *says: str, codes: froze
     return Case(name, "data", prepare, codes, says, COMMAND)
 
 
-BENIGN = Case("data", "data", template("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"), frozenset({0}), (), COMMAND)
+BENIGN = Case(
+    "data",
+    "data",
+    template("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"),
+    frozenset({0}),
+    (),
+    COMMAND,
+)
 
 TEMPLATES = [
     case(f"template: {name}", template(source), *says, codes=codes)

@@ -108,7 +108,7 @@ def test_methods_are_listed_with_fields() -> None:
     for name in [*method_names(), *short_names()]:
         assert name in methods_text()
         document = method_document(name)
-        assert document["fields"]
+        assert document["fields"] or name == "full", "the baseline alone has nothing to set"
         assert all(facts["description"] for facts in document["fields"].values())
         assert max(map(len, method_text(name).splitlines())) <= 80
     with pytest.raises(RecipeError, match="unknown method"):

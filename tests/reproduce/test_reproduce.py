@@ -208,7 +208,7 @@ def test_a_recipe_without_lock_or_results_is_a_matter_of_usage(work: Path, capsy
 # -- renderings --------------------------------------------------------------------------------------------------
 
 
-HOSTILE = "a <b> & \"c\" \x00 | `x`"
+HOSTILE = 'a <b> & "c" \x00 | `x`'
 
 
 def results() -> list[Reproduction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from peftcli.adapters.foreign import ForeignFolder, Translation
 from peftcli.adapters.foreign_sublayers import config_of, is_sublayers, shared_fields, sublayer_tensors
 from peftcli.adapters.methods.compacter.config import CompacterConfig
 from peftcli.adapters.methods.compacter.method import RULE_KEY
+
+_RULE = re.compile(r"(.*\.)?shared_parameters\.[^.]+\.phm_rule")
 
 
 def reads(fields: Mapping[str, Any]) -> bool:
@@ -37,8 +40,6 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
         "init_weights": "glorot",
     }
     config = config_of(CompacterConfig, foreign, fields)
-    tensors = sublayer_tensors(model, foreign, norm_before=config.ln_before)
-    if shared:
-        rules = [value for key, value in foreign.tensors.items() if key.endswith(".phm_rule")]
-        tensors |= {RULE_KEY: rules[0]} if rules else {}
-    return Translation(config, tensors)
+    rules = [key for key in foreign.tensors if shared and _RULE.fullmatch(key)]
+    tensors = sublayer_tensors(model, foreign, norm_before=config.ln_before, beside=rules)
+    return Translation(config, tensors | {RULE_KEY: foreign.tensors[key] for key in rules[:1]})  # noqa: B035  one shared rule

@@ -17,7 +17,7 @@ class CompacterConfig(SublayerConfig):
     name: ClassVar[str] = "compacter"
     summary: ClassVar[str] = "adapter layers made of Kronecker products: very few parameters"
     peft_type: ClassVar[str] = "COMPACTER"
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 2e-2
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {"compacter_plus_plus": {"placement": "pfeiffer"}}
 
     placement: Placement = "houlsby"

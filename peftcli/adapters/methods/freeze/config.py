@@ -19,6 +19,8 @@ class FreezeConfig(MethodConfig):
     kind: ClassVar[Kind] = "selection"
     peft_type: ClassVar[str] = "FREEZE"
     learning_rate: ClassVar[float] = 3e-3
+    # whole matrices under Adam: the best rate falls with the width itself (arXiv:2203.03466)
+    learning_rate_exponent: ClassVar[float] = 1.0
 
     num_layers: Annotated[int, Field(ge=0)] | None = None
     """Number of last blocks to train (of each stack, where there are an encoder and a decoder); default: 2, or none

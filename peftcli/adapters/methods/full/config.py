@@ -15,3 +15,5 @@ class FullConfig(MethodConfig):
     kind: ClassVar[Kind] = "selection"
     peft_type: ClassVar[str] = "FULL"
     learning_rate: ClassVar[float] = 2e-3
+    # whole matrices under Adam: the best rate falls with the width itself (arXiv:2203.03466)
+    learning_rate_exponent: ClassVar[float] = 1.0

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcli.adapters.foreign import ForeignFolder, Translation, head_modules, head_tensors
+from peftcli.adapters.foreign import TENSORS_NAME, ForeignFolder, Translation, head_modules, head_tensors
 from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
 from peftcli.adapters.prompts import HEAD_PREFIX, NAME, PROMPT_KEY, SLOT
 from peftcli.errors import AdapterError
@@ -83,12 +84,19 @@ def _unsupported(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _tensors(foreign: ForeignFolder) -> dict[str, Tensor]:
-    """Tensors of the one prefix by the end of their names; each layer's file entry is a copy of the same."""
+    """Tensors of the one prefix by the end of their names; each layer's entry in the file is a copy of the same."""
+    foreign.refuse_strangers(key for key in foreign.tensors if not _KEY.fullmatch(key))
     matches = [(matched, tensor) for key, tensor in foreign.tensors.items() if (matched := _KEY.fullmatch(key))]
     places = {matched["place"] for matched, _ in matches}
     if len(places) > 1:
         foreign.refuse([f"prefixes of several kinds of attention ({', '.join(sorted(places))})"])
-    return {matched["rest"]: tensor for matched, tensor in matches}
+    found: dict[str, Tensor] = {}
+    for matched, tensor in matches:
+        if not torch.equal(found.setdefault(matched["rest"], tensor), tensor):
+            raise AdapterError(
+                f"the copies of `{matched['rest']}` differ", where=str(foreign.path / TENSORS_NAME), fix="get it again"
+            )
+    return found
 
 
 def _incomplete(foreign: ForeignFolder) -> AdapterError:

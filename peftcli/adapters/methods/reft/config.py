@@ -17,7 +17,7 @@ class ReftConfig(MethodConfig):
     summary: ClassVar[str] = "low-rank edits of the hidden states behind each block"
     kind: ClassVar[Kind] = "layers"
     peft_type: ClassVar[str] = "REFT"
-    learning_rate: ClassVar[float] = 5e-3
+    learning_rate: ClassVar[float] = 1e-2
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {"loreft": {}}
 
     r: Annotated[int, Field(ge=1)] = 8
