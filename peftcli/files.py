@@ -298,7 +298,7 @@ def _commit(staging: Path, path: Path, *, replace: bool) -> None:
     disk.rename(staging, path)
     sync_folder(path.parent)
     if trash is not None:
-        disk.remove_tree(trash)
+        remove_path(trash)
 
 
 def verify_manifest(folder: Path) -> dict[str, Any]:
@@ -395,10 +395,15 @@ def _clear_owned(folder: Path) -> None:
     for leftover in sorted([*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"*/{TEMPORARY_PREFIX}*")]):
         if not _TEMPORARY_NAME.fullmatch(leftover.name) or leftover.is_symlink():
             continue
-        if leftover.is_dir():
-            disk.remove_tree(leftover)
-        else:
-            disk.remove_file(leftover)
+        remove_path(leftover)
+
+
+def remove_path(path: Path) -> None:
+    """Removes a folder with all that is in it, or a file; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        disk.remove_tree(path)
+    else:
+        disk.remove_file(path)
 
 
 def names_a_path(value: str, folder: Path) -> bool:
@@ -414,7 +419,7 @@ def remove_folder(path: Path) -> None:
     with storage_errors(path):
         trash = _temporary_name(path)
         disk.rename(path, trash)
-        disk.remove_tree(trash)
+        remove_path(trash)
 
 
 def json_line(value: Any) -> str:

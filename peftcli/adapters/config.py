@@ -58,8 +58,6 @@ class MethodConfig(BaseModel):
     """Fields of the reference that switch on a variant which is not here, and the variant's name."""
     recipe_only: ClassVar[frozenset[str]] = frozenset()
     """Fields of this class that steer training and are not written to `adapter_config.json`."""
-    always_trainable: ClassVar[bool] = False
-    """True for the one method that trains the base itself (`full`), exempt from 'the base is untouched'."""
 
     def own_learning_rate(self) -> float:
         """The rate that this very configuration starts from; a method whose variants differ overrides it."""

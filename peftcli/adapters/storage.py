@@ -11,8 +11,9 @@ Everything is checked before a value is copied: names, shapes, ranks, missing an
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.base import Adapter, Entry, Summary
+from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.registry import config_class_of_type
@@ -40,6 +42,10 @@ METADATA = {"format": "pt"}
 FORMAT = 1
 _JSON_LIMIT_BYTES = 4 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
+_VALUE_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
+}  # fmt: skip
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
@@ -196,7 +202,9 @@ def install(
     everything that does not fit; the model is then untouched."""
     header = parts.header()
     folder = parts.path.parent
-    adapter = build(model, config, {key: shape for key, (_, shape) in header.items()})
+    shapes = {key: shape for key, (_, shape) in header.items()}
+    with bounded_allocation(model, shapes, where=str(folder / CONFIG_NAME)):
+        adapter = build(model, config, shapes)
     try:
         adapter.kept_fields = {**adapter.kept_fields, **kept}
         _check_header(adapter, header, parts.path)
@@ -252,6 +260,8 @@ def read_own(folder: Path) -> dict[str, Any]:
             where=str(path),
             fix="use a newer peftcli",
         )
+    if not all(isinstance(document.get(part) or {}, dict) for part in ("base", "fields", "notes")):
+        raise AdapterError(f"{OWN_NAME} is damaged", where=str(path), fix="get it again")
     return document
 
 
@@ -295,16 +305,36 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             raise AdapterError(f"{path.name} is damaged: its header does not fit", where=str(path), fix="get it again")
         raw = stream.read(length)
     try:
-        header = json.loads(raw)
-        return {
-            str(key): (str(value["dtype"]), tuple(int(n) for n in value["shape"]))
-            for key, value in header.items()
-            if key != "__metadata__"
-        }
+        header = json.loads(raw, object_pairs_hook=_without_doubles)
+        parts = {str(key): value for key, value in header.items() if key != "__metadata__"}
+        _check_extent(parts.values(), size - 8 - length)
+        return {key: (str(value["dtype"]), tuple(value["shape"])) for key, value in parts.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{path.name} is damaged: its header is unreadable", where=str(path), fix="get it again"
         ) from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _check_extent(parts: Iterable[Mapping[str, Any]], num_bytes: int) -> None:
+    """The tensors fill the file exactly, so that neither a shape nor a file of holes can ask for more memory."""
+    total = 0
+    for part in parts:
+        begin, end = part["data_offsets"]
+        if not all(type(size) is int and size >= 0 for size in (begin, end, *part["shape"])):
+            raise ValueError("a size is not a whole number")
+        width = _VALUE_BYTES.get(part["dtype"])
+        if width is not None and end - begin != math.prod(part["shape"]) * width:
+            raise ValueError("a tensor does not fill its place")
+        total += end - begin
+    if total != num_bytes:
+        raise ValueError("the tensors do not fill the file")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -9,58 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from re import _constants as sre_constants  # type: ignore[attr-defined]
-from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
 from torch import nn
 
+from peftcli.adapters.patterns import compile_pattern
 from peftcli.errors import AdapterError, Fault
 
 ALL_LINEAR = "all-linear"
-MAX_PATTERN_LENGTH = 1000
 _FIRST_LAYER_INDEX = re.compile(r"\.[^.]*\.(\d+)\.")
-
-
-def compile_pattern(pattern: str, *, what: str) -> re.Pattern[str]:
-    """A regular expression that cannot run away: bounded length, no repeat inside a repeat.
-
-    Raises `AdapterError`.
-    """
-    if len(pattern) > MAX_PATTERN_LENGTH:
-        raise AdapterError(f"{what}: the pattern is longer than {MAX_PATTERN_LENGTH} characters")
-    try:
-        nested = _repeats_nest(sre_parser.parse(pattern), inside=False)
-        compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise AdapterError(
-            f"{what}: not a regular expression ({error})", where=repr(pattern[:80]), fix="a list of names is enough"
-        ) from error
-    if nested:
-        raise AdapterError(
-            f"{what}: a repeat inside a repeat can run for hours", where=repr(pattern[:80]), fix="use a list of names"
-        )
-    return compiled
-
-
-_UNBOUNDED = 16
-
-
-def _repeats_nest(parsed: Any, *, inside: bool) -> bool:
-    for operator, argument in parsed:
-        if operator in (sre_constants.MAX_REPEAT, sre_constants.MIN_REPEAT):
-            many = argument[1] is sre_constants.MAXREPEAT or argument[1] > _UNBOUNDED
-            if (many and inside) or _repeats_nest(argument[2], inside=inside or many):
-                return True
-        elif operator is sre_constants.SUBPATTERN:
-            if _repeats_nest(argument[3], inside=inside):
-                return True
-        elif operator is sre_constants.BRANCH:
-            if any(_repeats_nest(branch, inside=inside) for branch in argument[1]):
-                return True
-        elif operator in (sre_constants.ASSERT, sre_constants.ASSERT_NOT) and _repeats_nest(argument[1], inside=inside):
-            return True
-    return False
 
 
 def names_path(entry: str, path: str) -> bool:

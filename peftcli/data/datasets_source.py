@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,9 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk
 from peftcli.data.sources import FileFacts
-from peftcli.errors import DataError, HubError
+from peftcli.errors import DataError, HubError, StorageError
+
+_STATE_LIMIT_BYTES = 16 << 20
 
 
 class _Dataset:
@@ -69,10 +72,25 @@ class SavedDataset(_Dataset):
             )
         return self.path / self.split
 
+    def _check_files(self) -> None:
+        """The rows lie in the folder itself, in regular files: `state.json` could name any."""
+        state = self._folder / "state.json"
+        try:
+            document = json.loads(files.read_bounded(state, limit_bytes=_STATE_LIMIT_BYTES))
+            names = [entry["filename"] for entry in document["_data_files"]]
+            inside = all(Path(name).name == name and (self._folder / name).is_file() for name in names)
+        except (StorageError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{self.name} is no whole saved dataset", where=str(state), fix="save it again") from error
+        if not inside:
+            raise DataError(
+                f"{self.name} names files that do not lie in its folder", where=str(state), fix="save it again"
+            )
+
     @cached_property
     def _rows(self) -> Any:
         import datasets
 
+        self._check_files()
         try:
             return datasets.load_from_disk(str(self._folder))
         except (OSError, ValueError, KeyError, TypeError) as error:

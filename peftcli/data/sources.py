@@ -14,7 +14,7 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
 from peftcli.data.readers.base import Chunk
 from peftcli.data.readers.compressed import SUFFIXES, unreadable
-from peftcli.data.readers.containers import check_kind, is_by_row, is_data_file, read_file
+from peftcli.data.readers.containers import check_kind, check_start, is_by_row, is_data_file, read_file
 from peftcli.errors import DataError
 
 BUILTIN_PREFIX = "builtin:"
@@ -72,6 +72,7 @@ class LocalFiles:
                 # a pipe or device would never end
                 raise DataError("not a regular file", where=name, fix="write the rows into a file")
             try:
+                check_start(path, name)
                 self._seen[path] = _stamp(path)
                 found.append(FileFacts(str(path), path.stat().st_size, files.sha256_file(path)))
             except OSError as error:

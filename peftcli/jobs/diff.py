@@ -14,6 +14,7 @@ from peftcli.jobs.opening import Location, locate
 from peftcli.jobs.run_folder import RECIPE_NAME
 from peftcli.lock.differences import Difference, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, read_lock
+from peftcli.lock.places import without_places
 from peftcli.recipe import flat_recipe, load_recipe
 from peftcli.recipe.schema import Recipe
 from peftcli.reports.terminal import text_table
@@ -82,12 +83,16 @@ def diff(a: str | Path, b: str | Path, *, base: str | None = None) -> DiffReport
     layers, notes = layer_pairs(one.adapter, other.adapter, base=base)
     both_runs = one.run is not None and other.run is not None and one.record and other.record
     recipe, kind = _recipes(one, other)
+    lock = _locks(one, other)
+    if lock is not None and not any(item.kind in ("base", "data") for item in lock):
+        # the same files in other places
+        recipe = tuple(row for row in recipe if without_places(row.a) != without_places(row.b))
     return DiffReport(
         a=str(a),
         b=str(b),
         recipe=recipe,
         recipe_kind=kind,
-        lock=_locks(one, other),
+        lock=lock,
         data=_data(one.record, other.record) if both_runs else None,
         metrics=_metrics(one.record, other.record) if both_runs else None,
         layers=tuple(layers),

@@ -85,7 +85,7 @@ def _located(adapter: Path, run: Path | None, base: str | None) -> Location:
     record = read_record(run) if run is not None else {}
     if base is not None:
         return Location(adapter, run, base, Path.cwd(), record)
-    recorded = read_own(adapter).get("base", {}).get("name") or read_config(adapter).get("base_model_name_or_path")
+    recorded = (read_own(adapter).get("base") or {}).get("name") or read_config(adapter).get("base_model_name_or_path")
     if not isinstance(recorded, str) or not recorded:
         raise AdapterError(
             "the adapter does not say which base it belongs to", where=str(adapter), fix="add --model BASE"
@@ -102,7 +102,20 @@ def read_record(run: Path) -> dict[str, Any]:
         record = json.loads(files.read_bounded(path, limit_bytes=64 << 20))
     except (ValueError, RecursionError) as error:
         raise CheckpointError("run.json is damaged", where=str(path), fix="train again") from error
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict) or not _is_usable(record):
+        raise CheckpointError("run.json is damaged", where=str(path), fix="train again")
+    return record
+
+
+def _is_usable(record: dict[str, Any]) -> bool:
+    """Whether the parts that are used beyond reports are what we write."""
+    settings, samples = record.get("settings", {}), record.get("samples", [])
+    return (
+        isinstance(settings, dict)
+        and str(settings.get("dtype", "float32")) in DTYPES
+        and isinstance(samples, list)
+        and all(isinstance(sample, dict) and isinstance(sample.get("prompt"), str) for sample in samples)
+    )
 
 
 def run_recipe(location: Location, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -141,8 +154,8 @@ def auto_class_of(location: Location) -> str:
 
 def adapter_tokenizer(location: Location, source: BaseSource) -> PreTrainedTokenizerBase:
     """The tokenizer and template frozen beside the adapter; the base's where the folder holds none."""
+    _refuse_links(location.adapter)
     if (location.adapter / "tokenizer.json").is_file():
-        _refuse_links(location.adapter)
         frozen = BaseSource(str(location.adapter), str(location.adapter), None, location.adapter)
         return load_tokenizer(frozen)
     return load_tokenizer(source)
@@ -151,7 +164,7 @@ def adapter_tokenizer(location: Location, source: BaseSource) -> PreTrainedToken
 def _refuse_links(folder: Path) -> None:
     links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
     if links:
-        raise AdapterError(f"{links[0]} in the adapter folder is a link", where=str(folder), fix="copy the file itself")
+        raise AdapterError(f"{links[0]} is a link", where=str(folder), fix="copy the file itself")
 
 
 def generation_config(location: Location, overrides: Sequence[str] = ()) -> GenerationConfig:

@@ -100,10 +100,7 @@ def _clear(folder: Path) -> None:
         for path in sorted(folder.iterdir(), key=lambda item: item.name not in (RECORD_NAME, RECIPE_NAME)):
             if path.name == ".lock":
                 continue
-            if path.is_dir() and not path.is_symlink():
-                files.disk.remove_tree(path)
-            else:
-                files.disk.remove_file(path)
+            files.remove_path(path)
 
 
 def existing_run(path: str | Path) -> Path:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftcli import files
 from peftcli.errors import CheckpointError, Fault
@@ -82,6 +82,16 @@ class RunTrace(Part):
     """Digest of the random state that the step left."""
     adapter_step: int | None = None
     adapter_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> RunTrace:
+        length = self.steps if self.kept is None else len(self.kept)
+        if any(len(series) != length for series in (self.loss, self.grad_norm, self.batch, self.draws)):
+            raise ValueError(f"every series must have {length} values")
+        for text in (*self.loss, *self.grad_norm):
+            if text is not None:
+                float.fromhex(text)
+        return self
 
 
 class Expected(Part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,11 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from peftcli.errors import DeviceError, HubError, ModelError
-from peftcli.models.source import BaseSource, check_weight_files
+from peftcli.models.source import CONFIG_NAME, BaseSource, check_weight_files, read_config_file
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -48,6 +50,7 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
         TypeError,
         ImportError,
         SafetensorError,
+        hub.StrictDataclassError,
         hub.HfHubHTTPError,
     ) as error:
         raise _load_error(source, what, error) from error
@@ -81,6 +84,8 @@ def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError |
 def load_config(source: BaseSource) -> PretrainedConfig:
     """The configuration of a base, without its weights."""
     with _loading(source, "the configuration"):
+        if not source.is_local:
+            read_config_file(Path(cached_file(source.location, CONFIG_NAME, revision=source.revision)))
         return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
 
 
@@ -133,6 +138,12 @@ def load_model(
         check_weight_files(source.folder)
     config = load_config(source)
     _check_architecture(source, config, auto_class)
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"{source.name} is quantized, which is not supported yet",
+            where=source.location if source.is_local else None,
+            fix="use the model that it was made from",
+        )
     extra = {} if attention is None else {"attn_implementation": attention}
     with _loading(source, "the weights"), _quiet():
         model, report = _auto_class(auto_class).from_pretrained(

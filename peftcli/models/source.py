@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from peftcli import files
 from peftcli.errors import Fault, ModelError
 
 BUILTIN_PREFIX = "builtin:"
+CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"[\w.-]+\.safetensors")
 _CONFIG_LIMIT_BYTES = 4 << 20
 _INDEX_LIMIT_BYTES = 64 << 20
 _NOT_TRUSTED = "do not trust this model; get it from its own page"
+MAX_LAYERS = 10_000
 _CODE_KEYS = ("auto_map", "trust_remote_code")
 
 
@@ -57,7 +60,7 @@ def _check_folder(path: Path, base: str) -> None:
         raise ModelError(f"no such model folder: {base}", where=str(path), fix="give the folder that holds config.json")
     if not path.is_dir():
         raise ModelError(f"{base} is a file, not a model folder", where=str(path), fix="give the folder that holds it")
-    if not (path / "config.json").is_file():
+    if not (path / CONFIG_NAME).is_file():
         if (path / "adapter_config.json").is_file():
             raise ModelError(
                 f"{base} is an adapter, not a base model",
@@ -70,31 +73,49 @@ def _check_folder(path: Path, base: str) -> None:
 
 def read_model_config(path: Path) -> dict[str, Any]:
     """`config.json` of a model folder, bounded, refused when it asks for code to be run."""
-    file = path / "config.json"
+    return read_config_file(path / CONFIG_NAME)
+
+
+def read_config_file(file: Path) -> dict[str, Any]:
+    """The same of a file that may lie in the Hub's cache."""
     try:
         config = json.loads(files.read_bounded(file, limit_bytes=_CONFIG_LIMIT_BYTES))
     except (ValueError, RecursionError) as error:
         raise ModelError("config.json is not valid JSON", where=str(file), fix="download the model again") from error
     if not isinstance(config, dict):
         raise ModelError("config.json is not a JSON object", where=str(file), fix="download the model again")
-    for where, section in _sections(config, "config.json", depth=0):
-        for key in section:
-            if key in _CODE_KEYS or key.endswith("_internal"):
+    for where, section in _sections(config, "config.json"):
+        for key, value in section.items():
+            if _asks_for_code(key, value):
                 raise ModelError(
                     f"the model asks to run its own code (`{key}` in {where})",
                     where=str(file),
                     fix="use a model of a family that transformers has built in",
                 )
+            if isinstance(value, int) and "layer" in key and value > MAX_LAYERS:
+                raise ModelError(
+                    f"`{key}` is {value:,} in {where}; no model has so many layers", where=str(file), fix=_NOT_TRUSTED
+                )
     return config
 
 
-def _sections(value: dict[str, Any], where: str, depth: int) -> list[tuple[str, dict[str, Any]]]:
-    found = [(where, value)]
-    if depth < 4:
-        for key, child in value.items():
-            if isinstance(child, dict):
-                found += _sections(child, f"{where}: {key}", depth + 1)
-    return found
+def _asks_for_code(key: str, value: Any) -> bool:
+    """Classes of the model's own, and kernels by the name of a repository."""
+    if key in _CODE_KEYS or key.endswith("_internal"):
+        return True
+    return key.endswith("_implementation") and isinstance(value, str) and not value.replace("_", "").isalnum()
+
+
+def _sections(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object in a document and where it stands."""
+    waiting = [(where, value)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, dict):
+            yield where, value
+            waiting += [(f"{where}: {key}"[:200], child) for key, child in value.items()]
+        elif isinstance(value, list):
+            waiting += [(where, child) for child in value]
 
 
 def check_weight_files(path: Path) -> None:

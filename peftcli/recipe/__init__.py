@@ -2,11 +2,12 @@
 
 from peftcli.recipe.expectations import Gate, parse_gate
 from peftcli.recipe.loading import LoadedRecipe, generation_from, load_recipe
+from peftcli.recipe.pairing import check_pairing
 from peftcli.recipe.paths import is_path
 from peftcli.recipe.resolved import flat_recipe, resolved_document, resolved_yaml
 from peftcli.recipe.schema import Recipe
 
 __all__ = [
-    "Gate", "LoadedRecipe", "Recipe", "flat_recipe", "generation_from", "is_path", "load_recipe", "parse_gate",
-    "resolved_document", "resolved_yaml",
+    "Gate", "LoadedRecipe", "Recipe", "check_pairing", "flat_recipe", "generation_from", "is_path", "load_recipe",
+    "parse_gate", "resolved_document", "resolved_yaml",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from peftcli import files
 from peftcli.adapters.surgery import attach
 from peftcli.data.doctor.run import raise_failures
-from peftcli.errors import AdapterError, RecipeError
+from peftcli.errors import AdapterError, Interrupted, RecipeError
 from peftcli.jobs.assembly import assemble, fit_setup, init_context
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.locking import Overrides, inputs_of, pinned_recipe
@@ -55,7 +55,12 @@ def reproduce(
     lock, expected = _read(recipe)
     with _fresh_folder(recipe) as (folder, keep):
         job = _Job(recipe, lock, expected, folder, quiet=quiet, say=say)
-        seeds = job.first_steps(overrides, steps) if steps is not None else job.whole(overrides)
+        try:
+            seeds = job.first_steps(overrides, steps) if steps is not None else job.whole(overrides)
+        except Interrupted as error:
+            raise Interrupted(
+                "interrupted; nothing is kept", signal_number=error.signal_number, fix="run it again"
+            ) from error
         result = Reproduction(
             recipe=str(recipe),
             lock=str(lock_path(recipe)),

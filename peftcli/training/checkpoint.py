@@ -149,6 +149,8 @@ class CheckpointStore:
 
     def load(self, path: Path) -> Snapshot:
         """Reads and verifies one checkpoint. `ValueError` says what is wrong with it."""
+        if path.is_symlink():
+            raise ValueError("it is a link")
         _read_manifest(path)
         try:
             manifest = files.verify_manifest(path)
@@ -215,6 +217,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _read_canonical(path: Path) -> dict[str, Any]:
+    if path.is_symlink():
+        raise ValueError(f"{path.name} is a link")
     try:
         text = files.read_bounded(path, limit_bytes=_STATE_LIMIT_BYTES).decode("utf-8")
         facts = json.loads(text)

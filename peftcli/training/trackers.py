@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib.util
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,10 @@ class Trackers:
             folder.mkdir(parents=True, exist_ok=True)
         accelerator.log_with = filter_trackers(list(names), folder)
         accelerator.project_configuration.set_directories(str(folder))
-        accelerator.init_trackers(run, config=_plain(recipe), init_kwargs={"wandb": {"dir": str(folder)}})
+        with _speaking_on_stderr():
+            accelerator.init_trackers(run, config=_plain(recipe), init_kwargs={"wandb": {"dir": str(folder)}})
+        # registered after theirs, so it runs before: some say goodbye when Python ends
+        atexit.register(_end_of_results)
 
     @property
     def active(self) -> list[GeneralTracker]:
@@ -77,18 +83,30 @@ class Trackers:
             if isinstance(value, (int, float)) and math.isfinite(value)
         }
         try:
-            self._accelerator.log(numbers, step=step)
+            with _speaking_on_stderr():
+                self._accelerator.log(numbers, step=step)
         except (OSError, RuntimeError, ValueError) as error:
             # a run is worth more than its log: metrics.jsonl has everything
             self.failure = f"step {step}: {' '.join(str(error).split())[:200]}"
 
     def close(self) -> None:
         """Writes out what is pending."""
-        for tracker in self.active:
-            tracker.finish()
+        with _speaking_on_stderr():
+            for tracker in self.active:
+                tracker.finish()
         self.active.clear()
         for name in self._ours:
             os.environ.pop(name, None)
+
+
+def _speaking_on_stderr() -> contextlib.redirect_stdout[Any]:
+    """What a tracker prints is no result: stdout is for those."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _end_of_results() -> None:
+    sys.stdout.flush()
+    sys.stdout = sys.stderr
 
 
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ ADAPTERS = [
     case("tensors are a link", linked(TENSORS), "is a link"),
     case("configuration is a link", linked(CONFIG), "is a link"),
     case("our own file is a link", linked("peftcli.json"), "is a link"),
-    case("tokenizer is a link", linked("tokenizer.json"), "tokenizer.json"),
+    case("tokenizer is a link", linked("tokenizer.json"), "tokenizer.json is a link"),
     case("tensors are a pipe", piped(TENSORS), TENSORS),
     case("configuration is a pipe", piped(CONFIG), CONFIG),
     case("tokenizer is a pipe", piped("tokenizer.json"), codes=ANY),

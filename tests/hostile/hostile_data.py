@@ -25,10 +25,15 @@ def template(source: str) -> Callable[[Scene], object]:
     return prepare
 
 
-def data(name: str, content: bytes | str | None, source: str | None = None) -> Callable[[Scene], object]:
+Content = bytes | str | Callable[[], bytes | str] | None
+
+
+def data(name: str, content: Content, source: str | None = None) -> Callable[[Scene], object]:
+    """`content`: of the file, or what makes it where it is large; None writes none."""
+
     def prepare(scene: Scene) -> None:
         if content is not None:
-            scene.write(name, content)
+            scene.write(name, content() if callable(content) else content)
         recipe(scene, source or f"./{name}")
 
     return prepare
@@ -153,10 +158,10 @@ TEMPLATES = [
 
 DATASETS = [
     case("data: script", made(script_folder), "dataset script"),
-    case("data: gz bomb", data("rows.jsonl.gz", many_members()), "expands to more than"),
-    case("data: a line of 101 MB", sparse("rows.jsonl", 101 << 20), "longer than 100 MiB"),
-    case("data: a table's line of 101 MB", sparse("rows.csv", 101 << 20), "longer than 100 MiB"),
-    case("data: a text line of 101 MB", sparse("rows.txt", 101 << 20), "longer than 100 MiB"),
+    case("data: gz bomb", data("rows.jsonl.gz", many_members), "rows.jsonl.gz", "longer than 100 MiB"),
+    case("data: a line of 101 MB", data("rows.jsonl", lambda: "x" * (101 << 20)), "longer than 100 MiB"),
+    case("data: a table's line of 101 MB", data("rows.csv", lambda: "a,b\n" + "x" * (101 << 20)), "longer than 100 MiB"),
+    case("data: a text file of holes", sparse("rows.txt", 3 << 30), "not text"),
     case("data: a list of 3 GB", sparse("rows.json", 3 << 30), "rows.json"),
     case("data: a table file of 3 GB", sparse("rows.parquet", 3 << 30), "rows.parquet"),
     case("data: an arrow file of 3 GB", sparse("rows.arrow", 3 << 30), "rows.arrow"),

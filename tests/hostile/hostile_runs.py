@@ -14,7 +14,7 @@ from typing import Any
 
 from hostile_case import PAYLOAD, Case, Scene, header_bytes
 
-COMMAND = "resume run --quiet"
+COMMAND = "resume run"
 NEWEST = "step-00000002"
 EMPTY_SHA = hashlib.sha256(b"").hexdigest()
 

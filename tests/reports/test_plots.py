@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from peftcli.reports import numbers
@@ -37,6 +37,7 @@ def test_scales():
 
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=60))
+@example([5e-324])
 def test_a_scale_holds_its_values(values):
     scale = cover(values)
     assert scale.high > scale.low

@@ -9,6 +9,7 @@ import socket
 from importlib import metadata
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import peftcli
 from peftcli import files
 from peftcli.cli.entry import run as peft
-from peftcli.errors import CheckFailed, CheckpointError, RecipeError
+from peftcli.errors import CheckFailed, CheckpointError, ModelError, RecipeError
 from peftcli.jobs import locking
 from peftcli.jobs.locking import inputs_of, lock_path_of, locked_run, pinned_recipe
 from peftcli.lock import environment
@@ -25,6 +26,8 @@ from peftcli.lock.differences import input_differences
 from peftcli.lock.document import Lock, read_lock, write_lock
 from peftcli.lock.places import absolute, relative
 from peftcli.lock.trace import MAX_KEPT_STEPS, Step, hex_of, kept_steps, steps_of, trace_of
+from peftcli.models.snapshot import snapshot
+from peftcli.models.source import BaseSource
 from peftcli.plan import prepare_run
 
 
@@ -113,6 +116,32 @@ def test_a_damaged_lock_is_an_error_of_ours(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.lock").write_text(text)
     with pytest.raises(CheckpointError):
         read_lock(tmp_path / "x.lock")
+
+
+def test_a_trace_with_a_torn_series_is_damaged(work: Path) -> None:
+    for old, new in (('"steps": 6', '"steps": 7'), ('["0x', '["zz')):
+        text = (work / "tiny.lock").read_text()
+        assert old in text
+        (work / "torn.lock").write_text(text.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match=r"damaged|series|hexadecimal"):
+            read_lock(work / "torn.lock")
+
+
+def test_a_hub_base_is_pinned_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--someone--base" / "snapshots" / commit
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text("{}")
+    (cached / "README.md").write_text("not read")
+    refs = tmp_path / "models--someone--base" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    found = snapshot(BaseSource("someone/base", "someone/base", None, None))
+    assert found.commit == commit
+    assert list(found.files) == ["config.json"]
+    with pytest.raises(ModelError, match="local cache"):
+        snapshot(BaseSource("someone/else", "someone/else", None, None))
 
 
 # -- a changed input is named ------------------------------------------------------------------------------------

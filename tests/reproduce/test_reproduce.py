@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import peftcli
 from peftcli.cli.entry import run as peft
 from peftcli.errors import RecipeError
 from peftcli.jobs.assembly import Assembly
@@ -56,6 +57,16 @@ def test_the_first_steps_alone_are_quick_and_on_the_schedule_of_the_whole(
     assert "seed 42, 3 steps" in printed
     assert "reproduced: bit for bit" in printed
     assert reproduce("tiny.yaml", steps=99).seeds[0].steps == 6
+
+
+def test_dropout_reproduces_and_its_draws_are_part_of_the_trace(work: Path) -> None:
+    edit(work, "r: 4", "r: 4, lora_dropout: 0.2")
+    peftcli.train("tiny.yaml", output="dropped")
+    before, after = read_lock(work / "tiny.lock").expected, read_lock(work / "dropped" / "recipe.lock").expected
+    assert before is not None
+    assert after is not None
+    assert not set(before.runs[0].draws) & set(after.runs[0].draws)
+    assert reproduce("dropped", strict=True).held
 
 
 def test_a_changed_rate_parts_the_numbers_at_the_second_step(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,14 @@ def command(
 ) -> None:
     """Check a recipe: schema and cross-field rules, all faults at once. Loads no model, reaches no network.
 
+    Where the base's config.json is here, also whether the method works on such a model.
+
     Example:  peft validate quickstart.yaml --set method.r=16
     """
-    from peftcli.recipe import load_recipe
+    from peftcli.recipe import check_pairing, load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    check_pairing(loaded)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     facts = {"valid": True, "recipe": str(recipe), "name": loaded.name, "method": loaded.recipe.method.name}

@@ -127,6 +127,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             lists = [arg for arg in args if isinstance(arg, (list, tuple, range))]
             if name == "join" and lists and texts:
                 self.budget.characters(len(texts[-1]) * len(lists[0]))
+            if name == "indent" and texts:
+                width = next((arg for arg in (*args[1:], *kwargs.values()) if isinstance(arg, (int, str))), 4)
+                self.budget.characters(texts[0].count("\n") * (width if isinstance(width, int) else len(width)))
             if name == "format" and texts:
                 _check_format(texts[0])
             return self.budget.written(function(*args, **kwargs))

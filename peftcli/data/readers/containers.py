@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
+from peftcli import files
 from peftcli.data.faults import FaultLog
 from peftcli.data.readers import columnar, delimited, json_array, jsonl, plain_text
 from peftcli.data.readers.base import Chunk, Reader, Reading
@@ -55,6 +56,21 @@ def rows_after(chunk: Chunk, line: int) -> Chunk:
     """The rows of a chunk behind a line."""
     first = bisect_right(chunk.lines, line)
     return Chunk(chunk.rows[first:], chunk.lines[first:])
+
+
+_STARTS = {".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), ".feather": (b"ARROW1", b"FEA1")}
+
+
+def check_start(path: Path, name: str) -> None:
+    """Raises `DataError` for a file that cannot be what its name says, before it is hashed: it may be endless holes."""
+    with files.open_regular(path) as stream:
+        start = stream.read(64)
+    starts = _STARTS.get(path.suffix.lower())
+    if starts is not None and start and not start.startswith(starts):
+        kind = "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
+        raise DataError(f"not a whole {kind} file", where=name, fix="write or fetch the file again")
+    if len(start) == 64 and not start.strip(b"\0"):
+        raise DataError("the file begins with NUL bytes: it is not text", where=name, fix="write the file again")
 
 
 def check_kind(path: Path, name: str) -> None:

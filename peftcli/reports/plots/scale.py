@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,10 @@ def cover(values: Sequence[float], *, pad: float = 0.06, robust: bool = False, z
         low, high = min(low, 0.0), max(high, 0.0)
     spread = high - low
     if spread <= 1e-12 * max(abs(low), abs(high), 1e-300):
-        spread = abs(high) or 1.0
+        spread = max(abs(low), abs(high))
+        if spread < sys.float_info.min:
+            # zero, or so near it that half of it may round to nothing
+            spread = 1.0
         return Scale(low - 0.5 * spread, high + 0.5 * spread)
     return Scale(low if zero and low == 0 else low - pad * spread, high + pad * spread)
 

@@ -18,7 +18,7 @@ class FreezeConfig(MethodConfig):
     summary: ClassVar[str] = "trains the base's last blocks, or named modules, whole"
     kind: ClassVar[Kind] = "selection"
     peft_type: ClassVar[str] = "FREEZE"
-    learning_rate: ClassVar[float] = 3e-3
+    learning_rate: ClassVar[float] = 4e-3
     # whole matrices under Adam: the best rate falls with the width itself (arXiv:2203.03466)
     learning_rate_exponent: ClassVar[float] = 1.0
 

@@ -17,7 +17,7 @@ from peftcli.adapters.base import InitContext, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.ia3.config import Ia3Config
-from peftcli.adapters.targets import compile_pattern
+from peftcli.adapters.patterns import compile_pattern
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.weights import weight_view
 

@@ -1,0 +1,43 @@
+"""Whether the method of a recipe works on its base, told from the base's `config.json` alone where that is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftcli.adapters.compatibility import refusal
+from peftcli.errors import AdapterError
+from peftcli.models.source import CONFIG_NAME, read_config_file, resolve_base
+from peftcli.recipe.loading import LoadedRecipe
+from peftcli.recipe.paths import BUILTIN_PREFIX, is_path
+
+
+def check_pairing(loaded: LoadedRecipe) -> None:
+    """Refuses a pair outside the compatibility table. Says nothing of a base that is not here: `plan` will.
+
+    Raises `AdapterError` (exit 4), and `ModelError` for a `config.json` that is no good.
+    """
+    file = _config_file(loaded)
+    if file is None:
+        return
+    config, recipe = read_config_file(file), loaded.recipe
+    family = str(config.get("model_type"))
+    reason = refusal(recipe.method.name, family, config)
+    if reason is not None:
+        raise AdapterError(
+            f"{reason} ({recipe.model.base} is of the family {family})",
+            where=loaded.origins.get("method.type"),
+            fix="`peft methods` shows what works together",
+        )
+
+
+def _config_file(loaded: LoadedRecipe) -> Path | None:
+    model = loaded.recipe.model
+    if not model.base.startswith(BUILTIN_PREFIX) and not is_path(model.base, loaded.folder):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(model.base, CONFIG_NAME, revision=model.revision)
+        return Path(cached) if isinstance(cached, str) else None
+    if is_path(model.base, loaded.folder) and not Path(model.base).exists():
+        return None
+    folder = resolve_base(model.base, folder=loaded.folder).folder
+    return None if folder is None else folder / CONFIG_NAME
