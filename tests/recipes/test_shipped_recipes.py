@@ -69,7 +69,7 @@ def test_starters_are_short_and_train_as_they_stand(name: str, tmp_path: Path, m
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 8
     assert lines[0].startswith("# yaml-language-server: $schema=")
-    short = {"training.max_steps": 2, "evaluation.rows": 4, "evaluation.samples": 1}
+    short = {"training.max_steps": 2, "evaluation.rows": 4, "evaluation.samples": 1, "threads": 1}
     if load_recipe(path).recipe.training.epochs is not None:
         short["training.epochs"] = None  # type: ignore[assignment]
     assert train(path, overrides=short).status == "completed"
@@ -77,7 +77,8 @@ def test_starters_are_short_and_train_as_they_stand(name: str, tmp_path: Path, m
 
 @pytest.mark.parametrize("path", tiny_recipes(), ids=lambda path: path.stem)
 def test_tiny_recipes_lower_the_loss_of_the_base(path: Path, tmp_path: Path) -> None:
-    record = train(path, output=tmp_path / "run")
+    # one thread: another worker of the tests has the other core
+    record = train(path, output=tmp_path / "run", overrides={"threads": 1})
     base, tuned = record.evaluation.base["eval_loss"], record.evaluation.tuned["eval_loss"]
     assert base is not None
     assert tuned is not None
