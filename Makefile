@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all test-faults reproduce locks demo clean
+.PHONY: help install check lint type test test-all test-faults screenshots reproduce locks demo clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,10 @@ test-all: $(STAMP)  ## the default tests and the full matrices
 
 test-faults: $(STAMP)  ## kill, fill and break the disk at every call of the C library
 	$(PYTEST) -n 2 tests/faults -m faults
+
+screenshots: $(STAMP)  ## the report in a headless browser: checks, and pictures in build/screenshots
+	$(PYTEST) -m browser tests/reports/screenshots.py
+	$(BIN)/python tests/reports/screenshots.py build/screenshots
 
 LOCKED := $(patsubst %.lock,%.yaml,$(wildcard recipes/quickstart.lock recipes/tiny/*.lock))
 

@@ -20,6 +20,7 @@ SPIKE_WINDOW = 64
 SPIKE_MINIMUM = 16
 SPIKE_DEVIATIONS = 6.0
 SPIKE_RATIO = 1.5
+SPIKE_NATS = 0.1
 
 
 class LivenessWatch:
@@ -103,7 +104,9 @@ def spike_message(losses: Sequence[float]) -> str | None:
         return None
     middle = statistics.median(window)
     deviation = statistics.median(abs(loss - middle) for loss in window)
-    if newest <= middle + SPIKE_DEVIATIONS * deviation or newest <= SPIKE_RATIO * middle:
+    # of a task that is as good as solved, one hard row would else be a spike
+    least = max(SPIKE_DEVIATIONS * deviation, (SPIKE_RATIO - 1) * middle, SPIKE_NATS)
+    if newest <= middle + least:
         return None
     return f"the loss jumped to {newest:.4g}; the median of the last {len(window)} steps is {middle:.4g}"
 
