@@ -58,26 +58,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 UNSETTLED_ROOMS = ("catalogue", "faults", "hostile", "lock", "reproduce")
-UNSETTLED_FILES = (
-    "adapterhub",
-    "compacter",
-    "compatibility",
-    "convert",
-    "entry_point",
-    "outside",
-    "reft",
-    "selections",
-)
+UNSETTLED_FILES: tuple[str, ...] = ()
 """Suites of open work: run by `make test-all` until their issues are closed."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        tiny_bitfit = item.name.endswith("of_the_base[bitfit]")
-        if (
-            tiny_bitfit
-            or item.path.parent.name in UNSETTLED_ROOMS
-            or any(name in item.path.stem for name in UNSETTLED_FILES)
-        ):
+        if item.path.parent.name in UNSETTLED_ROOMS or any(name in item.path.stem for name in UNSETTLED_FILES):
             item.add_marker(pytest.mark.slow)
