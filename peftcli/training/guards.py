@@ -97,7 +97,19 @@ def non_finite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def spike_message(losses: Sequence[float]) -> str | None:
-    """A warning where the newest loss stands out from the window before it (median and MAD), else None."""
+    """A warning where the newest loss stands out from the window before it, and none of that window did; else None."""
+    spike = _spike(losses)
+    if spike is None:
+        return None
+    recent = range(max(1, len(losses) - SPIKE_WINDOW), len(losses))
+    if any(_spike(losses[max(0, end - SPIKE_WINDOW - 1) : end]) is not None for end in recent):
+        return None
+    middle, width = spike
+    return f"the loss jumped to {losses[-1]:.4g}; the median of the last {width} steps is {middle:.4g}"
+
+
+def _spike(losses: Sequence[float]) -> tuple[float, int] | None:
+    """Median and size of the window that the newest loss stands out from, by median absolute deviations."""
     *before, newest = losses[-SPIKE_WINDOW - 1 :]
     window = [loss for loss in before if math.isfinite(loss)]
     if len(window) < SPIKE_MINIMUM or not math.isfinite(newest):
@@ -106,9 +118,7 @@ def spike_message(losses: Sequence[float]) -> str | None:
     deviation = statistics.median(abs(loss - middle) for loss in window)
     # of a task that is as good as solved, one hard row would else be a spike
     least = max(SPIKE_DEVIATIONS * deviation, (SPIKE_RATIO - 1) * middle, SPIKE_NATS)
-    if newest <= middle + least:
-        return None
-    return f"the loss jumped to {newest:.4g}; the median of the last {len(window)} steps is {middle:.4g}"
+    return (middle, len(window)) if newest > middle + least else None
 
 
 def too_many_skips(skipped_steps: Sequence[int], step: int) -> bool:

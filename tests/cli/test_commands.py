@@ -316,3 +316,20 @@ def test_a_narrow_locale_changes_nothing(tmp_path: Path) -> None:
     )
     assert found.returncode == 2
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("peft re", {"report", "reproduce", "resume"}),
+        ("peft init ch", {"chat"}),
+        ("peft methods do", {"dora"}),
+        ("peft explain training.learning", {"training.learning_rate"}),
+        ("peft train --re", {"--replace"}),
+    ],
+)
+def test_the_shell_completes(typed: str, wanted: set[str]) -> None:
+    environment = {"_PEFT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    command = [Path(sys.executable).with_name("peft")]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == wanted

@@ -173,6 +173,9 @@ def test_a_loss_spike_warns(make_tiny: MakeTiny) -> None:
     assert spike_message([*calm, 4.0]) == "the loss jumped to 4; the median of the last 24 steps is 2"
     assert spike_message([*calm[:6], 4.0]) is None  # too early to tell
     assert spike_message([*calm, math.nan]) is None
+    assert spike_message([*calm, 4.0, 2.0, 4.1]) is None  # told once for a stretch
+    assert spike_message([*calm, 4.0, *calm * 3, 4.1]) is not None
+    assert spike_message([0.001] * 30 + [0.01]) is None
     tiny = make_tiny(steps=30)
     inner = tiny.setup.compute_loss
 

@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
+from peftcli.cli import completion
 from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
-    key: Annotated[str, typer.Argument(help="A recipe key (training.learning_rate) or an exit code (4).")],
+    key: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe key (training.learning_rate) or an exit code (4).", autocompletion=completion.topics
+        ),
+    ],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from peftcli.cli import completion
 from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
-    template: Annotated[str | None, typer.Argument(help="Which starter; --list shows them.")] = None,
+    template: Annotated[
+        str | None, typer.Argument(help="Which starter; --list shows them.", autocompletion=completion.starters)
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="File to write (default: ./TEMPLATE.yaml).")] = None,
     list_them: Annotated[bool, typer.Option("--list", help="List the starters.")] = False,
     ci: Annotated[str | None, typer.Option("--ci", help="Write a CI job instead: github or gitlab.")] = None,

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from peftcli.cli import completion
 from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="One method, with its fields.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method, with its fields.", autocompletion=completion.methods)
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
