@@ -184,6 +184,7 @@ th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--soft);font-weight:500;font-size:.8125rem;border-top:0;padding-top:0;white-space:nowrap}
 tbody th{font-weight:500;min-width:7.2rem;position:sticky;left:0;background:var(--paper)}
 .number{text-align:right;white-space:nowrap}
+.whole{white-space:nowrap}
 .interval{display:block;color:var(--soft);font-size:.8125rem}
 .relation{font-weight:620}
 .relation.better{color:var(--good)}

@@ -59,11 +59,12 @@ class PlainProgress:
         if now - self._spoken < PLAIN_SECONDS and step != self._total_steps:
             return
         self._spoken = now
-        seconds_left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
-        self.say(
-            f"step {step}/{self._total_steps}  loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
-            f"ETA {_clock(seconds_left)}"
-        )
+        line = f"step {step}/{self._total_steps}  loss {loss:.4f}"
+        # the first steps are slow, and not measured
+        if tokens_per_second:
+            seconds_left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
+            line += f"  {tokens_per_second:,.0f} tokens/s  ETA {_clock(seconds_left)}"
+        self.say(line)
 
     def evaluated(self, step: int, metrics: Metrics) -> None:
         self.say(f"step {step}  {_listed(metrics)}")

@@ -75,7 +75,7 @@ def _cell(score: Score, value: float | None, interval: Interval | None) -> Marku
     between = (
         f"{metric_value(score.metric, interval[0])} to {metric_value(score.metric, interval[1])}" if interval else None
     )
-    return join([shown, tag("span", between, class_="interval") if between else None])
+    return join([tag("span", shown, class_="whole"), tag("span", between, class_="interval") if between else None])
 
 
 def _gates(gates: list[ExpectResult]) -> Markup | None:
