@@ -19,8 +19,8 @@ from peftcli.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
 
 Overrides = Sequence[str] | Mapping[str, object]
-PINNED = ("device", "threads", "model.dtype", "training.precision", "training.micro_batch_size")
-"""Keys whose `auto` depends on the machine: under a lock they are what it says."""
+PINNED = ("device", "threads", "model.dtype", "training.precision", "training.micro_batch_size", "training.kernels")
+"""Keys whose `auto` depends on machine or version: under a lock they are what it says."""
 
 
 def inputs_of(prepared: Prepared, folder: Path, assembly: Assembly | None = None) -> Lock:
@@ -45,7 +45,9 @@ def as_first_written(lock: Lock, folder: Path) -> Lock:
         return lock
     before = read_lock(path)
     recipe = {
-        key: before.recipe[key] if without_places(before.value(key)) == without_places(value) else (value, origin)
+        key: before.recipe[key]
+        if key in before.recipe and without_places(before.value(key)) == without_places(value)
+        else (value, origin)
         for key, (value, origin) in lock.recipe.items()
     }
     return lock.model_copy(update={"source": before.source, "recipe": recipe})

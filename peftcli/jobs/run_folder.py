@@ -145,6 +145,8 @@ def resolved_values(resolved: Resolved) -> dict[str, Any]:
         "training.precision": resolved.precision,
         "training.micro_batch_size": resolved.micro_batch_size,
         "training.learning_rate": resolved.learning_rate,
+        # every operation is plain torch so far
+        "training.kernels": "off",
     }
 
 

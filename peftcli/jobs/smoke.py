@@ -204,6 +204,8 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
     changed = {
         "seeds": 1,
         "device": "cpu",
+        # products this small gain nothing from a second thread, which on a busy machine only waits for its turn
+        "threads": 1,
         "model": recipe.model.model_copy(
             update={"base": str(base), "revision": None, "dtype": "float32", "quantization": None}
         ),

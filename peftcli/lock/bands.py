@@ -11,6 +11,8 @@ from peftcli.lock.document import Band
 
 DEFAULT_SHARE = 0.005
 """Of the value, for a run of one seed."""
+LOSSES = ("eval_loss", "eval_perplexity")
+"""Metrics that move smoothly: last bits that another processor rounds differently move them far less than the share."""
 DEVIATIONS = 3.0
 """Standard deviations around the mean of several seeds."""
 
@@ -24,10 +26,9 @@ class Measured:
 
 
 def one_run_band(value: float, interval: tuple[float, float] | None) -> Band:
-    """Half a per cent around the value, or its interval over the evaluation rows where that is wider.
+    """Half a per cent around the value; where `interval` is given, that over the evaluation rows if it is wider.
 
-    On another processor rounding differs in the last bit, and training may amplify that to any size: a result inside
-    the interval cannot be told from this one.
+    An interval is for what counts rows: there one answer that tips is more than half a per cent, and says nothing.
     """
     width = DEFAULT_SHARE * abs(value)
     low, high = interval if interval is not None else (value, value)
@@ -48,7 +49,7 @@ def bands(runs: Sequence[Measured]) -> dict[str, Band]:
     found = {}
     for name in runs[0].metrics if runs else ():
         values = [value for run in runs if (value := run.metrics.get(name)) is not None and math.isfinite(value)]
-        intervals = [run.intervals[name] for run in runs if name in run.intervals]
+        intervals = [run.intervals[name] for run in runs if name in run.intervals and name not in LOSSES]
         if len(values) == len(runs):
             first = intervals[0] if intervals else None
             found[name] = one_run_band(values[0], first) if len(runs) == 1 else seed_band(values, intervals)

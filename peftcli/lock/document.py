@@ -43,6 +43,8 @@ class BaseLock(Part):
 class SourceLock(Part):
     split: str
     name: str
+    format: str | None = None
+    """What `data.format: auto` became."""
     files: dict[str, str]
     """Path relative to the lock (or the Hub's name) -> SHA-256."""
 

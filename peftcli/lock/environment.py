@@ -6,17 +6,10 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
-import peftcli
-
-PACKAGES = (
-    "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "jinja2", "pydantic",
-)  # fmt: skip
-"""Packages whose behaviour reaches the numbers, beside peftcli itself."""
 _COMPUTE_FLAGS = re.compile(r"(sse|ssse|avx|amx|fma|f16c|bmi|asimd|sve|neon|bf16|i8mm)\w*")
 _DISPATCH_VARIABLES = (
     "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DYNAMIC", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
@@ -26,17 +19,6 @@ _SAME_MACHINE = {
     "cuda": ("gpu", "cuda", "cudnn", "variables"),
     "cpu": ("processor", "cpu_flags", "cpu_capability", "variables"),
 }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what computes."""
-    found = {"peftcli": peftcli.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def describe(device: str) -> dict[str, str]:

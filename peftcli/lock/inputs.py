@@ -14,13 +14,13 @@ from peftcli import files
 from peftcli.data.builtin import builtin_data, data_names
 from peftcli.data.facts import SplitFacts
 from peftcli.lock.document import BaseLock, DataLock, Lock, SourceLock, SplitLock, TokenizerLock
-from peftcli.lock.environment import describe, package_versions
+from peftcli.lock.environment import describe
 from peftcli.lock.places import relative
+from peftcli.lock.used_packages import package_versions
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.snapshot import snapshot
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
-from peftcli.recipe.loading import DEFAULT
 from peftcli.training.seeding import determinism
 
 NOT_INPUTS = ("version", "name", "output", "tracking", "expect", "extends")
@@ -52,7 +52,7 @@ def input_lock(prepared: Prepared, folder: Path, values: Mapping[str, Any], base
         ),
         data=_data(prepared, folder),
         settings=_settings(base, prepared.plan.resolved.device),
-        packages=package_versions(),
+        packages=package_versions(recipe),
         environment=describe(prepared.plan.resolved.device),
     )
 
@@ -65,7 +65,7 @@ def _recipe(loaded: LoadedRecipe, folder: Path, values: Mapping[str, Any]) -> di
     found = {}
     for key, value in flat.items():
         origin = _origin(loaded.origin(key), folder)
-        if key in NOT_INPUTS or (value is None and origin == DEFAULT):
+        if key in NOT_INPUTS:
             continue
         if key in values and value == "auto":
             value, origin = values[key], f"auto ({origin})"
@@ -112,6 +112,7 @@ def _data(prepared: Prepared, folder: Path) -> DataLock:
             SourceLock(
                 split=split,
                 name=relative(source.name, folder) if os.path.isabs(source.name) else source.name,
+                format=source.format,
                 files={builtin.get(file.path) or _file_name(file.path, folder): file.sha256 for file in source.files},
             )
             for split, found in splits.items()

@@ -35,7 +35,7 @@ def variables(service: str, text: str) -> dict[str, str]:
     return dict(document["jobs"]["recipes"]["env"])
 
 
-@pytest.mark.parametrize("service", CI_PATHS)
+@pytest.mark.parametrize("service", ["github", pytest.param("gitlab", marks=pytest.mark.slow)])
 def test_the_commands_of_a_generated_job_run_as_they_stand(service: str, work: Path) -> None:
     assert peft(["init", "--ci", service, "--quiet"]) == 0
     text = (work / CI_PATHS[service]).read_text(encoding="utf-8")
@@ -58,6 +58,19 @@ def test_the_commands_of_a_generated_job_run_as_they_stand(service: str, work: P
     assert "reproduced: bit for bit" in printed
     report = ElementTree.parse(work / "reports" / "tiny.xml").getroot()
     assert report.find("testsuite/testcase") is not None
+
+
+def test_both_services_are_given_the_same_commands(work: Path) -> None:
+    """What differs is where they keep the prefix of a pull request: in the command, or in a variable of the rule."""
+    texts = {service: write_ci_job(service, None).read_text(encoding="utf-8") for service in CI_PATHS}
+    github, gitlab = (commands(service, texts[service]) for service in ("github", "gitlab"))
+    assert len(github) == 5
+    given = variables("gitlab", texts["gitlab"])["STEPS"]
+    assert [" ".join(command.split()) for command in github] == [
+        " ".join(command.replace("$STEPS", given).split()) for command in gitlab
+    ]
+    nightly = next(rule for rule in yaml.safe_load(texts["gitlab"])["recipes"]["rules"] if "schedule" in rule["if"])
+    assert "variables" not in nightly, "a schedule reproduces whole runs"
 
 
 def test_a_job_fails_with_the_recipe_that_does_not_reproduce(work: Path) -> None:

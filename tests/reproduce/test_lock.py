@@ -324,8 +324,10 @@ def test_a_trace_goes_through_its_document() -> None:
 
 def test_a_band_is_half_a_per_cent_or_what_the_rows_leave_open() -> None:
     assert bands([Measured({"eval_loss": 2.0})])["eval_loss"] == (2.0, 1.99, 2.01)
-    found = bands([Measured({"eval_loss": 2.0}, {"eval_loss": (1.8, 2.5)})])
-    assert found["eval_loss"] == (2.0, 1.8, 2.5)
+    found = bands([Measured({"eval_f1": 0.5}, {"eval_f1": (0.4, 0.7)})])
+    assert found["eval_f1"] == (0.5, 0.4, 0.7)
+    smooth = bands([Measured({"eval_loss": 2.0}, {"eval_loss": (1.8, 2.5)})])
+    assert smooth["eval_loss"] == (2.0, 1.99, 2.01), "a loss has no answers that tip"
 
 
 def test_the_band_of_several_seeds_is_three_deviations() -> None:

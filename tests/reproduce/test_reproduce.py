@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xmlschema
 
 import peftcli
 from peftcli.cli.entry import run as peft
@@ -232,43 +233,40 @@ def results() -> list[Reproduction]:
     ]
 
 
-REQUIRED = {
-    "testsuites": set(),
-    "testsuite": {"package", "id", "name", "timestamp", "hostname", "tests", "failures", "errors", "time"},
-    "property": {"name", "value"},
-    "testcase": {"name", "classname", "time"},
-    "failure": {"message", "type"},
-}
-CHILDREN = {
-    "testsuites": ["testsuite"],
-    "testsuite": ["properties", "testcase", "system-out", "system-err"],
-    "properties": ["property"],
-    "testcase": ["failure"],
-}
-
-
-def check_junit(element: ElementTree.Element) -> None:
-    """Elements, their order and their attributes as the JUnit schema of Ant and its readers has them."""
-    assert set(element.attrib) == REQUIRED.get(element.tag, set()), element.tag
-    allowed = CHILDREN.get(element.tag, [])
-    places = [allowed.index(child.tag) for child in element]
-    assert places == sorted(places), f"order within {element.tag}"
-    if element.tag == "testsuite":
-        assert [child.tag for child in element].count("properties") == 1
-        assert int(element.attrib["tests"]) == len(element.findall("testcase"))
-        assert int(element.attrib["failures"]) == len(element.findall("testcase/failure"))
-        assert float(element.attrib["time"]) >= 0
-    for child in element:
-        check_junit(child)
+def check_junit(text: str) -> ElementTree.Element:
+    """Holds a report to the schema beside this file, and its counts to its cases."""
+    xmlschema.XMLSchema(Path(__file__).with_name("junit.xsd")).validate(text)
+    root = ElementTree.fromstring(text)
+    for suite in root:
+        assert int(suite.attrib["tests"]) == len(suite.findall("testcase"))
+        assert int(suite.attrib["failures"]) == len(suite.findall("testcase/failure"))
+    return root
 
 
 @pytest.mark.parametrize("result", results(), ids=["held", "failed"])
 def test_junit_is_valid_whatever_the_texts_hold(result: Reproduction) -> None:
-    root = ElementTree.fromstring(junit_xml(result))
-    check_junit(root)
+    root = check_junit(junit_xml(result))
     failures = root.findall("testsuite/testcase/failure")
     assert bool(failures) is not result.held
     assert root.find("testsuite/testcase[@name='reproduced']") is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda suite: suite.remove(suite.find("system-err")),
+        lambda suite: suite.set("timestamp", "2026-01-01"),
+        lambda suite: suite.attrib.pop("hostname"),
+        lambda suite: suite.append(suite[1]),
+        lambda suite: suite[1].set("seconds", "1"),
+    ],
+    ids=["part missing", "no moment", "attribute missing", "order", "unknown attribute"],
+)
+def test_the_schema_refuses_what_a_reader_would(change: Callable[[ElementTree.Element], object]) -> None:
+    root = check_junit(junit_xml(results()[0]))
+    change(root[0])
+    with pytest.raises(xmlschema.XMLSchemaValidationError):
+        check_junit(ElementTree.tostring(root, encoding="unicode"))
 
 
 @pytest.mark.parametrize("result", results(), ids=["held", "failed"])
@@ -284,6 +282,6 @@ def test_the_command_writes_junit_and_markdown_and_the_summary_of_a_ci_job(
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(work / "summary.md"))
     assert peft(["reproduce", "tiny.yaml", "--steps", "1", "--junit", "out/report.xml", "--quiet"]) == 0
-    check_junit(ElementTree.parse(work / "out" / "report.xml").getroot())
+    check_junit((work / "out" / "report.xml").read_text(encoding="utf-8"))
     assert "✅" in (work / "out" / "report.md").read_text(encoding="utf-8")
     assert "✅" in (work / "summary.md").read_text(encoding="utf-8")

@@ -1,0 +1,47 @@
+"""The packages that a recipe computes with, and their versions: they are inputs of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+
+import peftcli
+from peftcli.evaluation.registry import get_metric
+from peftcli.recipe import Recipe
+from peftcli.training.optimizers import package_of
+
+PACKAGES = (
+    "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "jinja2", "pydantic",
+)  # fmt: skip
+"""Packages whose behaviour reaches the numbers of every run, beside peftcli itself."""
+_ENTRY_POINT_GROUPS = ("peftcli.methods", "peftcli.tasks", "peftcli.formats", "peftcli.metrics")
+
+
+def package_versions(recipe: Recipe) -> dict[str, str]:
+    """Versions of what computes. A package that this recipe does not use is no input of it, installed or not."""
+    found = {"peftcli": peftcli.__version__}
+    for name in dict.fromkeys((*PACKAGES, *sorted(_of_choices(recipe)))):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _of_choices(recipe: Recipe) -> Iterator[str]:
+    """What the recipe's optimizer, metrics and parts of other packages bring in."""
+    if (package := package_of(recipe.training.optimizer)) is not None:
+        yield package
+    for metric in recipe.evaluation.metrics:
+        yield from get_metric(metric).packages
+    chosen = {
+        _plain(name) for name in (recipe.method.name, recipe.task, recipe.data.format, *recipe.evaluation.metrics)
+    }
+    for group in _ENTRY_POINT_GROUPS:
+        for point in metadata.entry_points(group=group):
+            if point.dist is not None and _plain(point.name) in chosen:
+                yield point.dist.name
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
