@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from peftcli import files
-from peftcli.adapters.surgery import attach
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
-from peftcli.jobs.assembly import assemble, fit_setup, init_context, score_run
+from peftcli.jobs.assembly import assemble, fit_setup, score_run
+from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import require_met
 from peftcli.jobs.locking import locked_run
@@ -101,7 +101,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         write_findings(folder, prepared.data.findings)
         raise_failures(prepared.data.findings)
         draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
-        draft.attached = attach(assembly.model, loaded.recipe.method, context=init_context(assembly))
+        draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming))

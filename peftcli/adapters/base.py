@@ -103,10 +103,12 @@ class Adapter(ABC):
         return {entry.key: entry.tensor.detach() for entry in self.entries()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`; keys must match exactly."""
+        """The inverse of `state`, also right after `build`, without a start. `ValueError` where names or shapes differ."""
         own = self.state()
-        if set(own) != set(state):
-            odd = sorted(set(own) ^ set(state))
+        odd = sorted(
+            key for key in {*own, *state} if key not in own or key not in state or own[key].shape != state[key].shape
+        )
+        if odd:
             raise ValueError(f"the state does not fit: {odd[:3]}")
         with torch.no_grad():
             for key, tensor in own.items():

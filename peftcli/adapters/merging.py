@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftcli.adapters.layers import named_base_modules
 from peftcli.adapters.surgery import adapter_of, forget
 from peftcli.errors import MergeError
-from peftcli.models.structure import embeddings_are_tied, input_embedding, output_embedding
-from peftcli.models.weights import weight_view
+from peftcli.models.structure import input_embedding, output_embedding
 
 
 def merge(model: nn.Module) -> None:
@@ -20,25 +20,38 @@ def merge(model: nn.Module) -> None:
     Raises `MergeError` (the model is untouched) when the method has no weight-space form or a value is not finite.
     """
     adapter = adapter_of(model)
-    tied_before = embeddings_are_tied(model)
+    shared = _shared_places(model)
     adapter.merge()
     forget(model)
-    _settle_tying(model, tied_before)
+    _settle_tying(model, shared)
     _check_plain(model)
 
 
-def _settle_tying(model: nn.Module, tied_before: bool) -> None:
-    if not tied_before or embeddings_are_tied(model):
-        return
-    output, embedding = output_embedding(model), input_embedding(model)
-    assert output is not None, "tied embeddings are two modules"
-    assert embedding is not None, "tied embeddings are two modules"
-    if torch.equal(weight_view(output).dense(), weight_view(embedding).dense()):
-        output.weight = embedding.weight
-        return
-    config: Any = model.config
-    config.tie_word_embeddings = False
-    config.get_text_config().tie_word_embeddings = False
+Place = tuple[nn.Module, str]
+"""A module and the name of its parameter."""
+
+
+def _shared_places(model: nn.Module) -> list[list[Place]]:
+    """Places of each base parameter that stands in more than one."""
+    places: dict[int, list[Place]] = {}
+    for _, module in named_base_modules(model):
+        for name, parameter in module.named_parameters(recurse=False):
+            places.setdefault(id(parameter), []).append((module, name))
+    return [group for group in places.values() if len(group) > 1]
+
+
+def _settle_tying(model: nn.Module, shared: list[list[Place]]) -> None:
+    """What was one tensor is one again where the merge left it equal everywhere; else the configuration says so."""
+    embeddings = {id(module) for module in (input_embedding(model), output_embedding(model))}
+    for (first, name), *others in shared:
+        tensor = first.get_parameter(name)
+        if all(torch.equal(tensor, module.get_parameter(other)) for module, other in others):
+            for module, other in others:
+                module.register_parameter(other, tensor)
+        elif any(id(module) in embeddings for module, _ in [(first, name), *others]):
+            config: Any = model.config
+            config.tie_word_embeddings = False
+            config.get_text_config().tie_word_embeddings = False
 
 
 def _check_plain(model: nn.Module) -> None:

@@ -170,11 +170,17 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
             "base weights": assembly.base_fingerprint.exact}  # fmt: skip
 
 
+def checkpoint_store(assembly: Assembly) -> CheckpointStore:
+    """Where the run's checkpoints lie, and what a checkpoint must agree with."""
+    identity = run_identity(assembly)
+    keep = assembly.prepared.loaded.recipe.checkpoint.keep
+    return CheckpointStore(assembly.folder / "checkpoints", _run_id(identity), keep=keep, identity=identity)
+
+
 def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
     """Everything that the loop is handed."""
     recipe, resolved = assembly.prepared.loaded.recipe, assembly.prepared.plan.resolved
     adapter = adapter_of(assembly.model)
-    identity = run_identity(assembly)
     log: Emit = EventLog(assembly.folder / "metrics.jsonl")
     return FitSetup(
         model=assembly.model,
@@ -190,9 +196,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
         micro_batch_size=resolved.micro_batch_size,
         seed=stream_seed(recipe.seed, "forward"),
         checkpoint=recipe.checkpoint,
-        store=CheckpointStore(
-            assembly.folder / "checkpoints", _run_id(identity), keep=recipe.checkpoint.keep, identity=identity
-        ),
+        store=checkpoint_store(assembly),
         resume=resuming,
         evaluate=None if assembly.validation is None else _evaluator(assembly),
         evaluate_every=recipe.evaluation.every,

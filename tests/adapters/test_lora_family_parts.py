@@ -15,6 +15,8 @@ from peftcli import adapters
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, RecipeError
+from peftcli.testing import tiny_model
+from peftcli.testing.contract import inputs_for
 
 
 def llama(**changes: Any) -> nn.Module:
@@ -92,6 +94,54 @@ def test_trained_tokens_move_only_their_rows(tied: bool) -> None:
     adapters.merge(model)
     assert (logits(model) - tuned).abs().max() < 1e-5
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "qwen", "gemma", "gpt2", "bert"])
+def test_trained_tokens_are_read_everywhere_their_table_is(family: str, tmp_path: Path) -> None:
+    """The same answer as a base whose table was edited: encoder, decoder and output embedding included."""
+    model, edited = tiny_model(family), tiny_model(family)
+    attached({"trainable_token_indices": [5, 6, 7], "target_modules": "all-linear"}, model)
+    rows = next(p for n, p in adapter_of(model).trainable_parameters().items() if "trainable_tokens" in n)
+    # a shift that is no constant, which a layer norm would take out again
+    shift = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        rows.add_(shift)
+        edited.get_input_embeddings().weight[[5, 6, 7]] += shift  # type: ignore[operator]
+    inputs = inputs_for(model)
+    for name in ("input_ids", "decoder_input_ids"):
+        if name in inputs:
+            inputs[name][:, :3] = torch.tensor([5, 6, 7])
+    with torch.no_grad():
+        plain = tiny_model(family)(**inputs).logits
+        expected = edited(**inputs).logits
+        tuned = model(**inputs).logits
+    assert (expected - plain).abs().max() > 1e-3
+    bound = 1e-5 * max(1.0, float(expected.abs().max()))
+    assert (tuned - expected).abs().max() < bound
+    adapters.save(model, tmp_path)
+    again = tiny_model(family)
+    adapters.load(again, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, tuned)
+    adapters.merge(model)
+    with torch.no_grad():
+        assert (model(**inputs).logits - expected).abs().max() < bound
+    assert [len(list(model.parameters())), model.config.tie_word_embeddings] == [  # type: ignore[union-attr]
+        len(list(edited.parameters())),
+        edited.config.tie_word_embeddings,  # type: ignore[union-attr]
+    ], "tied tensors came apart"
+
+
+def test_token_rows_of_tied_embeddings_that_are_both_named() -> None:
+    tied = {"embed_tokens": [5, 6], "lm_head": [5, 6]}
+    model = attached({"trainable_token_indices": tied, "target_modules": ["q_proj"]}, llama(tie_word_embeddings=True))
+    keys = [key for key in adapter_of(model).trainable_parameters() if "trainable_tokens" in key]
+    assert keys == ["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"]
+    apart = {"embed_tokens": [5, 6], "lm_head": [7]}
+    model = attached({"trainable_token_indices": apart, "target_modules": ["q_proj"]}, llama(tie_word_embeddings=True))
+    assert len([key for key in adapter_of(model).trainable_parameters() if "trainable_tokens" in key]) == 2
+    with pytest.raises(AdapterError, match="different tokens"):
+        attached({"trainable_token_indices": apart, "ensure_weight_tying": True}, llama(tie_word_embeddings=True))
 
 
 def test_token_rows_refuse_what_they_cannot_mean() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.adapters.linears import LinearsAdapter
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
-from peftcli.adapters.methods.lora.eva import start_from_activations
+from peftcli.adapters.methods.lora.eva import start_from_activations, take_ranks
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.gradient_start import start_from_gradients
 from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
@@ -104,6 +104,16 @@ class LoraAdapter(LinearsAdapter):
             for name, tensor in layer.frozen_start().items():
                 tensors[f"{FILE_PREFIX}{self.disk_path(path, layer)}.{name}"] = tensor
         return tensors
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        if self.config.init_lora_weights == "eva":
+            # the start gave layers other ranks than the configuration, and is not repeated
+            pairs = self.linear_pairs()
+            keys = {path: f"{FILE_PREFIX}{self.disk_path(path, layer)}.lora_A.weight" for path, layer in pairs}
+            if state.keys() >= set(keys.values()):
+                ranks = {path: len(state[key]) for path, key in keys.items()}
+                self.config = self.config.model_copy(update=take_ranks(pairs, ranks, self.config))
+        super().load_state(state)
 
     def gradient_exempt(self) -> frozenset[str]:
         # rows of tokens that a batch does not hold

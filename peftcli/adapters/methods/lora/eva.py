@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,27 +58,35 @@ def start_from_activations(
     """
     eva = config.eva_config or EvaConfig()
     found = _components(model, layers, eva, context)
-    ranks = _redistributed(layers, found, eva)
-    rank_pattern, alpha_pattern = dict(config.rank_pattern), dict(config.alpha_pattern)
+    changes = take_ranks(layers, _redistributed(layers, found, eva), config)
     for path, layer in layers:
-        r, scaling = ranks[path], layer.scaling
-        if r != layer.r:
-            alpha = layer.scaling * _divisor(config, layer.r)
-            if eva.adjust_scaling_factors:
-                alpha = layer.scaling * _divisor(config, r)
-                alpha_pattern = {path: alpha, **alpha_pattern}
-            else:
-                scaling = alpha / _divisor(config, r)
-            rank_pattern = {path: r, **rank_pattern}
-            layer.resize(r, scaling)
         values, vectors = found[path].values, found[path].vectors
         assert values is not None
         assert vectors is not None
         with torch.no_grad():
-            start = vectors[:r]
-            layer.lora_A.copy_(start / values[:r, None].clamp_min(1e-12) if eva.whiten else start)
+            start = vectors[: layer.r]
+            layer.lora_A.copy_(start / values[: layer.r, None].clamp_min(1e-12) if eva.whiten else start)
             layer.lora_B.zero_()
             layer.finish_start()
+    return changes
+
+
+def take_ranks(
+    layers: Sequence[tuple[str, LoraLinear]], ranks: Mapping[str, int], config: LoraConfig
+) -> dict[str, Any]:
+    """Gives layers other ranks, without values, and returns the configuration's new `rank_pattern`, `alpha_pattern`."""
+    eva = config.eva_config or EvaConfig()
+    rank_pattern, alpha_pattern = dict(config.rank_pattern), dict(config.alpha_pattern)
+    for path, layer in layers:
+        r, scaling = ranks[path], layer.scaling
+        if r == layer.r:
+            continue
+        if eva.adjust_scaling_factors:
+            alpha_pattern = {path: scaling * _divisor(config, r), **alpha_pattern}
+        else:
+            scaling = scaling * _divisor(config, layer.r) / _divisor(config, r)
+        rank_pattern = {path: r, **rank_pattern}
+        layer.resize(r, scaling)
     return {"rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}
 
 

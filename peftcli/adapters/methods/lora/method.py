@@ -124,6 +124,21 @@ def tied_paths(model: nn.Module) -> tuple[str, str] | None:
     return embedding, head
 
 
+def paths_of_weight(model: nn.Module, path: str) -> list[str]:
+    """Paths of every module whose `weight` is the very tensor of the one at `path`, itself included."""
+    modules = dict(named_base_modules(model))
+    weight = modules[path]._parameters.get("weight")
+    return [other for other, module in modules.items() if module._parameters.get("weight") is weight is not None]
+
+
+def input_embedding_path(model: nn.Module) -> str | None:
+    """Path of the token embedding, seen through wrappers; None where there is none."""
+    embedding = input_embedding(model)
+    if embedding is None:
+        return None
+    return next(path for path, module in named_base_modules(model) if module is unwrapped(embedding))
+
+
 def module_at(model: nn.Module, path: str) -> nn.Module:
     """What stands at a path now, wrapped or not."""
     parent, name = parent_of(model, path)
@@ -171,27 +186,51 @@ def _wrap_tokens(adapter: LoraAdapter, config: LoraConfig) -> None:
             f"trainable_token_indices and another part of the configuration both adapt {', '.join(twice)}",
             fix="leave it out of target_modules and modules_to_save",
         )
-    ties = tied_paths(adapter.model)
+    shared = _sharing_table(adapter.model, wanted, config)
     for path, indices in wanted.items():
-        is_head = not isinstance(module_at(adapter.model, path), nn.Embedding)
-        rows = TokenRows(module_at(adapter.model, path), indices, is_head=is_head)
-        adapter.wrap(path, rows)
+        if path in shared:
+            continue
+        rows = _token_rows(adapter, path, indices)
         adapter.others.append(path)
-        if ties is not None and path == ties[0] and ties[1] not in wanted:
-            head = module_at(adapter.model, ties[1])
-            adapter.wrap(ties[1], TokenRows(head, indices, is_head=True, rows=rows.rows))
+        if path == input_embedding_path(adapter.model):
+            for other in shared:
+                _token_rows(adapter, other, indices, rows.rows)
+
+
+def _token_rows(adapter: LoraAdapter, path: str, indices: list[int], rows: nn.Parameter | None = None) -> TokenRows:
+    module = module_at(adapter.model, path)
+    layer = TokenRows(module, indices, is_head=not isinstance(unwrapped(module), nn.Embedding), rows=rows)
+    adapter.wrap(path, layer)
+    return layer
+
+
+def _sharing_table(model: nn.Module, wanted: Mapping[str, list[int]], config: LoraConfig) -> list[str]:
+    """Where the rows of the input embedding must stand too: modules that read the same table (output embedding,
+    encoder and decoder), unless they are named with other tokens of their own."""
+    path = input_embedding_path(model)
+    if path is None or path not in wanted:
+        return []
+    others = [other for other in paths_of_weight(model, path) if other != path]
+    odd = [other for other in others if wanted.get(other, wanted[path]) != wanted[path]]
+    if odd and config.ensure_weight_tying:
+        raise AdapterError(
+            f"trainable_token_indices gives `{path}` and {', '.join(odd)} different tokens, and ensure_weight_tying "
+            "wants them to be one table",
+            fix="give them the same tokens, or leave ensure_weight_tying at false",
+        )
+    return [other for other in others if other not in odd]
 
 
 def _token_paths(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
     wanted = config.trainable_token_indices
     if not wanted:
         return {}
-    modules = dict(named_base_modules(model))
     if not isinstance(wanted, dict):
-        embedding = input_embedding(model)
-        if embedding is None:
+        path = input_embedding_path(model)
+        if path is None:
             raise AdapterError("trainable_token_indices needs a model with a token embedding")
-        return {path: wanted for path, module in modules.items() if module is unwrapped(embedding)}
+        return {path: wanted}
+    modules = dict(named_base_modules(model))
     found: dict[str, list[int]] = {}
     for name, indices in wanted.items():
         paths = [path for path in modules if path and names_path(name, path)]

@@ -1,0 +1,29 @@
+"""The recipe's method on the base: with a start of its own, or as a checkpoint of the run has it."""
+
+from __future__ import annotations
+
+from peftcli.adapters.base import Summary
+from peftcli.adapters.surgery import attach, build, detach, summary
+from peftcli.errors import CheckpointError
+from peftcli.jobs.assembly import Assembly, checkpoint_store, init_context
+
+
+def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
+    """Puts the method on the base. A run that goes on from a checkpoint takes its tensors from there: no start is
+    computed from data a second time, and nothing is drawn.
+
+    Raises what `attach` raises, and `CheckpointError` where no checkpoint is good or it is of another adapter.
+    """
+    method = assembly.prepared.loaded.recipe.method
+    snapshot = checkpoint_store(assembly).newest()[0] if resuming else None
+    if snapshot is None:
+        return attach(assembly.model, method, context=init_context(assembly))
+    adapter = build(assembly.model, method)
+    try:
+        adapter.load_state(snapshot.adapter)
+    except ValueError as error:
+        detach(assembly.model)
+        raise CheckpointError(
+            f"the checkpoint is of another adapter: {error}", fix="train again with `peft train`"
+        ) from error
+    return summary(assembly.model)
