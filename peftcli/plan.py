@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.learning_rate import auto_rate
+from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
@@ -116,6 +117,7 @@ def prepare_run(
         progress=progress,
         stop_on_failures=False,
     )
+    _check_positions(loaded, skeleton, counts, data)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
     resolved, memory = _resolve(loaded, skeleton, counts, data, order, device, precision, dtype, device_memory)
     plan = Plan(
@@ -135,7 +137,7 @@ def prepare_run(
         memory=memory,
         adapter_disk_bytes=counts.trainable * 4,
         checkpoint_disk_bytes=counts.trainable * 4 * 3 * (recipe.checkpoint.keep + 1),
-        warnings=tuple(_warnings(loaded, skeleton, resolved)),
+        warnings=tuple(_warnings(loaded, skeleton, resolved, counts.added_positions)),
     )
     return Prepared(loaded, plan, source, tokenizer, data, order)
 
@@ -205,19 +207,19 @@ class _Counts:
     hidden_size: int
     num_layers: int
     intermediate_size: int
+    added_positions: int
 
 
 def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
     """Exact counts: the method is built on the meta device, exactly as on the real one."""
     shape = structure(skeleton)
     base = sum(parameter.numel() for parameter in skeleton.parameters())
-    build(skeleton, loaded.recipe.method)
+    added = build(skeleton, loaded.recipe.method).added_positions()
     found = summary(skeleton)
     detach(skeleton)
     widths = [max(weight_view(module).shape) for module in shape.linears.values()]
-    return _Counts(
-        found.targets, found.trainable, found.total, base, shape.hidden_size, shape.num_layers, max(widths, default=0)
-    )
+    sizes = (shape.hidden_size, shape.num_layers, max(widths, default=0))
+    return _Counts(found.targets, found.trainable, found.total, base, *sizes, added)
 
 
 def read_template(loaded: LoadedRecipe) -> str | None:
@@ -242,6 +244,24 @@ def _check_vocabulary(skeleton: nn.Module, tokenizer: PreTrainedTokenizerBase, s
             f"the tokenizer has {len(tokenizer)} tokens, the base embeds {rows}",
             where=source.location,
             fix="use the tokenizer that belongs to the base",
+        )
+
+
+def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData) -> None:
+    """Positions that are learned one by one end somewhere: a longer row cannot be read."""
+    limit, config = learned_positions(skeleton), loaded.recipe.data
+    if limit is None:
+        return
+    stores = [store for store in (data.train, data.validation) if store is not None and len(store)]
+    # what a stream will bring is not known, only how it is cut
+    longest = config.max_length if config.streaming else max(int(store.lengths.max()) for store in stores)
+    added = counts.added_positions
+    if longest + added > limit:
+        virtual = f" and {added} virtual tokens" if added else ""
+        raise RecipeError(
+            f"the longest row has {longest} tokens: these{virtual} need more than the base's {limit} positions",
+            where="data.max_length",
+            fix=f"data.max_length: {limit - added}" if added < limit else "fewer virtual tokens",
         )
 
 
@@ -302,11 +322,12 @@ def _resolve(
     return resolved, memory_of(micro)
 
 
-def _warnings(loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved) -> list[str]:
+def _warnings(loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved, added: int) -> list[str]:
     recipe, found = loaded.recipe, []
     context = getattr(skeleton.config, "max_position_embeddings", None)
-    if isinstance(context, int) and recipe.data.max_length > context:
-        found.append(f"data.max_length {recipe.data.max_length} exceeds the base's context of {context}")
+    if isinstance(context, int) and recipe.data.max_length + added > context:
+        length = f"data.max_length {recipe.data.max_length}" + (f" and {added} virtual tokens" if added else "")
+        found.append(f"{length} exceed{'' if added else 's'} the base's context of {context}")
     if recipe.training.learning_rate == "auto" and "extrapolated" in resolved.learning_rate_note:
         found.append(f"learning rate {resolved.learning_rate:g}: {resolved.learning_rate_note}")
     if recipe.checkpoint.every and recipe.checkpoint.every > resolved.steps:

@@ -177,6 +177,10 @@ class Adapter(ABC):
         """None when the file holds the live tensors; else what form they are saved in."""
         return None
 
+    def added_positions(self) -> int:
+        """Positions that the method itself takes in front of a row's tokens (virtual tokens)."""
+        return 0
+
     def gradient_exempt(self) -> frozenset[str]:
         """Names of trainable tensors whose gradient may rightly be zero at the first steps."""
         return frozenset()

@@ -91,7 +91,7 @@ class PrefixAdapter(PromptAdapter):
         if not self.counts_as_tokens:
             self._state_positions(inputs, cached)
         if cached == 0:
-            self.site.positions.check_room(self.total_rows * self.counts_as_tokens, entering(inputs).shape[1])
+            self.site.positions.check_room(self.added_positions(), entering(inputs).shape[1])
             self._insert(inputs)
         else:
             self._standing = None
@@ -104,6 +104,9 @@ class PrefixAdapter(PromptAdapter):
     def counts_as_tokens(self) -> bool:
         """Whether the input's positions begin behind the prefix, as if that were text."""
         return True
+
+    def added_positions(self) -> int:
+        return self.total_rows if self.counts_as_tokens else 0
 
     def _state_positions(self, inputs: dict[str, Any], cached: int) -> None:
         """Gives the positions that tokens have without a prefix; a model would count those that its cache holds."""

@@ -118,6 +118,9 @@ class InputPromptAdapter(PromptAdapter):
         half, those of the encoder, is ever used there."""
         return self.config.num_virtual_tokens
 
+    def added_positions(self) -> int:
+        return self.num_rows
+
     def hook(self) -> Iterable[RemovableHandle]:
         sites = self.sites
         yield sites.backbone.register_forward_pre_hook(self.extend, with_kwargs=True)

@@ -167,6 +167,15 @@ def decoder_backbone(model: nn.Module) -> nn.Module:
     return model.get_submodule(".".join(common))
 
 
+def learned_positions(model: nn.Module) -> int | None:
+    """Positions of the part that reads a row, where they are learned one by one; None where any row may be as long as
+    it likes (rotary and relative positions)."""
+    if not hasattr(model, "get_input_embeddings"):
+        return None
+    backbone = model.get_encoder() if is_encoder_decoder(model) else decoder_backbone(model)  # type: ignore[operator]
+    return _positions(backbone).limit
+
+
 def _placeholder(model: nn.Module) -> int:
     config: Any = getattr(model, "config", None)
     return 1 if getattr(config, "pad_token_id", None) == 0 else 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+from peftcli.adapters.surgery import attached
 from peftcli.errors import DataError, Fault, ModelError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
@@ -80,14 +81,16 @@ def check_fits(
     model: Any, prompts: Sequence[Sequence[int]], *, config: GenerationConfig, origins: Sequence[str] | None = None
 ) -> None:
     """Raises `DataError` naming every prompt that is empty or leaves no room for `max_new_tokens`."""
-    limit = context_length(model)
+    limit, added = context_length(model), _added_positions(model)
+    behind = f" behind {added} virtual ones" if added else ""
     faults = []
     for index, prompt in enumerate(prompts):
         where = origins[index] if origins else (f"prompt {index + 1}" if len(prompts) > 1 else None)
         if not len(prompt):
             faults.append(Fault("the prompt is empty", where, "give the model something to continue"))
-        elif limit is not None and len(prompt) + config.max_new_tokens > limit:
-            message = f"{len(prompt)} prompt tokens and {config.max_new_tokens} new ones exceed the context of {limit}"
+        elif limit is not None and added + len(prompt) + config.max_new_tokens > limit:
+            wanted = f"{len(prompt)} prompt tokens and {config.max_new_tokens} new ones{behind}"
+            message = f"{wanted} exceed the context of {limit}"
             faults.append(Fault(message, where, "shorten the prompt, or lower generation.max_new_tokens"))
     if faults:
         raise DataError("prompts cannot be answered", faults=faults)
@@ -95,8 +98,14 @@ def check_fits(
 
 def fits(model: Any, prompt: Sequence[int], config: GenerationConfig) -> bool:
     """Whether a prompt can be answered in full."""
-    limit = context_length(model)
-    return len(prompt) > 0 and (limit is None or len(prompt) + config.max_new_tokens <= limit)
+    limit, needed = context_length(model), _added_positions(model) + len(prompt) + config.max_new_tokens
+    return len(prompt) > 0 and (limit is None or needed <= limit)
+
+
+def _added_positions(model: Any) -> int:
+    """Positions that a prompt method's virtual tokens take from the context."""
+    adapter = attached(model)
+    return adapter.added_positions() if adapter is not None and adapter.enabled else 0
 
 
 def context_length(model: Any) -> int | None:

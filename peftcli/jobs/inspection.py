@@ -27,8 +27,8 @@ class UpdateFacts:
     layer: str
     norm: float
     """Frobenius norm of the change of the weight."""
-    relative: float
-    """The same over the norm of the base's weight."""
+    relative: float | None
+    """The same over the norm of the base's weight; None where the base is all zero."""
     effective_rank: float
     """exp of the entropy of the normalised singular values: how many directions carry the change."""
 
@@ -113,7 +113,8 @@ def _layer_updates(path: str, layer: AdapterLayer) -> list[UpdateFacts]:
     found = []
     for label, change, original_norm in weight_changes(path, layer):
         norm = float(change.norm())
-        found.append(UpdateFacts(label, norm, norm / max(original_norm, 1e-12), effective_rank(change)))
+        relative = norm / original_norm if original_norm > 0.0 else None
+        found.append(UpdateFacts(label, norm, relative, effective_rank(change)))
     return found
 
 
@@ -195,8 +196,17 @@ def inspection_text(found: Inspection) -> str:
         lines.append(f"  {key:<24} {value}")
     if found.updates:
         lines += ["", f"  {'update':<44} {'norm':>9} {'relative':>9} {'rank':>6}"]
-        largest = sorted(found.updates, key=lambda item: -item.relative)[:SHOWN_UPDATES]
-        lines += [f"  {u.layer:<44} {u.norm:>9.4g} {u.relative:>9.2%} {u.effective_rank:>6.1f}" for u in largest]
+        largest = sorted(found.updates, key=_by_size)[:SHOWN_UPDATES]
+        lines += [f"  {u.layer:<44} {u.norm:>9.4g} {_percent(u.relative):>9} {u.effective_rank:>6.1f}" for u in largest]
         if len(found.updates) > SHOWN_UPDATES:
             lines.append(f"  ... and {len(found.updates) - SHOWN_UPDATES} more (--json has all)")
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
+
+
+def _by_size(update: UpdateFacts) -> tuple[bool, float]:
+    """Largest relative change first; those of a base that is all zero behind them, by their norm."""
+    return update.relative is None, -(update.norm if update.relative is None else update.relative)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"

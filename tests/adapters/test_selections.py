@@ -17,6 +17,7 @@ from peftcli import adapters
 from peftcli.adapters.methods.ln_tuning.config import LnTuningConfig
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError
+from peftcli.jobs.inspection import Inspection, inspection_text, layer_updates
 from peftcli.models.structure import embeddings_are_tied
 from peftcli.testing import Case, tiny_model
 from peftcli.testing.contract import inputs_for, logits
@@ -265,3 +266,22 @@ def test_bitfit_says_why_a_base_without_biases_does_not_do() -> None:
         adapters.attach(tiny_model("llama"), "bitfit")
     model = Case({"type": "bitfit"}, "gpt2").attached()
     assert all(key.endswith(".bias") for key in stored_keys(model))
+
+
+def test_a_change_of_a_zero_tensor_has_no_relative_size() -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    adapters.attach(model, {"type": "bitfit"})
+    with torch.no_grad():
+        for parameter in adapter_of(model).trainable_parameters().values():
+            parameter.add_(1.0)
+    updates = layer_updates(model)
+    assert updates
+    assert all(update.relative is None for update in updates)
+    assert all(update.norm > 1 for update in updates)
+    text = inspection_text(Inspection("here", "adapter", {}, updates))
+    assert "%" not in text
+    assert text.splitlines()[3].split()[2] == "-"
