@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import importlib.util
 import math
 import os
@@ -63,8 +64,15 @@ class Trackers:
             folder.mkdir(parents=True, exist_ok=True)
         accelerator.log_with = filter_trackers(list(names), folder)
         accelerator.project_configuration.set_directories(str(folder))
-        with _speaking_on_stderr():
-            accelerator.init_trackers(run, config=_plain(recipe), init_kwargs={"wandb": {"dir": str(folder)}})
+        try:
+            with _speaking_on_stderr():
+                accelerator.init_trackers(run, config=_plain(recipe), init_kwargs={"wandb": {"dir": str(folder)}})
+        except _tracker_errors() as error:
+            self._forget()
+            raise DeviceError(
+                f"tracking by {', '.join(names)} does not start: {_one_line(error)}",
+                fix="see the tracker's own documentation, or leave it out of `tracking`",
+            ) from error
         # registered after theirs, so it runs before: some say goodbye when Python ends
         atexit.register(_end_of_results)
 
@@ -85,18 +93,37 @@ class Trackers:
         try:
             with _speaking_on_stderr():
                 self._accelerator.log(numbers, step=step)
-        except (OSError, RuntimeError, ValueError) as error:
+        except _tracker_errors() as error:
             # a run is worth more than its log: metrics.jsonl has everything
-            self.failure = f"step {step}: {' '.join(str(error).split())[:200]}"
+            self.failure = f"step {step}: {_one_line(error)}"
 
     def close(self) -> None:
         """Writes out what is pending."""
-        with _speaking_on_stderr():
-            for tracker in self.active:
-                tracker.finish()
+        for tracker in self.active:
+            try:
+                with _speaking_on_stderr():
+                    tracker.finish()
+            except _tracker_errors() as error:
+                print(f"warning: {tracker.name} did not end well: {_one_line(error)}", file=sys.stderr)
+        self._forget()
+
+    def _forget(self) -> None:
         self.active.clear()
         for name in self._ours:
             os.environ.pop(name, None)
+
+
+def _tracker_errors() -> tuple[type[Exception], ...]:
+    """What a tracker may raise: no connection, a full disk, a setting that it does not know, and its own tree."""
+    found: list[type[Exception]] = [OSError, RuntimeError, ValueError, ImportError]
+    for module, name in (("mlflow.exceptions", "MlflowException"), ("wandb.errors", "Error")):
+        if module.split(".")[0] in sys.modules:
+            found.append(getattr(importlib.import_module(module), name))
+    return tuple(found)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _speaking_on_stderr() -> contextlib.redirect_stdout[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -84,6 +85,32 @@ def test_a_tracker_that_breaks_does_not_stop_the_run(
     assert any("server has gone" in warning for warning in record.warnings)
 
 
+def test_a_tracker_that_does_not_start_is_told_before_anything_is_trained(
+    work: Path, notebook: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(self: Notebook, run_name: str) -> None:
+        raise ValueError("no such\nserver")
+
+    monkeypatch.setattr(Notebook, "__init__", refused)
+    before = dict(os.environ)
+    assert peft(["train", "tiny.yaml", "--output", "tracked", "--set", "tracking=[notebook]", "--quiet"]) == 5
+    assert "tracking by notebook does not start: no such server" in capsys.readouterr().err
+    assert not (work / "tracked" / "metrics.jsonl").exists()
+    assert dict(os.environ) == before
+
+
+def test_a_tracker_that_ends_badly_leaves_the_run_complete(
+    work: Path, notebook: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Notebook) -> None:
+        raise OSError("the server has gone")
+
+    monkeypatch.setattr(Notebook, "finish", broken)
+    record = peftcli.train("tiny.yaml", output="tracked", overrides=["tracking=[notebook]", "training.max_steps=2"])
+    assert record.status == "completed"
+    assert "notebook did not end well: the server has gone" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "trackio"])
 def test_a_missing_package_is_told_with_its_pip_line(
     name: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -104,9 +131,27 @@ def test_a_run_without_trackers_imports_none(work: Path) -> None:
     assert not (work / "plain" / "tracking").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_tensorboard_writes_beside_the_run(work: Path) -> None:
-    peftcli.train("tiny.yaml", output="tracked", overrides=["tracking=[tensorboard]"])
-    assert list((work / "tracked" / "tracking").rglob("events.out.tfevents.*"))
-    peftcli.train("tiny.yaml", output="tracked", replace=True)
-    assert not (work / "tracked" / "tracking").exists()
+WRITTEN = {
+    "tensorboard": ("tensorboard", "events.out.tfevents.*"),
+    "wandb": ("wandb", "*.wandb"),
+    "mlflow": ("sqlalchemy", "mlflow.db"),
+    "trackio": ("trackio", "*.db"),
+}
+"""Tracker -> the module that it cannot do without, and the file that it leaves in the run."""
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_real_tracker_writes_beside_the_run_and_nowhere_else(name: str, work: Path) -> None:
+    needed, pattern = WRITTEN[name]
+    if any(importlib.util.find_spec(module) is None for module in (needed, name)):
+        pytest.skip(f"{name} is not installed (pip install 'peftcli[track]')")
+    before = sorted(path.name for path in work.iterdir())
+    # a process of its own: some trackers live until Python ends
+    command = [sys.executable, "-m", "peftcli", "train", "tiny.yaml", "--output", "tracked", "--quiet"]
+    done = subprocess.run(
+        [*command, "--set", f"tracking=[{name}]", "--json"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not any("tracking" in warning for warning in json.loads(done.stdout)["warnings"])
+    assert list((work / "tracked" / "tracking").rglob(pattern))
+    assert sorted(path.name for path in work.iterdir()) == sorted([*before, "tracked"])
