@@ -24,7 +24,7 @@ from peftcli.data.sources import FileFacts
 from peftcli.data.store import Columns
 from peftcli.errors import StorageError
 
-FORMAT = 1
+FORMAT = 2
 _META = "source.json"
 _ARRAYS = {
     "tokens": np.int32,

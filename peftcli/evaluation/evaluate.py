@@ -85,6 +85,7 @@ def evaluate(
         trained_tokens=int(scores.targets.sum()),
         samples=samples[: config.samples] if with_samples else [],
         sources=values_by_source(tables),
+        source_rows=_rows_by_source(store),
         seconds=time.perf_counter() - started,
         tables=tables,
     )
@@ -194,6 +195,11 @@ def _answer_tables(metrics: Mapping[str, Metric], samples: Sequence[Sample], cas
         for name, metric in metrics.items()
         if metric.answers is not None
     }
+
+
+def _rows_by_source(store: TokenStore) -> dict[int, int]:
+    numbers, counts = np.unique(store.index.source, return_counts=True)
+    return {int(number): int(count) for number, count in zip(numbers, counts, strict=True)}
 
 
 def _place(origin: Origin) -> str:

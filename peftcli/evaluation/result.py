@@ -62,6 +62,8 @@ class Evaluation:
     samples: list[Sample]
     sources: dict[int, dict[str, float]]
     """The metrics of each source alone, by its number in the recipe; empty where all rows are of one source."""
+    source_rows: dict[int, int]
+    """Rows of each source."""
     seconds: float
     tables: dict[str, Table] = field(repr=False, default_factory=dict)
 

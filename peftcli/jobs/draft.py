@@ -19,7 +19,7 @@ from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.jobs.gates import gate_results
 from peftcli.jobs.inspection import layer_updates
 from peftcli.jobs.locking import as_first_written, inputs_of, with_results
-from peftcli.jobs.showing import shown_rows, shown_samples
+from peftcli.jobs.showing import shown_rows, shown_samples, source_scores
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.trace import run_trace
@@ -255,6 +255,7 @@ def _score_facts(scores: RunScores, assembly: Assembly) -> dict[str, Any]:
             tuned=tuned.metrics,
             intervals=Intervals(base=_pairs(base), tuned=_pairs(tuned)),
             rows=tuned.rows,
+            sources=source_scores(base, tuned, assembly.prepared.data.facts),
         ),
         "samples": shown_samples(base, tuned),
     }

@@ -1,4 +1,4 @@
-"""What a report shows of data and answers: a few training rows with what is trained, and samples of both models."""
+"""What a report shows of data and answers: rows with what is trained, samples of both models, scores by source."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from peftcli.data.facts import DataFacts
 from peftcli.data.preview import row_spans
 from peftcli.evaluation.result import Evaluation, Sample
 from peftcli.plan import Prepared
-from peftcli.reports.record import DataRow, Span
+from peftcli.reports.record import DataRow, SourceScores, Span
 from peftcli.reports.record import Sample as SampleRecord
 
 ROWS_SHOWN = 4
@@ -35,6 +36,21 @@ def shown_samples(base: Evaluation, tuned: Evaluation) -> list[SampleRecord]:
     """Each prompt once, answered by both."""
     answers = {(sample.origin, sample.prompt): sample.prediction for sample in base.samples}
     return [_sample(sample, answers.get((sample.origin, sample.prompt))) for sample in _unique(tuned.samples)]
+
+
+def source_scores(base: Evaluation, tuned: Evaluation, facts: DataFacts) -> list[SourceScores]:
+    """The metrics of each validation source; empty where there is only one."""
+    if facts.validation is None:
+        return []
+    return [
+        SourceScores(
+            name=facts.validation.sources[number].name,
+            rows=tuned.source_rows[number],
+            base=base.sources.get(number, {}),
+            tuned=metrics,
+        )
+        for number, metrics in tuned.sources.items()
+    ]
 
 
 def _unique(samples: Sequence[Sample]) -> list[Sample]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from peftcli.reports import numbers
 from peftcli.reports.checks import Check, run_checks
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.record import RunRecord, Sample
-from peftcli.reports.scores import Score, scores
+from peftcli.reports.record import RunRecord, Sample, SourceScores
+from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.sections.samples import is_match
 from peftcli.reports.verdict import judge
 from peftcli.reports.visible import clipped, short_path
@@ -70,6 +70,7 @@ def render_markdown(run: RunFacts) -> str:
         " ".join([*map(_prose, verdict.sentences), verdict.basis]).strip(),
         _failure(record),
         _metrics(scores(record)),
+        _by_source(record.evaluation.sources),
         _checks(verdict.trust, checks),
         _facts(record),
         _samples(record.samples),
@@ -111,6 +112,23 @@ def _metrics(found: Sequence[Score]) -> str:
         for score in found
     ]
     return table(["Metric", "Base", "Tuned", "Change"], rows)
+
+
+def _by_source(sources: Sequence[SourceScores]) -> str:
+    if not sources:
+        return ""
+    rows = [
+        [
+            code(source.name),
+            f"{source.rows:,}",
+            code(metric_label(metric)),
+            numbers.metric_value(metric, source.base.get(metric)),
+            numbers.metric_value(metric, value),
+        ]
+        for source in sources
+        for metric, value in source.tuned.items()
+    ]
+    return table(["Source", "Rows", "Metric", "Base", "Tuned"], rows)
 
 
 def _with_interval(score: Score, which: str) -> str:

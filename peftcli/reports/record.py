@@ -58,12 +58,23 @@ class Intervals(Facts):
     tuned: dict[str, Interval] = Field(default_factory=dict)
 
 
+class SourceScores(Facts):
+    """The metrics on the rows of one of several sources."""
+
+    name: str
+    rows: int
+    base: dict[str, Number] = Field(default_factory=dict)
+    tuned: dict[str, Number] = Field(default_factory=dict)
+
+
 class EvaluationRecord(Facts):
     base: dict[str, Number] = Field(default_factory=dict)
     tuned: dict[str, Number] = Field(default_factory=dict)
     """Of the adapter as saved: the best or the last, see `adapter_step`."""
     intervals: Intervals = Intervals()
     rows: int | None = None
+    sources: list[SourceScores] = Field(default_factory=list)
+    """Empty where all rows are of one source."""
 
 
 class LayerUpdate(Facts):

@@ -114,6 +114,35 @@ def test_train_on_decides_which_answers(
     assert trained_text(data.train, 0, chat_tokenizer) == wanted
 
 
+def test_under_all_an_answer_of_weight_nought_is_left_out(
+    prepared: Any, chat: Any, trained_text: Any, chat_tokenizer: Any
+) -> None:
+    row = chat("a", "first", "b", "second")
+    row["messages"][1]["train"] = False
+    shown = trained_text(prepared([row], train_on="all").train, 0, chat_tokenizer)
+    assert "first<|im_end|>" not in "".join(shown)
+    assert "second<|im_end|>" in shown[-1]
+    assert len(shown) == 2
+
+
+@pytest.mark.parametrize(
+    ("train_on", "key", "value"),
+    [
+        ("completions", "train", True),
+        ("completions", "weight", 0.5),
+        ("all", "train", False),
+        ("last-turn", "weight", 1),
+    ],
+)
+def test_a_weight_of_a_question_is_not_silently_ignored(
+    prepared: Any, chat: Any, train_on: str, key: str, value: Any
+) -> None:
+    row = chat("a", "first", "b", "second")
+    row["messages"][2][key] = value
+    with pytest.raises(DataError, match=r"message 3 \(user\)"):
+        prepared([row], train_on=train_on)
+
+
 def test_train_on_all_trains_every_token_but_the_first(prepared: Any, chat: Any) -> None:
     row = prepared([chat("a", "first")], train_on="all").train[0]
     assert row.weights.tolist() == [0.0] + [1.0] * (len(row.input_ids) - 1)

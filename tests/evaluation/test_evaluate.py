@@ -124,6 +124,7 @@ def test_the_model_and_the_generators_are_left_as_they_were(model: Any, tokenize
 def test_sources_are_scored_apart(model: Any, tokenizer: Any, store: TokenStore) -> None:
     found = run(model, store, tokenizer, metrics=["exact_match"])
     assert found.sources.keys() == {0, 1}
+    assert sum(found.source_rows.values()) == found.rows
     for source in (0, 1):
         part = run(model, store.take(np.arange(source, 8, 2)), tokenizer)
         assert found.sources[source]["eval_loss"] == pytest.approx(part.metrics["eval_loss"], rel=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import html5lib
 import pytest
@@ -12,7 +13,8 @@ from peftcli.reports import numbers
 from peftcli.reports.compare import best_run, labels, render_comparison_html, unlike
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.html import CONTENT_SECURITY_POLICY, MAX_BYTES, render_html
-from peftcli.reports.record import DataRow, Event, FindingRecord, LayerUpdate, Sample, Span
+from peftcli.reports.markdown import render_markdown
+from peftcli.reports.record import DataRow, Event, FindingRecord, LayerUpdate, Sample, SourceScores, Span
 from peftcli.reports.series import Series
 from peftcli.reports.style import DARK, LIGHT, RUN_COLOURS
 
@@ -210,3 +212,19 @@ def test_runs_of_one_name_are_told_apart():
     assert labels([bare_run(), bare_run()]) == ["lora (1)", "lora (2)"]
     with pytest.raises(ValueError, match="at least one"):
         render_comparison_html([])
+
+
+def test_each_of_several_sources_has_its_scores_in_every_rendering():
+    run = example_run()
+    parts = [
+        SourceScores(name=f"data/{name}.jsonl", rows=rows, base={"eval_loss": 2.125}, tuned={"eval_loss": loss})
+        for name, rows, loss in (("mails", 1200, 1.375), ("<b>calls", 40, 1.625))
+    ]
+    assert "Metrics by source" not in render_html(run)
+    evaluation = run.record.evaluation.model_copy(update={"sources": parts})
+    run = replace(run, record=run.record.model_copy(update={"evaluation": evaluation}))
+    html, markdown = render_html(run), render_markdown(run)
+    for text in ("mails.jsonl", "calls.jsonl", "1,200", "1.375", "1.625"):
+        assert text in html
+        assert text in markdown
+    assert "<b>calls" not in html

@@ -52,7 +52,8 @@ class Renderer:
         self._check_tools(row)
         out = Rendered(self._template.render(messages, tools))
         for number, weight in enumerate(message_weights(row, self._train_on)):
-            if weight > 0:
+            # where the text around answers is trained, an answer of weight 0 is to be left out of it
+            if weight > 0 or (self._train_on == "all" and row.weights[number] == 0):
                 start = self._start(out, messages, number, tools)
                 out.spans.append(Span(start, self._end(out, start, messages, number, tools), weight))
         return out
@@ -125,7 +126,16 @@ class Renderer:
 
 
 def message_weights(row: ChatRow, train_on: TrainOn) -> list[float]:
-    """The loss weight of each message: only answers carry loss here (`all` is about the text around them)."""
+    """The loss weight of each message: only answers carry loss here (`all` is about the text around them).
+
+    Raises `RowFault` for a weight of another message, which would have no effect.
+    """
+    for number, (message, given) in enumerate(zip(row.messages, row.weights, strict=True), 1):
+        if message["role"] != "assistant" and given is not None and (given > 0 or train_on == "all"):
+            raise RowFault(
+                f"message {number} ({message['role']}) has a weight of its own, and only answers can have one",
+                "the format `segments` weighs any part of a row",
+            )
     weights = [
         (1.0 if weight is None else weight) if message["role"] == "assistant" else 0.0
         for message, weight in zip(row.messages, row.weights, strict=True)

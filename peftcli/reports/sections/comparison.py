@@ -7,10 +7,11 @@ from peftcli.reports.markup import Markup, join, tag
 from peftcli.reports.numbers import metric_value
 from peftcli.reports.plots.frame import Key, legend
 from peftcli.reports.plots.whiskers import whisker_plot
-from peftcli.reports.record import ExpectResult, Interval, RunRecord
+from peftcli.reports.record import ExpectResult, Interval, RunRecord, SourceScores
 from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.sections.data import MAX_SOURCES
 from peftcli.reports.sections.parts import amount, section, table
-from peftcli.reports.visible import clipped
+from peftcli.reports.visible import clipped, short_path
 
 _MAX_METRICS = 24
 _RELATIONS = {"better": "better", "worse": "worse", "unclear": "no clear change", "unmeasured": "not measured"}
@@ -30,6 +31,7 @@ def comparison_section(run: RunFacts) -> Markup | None:
         "Base and tuned",
         tag("div", _legend(), plots, class_="whiskers") if plots else None,
         numbers if found else None,
+        _by_source(run.record.evaluation.sources),
         _gates(run.record.expect),
         lead=_lead(run.record),
     )
@@ -76,6 +78,23 @@ def _cell(score: Score, value: float | None, interval: Interval | None) -> Marku
         f"{metric_value(score.metric, interval[0])} to {metric_value(score.metric, interval[1])}" if interval else None
     )
     return join([tag("span", shown, class_="whole"), tag("span", between, class_="interval") if between else None])
+
+
+def _by_source(sources: list[SourceScores]) -> Markup | None:
+    if not sources:
+        return None
+    rows = [
+        [
+            clipped(short_path(source.name), 120),
+            f"{source.rows:,}",
+            clipped(metric_label(metric), 60),
+            amount(source.base.get(metric), metric_value(metric, source.base.get(metric))),
+            amount(value, metric_value(metric, value)),
+        ]
+        for source in sources[:MAX_SOURCES]
+        for metric, value in list(source.tuned.items())[:_MAX_METRICS]
+    ]
+    return table("Metrics by source", ["Source", "Rows", "Metric", "Base", "Tuned"], rows)
 
 
 def _gates(gates: list[ExpectResult]) -> Markup | None:
