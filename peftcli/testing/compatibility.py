@@ -8,7 +8,8 @@ from typing import Any
 from peftcli import files
 from peftcli.adapters.compatibility import TABLE_PATH, YES
 from peftcli.adapters.registry import method_names
-from peftcli.testing.contract import Case, run_contract
+from peftcli.testing.case import Case
+from peftcli.testing.contract import run_contract
 from peftcli.testing.families import FAMILIES, tiny_model
 from peftcli.testing.sections import SECTIONS, reason_against
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from peftcli.adapters.surgery import attach
 from peftcli.errors import AdapterError, RecipeError
-from peftcli.testing.contract import Case
+from peftcli.testing.case import Case
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"type": "lora", "r": 4},

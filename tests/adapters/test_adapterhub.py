@@ -19,7 +19,7 @@ from peftcli.adapters.surgery import adapter_of, attached
 from peftcli.errors import AdapterError, NumericalError
 from peftcli.models.sublayers import sublayers
 from peftcli.testing import tiny_model
-from peftcli.testing.contract import inputs_for, logits
+from peftcli.testing.case import inputs_for, logits
 
 GROUND = os.environ.get("PEFTCLI_GROUND")
 CLASSES = {"base_llama": LlamaForCausalLM, "base_bert": BertForSequenceClassification}

@@ -18,7 +18,7 @@ from peftcli.adapters.registry import parse_method
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.testing import Case, tiny_model
-from peftcli.testing.contract import inputs_for, logits
+from peftcli.testing.case import inputs_for, logits
 
 
 def trained(section: Mapping[str, Any], family: str) -> nn.Module:

@@ -13,7 +13,7 @@ from peftcli.adapters.methods.compacter.method import RULE_KEY, CompacterLayer, 
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError
 from peftcli.testing import Case, tiny_model
-from peftcli.testing.contract import inputs_for, logits
+from peftcli.testing.case import inputs_for, logits
 
 PLACE = "model.layers.0.mlp.down_proj"
 

@@ -19,7 +19,7 @@ from peftcli.cli.entry import run
 from peftcli.errors import AdapterError, MergeError, RecipeError, StorageError
 from peftcli.jobs.convert import convert_adapter, convert_text
 from peftcli.testing import Case, tiny_model
-from peftcli.testing.contract import inputs_for, logits
+from peftcli.testing.case import inputs_for, logits
 
 
 def base_folder(family: str, folder: Path) -> str:

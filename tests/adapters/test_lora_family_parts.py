@@ -16,7 +16,7 @@ from peftcli.adapters.base import InitContext
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.testing import tiny_model
-from peftcli.testing.contract import inputs_for
+from peftcli.testing.case import inputs_for
 
 
 def llama(**changes: Any) -> nn.Module:

@@ -13,7 +13,7 @@ from peftcli.adapters.methods.reft.method import ReftLayer
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError
 from peftcli.testing import Case, tiny_model
-from peftcli.testing.contract import inputs_for, logits
+from peftcli.testing.case import inputs_for, logits
 
 
 def layers(model: nn.Module) -> list[ReftLayer]:

@@ -20,7 +20,7 @@ from peftcli.errors import AdapterError
 from peftcli.jobs.inspection import Inspection, inspection_text, layer_updates
 from peftcli.models.structure import embeddings_are_tied
 from peftcli.testing import Case, tiny_model
-from peftcli.testing.contract import inputs_for, logits
+from peftcli.testing.case import inputs_for, logits
 
 GROUND = os.environ.get("PEFTCLI_GROUND")
 needs_ground = pytest.mark.skipif(GROUND is None, reason="PEFTCLI_GROUND names no measuring ground")
