@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.surgery import build, detach, summary
+from peftcli.data.cache import default_cache_dir
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
@@ -113,7 +114,7 @@ def prepare_run(
         tokenizer=tokenizer,
         folder=loaded.folder,
         seed=recipe.seed,
-        cache_dir=cache_folder(),
+        cache_dir=default_cache_dir(),
         progress=progress,
         stop_on_failures=False,
     )
@@ -185,14 +186,6 @@ def total_memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def cache_folder() -> Path:
-    """Where encoded sources are kept: `PEFTCLI_CACHE`, else the user's cache folder."""
-    given = os.environ.get("PEFTCLI_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftcli"
 
 
 # -- facts of model and data -------------------------------------------------------------------------------------

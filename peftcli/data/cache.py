@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -36,6 +37,7 @@ _ARRAYS = {
     "sketch": np.uint32,
 }
 _META_LIMIT_BYTES = 64 << 20
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def default_cache_dir() -> Path:
@@ -105,20 +107,29 @@ class TokenCache:
         files.write_json(self._reviews / f"{key}.json", tallies_to(tallies))
 
     def summary(self) -> CacheSummary:
-        found = [path for path in self.folder.rglob("*") if path.is_file()] if self.folder.is_dir() else []
-        entries = sum(path.name == _META for path in found)
-        return CacheSummary(self.folder, entries, sum(path.stat().st_size for path in found))
+        paths = self._owned()
+        found = [inner for path in paths for inner in (path.rglob("*") if path.is_dir() else (path,))]
+        sizes = sum(path.stat().st_size for path in found if path.is_file())
+        return CacheSummary(self.folder, sum(path.parent.parent == self._tokens for path in paths), sizes)
 
     def clear(self) -> CacheSummary:
-        """Removes every entry and what killed builds left; returns what was there."""
+        """Removes every entry and what killed builds left, and nothing else; returns what was there."""
         before = self.summary()
-        for folder in (self._tokens, self._reviews):
-            if folder.is_dir():
-                files.remove_folder(folder)
+        for path in self._owned():
+            files.remove_path(path)
         return before
+
+    def _owned(self) -> list[Path]:
+        """What a cache wrote, by its names: the folder may be one that holds other things too."""
+        entries = [path for path in self._tokens.glob("[0-9a-f][0-9a-f]/*") if _is_ours(path.name)]
+        return [*entries, *(path for path in self._reviews.glob("*") if _is_ours(path.name.removesuffix(".json")))]
 
     def _path(self, key: str) -> Path:
         return self._tokens / key[:2] / key
+
+
+def _is_ours(name: str) -> bool:
+    return _KEY.fullmatch(name) is not None or name.startswith(files.TEMPORARY_PREFIX)
 
 
 def _arrays(data: SourceData) -> dict[str, np.ndarray]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from peftcli.data.cache import TokenCache, default_cache_dir
 from peftcli.jobs.environment import environment
 from peftcli.jobs.sizes import size_text
-from peftcli.plan import cache_folder, resolve_device, resolve_threads, total_memory_bytes
+from peftcli.plan import resolve_device, resolve_threads, total_memory_bytes
 
 MINIMUM_FREE_BYTES = 2 << 30
 OPTIONAL = {
@@ -85,8 +86,9 @@ def _threads() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    folder = cache_folder()
-    return _check("token cache", "ok", f"{size_text(folder_bytes())} in {_home_relative(str(folder))}")
+    found = TokenCache(default_cache_dir()).summary()
+    where = _home_relative(str(found.folder))
+    return _check("token cache", "ok", f"{size_text(found.bytes)} in {where}, encoded sources: {found.entries:,}")
 
 
 def _home_relative(path: str) -> str:
@@ -94,16 +96,9 @@ def _home_relative(path: str) -> str:
     return path.replace(home, "~", 1) if path.startswith(home + os.sep) else path
 
 
-def folder_bytes() -> int:
-    """Size of the token cache."""
-    return sum(path.stat().st_size for path in cache_folder().rglob("*") if path.is_file())
-
-
 def clear_token_cache() -> int:
-    """Empties the token cache; returns the bytes that were freed."""
-    freed = folder_bytes()
-    shutil.rmtree(cache_folder(), ignore_errors=True)
-    return freed
+    """Empties the token cache and nothing else in its folder; returns the bytes that were freed."""
+    return TokenCache(default_cache_dir()).clear().bytes
 
 
 def examination_text(found: dict[str, Any]) -> str:

@@ -131,6 +131,23 @@ def test_rows_with_faults_are_not_kept(run: Any, write_rows: Any, tmp_path: Path
     assert TokenCache(tmp_path / "cache").summary().entries == entries
 
 
+def test_clearing_leaves_what_is_not_the_caches(run: Any, tmp_path: Path) -> None:
+    run()
+    folder = tmp_path / "cache"
+    mine = [
+        folder / "thesis.txt",
+        folder / "tokens" / "secret.key",
+        folder / "tokens" / "ab" / "notes",
+        folder / "reviews" / "a.json",
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    TokenCache(folder).clear()
+    assert [path.read_text() for path in mine] == ["mine"] * 4
+    assert TokenCache(folder).summary().bytes == 0
+
+
 def test_summary_and_clearing(run: Any, tmp_path: Path) -> None:
     cache = TokenCache(tmp_path / "cache")
     summary = cache.summary()
