@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peftcli import files
+from peftcli.data.sources import is_local
+from peftcli.models.source import BUILTIN_PREFIX
 
-BUILTIN_PREFIX = "builtin:"
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst", ".arrow")
-_GLOB_CHARACTERS = frozenset("*?[")
+__all__ = ["BUILTIN_PREFIX", "absolute", "is_path"]
 
 
 def is_path(value: str, folder: Path) -> bool:
@@ -18,11 +17,7 @@ def is_path(value: str, folder: Path) -> bool:
     A path starts with `/ ./ ../ ~`, has more than one slash, has a first part that exists beside the recipe (in
     `folder`), or cannot be a Hub id: it holds a wildcard, or ends like a data file.
     """
-    if value.startswith(BUILTIN_PREFIX):
-        return False
-    if _GLOB_CHARACTERS & set(value) or value.lower().endswith(DATA_SUFFIXES):
-        return True
-    return files.names_a_path(value, folder)
+    return is_local(value, folder)
 
 
 def absolute(value: str, folder: Path) -> str:
