@@ -10,6 +10,8 @@ import typer
 
 from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, show
 
+ENDS = ("", "/exit", "/quit")
+
 
 def command(
     path: RunOrAdapter,
@@ -19,7 +21,7 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """A conversation with the tuned model; an empty line or end of input ends it.
+    """A conversation with the tuned model; an empty line, /exit or end of input ends it.
 
     Example:  peft chat runs/first --set generation.max_new_tokens=100
     """
@@ -41,11 +43,13 @@ def command(
 
 def _messages() -> Iterator[str]:
     interactive = sys.stdin.isatty()
+    if interactive:
+        print("an empty line or /exit ends the conversation", file=sys.stderr)
     while True:
         if interactive:
             print("you>   ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
-        if not line.strip():
+        if line.strip() in ENDS:
             return
         yield line.rstrip("\n")
 

@@ -26,7 +26,7 @@ def command(
     Example:  peft generate runs/first --prompt "My parcel is late" --base
     """
     from peftcli import files
-    from peftcli.errors import RecipeError
+    from peftcli.errors import RecipeError, StorageError
     from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
     from peftcli.jobs.opening import generation_config, open_adapter
 
@@ -34,6 +34,8 @@ def command(
         raise RecipeError("give either --prompt or --input", fix='for instance --prompt "Hello"')
     if output is not None and input_file is None:
         raise RecipeError("--output goes with --input", fix="with --prompt the answer is printed")
+    if output is not None and output.exists():
+        raise StorageError(f"{output} exists", fix="name a new file, or remove this one")
     requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
     opened = open_adapter(path, base=model)
     config = generation_config(opened.location, overrides or ())
