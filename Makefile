@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all test-faults screenshots reproduce locks demo clean
+.PHONY: help install check lint type test test-all test-faults screenshots recipes reproduce locks demo clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,15 @@ screenshots: $(STAMP)  ## the report in a headless browser: checks, and pictures
 	$(PYTEST) -m browser tests/reports/screenshots.py
 	$(BIN)/python tests/reports/screenshots.py build/screenshots
 
+SHIPPED := recipes/quickstart.yaml $(wildcard recipes/tiny/*.yaml)
+
+recipes: $(STAMP)  ## validate and plan the recipes that run offline, and run each through once at toy size
+	@set -e; for recipe in $(SHIPPED); do \
+	  $(BIN)/peft validate $$recipe --quiet; \
+	  $(BIN)/peft plan $$recipe --quiet > /dev/null; \
+	  $(BIN)/peft train $$recipe --smoke --quiet; \
+	done
+
 LOCKED := $(patsubst %.lock,%.yaml,$(wildcard recipes/quickstart.lock recipes/tiny/*.lock))
 
 reproduce: $(STAMP)  ## run every recipe that has a lock beside it again, and compare (JUnit in build/reproduce)
@@ -61,7 +70,7 @@ reproduce: $(STAMP)  ## run every recipe that has a lock beside it again, and co
 	done; test -z "$$failed" || { echo "not reproduced:$$failed"; exit 10; }
 
 locks: $(STAMP)  ## train the quickstart and every tiny recipe, and write the lock beside each
-	@set -e; for recipe in recipes/quickstart.yaml $(wildcard recipes/tiny/*.yaml); do \
+	@set -e; for recipe in $(SHIPPED); do \
 	  run=build/locks/$$(basename $${recipe%.yaml}); \
 	  $(BIN)/peft train $$recipe --output $$run --replace --quiet > /dev/null; \
 	  $(BIN)/peft lock $$run; \

@@ -124,9 +124,10 @@ def parting(pairs: Mapping[int, tuple[Step | None, Step | None]], terms: Terms, 
                 return Parting(step, "numbers", "one of the two runs skipped this step")
             continue
         if one.batch and other.batch and one.batch != other.batch:
-            return Parting(step, "data order", f"the batch differs: digest {other.batch} instead of {one.batch}")
+            detail = f"the batch differs: digest {other.batch} instead of {one.batch}{_changed(terms)}"
+            return Parting(step, "data order", detail)
         if one.draws and other.draws and one.draws != other.draws:
-            detail = f"same batch, other random draws: state {other.draws} instead of {one.draws}"
+            detail = f"same batch, other random draws: state {other.draws} instead of {one.draws}{_changed(terms)}"
             return Parting(step, "randomness", detail)
         distance = _distance(one, other) if tolerance == 0.0 else _relative(one.loss, other.loss)
         if distance > tolerance:
@@ -137,13 +138,17 @@ def parting(pairs: Mapping[int, tuple[Step | None, Step | None]], terms: Terms, 
 
 def _numbers(step: int, one: Step, other: Step, equal_so_far: bool, terms: Terms) -> Parting:
     shown = _number_text(one, other)
-    changed = [item.item for item in terms.inputs if item.kind != "environment"]
-    if changed:
-        return Parting(step, "numbers", f"same batch and draws; {shown}; inputs that differ: {', '.join(changed)}")
+    if changed := _changed(terms):
+        return Parting(step, "numbers", f"same batch and draws; {shown}{changed}")
     if equal_so_far and terms.wanted == "bytes" and _distance(one, other) > terms.rounding:
         detail = f"same batch, equal weights before; {shown}: too far for rounding, so a draw that no seed governs"
         return Parting(step, "randomness", detail)
     return Parting(step, "numbers", f"same batch and draws; {shown}")
+
+
+def _changed(terms: Terms) -> str:
+    """The inputs that may have led there; empty where none differs."""
+    return f"; inputs that differ: {', '.join(item.item for item in terms.inputs)}" if terms.inputs else ""
 
 
 def _number_text(one: Step, other: Step) -> str:

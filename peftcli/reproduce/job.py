@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from peftcli import files
-from peftcli.adapters.surgery import attach
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import AdapterError, Interrupted, RecipeError
-from peftcli.jobs.assembly import assemble, fit_setup, init_context
+from peftcli.jobs.assembly import assemble, fit_setup
+from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.locking import Overrides, inputs_of, pinned_recipe
 from peftcli.jobs.run_folder import RECIPE_NAME
@@ -166,7 +166,7 @@ class _Job:
         raise_failures(prepared.data.findings)
         torch.set_num_threads(prepared.plan.resolved.threads)
         assembly = assemble(prepared, self.folder, quiet=self.quiet)
-        attach(assembly.model, loaded.recipe.method, context=init_context(assembly))
+        attach_method(assembly, resuming=False)
         setup = fit_setup(assembly, resuming=False)
         config = setup.config.model_copy(update={"early_stopping": None})
         fit(dataclasses.replace(setup, config=config, last_step=steps, evaluate=None))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable
 from importlib import metadata
@@ -88,6 +91,7 @@ def test_a_changed_seed_parts_the_data_order_at_once(work: Path) -> None:
     assert items(found) == ["seed"]
     assert found.parting is not None
     assert (found.parting.step, found.parting.what) == (1, "data order")
+    assert found.parting.detail.endswith("inputs that differ: seed")
 
 
 def test_one_changed_data_byte_is_found_where_it_is_trained_on(work: Path) -> None:
@@ -133,6 +137,24 @@ def test_another_processor_owes_the_trace_only(work: Path, monkeypatch: pytest.M
     strict = reproduce("tiny.yaml", steps=2, strict=True)
     assert not strict.held
     assert "strictly" in reproduction_text(strict)
+
+
+def test_other_vector_units_reproduce_within_tolerance_and_say_so(work: Path) -> None:
+    """Torch's plain kernels round differently from those that the lock was made with: another machine, for once real."""
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("this machine has no vector units to leave out")
+    command = [sys.executable, "-m", "peftcli", "reproduce", "tiny.yaml", "--json", "--quiet"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["level"] in ("trace", "metrics")
+    assert document["seeds"][0]["wanted"] == "trace"
+    assert [item["item"] for item in document["environment"]] == ["cpu_capability", "variables"]
+    assert "adapter" in [item["name"] for item in document["seeds"][0]["findings"] if item["passed"] is None]
 
 
 # -- planted nondeterminism --------------------------------------------------------------------------------------
