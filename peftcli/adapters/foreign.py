@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from peftcli.adapters.base import Summary
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.registry import method_names
-from peftcli.adapters.storage import CONFIG_NAME, Parts, install, read_tensors
+from peftcli.adapters.storage import CONFIG_NAME, Parts, install
+from peftcli.adapters.tensor_file import read_tensors
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import hidden_size, structure
 

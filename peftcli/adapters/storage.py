@@ -11,16 +11,12 @@ Everything is checked before a value is copied: names, shapes, ranks, missing an
 from __future__ import annotations
 
 import json
-import math
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
@@ -31,6 +27,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.registry import config_class_of_type
 from peftcli.adapters.surgery import adapter_of, build, detach, summary
+from peftcli.adapters.tensor_file import is_plain_file, read_header, read_tensors
 from peftcli.errors import AdapterError, Fault, NumericalError
 from peftcli.models.fingerprint import Fingerprint, fingerprint
 
@@ -41,11 +38,6 @@ COMPANIONS_NAME = "peftcli_encoder.safetensors"
 METADATA = {"format": "pt"}
 FORMAT = 1
 _JSON_LIMIT_BYTES = 4 << 20
-_HEADER_LIMIT_BYTES = 16 << 20
-_VALUE_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
-}  # fmt: skip
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
@@ -227,7 +219,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise AdapterError("no such adapter folder", where=str(folder), fix="give the folder that holds the adapter")
     path = folder / CONFIG_NAME
-    if not _is_plain_file(path):
+    if not is_plain_file(path):
         reason = "is a link" if path.is_symlink() else "is not there"
         nested = folder / "adapter" / CONFIG_NAME
         fix = f"did you mean {nested.parent}?" if nested.is_file() else "give the folder that holds the adapter"
@@ -251,7 +243,7 @@ def read_own(folder: Path) -> dict[str, Any]:
     path = folder / OWN_NAME
     if not path.exists() and not path.is_symlink():
         return {}
-    if not _is_plain_file(path):
+    if not is_plain_file(path):
         raise AdapterError(f"{OWN_NAME} is a link", where=str(path), fix="copy the file itself")
     document = _read_json(path)
     if document.get("format") != FORMAT:
@@ -279,72 +271,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
-
-
-def _is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
-def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Key -> (dtype, shape) from a safetensors header, bounded, nothing else read. Raises `AdapterError`."""
-    if not _is_plain_file(path):
-        pickled = path.with_name("adapter_model.bin")
-        if pickled.exists():
-            raise AdapterError(
-                "the adapter is pickled (adapter_model.bin), which can run code when read",
-                where=str(pickled),
-                fix="convert it where you trust it: safetensors.torch.save_file(torch.load(..., weights_only=True), ...)",
-            )
-        reason = "is a link" if path.is_symlink() else "is not there"
-        raise AdapterError(f"{path.name} {reason}", where=str(path), fix="get the adapter again")
-    size = path.stat().st_size
-    with files.storage_errors(path), path.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(_HEADER_LIMIT_BYTES, size - 8) or length < 2:
-            raise AdapterError(f"{path.name} is damaged: its header does not fit", where=str(path), fix="get it again")
-        raw = stream.read(length)
-    try:
-        header = json.loads(raw, object_pairs_hook=_without_doubles)
-        parts = {str(key): value for key, value in header.items() if key != "__metadata__"}
-        _check_extent(parts.values(), size - 8 - length)
-        return {key: (str(value["dtype"]), tuple(value["shape"])) for key, value in parts.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AdapterError(
-            f"{path.name} is damaged: its header is unreadable", where=str(path), fix="get it again"
-        ) from error
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
-
-
-def _check_extent(parts: Iterable[Mapping[str, Any]], num_bytes: int) -> None:
-    """The tensors fill the file exactly, so that neither a shape nor a file of holes can ask for more memory."""
-    total = 0
-    for part in parts:
-        begin, end = part["data_offsets"]
-        if not all(type(size) is int and size >= 0 for size in (begin, end, *part["shape"])):
-            raise ValueError("a size is not a whole number")
-        width = _VALUE_BYTES.get(part["dtype"])
-        if width is not None and end - begin != math.prod(part["shape"]) * width:
-            raise ValueError("a tensor does not fill its place")
-        total += end - begin
-    if total != num_bytes:
-        raise ValueError("the tensors do not fill the file")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU. Raises `AdapterError` when it is damaged."""
-    read_header(path)
-    try:
-        tensors: dict[str, Tensor] = load_safetensors(path.read_bytes())
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise AdapterError(f"{path.name} is damaged: {error}"[:200], where=str(path), fix="get it again") from error
-    return tensors
 
 
 def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path) -> MethodConfig:

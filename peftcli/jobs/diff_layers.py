@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.layers import LayersAdapter
-from peftcli.adapters.storage import TENSORS_NAME, read_tensors
+from peftcli.adapters.storage import TENSORS_NAME
 from peftcli.adapters.surgery import adapter_of
+from peftcli.adapters.tensor_file import read_tensors
 from peftcli.errors import PeftcliError
 from peftcli.jobs.inspection import weight_changes
 from peftcli.jobs.opening import open_adapter

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
-from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, load, read_config, read_header, read_own, read_tensors
+from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, load, read_config, read_own
 from peftcli.adapters.surgery import adapter_of, summary
+from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, MergeError, ModelError, PeftcliError
 from peftcli.jobs.opening import Location, auto_class_of, locate, read_record
 from peftcli.models.load import load_config, load_model

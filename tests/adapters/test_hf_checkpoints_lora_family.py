@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from peftcli import adapters
-from peftcli.adapters.storage import read_header
 from peftcli.adapters.surgery import adapter_of
+from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError
 
 GROUND = os.environ.get("PEFTCLI_GROUND")
