@@ -79,6 +79,19 @@ class MethodConfig(BaseModel):
 
         Raises `AdapterError` for a wrong value or a variant of the reference that is not here.
         """
+        idle = {field: value for field, value in cls.idle_fields(document).items() if field in document}
+        config, kept = cls._read({**document, **idle}, where=where)
+        return config, kept | {field: document[field] for field in idle}
+
+    @classmethod
+    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that have no effect in a file, and what to read in their place; the file keeps them when written again.
+
+        A recipe that sets one is told so; a file of the reference may carry them."""
+        return {}
+
+    @classmethod
+    def _read(cls, document: Mapping[str, Any], *, where: str) -> tuple[Self, dict[str, Any]]:
         faults = [
             Fault(f"`{field}` asks for {variant}, which peftcli does not have", where)
             for field, variant in cls.refused_variants.items()

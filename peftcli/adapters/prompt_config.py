@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -31,14 +31,3 @@ class PromptConfig(MethodConfig):
     """Number of virtual tokens in front of every input."""
     modules_to_save: list[str] | None = None
     """Modules trained whole beside the prompt, e.g. a classification head; saved with the adapter."""
-
-    @classmethod
-    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields that have no effect in a file, and what to read in their place; the file keeps them when written again."""
-        return {}
-
-    @classmethod
-    def from_file(cls, document: Mapping[str, Any], *, where: str) -> tuple[Self, dict[str, Any]]:
-        idle = {field: value for field, value in cls.idle_fields(document).items() if field in document}
-        config, kept = super().from_file({**document, **idle}, where=where)
-        return config, kept | {field: document[field] for field in idle}

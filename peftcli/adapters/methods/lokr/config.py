@@ -60,3 +60,7 @@ class LokrConfig(TargetedConfig):
         if self.rank_dropout_scale and not self.rank_dropout:
             raise ValueError("rank_dropout_scale has no effect without rank_dropout")
         return self
+
+    @classmethod
+    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        return {} if document.get("rank_dropout") else {"rank_dropout_scale": False}

@@ -210,6 +210,11 @@ class LoraConfig(TargetedConfig):
         )
 
     @classmethod
+    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        how = document.get("init_lora_weights")
+        return {f"{start}_config": None for start in ("eva", "lora_ga") if how != start}
+
+    @classmethod
     def from_file(cls, document: Mapping[str, Any], *, where: str) -> tuple[Self, dict[str, Any]]:
         """As in `MethodConfig`; starts that peftcli does not have are refused by name."""
         how = document.get("init_lora_weights")
