@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,17 @@ def as_first_written(lock: Lock, folder: Path) -> Lock:
 
 
 def pinned_recipe(path: Path, overrides: Overrides, lock: Lock) -> LoadedRecipe:
-    """A recipe whose `auto` values that depend on the machine are those of the lock, where this machine can."""
+    """A recipe whose `auto` values that depend on the machine are those of the lock, where this machine can.
+
+    A branch of a Hub base is the commit that it was when the lock was made.
+    """
     loaded = load_recipe(path, overrides)
     flat = flat_recipe(loaded.recipe)
     pins = {key: value for key in PINNED if flat[key] == "auto" and (value := lock.value(key)) not in (None, "auto")}
     if not _is_here(pins.get("device")):
         pins = {key: value for key, value in pins.items() if key == "threads"}
+    if lock.base.commit is not None and all(flat[key] == lock.value(key) for key in ("model.base", "model.revision")):
+        pins["model.revision"] = lock.base.commit
     if not pins:
         return loaded
     merged = {**overrides, **pins} if isinstance(overrides, Mapping) else [*overrides, *_assignments(pins)]
@@ -72,7 +78,8 @@ def pinned_recipe(path: Path, overrides: Overrides, lock: Lock) -> LoadedRecipe:
 
 
 def _assignments(pins: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in pins.items()]
+    # quoted: a commit may look like a number
+    return [f"{key}={json.dumps(value)}" for key, value in pins.items()]
 
 
 def _is_here(device: Any) -> bool:

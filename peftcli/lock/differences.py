@@ -84,7 +84,8 @@ def _recipe(locked: Lock, found: Lock, folder: Path) -> Iterator[Difference]:
         origin = found.recipe[key][1] if key in found.recipe else DEFAULT
         # a key that the lock's version did not have is no difference while nobody sets it
         is_new = key not in locked.recipe and origin == DEFAULT
-        if not is_new and without_places(one) != without_places(other):
+        same_commit = key == "model.revision" and found.base.commit == locked.base.commit is not None
+        if not (is_new or same_commit) and without_places(one) != without_places(other):
             yield Difference("recipe", key, _shown(one), _shown(other), _place(origin, folder))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from peftcli.lock.differences import input_differences
 from peftcli.lock.document import Lock, read_lock, write_lock
 from peftcli.lock.places import absolute, relative
 from peftcli.lock.trace import MAX_KEPT_STEPS, Step, hex_of, kept_steps, steps_of, trace_of
+from peftcli.models.builtin import builtin_base
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
 from peftcli.plan import prepare_run
@@ -144,6 +148,38 @@ def test_a_hub_base_is_pinned_by_its_commit(tmp_path: Path, monkeypatch: pytest.
         snapshot(BaseSource("someone/else", "someone/else", None, None))
 
 
+@pytest.mark.slow
+def test_a_branch_of_the_hub_that_moves_on_leaves_the_lock_where_it_was(work: Path) -> None:
+    """Both commits are in the local cache; the lock asks for the one that it was made with."""
+    old, new = "1" * 40, "a" * 40
+    cached = work / "hub" / "models--someone--base"
+    for commit in (old, new):
+        shutil.copytree(builtin_base("tiny"), cached / "snapshots" / commit)
+    change_weights(cached / "snapshots" / new / "model.safetensors")
+    (cached / "refs").mkdir()
+    (work / "hub.yaml").write_text((work / "tiny.yaml").read_text().replace("./base", "someone/base"))
+
+    def ran(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "peftcli", *words, "--quiet"],
+            cwd=work, env={**os.environ, "HF_HUB_CACHE": str(work / "hub")},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+    (cached / "refs" / "main").write_text(old)
+    assert ran("train", "hub.yaml", "--output", "hubbed").returncode == 0
+    assert ran("lock", "hubbed").returncode == 0
+    assert read_lock(work / "hub.lock").base.commit == old
+    (cached / "refs" / "main").write_text(new)
+    kept = ran("reproduce", "hub.yaml", "--steps", "2", "--strict")
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    shutil.rmtree(cached / "snapshots" / old)
+    assert ran("train", "hub.yaml", "--locked", "--output", "other").returncode in (4, 11), "that commit is not here"
+    moved_on = ran("train", "hub.yaml", "--locked", "--output", "other", "--set", f"model.revision={new}")
+    assert moved_on.returncode == 10
+    assert "base file model.safetensors: locked" in moved_on.stderr
+
+
 # -- a changed input is named ------------------------------------------------------------------------------------
 
 
@@ -155,7 +191,10 @@ def change_data(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_base(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = work / "base" / "model.safetensors"
+    change_weights(work / "base" / "model.safetensors")
+
+
+def change_weights(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1001] ^= 0x01
     path.write_bytes(bytes(data))
