@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -75,9 +77,45 @@ def test_full_recipes_pass_on_their_published_configuration(name: str, tmp_path:
     for part in builtin_base("tiny").glob("tokenizer*"):
         shutil.copy(part, base)
     overrides: dict[str, Any] = {"model.base": str(base), "model.revision": None, "data.train": "builtin:support"}
+    started = time.process_time()
     report = smoke_train(RECIPES / f"{name}.yaml", overrides)
     assert [stage.name for stage in report.stages] == STAGES
-    assert report.seconds < 60
+    assert time.process_time() - started < 60, "of this process, so that other workers do not count"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_recipes_pass_with_their_own_tokenizer_where_it_is_in_the_local_cache(name: str, tmp_path: Path) -> None:
+    repository = load_recipe(RECIPES / f"{name}.yaml").recipe.model.base
+    found = huggingface_hub.try_to_load_from_cache(repository, "tokenizer.json")
+    if not isinstance(found, str):
+        pytest.skip(f"the tokenizer of {repository} is not in the local cache")
+    base = tmp_path / name
+    shutil.copytree(BASES / name, base)
+    for part in Path(found).parent.glob("*token*"):
+        shutil.copy(part, base)
+    overrides: dict[str, Any] = {"model.base": str(base), "model.revision": None, "data.train": "builtin:support"}
+    started = time.process_time()
+    report = smoke_train(RECIPES / f"{name}.yaml", overrides)
+    assert [stage.name for stage in report.stages] == STAGES
+    assert time.process_time() - started < 60, "of this process, so that other workers do not count"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_recipes_pass_with_a_tokenizer_of_the_ground(name: str, tmp_path: Path, ground: Path) -> None:
+    """A published byte-level tokenizer without chat template, on plain text: the other half of what bases look like."""
+    base = tmp_path / name
+    shutil.copytree(BASES / name, base)
+    for part in (ground / "models" / "bpe8k").glob("tokenizer*"):
+        shutil.copy(part, base)
+    rows = str(ground / "data" / "tales" / "train.jsonl")
+    overrides: dict[str, Any] = {"model.base": str(base), "model.revision": None, "data.train": rows}
+    overrides["evaluation.metrics"] = ["loss"]  # a text has no answer to match
+    started = time.process_time()
+    report = smoke_train(RECIPES / f"{name}.yaml", overrides)
+    assert [stage.name for stage in report.stages] == STAGES
+    assert time.process_time() - started < 60, "of this process, so that other workers do not count"
 
 
 @pytest.mark.slow
