@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from peftcli.models.weights import is_linear
+from peftcli.errors import ModelError
+from peftcli.models.weights import is_linear, weight_view
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,15 @@ def hidden_size(model: nn.Module) -> int:
         if isinstance(value, int):
             return value
     embedding = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
-    if embedding is None:
-        raise ValueError("the model has neither a configured hidden size nor an embedding")
-    return embedding.embedding_dim
+    if embedding is not None:
+        return embedding.embedding_dim
+    linear = next((module for module in model.modules() if is_linear(module)), None)
+    if linear is None:
+        raise ModelError(
+            "the model has neither a configured hidden size nor an embedding nor a linear layer",
+            fix="methods adapt transformers models and modules built of linear layers",
+        )
+    return weight_view(linear).shape[1]
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from peftcli import adapters
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.surgery import adapter_of
-from peftcli.errors import AdapterError, RecipeError
+from peftcli.errors import AdapterError, ModelError, RecipeError
 from peftcli.testing import tiny_model
 from peftcli.testing.case import inputs_for
 
@@ -260,3 +260,13 @@ def test_half_precision_files_are_read_into_float32_and_written_as_they_were(tmp
     adapters.save(model, tmp_path / "third")
     stored = load_file(tmp_path / "third" / path.name).values()
     assert all(value.dtype == torch.float32 for value in stored), "trained on, nothing is rounded away"
+
+
+def test_modules_without_an_embedding_can_be_adapted() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Conv2d(1, 2, 3), nn.Linear(8, 3))
+    assert adapters.attach(model, {"type": "lora", "r": 2}).trainable == 2 * (6 + 8 + 8 + 3)
+    adapters.detach(model)
+    with pytest.raises(AdapterError, match="Conv2d"):
+        adapters.attach(model, {"type": "lora", "r": 2, "target_modules": ["2"]})
+    with pytest.raises(ModelError, match="nor a linear layer"):
+        adapters.attach(nn.Sequential(nn.ReLU()), {"type": "lora"})
