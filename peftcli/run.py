@@ -31,6 +31,7 @@ from peftcli.recipe import load_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
 from peftcli.training.loop import fit
+from peftcli.training.signals import saving_is_harmless
 
 
 def train(
@@ -93,7 +94,7 @@ def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
 def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord:
     """One run, from what its draft knows; gates that are not met are in the record and raise nothing."""
     loaded, folder = draft.loaded, draft.folder
-    with _failures_recorded(draft, resuming=resuming):
+    with _failures_recorded(draft, resuming=resuming), saving_is_harmless():
         draft.prepared = prepared = draft.prepared or prepare_run(loaded)
         torch.set_num_threads(prepared.plan.resolved.threads)
         if not resuming:

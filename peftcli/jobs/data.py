@@ -10,6 +10,8 @@ from typing import Any
 from peftcli.data.doctor.base import Finding
 from peftcli.data.facts import SourceFacts, SplitFacts
 from peftcli.data.preview import Parts, causal_lm_trains_on, read_parts
+from peftcli.jobs.kept_batches import KeptBatch, kept_batches, kept_document, kept_text
+from peftcli.jobs.run_folder import RECIPE_NAME, RECORD_NAME
 from peftcli.jobs.showing import shown_rows
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
@@ -27,6 +29,8 @@ class Looked:
     rows: list[DataRow]
     findings: list[Finding]
     parts: list[Parts] = field(default_factory=list)
+    kept: list[KeptBatch] = field(default_factory=list)
+    """Of a run's recipe: the batches that broke its numbers."""
 
 
 def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> Looked:
@@ -39,7 +43,12 @@ def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> Looked
         parts = read_parts(loaded.recipe.data, folder=loaded.folder, limit=rows)
         return Looked(None, _part_rows(parts), [finding for part in parts for finding in part.findings], parts)
     prepared = prepare_run(loaded)
-    return Looked(prepared, shown_rows(prepared, rows), prepared.data.findings)
+    kept = kept_batches(loaded.folder, prepared.tokenizer, rows=rows) if _is_of_a_run(recipe) else []
+    return Looked(prepared, shown_rows(prepared, rows), prepared.data.findings, kept=kept)
+
+
+def _is_of_a_run(recipe: Path) -> bool:
+    return recipe.name == RECIPE_NAME and (recipe.parent / RECORD_NAME).is_file()
 
 
 def _part_rows(parts: Sequence[Parts]) -> list[DataRow]:
@@ -65,7 +74,8 @@ def data_document(looked: Looked) -> dict[str, Any]:
         facts = looked.prepared.data.facts.to_dict()
         for index, row in enumerate(rows):
             row |= {"input_ids": store[index].input_ids.tolist(), "weights": store[index].weights.tolist()}
-    return {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in looked.findings]}
+    document = {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in looked.findings]}
+    return document | ({"kept_batches": kept_document(looked.kept)} if looked.kept else {})
 
 
 def data_text(looked: Looked) -> str:
@@ -78,7 +88,7 @@ def data_text(looked: Looked) -> str:
     head = _split_text("train", facts.train)
     if facts.validation is not None:
         head += _split_text("validation", facts.validation)
-    return "\n".join([*head, "", rows_text(looked.rows), "", findings_text(looked.findings)])
+    return "\n".join([*head, "", rows_text(looked.rows), "", *kept_text(looked.kept), findings_text(looked.findings)])
 
 
 def _split_text(name: str, split: SplitFacts) -> list[str]:

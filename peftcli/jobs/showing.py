@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from peftcli.data.facts import DataFacts
 from peftcli.data.preview import row_spans
+from peftcli.data.store import Encoded
 from peftcli.evaluation.result import Evaluation, Sample
 from peftcli.plan import Prepared
 from peftcli.reports.record import DataRow, SourceScores, Span
@@ -19,17 +21,18 @@ ROWS_SHOWN = 4
 def shown_rows(prepared: Prepared, count: int = ROWS_SHOWN) -> list[DataRow]:
     """The first training rows as the model sees them, from the very tensors that training gets."""
     store = prepared.data.train
-    shown = []
-    for index in range(min(count, len(store))):
-        row = store[index]
-        spans = [
-            Span(text=span.text, kind=span.kind, trained=span.trained if span.kind == "special" else None)
-            for span in row_spans(row, prepared.tokenizer)
-        ]
-        trained = int(np.count_nonzero(row.weights[1:]))
-        origin = f"{row.origin.file}:{row.origin.line}"
-        shown.append(DataRow(spans=spans, origin=origin, tokens=len(row.input_ids), trained_tokens=trained))
-    return shown
+    return [shown_row(store[index], prepared.tokenizer) for index in range(min(count, len(store)))]
+
+
+def shown_row(row: Encoded, tokenizer: Any) -> DataRow:
+    """One row, by pieces of text that are trained, context or special."""
+    spans = [
+        Span(text=span.text, kind=span.kind, trained=span.trained if span.kind == "special" else None)
+        for span in row_spans(row, tokenizer)
+    ]
+    trained = int(np.count_nonzero(row.weights[1:]))
+    origin = f"{row.origin.file}:{row.origin.line}"
+    return DataRow(spans=spans, origin=origin, tokens=len(row.input_ids), trained_tokens=trained)
 
 
 def shown_samples(base: Evaluation, tuned: Evaluation) -> list[SampleRecord]:

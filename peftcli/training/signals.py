@@ -80,3 +80,16 @@ def stop_signals() -> Iterator[StopRequest]:
         for number, handler in before.items():
             # None: the handler was not installed from Python and cannot be put back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def saving_is_harmless() -> Iterator[None]:
+    """Around a whole run: SIGUSR1 outside of training finds nothing to save, and must not end the process as it would."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL if before is None else before)

@@ -235,7 +235,8 @@ class Stepper:
                 raise NumericalError(
                     f"{reason} at step {step}",
                     where=where,
-                    fix="look at that batch; lower the learning rate, or set training.on_nonfinite: skip",
+                    fix="look at that batch (`peft data RUN/recipe.yaml`); lower the learning rate, "
+                    "or set training.on_nonfinite: skip",
                 )
 
     def _reason(self, loss: float) -> str:

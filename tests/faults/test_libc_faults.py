@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from whole_run import of_this_checkout
 
 HERE = Path(__file__).parent
 KINDS = ("kill before", "kill halfway", "full from here on", "broken once", "short write")
@@ -40,7 +41,7 @@ def test_every_call(
 ) -> None:
     stride = os.environ.get("PEFTCLI_FAULT_STRIDE", "1")
     environment = {
-        **os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
+        **of_this_checkout(), "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         "PEFTCLI_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
     command = [sys.executable, str(HERE / "shim_driver.py"), job, kind, str(tmp_path), stride]

@@ -7,7 +7,7 @@ By default points are drawn, anew for each commit; marked slow is every point th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from faulty_disk import BROKEN, BROKEN_ONCE, FULL, KILL_BEFORE, KILL_HALFWAY, SH
 from whole_run import (
     LORA,
     PROMPT,
+    ROOT,
     Child,
     adapter_bytes,
     contents,
@@ -23,10 +24,12 @@ from whole_run import (
     go_on,
     in_a_fork,
     in_a_process,
+    one_cpu,
     require_whole,
     write_recipe,
 )
 
+import peftcli
 from peftcli import files
 from peftcli.cli.entry import run as peft
 from peftcli.jobs import merge as merge_job
@@ -72,18 +75,24 @@ def test_drawn_points(whole: Whole, tmp_path: Path, kind: str, record_property: 
     record_property("count", f"whole run, {kind}: {len(drawn)} of {len(points)} points ended in the same bytes")
 
 
+def test_a_process_takes_the_package_that_is_tested() -> None:
+    code, text = in_a_process([], ["-c", "import peftcli; print(peftcli.__file__)"])
+    assert (code, text.strip()) == (0, peftcli.__file__)
+    assert Path(peftcli.__file__).parents[1] == ROOT
+
+
 @pytest.mark.parametrize("kind", DRAWN_PROCESSES)
 def test_whole_processes(whole: Whole, tmp_path: Path, kind: str, record_property: Record) -> None:
-    """Nothing is warm here: the command that fails and the one that goes on are processes of their own."""
+    """Nothing is warm here: the command that fails is a process of its own, and the first that goes on as well."""
     points = whole.disk.points(kind)
     drawn = draw(points, DRAWN_PROCESSES[kind], f"processes {kind}")
-    for point in drawn:
+    for number, point in enumerate(drawn):
         folder = tmp_path / f"point-{point}" / "run"
         arguments = ["train", str(whole.recipe), "--output", str(folder), "--quiet"]
         code, text = in_a_process([kind, str(point), *arguments], PROCESS)
         assert code in expected_codes(kind), (kind, point, text)
         require_few_lines(text, code, (kind, point))
-        go_on(whole.recipe, folder, in_a_process)
+        go_on(whole.recipe, folder, in_a_process if number == 0 else in_a_fork)
         require_whole(folder, whole.folder, (kind, point))
     record_property("count", f"whole processes, {kind}: {len(drawn)} of {len(points)} points ended in the same bytes")
 
@@ -153,13 +162,14 @@ class Merged:
         self.disk = FaultyDisk()
         before, files.disk = files.disk, self.disk
         try:
-            assert peft(["merge", str(self.run), "--output", str(self.folder), "--quiet"]) == 0
+            with one_cpu():
+                assert peft(["merge", str(self.run), "--output", str(self.folder), "--quiet"]) == 0
         finally:
             files.disk = before
 
 
 @pytest.fixture(scope="module")
-def merged(tmp_path_factory: pytest.TempPathFactory) -> Merged:
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Merged]:
     patch = pytest.MonkeyPatch()
     # what is compared is not what is tested here
     patch.setattr(merge_job, "PROMPTS", merge_job.PROMPTS[:1])

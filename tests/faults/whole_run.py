@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -10,11 +11,13 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import peftcli
 from peftcli import files
 from peftcli.cli.entry import run as peft
+from peftcli.training.stepping import Stepper
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -51,6 +54,17 @@ def draw(points: Sequence[int], count: int, purpose: str) -> list[int]:
     return [points[generator.randrange(low, high)] for low, high in itertools.pairwise(bounds)]
 
 
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Inside, `auto` means one thread: a process that has used more cannot be forked by a child that uses more."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[os.getpid() % len(before)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class Child:
     """A fork of this warm process that runs one command of ours, on a given disk or after `arm`."""
 
@@ -69,7 +83,8 @@ class Child:
                 files.disk = disk or files.Disk()
                 if arm is not None:
                     arm()
-                code = peft(list(arguments))
+                with one_cpu():
+                    code = peft(list(arguments))
             finally:
                 os._exit(code)
         os.close(writer)
@@ -89,10 +104,16 @@ def in_a_fork(arguments: Sequence[str]) -> tuple[int, str]:
     return Child(arguments).end()
 
 
+def of_this_checkout() -> dict[str, str]:
+    """The environment of a process that takes the very package which this process tests, whatever is installed."""
+    paths = [str(Path(peftcli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def in_a_process(arguments: Sequence[str], program: Sequence[str] = ("-m", "peftcli")) -> tuple[int, str]:
     """The command as a user starts it, or through another program."""
     command = [sys.executable, *program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=of_this_checkout())
     return done.returncode, done.stdout + done.stderr
 
 
@@ -140,3 +161,24 @@ def expected_codes(kind: str) -> set[int]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def at_step(step: int, act: Callable[[], object]) -> Callable[[], None]:
+    """For `Child(arm=...)`: what happens while a step is taken, just before it counts as done."""
+
+    def arm() -> None:
+        take = Stepper.train_step
+
+        def acting(self: Stepper) -> None:
+            take(self)
+            if self.keeper.state.step == step:
+                act()
+
+        Stepper.train_step = acting  # type: ignore[method-assign]
+
+    return arm
+
+
+def send(number: int) -> Callable[[], None]:
+    """Sends a signal to the process itself."""
+    return lambda: os.kill(os.getpid(), number)

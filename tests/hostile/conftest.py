@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hostile_case import GOOD
+from hostile_case import GOOD, one_cpu
 
 from peftcli.cli.entry import run as peft
 
@@ -22,4 +22,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "r.yaml").write_text(GOOD, encoding="utf-8")
     assert peft(["train", str(folder / "r.yaml"), "--output", str(folder / "run"), "--quiet"]) == 0
+    # what the commands of the cases import is then here before the first fork
+    threads = torch.get_num_threads()
+    for command in (f"generate {folder}/run --prompt Hi --set generation.max_new_tokens=1", f"inspect {folder}/run"):
+        with one_cpu():
+            assert peft(command.split()) == 0
+    torch.set_num_threads(threads)
     return folder / "run"

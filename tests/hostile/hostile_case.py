@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -10,7 +11,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,17 @@ class Outcome:
     events: list[str]
 
 
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Inside, `auto` means one thread: what has used more threads cannot go on using them in a fork."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[os.getpid() % len(before)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def meet(command: str, folder: Path) -> Outcome:
     """Runs a command in a fork of this warm process, inside `folder`, under an audit hook."""
     record = folder.parent / "events.json"
@@ -143,7 +155,8 @@ def _watched(arguments: list[str], folder: Path, record: Path) -> int:
             events.append(found)
 
     sys.addaudithook(watch)
-    code = peft(arguments)
+    with one_cpu():
+        code = peft(arguments)
     record.write_text(json.dumps(events))
     return code
 

@@ -99,9 +99,11 @@ def test_damage_is_seen_and_the_older_one_taken(folder: Path, name: str, damage:
     assert rejected[0].message.startswith(f"{NEWEST} cannot be used: ")
 
 
-def test_random_bit_flips(folder: Path) -> None:
-    draw = random.Random(11)
-    places = [(name, draw.randrange((folder / NEWEST / name).stat().st_size * 8)) for name in FILES for _ in range(60)]
+@pytest.mark.parametrize("flips", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_bit_flips(folder: Path, flips: int, record_property: Callable[[str, object], None]) -> None:
+    draw = random.Random(flips)
+    names = [FILES[number % len(FILES)] for number in range(flips)]
+    places = [(name, draw.randrange((folder / NEWEST / name).stat().st_size * 8)) for name in names]
     for name, place in places:
         flip_one_bit(folder / NEWEST / name, place)
         snapshot, rejected = store(folder).newest()
@@ -109,6 +111,7 @@ def test_random_bit_flips(folder: Path) -> None:
         assert (snapshot.state.step, len(rejected)) == (4, 1), (name, place)
         flip_one_bit(folder / NEWEST / name, place)
     assert store(folder).newest()[1] == []
+    record_property("count", f"bit flips in a checkpoint: {flips}, none silent")
 
 
 def test_the_result_after_a_fallback_is_the_same(make_tiny: MakeTiny, folder: Path, tmp_path: Path) -> None:
