@@ -1,8 +1,8 @@
 """`training.learning_rate: auto`: the method's own rate, scaled by the width of the base. Free of torch.
 
 The rates at width 64 are the best of the quality benchmark (tests/benchmarks/quality.py). How they move with the width was
-measured by tests/benchmarks/learning_rate_width.py on three pretrained bases, after 30 steps, on two objectives: `far`, where
-the base has much to learn (its loss falls from 3.4, 14.1 and 10.5), and `near`, where it has little (from 3.1, 6.1, 0.78).
+measured by tests/benchmarks/learning_rate_width.py on three pretrained bases, after 30 steps, on two objectives: `far`,
+where the base has much to learn (its loss starts at 3.4, 14.1, 10.5), and `near`, where it has less (3.1, 6.1, 0.78).
 
     best rate        width 64         128              384              rule (exponent 0.5)
                      far     near     far     near     far     near     64     128    384
