@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftcli.adapters.compatibility import refusal
-from peftcli.errors import AdapterError
+from peftcli.errors import AdapterError, ModelError
 from peftcli.models.source import CONFIG_NAME, read_config_file, resolve_base
 from peftcli.recipe.loading import LoadedRecipe
 from peftcli.recipe.paths import BUILTIN_PREFIX, is_path
@@ -33,11 +33,24 @@ def check_pairing(loaded: LoadedRecipe) -> None:
 def _config_file(loaded: LoadedRecipe) -> Path | None:
     model = loaded.recipe.model
     if not model.base.startswith(BUILTIN_PREFIX) and not is_path(model.base, loaded.folder):
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(model.base, CONFIG_NAME, revision=model.revision)
-        return Path(cached) if isinstance(cached, str) else None
+        return _cached_config(loaded)
     if is_path(model.base, loaded.folder) and not Path(model.base).exists():
         return None
     folder = resolve_base(model.base, folder=loaded.folder).folder
     return None if folder is None else folder / CONFIG_NAME
+
+
+def _cached_config(loaded: LoadedRecipe) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    model = loaded.recipe.model
+    try:
+        cached = try_to_load_from_cache(model.base, CONFIG_NAME, revision=model.revision)
+    except HFValidationError as error:
+        raise ModelError(
+            f"{model.base} is no path, and no Hub id either",
+            where=loaded.origins.get("model.base"),
+            fix="a folder (./NAME), a Hub id (OWNER/NAME), or builtin:NAME",
+        ) from error
+    return Path(cached) if isinstance(cached, str) else None

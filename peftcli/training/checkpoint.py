@@ -78,7 +78,7 @@ class CheckpointStore:
             for name, blob in blobs.items():
                 staging.write(name, blob)
             staging.write_json(STATE, self._state_json(snapshot))
-        self._retain(snapshot.state)
+        self.retain(snapshot.state)
         return path
 
     def _manifest(self, step: int) -> dict[str, Any]:
@@ -102,7 +102,8 @@ class CheckpointStore:
                 fix="free some space, then `peft resume` the run",
             )
 
-    def _retain(self, state: TrainingState) -> None:
+    def retain(self, state: TrainingState) -> None:
+        """Removes checkpoints of this run beyond the newest `keep`, that of `state`, and the best."""
         ours = [path for path in self.candidates() if self._is_ours(path)]
         kept = {*ours[: self.keep], self.path(state.step)}
         if state.best_step is not None:

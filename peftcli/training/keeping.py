@@ -111,6 +111,9 @@ class Keeper:
         warnings = self.state.warnings
         self.apply(snapshot)
         self.state.warnings = [*self.state.warnings, *warnings]
+        if not rejected:
+            # a save may have ended between its commit and this; while any is damaged, no older one is given up
+            store.retain(self.state)
         self.setup.emit("resume", self.state.step, checkpoint=store.path(self.state.step).name)
         return self.state.step
 

@@ -89,6 +89,7 @@ MODELS = [
     Entry("69 a file", 4, ("is a file, not a model folder", "base"), recipe=ON_BASE, command=PLAN, files={"base": "x"}),
     Entry("69 an empty folder", 4, ("has no config.json", "base"), recipe=ON_BASE, command=PLAN, files={"base/notes.md": "x"}),
     Entry("69 unknown builtin", 4, ("tny", "builtin:tiny"), recipe=ON_BASE.replace("./base", "builtin:tny"), command=PLAN),
+    Entry("69 no Hub id", 4, ("builtin-tiny:x is no path, and no Hub id either", "r.yaml:1", "builtin:NAME"), recipe=ON_BASE.replace("./base", "builtin-tiny:x")),
     Entry("68 model offline", 11, ("nobody/nothing", "cannot be reached", "builtin:tiny"), recipe=ON_BASE.replace("./base", "nobody/nothing"), command=PLAN),
     Entry("70 unknown family", 4, ("family", "model_type", "transformers"), recipe=ON_BASE, command=PLAN, prepare=config(model_type="evilformer")),
     Entry("71 no language model", 4, ("(vit)", "AutoModelForCausalLM", "for this task"), recipe=ON_BASE, command=PLAN, prepare=config(model_type="vit")),

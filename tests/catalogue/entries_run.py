@@ -149,5 +149,7 @@ CHECKPOINTS = [
     Entry("113 newer format", 7, ("unknown format", "step-00000002"), command=RESUME, prepare=run(newer_format)),
     Entry("foreign checkpoint", 7, ("run_id", "step-00000002"), command=RESUME, prepare=run(foreign)),
     Entry("recipe of the run damaged", 2, ("not YAML", "recipe.yaml:2:1"), command=RESUME, prepare=run(lambda folder: (folder / "recipe.yaml").write_text("model: ["))),
+    Entry("kept batch damaged", 3, ("this kept batch is damaged", "batch-step-00000002.jsonl"), command="data run/recipe.yaml",
+          prepare=run(lambda folder: (folder / "data" / "batch-step-00000002.jsonl").write_text('{"input_ids": [99999999], "weights": [1.0], "file": "x", "line": 1}\n'))),
     Entry("record damaged", 7, ("run.json is damaged",), command="inspect run", prepare=run(lambda folder: (folder / "run.json").write_text("{"))),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -17,7 +18,8 @@ NASTY: list[Any] = [
 ]  # fmt: skip
 PIECES = [
     b"[", b"]", b"{", b"}", b":", b",", b'"', b"\\", b"\\u", b"\\ud800", b"null", b"NaN", b"Infinity", b"-", b"1e999", b"\n",
-    b"\r\n", b"\t", b"\x00", b"\xff", b"\xef\xbb\xbf", "😀".encode(), b"[" * 50, b"9" * 50, b"'", b"# ", b"&a ", b"*a", b"- ",
+    b"\r\n", b"\t", b"\x00",
+    b"\xff", b"\xef\xbb\xbf", "😀".encode(), b"[" * 50, b"9" * 50, b"'", b"# ", b"&a ", b"*a", b"- ",
 ]  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def values_of(document: Any, draw: random.Random) -> Any:
             case 2:
                 parent[key] = [parent[key]]
             case _:
-                parent[key] = draw.choice(NASTY)
+                parent[key] = copy.deepcopy(draw.choice(NASTY))
     return document
 
 

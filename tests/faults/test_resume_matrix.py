@@ -1,7 +1,7 @@
 """`peft resume` of a whole run equals the run that nothing stopped: methods, optimizers, accumulation, evaluation,
 streaming and gradient checkpointing together, stopped at three points each.
 
-By default a dozen of the configurations; marked slow is every one.
+By default six of the configurations; marked slow is every one.
 """
 
 from __future__ import annotations
@@ -46,9 +46,15 @@ SETTINGS = {
     "lion, checkpointing, streaming": ("optimizer: lion, micro_batch_size: 4, gradient_checkpointing: 2", 2, True),
 }
 EVERY = [(method, setting) for method in METHODS for setting in SETTINGS]
-# each method and each setting at least once; the four more are streams
-DEFAULT = [*zip(METHODS, SETTINGS, strict=True), ("dora", "adafactor, streaming"), ("p_tuning", "adamw 4x1, streaming"),
-           ("bitfit", "momentum, streaming, evaluation"), ("lora", "lion, checkpointing, streaming")]  # fmt: skip
+# of every way to come by rows, gradients and rates one; a dozen more, of the loop alone, are in tests/training
+DEFAULT = [
+    ("lora", "lion, checkpointing, streaming"),
+    ("dora", "adafactor, streaming"),
+    ("adalora", "momentum, streaming, evaluation"),
+    ("p_tuning", "adamw 4x1, streaming"),
+    ("bitfit", "adamw, evaluation"),
+    ("reft", "muon, restarts"),
+]
 pytestmark = pytest.mark.usefixtures("warm")
 Record = Callable[[str, object], None]
 
@@ -91,7 +97,7 @@ def require_exact(place: Path, method: str, setting: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "setting"), DEFAULT, ids=lambda name: name)
-def test_a_dozen(tmp_path: Path, method: str, setting: str) -> None:
+def test_some_configurations(tmp_path: Path, method: str, setting: str) -> None:
     require_exact(tmp_path, method, setting)
 
 
@@ -106,5 +112,4 @@ def test_every_configuration(tmp_path: Path, method: str, record_property: Recor
 
 def test_there_are_sixty() -> None:
     assert len(EVERY) >= 60
-    assert len({*DEFAULT}) == len(DEFAULT) >= 12
-    assert {setting for _, setting in DEFAULT} == set(SETTINGS)
+    assert {*DEFAULT} <= {*EVERY}

@@ -235,3 +235,17 @@ def test_a_save_can_be_asked_for(make_tiny: MakeTiny, tmp_path: Path) -> None:
     tiny.setup.emit = emit
     fit(tiny.setup)
     assert [line["step"] for line in tiny.events.of("checkpoint")] == [0, 5, 12]
+
+
+def test_retention_that_a_kill_left_undone_is_done_on_resume(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    checkpoint = CheckpointConfig(every=3)
+    fit(make_tiny(tmp_path, checkpoint=checkpoint, keep=4).setup)
+    assert len(list(tmp_path.iterdir())) == 4
+    damaged = tmp_path / "step-00000012" / "state.json"
+    good = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    fit(make_tiny(tmp_path, checkpoint=checkpoint, keep=1, steps=9, resume=True).setup)
+    assert len(list(tmp_path.iterdir())) == 4, "while one is damaged, none is given up"
+    damaged.write_bytes(good)
+    fit(make_tiny(tmp_path, checkpoint=checkpoint, keep=1, resume=True).setup)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000012"]
