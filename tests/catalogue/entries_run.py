@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,8 @@ ENVIRONMENT = [
     Entry("95 no GPU", 5, ("device cuda is not here", "device: auto"), recipe=with_line("device: cuda"), command="plan r.yaml"),
     Entry("97 fp16 on a CPU", 5, ("fp16 does not train on a CPU", "bf16"), recipe=training("precision: fp16") + "device: cpu\n", command="plan r.yaml"),
     Entry("98 bitsandbytes", 5, ("adamw_8bit needs a CUDA GPU", "optimizer: adamw"), recipe=training("optimizer: adamw_8bit"), command=TRAIN),
-    Entry("98 schedulefree", 5, ("schedulefree", "pip install"), recipe=training("optimizer: schedule_free, scheduler: constant"), command=TRAIN),
+    Entry("98 schedulefree", 5, ("schedulefree", "pip install"), recipe=training("optimizer: schedule_free, scheduler: constant"), command=TRAIN,
+          prepare=lambda place: place.patch.setitem(sys.modules, "schedulefree", None)),
     Entry("101 out of memory", 9, ("out of memory", "one row at a time", "max_length"), command=TRAIN, prepare=out_of_memory, lines=20),
     Entry("102 output is a file", 6, ("is a file, not a folder", "new", "another output"), command=TRAIN, files={"new": ""}),
     Entry("102 output below a file", 6, ("is a file, not a folder", "r.yaml"), command="train r.yaml --output r.yaml/x"),
