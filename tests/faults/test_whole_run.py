@@ -133,9 +133,10 @@ def require_few_lines(text: str, code: int, what: object) -> None:
         assert "  fix: " in text, (what, text)
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["drawn", "every"])
 @pytest.mark.parametrize("kind", DRAWN_CACHE)
 def test_the_first_run_on_this_data(
-    whole: Whole, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, record_property: Record
+    whole: Whole, tmp_path: Path, kind: str, every: bool, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     """The same with an empty token cache, which is then written as well."""
     monkeypatch.setenv("PEFTCLI_CACHE", str(tmp_path / "counted"))
@@ -143,12 +144,13 @@ def test_the_first_run_on_this_data(
     extra = len(disk.calls) - len(whole.disk.calls)
     assert extra > 10, "the cache is written"
     points = [point for point in disk.points(kind) if point < extra + 4]
-    for point in (drawn := draw(points, DRAWN_CACHE[kind], f"cache {kind}")):
+    for point in (drawn := points if every else draw(points, DRAWN_CACHE[kind], f"cache {kind}")):
         folder = tmp_path / f"point-{point}" / "run"
         monkeypatch.setenv("PEFTCLI_CACHE", str(tmp_path / f"cache-{point}"))
         arguments = ["train", str(whole.recipe), "--output", str(folder), "--quiet"]
         code, text = Child(arguments, FaultyDisk(kind, point)).end()
-        assert code in expected_codes(kind), (kind, point, text)
+        # an entry whose folder alone could not be synced is there, and is verified whenever it is read
+        assert code in expected_codes(kind) | ({0} if kind == BROKEN_ONCE else set()), (kind, point, text)
         require_few_lines(text, code, (kind, point))
         go_on(whole.recipe, folder)
         require_whole(folder, whole.folder, (kind, point))
