@@ -16,6 +16,8 @@ from torch import Tensor
 from peftcli import files
 from peftcli.errors import AdapterError
 
+MAX_TENSORS = 100_000
+"""More than the adapters of 128 experts in each of 90 layers have."""
 _HEADER_LIMIT_BYTES = 16 << 20
 _VALUE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -46,6 +48,8 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         if length > min(_HEADER_LIMIT_BYTES, size - 8) or length < 2:
             raise AdapterError(f"{path.name} is damaged: its header does not fit", where=str(path), fix="get it again")
         raw = stream.read(length)
+    if raw.count(b'"data_offsets"') > MAX_TENSORS:
+        raise AdapterError(f"{path.name} names more than {MAX_TENSORS:,} tensors", where=str(path), fix="get it again")
     try:
         header = json.loads(raw, object_pairs_hook=_without_doubles)
         parts = {str(key): value for key, value in header.items() if key != "__metadata__"}
