@@ -55,15 +55,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("counts")
         for line in lines:
             terminalreporter.write_line(line)
-
-
-UNSETTLED_ROOMS: tuple[str, ...] = ()
-UNSETTLED_FILES: tuple[str, ...] = ()
-"""Suites of open work: run by `make test-all` until their issues are closed."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent.name in UNSETTLED_ROOMS or any(name in item.path.stem for name in UNSETTLED_FILES):
-            item.add_marker(pytest.mark.slow)
