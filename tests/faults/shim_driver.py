@@ -5,6 +5,7 @@ torch is imported once, in this process; each point is a fork in which the shim 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import shutil
@@ -15,8 +16,20 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from whole_run import LORA, PROMPT, Child, adapter_bytes, contents, go_on, in_a_fork, require_whole, write_recipe
+from whole_run import (
+    LORA,
+    PROMPT,
+    Child,
+    adapter_bytes,
+    contents,
+    go_on,
+    in_a_fork,
+    one_cpu,
+    require_whole,
+    write_recipe,
+)
 
+from peftcli.cli.entry import run as peft
 from peftcli.jobs import merge as merge_job
 
 COUNT = 0
@@ -33,6 +46,12 @@ LIBRARY = ctypes.CDLL(None)
 
 def arm(prefix: Path, kind: int, point: int) -> None:
     LIBRARY.shim_arm(str(prefix).encode(), kind, point)
+
+
+def warm_up(arguments: list[str]) -> None:
+    """Runs a command in this very process, in one thread: its forks then find everything imported."""
+    with one_cpu(), contextlib.redirect_stdout(sys.stderr):
+        assert peft(arguments) == 0
 
 
 def count_calls(arguments: list[str], prefix: Path) -> int:
@@ -67,8 +86,8 @@ def meet(arguments: list[str], prefix: Path, kind: str, point: int, report: dict
 
 def train_points(kind: str, place: Path, stride: int, report: dict[str, Any]) -> None:
     recipe, whole = write_recipe(place, PROMPT), place / "whole"
-    for folder in (place / "warm", whole):
-        assert in_a_fork(["train", str(recipe), "--output", str(folder), "--quiet"])[0] == 0
+    warm_up(["train", str(recipe), "--output", str(place / "warm"), "--quiet"])
+    assert in_a_fork(["train", str(recipe), "--output", str(whole), "--quiet"])[0] == 0
     assert adapter_bytes(whole) == adapter_bytes(place / "warm")
     folder = place / "counted" / "run"
     folder.parent.mkdir()
@@ -85,8 +104,8 @@ def train_points(kind: str, place: Path, stride: int, report: dict[str, Any]) ->
 def merge_points(kind: str, place: Path, stride: int, report: dict[str, Any]) -> None:
     merge_job.PROMPTS = merge_job.PROMPTS[:1]
     recipe, run, whole = write_recipe(place, LORA), place / "run", place / "whole"
-    code, text = in_a_fork(["train", str(recipe), "--output", str(run), "--quiet"])
-    assert code == 0, text
+    warm_up(["train", str(recipe), "--output", str(run), "--quiet"])
+    warm_up(["merge", str(run), "--output", str(place / "warm"), "--quiet"])
     assert in_a_fork(["merge", str(run), "--output", str(whole), "--quiet"])[0] == 0
     counted = place / "counted"
     counted.mkdir()
