@@ -113,9 +113,9 @@ def echoes(rng: random.Random, vocabulary: int, first: int) -> list[Row]:
 def batches(rng: random.Random, encoder: Encoder, steps: int) -> Iterator[list[Row]]:
     """`steps` batches: echoes first, then lessons with an echo and a packed batch now and then."""
     vocabulary, first = encoder.tokenizer.get_vocab_size(), max(encoder.roles.values()) + 1
-    for _ in range(ECHO_STEPS):
+    count = min(ECHO_STEPS, steps)
+    for _ in range(count):
         yield echoes(rng, vocabulary, first)
-    count = ECHO_STEPS
     while count < steps:
         for rows in pool(rng, encoder)[: steps - count]:
             count += 1
