@@ -23,6 +23,8 @@ from peftcli.errors import RecipeError
 from peftcli.jobs.assembly import Assembly
 from peftcli.lock import environment
 from peftcli.lock.document import read_lock, write_lock
+from peftcli.plan import prepare_run
+from peftcli.recipe import load_recipe
 from peftcli.reproduce.job import reproduce
 from peftcli.reproduce.junit import junit_xml
 from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text
@@ -95,8 +97,11 @@ def test_a_changed_seed_parts_the_data_order_at_once(work: Path) -> None:
 
 
 def test_one_changed_data_byte_is_found_where_it_is_trained_on(work: Path) -> None:
-    data = (work / "rows.jsonl").read_text(encoding="utf-8")
-    (work / "rows.jsonl").write_text(data.replace('"content": "', '"content": "X', 1), encoding="utf-8")
+    prepared = prepare_run(load_recipe(work / "tiny.yaml"))
+    origin = prepared.data.train[int(prepared.order.batch(0, 0)[0])].origin
+    rows = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    rows[origin.line - 1] = rows[origin.line - 1].replace('"content": "', '"content": "X', 1)
+    (work / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
     found = reproduce("tiny.yaml")
     assert items(found) == ["data file ./rows.jsonl"]
     assert not found.held
