@@ -21,6 +21,7 @@ from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DeviceError, ModelError, RecipeError
 from peftcli.memory import MemoryEstimate, Shape, estimate
+from peftcli.models.device import before_start, has_bf16
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
@@ -148,11 +149,12 @@ def prepare_run(
 
 def resolve_device(wanted: str) -> str:
     """`auto` is the first GPU, else the CPU. Raises `DeviceError` for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        wanted = next(name for name, is_there in there.items() if is_there)
     if not there.get(wanted, False):
         raise DeviceError(f"device {wanted} is not here", fix="use `device: auto`; `peft doctor` tells what is there")
+    before_start(wanted)
     return wanted
 
 
@@ -169,7 +171,7 @@ def resolve_precision(precision: str, dtype: str, device: str) -> tuple[str, str
         elif dtype == "float32" or device != "cuda":
             precision = "fp32"
         else:
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            precision = "bf16" if has_bf16(device) else "fp16"
     if dtype == "auto":
         dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
     if precision == "fp16" and device == "cpu":

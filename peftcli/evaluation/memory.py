@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from peftcli.errors import MemoryLimitError
+from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 
 
 @contextmanager
@@ -15,10 +14,7 @@ def memory_errors(doing: str, fix: str) -> Iterator[None]:
     """Translates running out of device or host memory into a `MemoryLimitError`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MemoryLimitError(f"out of memory while {doing}", fix=fix) from error
-    except RuntimeError as error:
-        # torch's allocator on the host has no exception class of its own
-        if "allocate memory" not in str(error):
+    except OUT_OF_MEMORY_TYPES as error:
+        if not is_out_of_memory(error):
             raise
         raise MemoryLimitError(f"out of memory while {doing}", fix=fix) from error

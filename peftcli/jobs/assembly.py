@@ -22,6 +22,7 @@ from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
+from peftcli.models.device import start_peak_memory
 from peftcli.models.fingerprint import Fingerprint, fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.structure import structure
@@ -107,6 +108,7 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         prepared.order.keep_cursors(folder / "data" / "stream.jsonl")
     task = find_task(prepared.loaded.recipe.task)
     accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
+    start_peak_memory(resolved.device)
     attention = prepared.loaded.recipe.model.attention
     model = load_model(
         prepared.source,

@@ -6,6 +6,7 @@ from peftcli.adapters.base import Summary
 from peftcli.adapters.surgery import attach, build, detach, summary
 from peftcli.errors import CheckpointError
 from peftcli.jobs.assembly import Assembly, checkpoint_store, init_context
+from peftcli.training.seeding import as_deterministic_as_possible
 
 
 def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
@@ -17,7 +18,10 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
     method = assembly.prepared.loaded.recipe.method
     snapshot = checkpoint_store(assembly).newest()[0] if resuming else None
     if snapshot is None:
-        return attach(assembly.model, method, context=init_context(assembly))
+        # a start that is computed from gradients must repeat like a step
+        return as_deterministic_as_possible(
+            lambda: attach(assembly.model, method, context=init_context(assembly)), assembly.accelerator.device
+        )
     adapter = build(assembly.model, method)
     try:
         adapter.load_state(snapshot.adapter)

@@ -135,7 +135,7 @@ def _split(facts: SplitFacts) -> SplitLock:
 
 
 def _settings(base: LoadedBase | None, device: str) -> dict[str, Any]:
-    found: dict[str, Any] = determinism()
+    found: dict[str, Any] = determinism(device)
     found["matmul_precision"] = torch.get_float32_matmul_precision()
     if device == "cuda":
         found["cudnn_benchmark"] = torch.backends.cudnn.benchmark

@@ -50,35 +50,50 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]]) -> Fingerprint:
     """Fingerprint of named parameters. Exact and independent of thread count: only integer sums are taken."""
     structure, coarse, exact = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     dtypes: dict[str, int] = {}
-    for name, tensor in sorted(parameters, key=lambda item: item[0]):
+    ordered = sorted(parameters, key=lambda item: item[0])
+    # everything is queued on the device first and fetched in one go: it is waited for once, not once a tensor
+    samples = _on_host([_sample(tensor) for _, tensor in ordered])
+    sums = _on_host([_bit_sums(tensor) for _, tensor in ordered])
+    for (name, tensor), sample, both in zip(ordered, samples, sums, strict=True):
         head = json.dumps([name, list(tensor.shape)]).encode()
         structure.update(head)
         dtype = str(tensor.dtype).removeprefix("torch.")
         dtypes[dtype] = dtypes.get(dtype, 0) + tensor.numel()
-        coarse.update(head + _sampled_bytes(tensor))
-        exact.update(head + dtype.encode() + _bit_sums(tensor))
+        coarse.update(head + sample.view(torch.int16).numpy().tobytes())
+        exact.update(head + dtype.encode() + both.numpy().astype("<i8").tobytes())
     main_dtype = max(dtypes, key=lambda key: dtypes[key]) if dtypes else "none"
     return Fingerprint(structure.hexdigest(), coarse.hexdigest(), exact.hexdigest(), main_dtype)
 
 
-def _sampled_bytes(tensor: Tensor) -> bytes:
+def _on_host(tensors: list[Tensor]) -> list[Tensor]:
+    """Flat tensors of one type on the CPU, those of each device by a single copy."""
+    found = list(tensors)
+    for device in {tensor.device for tensor in tensors if tensor.device.type != "cpu"}:
+        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        joined = torch.cat([tensors[place] for place in places]).cpu()
+        for place, part in zip(places, joined.split([tensors[place].numel() for place in places]), strict=True):
+            found[place] = part
+    return found
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Evenly spaced values in bfloat16, on the tensor's device."""
     flat = tensor.detach().reshape(-1)
-    if flat.numel() == 0:
-        return b""
     step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
-    sample = flat[::step][:SAMPLES_PER_TENSOR].to("cpu", torch.bfloat16).contiguous()
-    return sample.view(torch.int16).numpy().tobytes()
+    return flat[::step][:SAMPLES_PER_TENSOR].to(torch.bfloat16).contiguous()
 
 
-def _bit_sums(tensor: Tensor) -> bytes:
-    """Two sums modulo 2**64 of the raw bits, one weighted by position, so that a swap of two values shows."""
+def _bit_sums(tensor: Tensor) -> Tensor:
+    """Two sums of the raw bits modulo 2**64, one weighted by position, so that a swap of two values shows.
+
+    (2,) int64 on the tensor's device, where sums wrap around.
+    """
     flat = tensor.detach().contiguous().reshape(-1)
     bits = flat.view(_INTEGER_OF_SIZE[flat.element_size()])
-    total, weighted = 0, 0
+    sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
     chunk = 1 << 22
     for start in range(0, bits.numel(), chunk):
         part = bits[start : start + chunk].to(torch.int64)
         positions = torch.arange(start, start + part.numel(), device=part.device, dtype=torch.int64)
-        total += int(part.sum())
-        weighted += int((part * (positions % 65521 + 1)).sum())
-    return (total % 2**64).to_bytes(8, "little") + (weighted % 2**64).to_bytes(8, "little")
+        sums += torch.stack([part.sum(), (part * (positions % 65521 + 1)).sum()])
+    return sums

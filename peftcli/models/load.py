@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from peftcli.errors import DeviceError, HubError, ModelError
+from peftcli.models.device import loading_options
 from peftcli.models.source import CONFIG_NAME, BaseSource, check_weight_files, read_config_file
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def load_model(
             where=source.location if source.is_local else None,
             fix="use the model that it was made from",
         )
-    extra = {} if attention is None else {"attn_implementation": attention}
+    extra = loading_options(device) | ({} if attention is None else {"attn_implementation": attention})
     with _loading(source, "the weights"), _quiet():
         model, report = _auto_class(auto_class).from_pretrained(
             source.location,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftcli.models.device import to_device
 from peftcli.tasks.base import Batch, LossSum, Row, RowScores, Task
 from peftcli.tasks.losses.target_logits import target_logits
 from peftcli.tasks.losses.token_nll import token_nll
@@ -58,7 +59,7 @@ class _Targets:
     """Where the targets of a batch are, found on the device that holds `weights` (the CPU, after `collate`)."""
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
-        self.inputs = {key: _move(batch[key], device) for key in ("input_ids", "attention_mask")}
+        self.inputs = {key: to_device(batch[key], device) for key in ("input_ids", "attention_mask")}
         weights = batch["weights"].clone()
         weights[:, :1] = 0.0
         length = weights.shape[1]
@@ -66,8 +67,8 @@ class _Targets:
         self.total_weight = float(weights.sum(dtype=torch.float64))
         found = weights.flatten().nonzero().squeeze(1)  # flat index of each target token
         self.rows = (found // length).cpu().numpy()
-        self.weights = _move(weights.flatten()[found], device)
-        found = _move(found, device)
+        self.weights = to_device(weights.flatten()[found], device)
+        found = to_device(found, device)
         self.tokens = self.inputs["input_ids"].flatten()[found]
         self.positions = found - 1  # the position whose output predicts the target
 
@@ -78,10 +79,6 @@ class _Targets:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
 
 TASK = CausalLm()

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from peftcli.errors import DeviceError
+from peftcli.models.device import before_start, has_bf16, kind_of
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -20,6 +21,7 @@ def build_accelerator(*, device: str, precision: str) -> Accelerator:
     Raises `DeviceError` where this machine has not the device, or the device not the precision.
     """
     _require(device, precision)
+    before_start(device)
     # Accelerate keeps one state a process; a second run in it may use another device or precision
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
@@ -29,13 +31,13 @@ def build_accelerator(*, device: str, precision: str) -> Accelerator:
 
 
 def _require(device: str, precision: str) -> None:
-    kind = device.split(":")[0]
+    kind = kind_of(device)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         raise DeviceError(f"the device {device} is not available", fix="use device: auto or cpu; see `peft doctor`")
     if precision == "fp16" and kind == "cpu":
         raise DeviceError("precision fp16 needs a GPU", fix="use precision: bf16 or fp32 on a CPU")
-    if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
+    if precision == "bf16" and not has_bf16(device):
         raise DeviceError("this GPU has no bf16", fix="use precision: fp16 or fp32")
 
 

@@ -35,7 +35,8 @@ class LivenessWatch:
         if self._steps_left == 0:
             return
         self._steps_left = 0 if last else self._steps_left - 1
-        self._pending = {name: parameter for name, parameter in self._pending.items() if not _is_alive(parameter)}
+        alive = _alive(self._pending)
+        self._pending = {name: parameter for name, parameter in self._pending.items() if name not in alive}
         if self._steps_left == 0 and self._pending:
             names = sorted(self._pending)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -71,11 +72,11 @@ class EffectWatch:
             )
 
 
-def _is_alive(parameter: nn.Parameter) -> bool:
-    if parameter.grad is None:
-        return False
-    size = float(parameter.grad.detach().abs().max())
-    return math.isfinite(size) and size > 0.0
+def _alive(parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters whose gradient is finite and not zero; waits for the device once, not once a tensor."""
+    sizes = {name: p.grad.detach().abs().max().float() for name, p in parameters.items() if p.grad is not None}
+    values = torch.stack(list(sizes.values())).tolist() if sizes else []
+    return {name for name, size in zip(sizes, values, strict=True) if math.isfinite(size) and size > 0.0}
 
 
 def non_finite_gradients(parameters: Mapping[str, nn.Parameter]) -> list[str]:

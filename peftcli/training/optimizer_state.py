@@ -61,20 +61,50 @@ def unflatten(
     _require_same_kind(optimizer, tensors, scalars)
     parameters = {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
     on_host = frozenset(scalars["on_host"])
+    paged = _paged_buffers(optimizer, parameters, tensors)
     restored: dict[str, dict[str, Any]] = {}
     for name, value in {**scalars["numbers"], **tensors}.items():
         parameter_name, _, key = name.rpartition(SEPARATOR)
         if parameter_name not in parameters:
             raise ValueError(f"the optimizer has no parameter {parameter_name}")
         if isinstance(value, Tensor):
-            device = "cpu" if name in on_host else parameters[parameter_name].device
-            value = value.to(device, copy=True)
+            if (buffer := paged.get(name)) is not None and buffer.shape == value.shape and buffer.dtype == value.dtype:
+                value = buffer.copy_(value)
+            else:
+                device = "cpu" if name in on_host else parameters[parameter_name].device
+                value = value.to(device, copy=True)
         restored.setdefault(parameter_name, {})[key] = value
     optimizer.state.clear()
     for parameter_name, state in restored.items():
         optimizer.state[parameters[parameter_name]] = state
     for group, saved in zip(optimizer.param_groups, scalars["groups"], strict=True):
         group.update({key: value for key, value in saved.items() if key in group})
+
+
+def _paged_buffers(
+    optimizer: Optimizer, parameters: Mapping[str, torch.nn.Parameter], saved: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of state that bitsandbytes pages between host and device, by name; empty for every other optimizer.
+
+    Such memory is the library's own: a plain tensor in its place would be on one side only, where the kernels of a
+    running optimizer do not look. So the library allocates, and what was saved is copied in.
+    """
+    if not getattr(optimizer, "is_paged", False):
+        return {}
+    wanted = {name.rpartition(SEPARATOR)[0] for name in saved}
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found: dict[str, Tensor] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        for place, parameter in enumerate(group["params"]):
+            name = names[id(parameter)]
+            if name in wanted and not optimizer.state[parameter]:
+                optimizer.init_state(group, parameter, number, place)  # type: ignore[attr-defined]
+            found |= {
+                f"{name}{SEPARATOR}{key}": value
+                for key, value in optimizer.state[parameter].items()
+                if getattr(value, "is_paged", False)
+            }
+    return found
 
 
 def _require_same_kind(optimizer: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:

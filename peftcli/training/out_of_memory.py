@@ -1,4 +1,4 @@
-"""Running out of memory, told apart from other faults."""
+"""Running out of memory in training: what is given back, and how it is told."""
 
 from __future__ import annotations
 
@@ -9,18 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from peftcli.errors import MemoryLimitError
-
-# torch's allocators raise plain RuntimeErrors on the host
-_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-
-OUT_OF_MEMORY_TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch or Python says that host or device memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 
 
 def release_memory() -> None:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
-CUBLAS_WORKSPACE = ":4096:8"
-DETERMINISTIC_MODE = "warn"
+from peftcli.models.device import CUBLAS_VARIABLE, CUBLAS_WORKSPACE, before_start, kind_of
+
+LENIENT, STRICT = "warn", "error"
+_REFUSALS = ("does not have a deterministic implementation", "this operation is not deterministic")
+
+Result = TypeVar("Result")
 
 
-def determinism() -> dict[str, Any]:
+def deterministic_mode(device: torch.device | str) -> str:
+    """torch's deterministic mode for forward and backward passes on a device.
+
+    On CUDA the backward pass of attention takes its deterministic form only where torch may refuse an operation; where
+    torch would merely warn, it takes the other, and no two runs are equal.
+    """
+    return STRICT if kind_of(device) == "cuda" else LENIENT
+
+
+def determinism(device: torch.device | str) -> dict[str, Any]:
     """The flags under which a run computes, for its lock."""
     return {
-        "deterministic_algorithms": DETERMINISTIC_MODE,
-        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE),
+        "deterministic_algorithms": deterministic_mode(device),
+        "cublas_workspace": os.environ.get(CUBLAS_VARIABLE, CUBLAS_WORKSPACE),
     }
 
 
@@ -46,15 +59,43 @@ def draws_digest(device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def deterministic_kernels() -> Iterator[None]:
-    """Asks torch for deterministic kernels inside the block; where one is missing, torch warns."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    mode = torch.get_deterministic_debug_mode()
+def deterministic_kernels(mode: str = LENIENT) -> Iterator[None]:
+    """Asks torch for deterministic kernels inside the block; where one is missing, torch warns or, `STRICT`, refuses."""
+    before_start("cuda")
+    before = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.set_deterministic_debug_mode(DETERMINISTIC_MODE)
+    torch.set_deterministic_debug_mode(mode)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.set_deterministic_debug_mode(mode)
+        torch.set_deterministic_debug_mode(before)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+def refuses_determinism(error: BaseException) -> bool:
+    """Whether torch raised because an operation has no deterministic kernel on this device."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _REFUSALS)
+
+
+def refused_operation(error: BaseException) -> str:
+    """What torch refused, in a few words."""
+    text = " ".join(str(error).split())
+    return text.split(" does not have")[0] if _REFUSALS[0] in text else f"cuBLAS, used before {CUBLAS_VARIABLE} was set"
+
+
+def as_deterministic_as_possible(compute: Callable[[], Result], device: torch.device | str) -> Result:
+    """`compute()` with deterministic kernels only; where torch has not all of them, again with those that there are.
+
+    For work that can be begun anew. On the CPU nothing is asked for.
+    """
+    if deterministic_mode(device) == LENIENT:
+        return compute()
+    try:
+        with deterministic_kernels(STRICT):
+            return compute()
+    except RuntimeError as error:
+        if not refuses_determinism(error):
+            raise
+    with deterministic_kernels(LENIENT):
+        return compute()

@@ -10,6 +10,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
 from peftcli.errors import MemoryLimitError, NumericalError
+from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 from peftcli.training.acceleration import forward_precision
 from peftcli.training.guards import (
     SCALER_SKIP_LIMIT,
@@ -22,14 +23,16 @@ from peftcli.training.guards import (
 )
 from peftcli.training.interfaces import Batch
 from peftcli.training.keeping import Keeper
-from peftcli.training.out_of_memory import (
-    OUT_OF_MEMORY_TYPES,
-    is_out_of_memory,
-    memory_limit,
-    release_memory,
-)
+from peftcli.training.out_of_memory import memory_limit, release_memory
 from peftcli.training.schedules import build_schedule
-from peftcli.training.seeding import draws_digest
+from peftcli.training.seeding import (
+    LENIENT,
+    deterministic_kernels,
+    deterministic_mode,
+    draws_digest,
+    refused_operation,
+    refuses_determinism,
+)
 from peftcli.training.setup import FitSetup
 from peftcli.training.step import OptimizerBatch, accumulate, read_batch, read_rows
 
@@ -54,6 +57,7 @@ class Stepper:
         self._effect = EffectWatch(self._output_changes, warmup_steps=warmup_steps, total_steps=setup.total_steps)
         self._precision = forward_precision(setup.accelerator, setup.model)
         self._liveness = LivenessWatch(self._parameters, setup.may_stay_idle)
+        self._determinism = deterministic_mode(setup.accelerator.device)
         self._steps_here = 0
         self._last: Batch | None = None
         self._ahead: tuple[int, OptimizerBatch] | None = None
@@ -109,12 +113,24 @@ class Stepper:
             size = self.keeper.state.micro_batch_size
             part = batch.first(size) if only_first else batch
             try:
-                return accumulate(self.setup, part, step=step, micro_batch_size=size, precision=self._precision)
+                with deterministic_kernels(self._determinism):
+                    return accumulate(self.setup, part, step=step, micro_batch_size=size, precision=self._precision)
             except OUT_OF_MEMORY_TYPES as error:
-                if not is_out_of_memory(error):
+                refused = refused_operation(error) if refuses_determinism(error) else None
+                if refused is None and not is_out_of_memory(error):
                     raise
             # outside of the handler, so that no traceback holds the failed step's tensors
-            self._halve(step, min(size, len(batch.rows)))
+            if refused is not None and self._determinism != LENIENT:
+                self._allow_other_kernels(step, refused)
+            else:
+                self._halve(step, min(size, len(batch.rows)))
+
+    def _allow_other_kernels(self, step: int, operation: str) -> None:
+        """The passes are computed again, and from now on, with what kernels there are; nothing was updated yet."""
+        self.optimizer.zero_grad()
+        self._determinism = LENIENT
+        message = f"no deterministic kernel for {operation} on this device: this run will not repeat bit for bit"
+        self._warn(step, message, "nondeterministic")
 
     def _halve(self, step: int, size: int) -> None:
         self.optimizer.zero_grad()

@@ -87,7 +87,7 @@ def mask_lowest(layers: Sequence[AdaloraLinear], scores: Sequence[Tensor], kept:
     dropped = len(every) - kept
     if dropped < 1:
         return [torch.ones_like(score, dtype=torch.bool) for score in scores]
-    threshold = torch.kthvalue(every, dropped).values
+    threshold = every.sort().values[dropped - 1]  # `kthvalue` is not deterministic on a GPU
     left = [score > threshold for score in scores]
     for layer, mask in zip(layers, left, strict=True):
         apply_mask(layer, mask)

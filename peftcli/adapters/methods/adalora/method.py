@@ -49,7 +49,8 @@ class AdaloraAdapter(LinearsAdapter):
         for path, layer in self.triplets():
             self.importance[path] = Importance(layer)
             left = pattern.get(f"{path}.lora_E", [True] * self.config.init_r)
-            self.left[path] = torch.tensor(left, dtype=torch.bool)
+            # beside the triplets: they are masked with it at each step once pruning has ended
+            self.left[path] = torch.tensor(left, dtype=torch.bool, device=layer.lora_E.device)
         self.settled.fill_(bool(pattern))
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ class AdaloraAdapter(LinearsAdapter):
         now = step - 1
         if now > schedule.end or (now == schedule.end and bool(self.settled)):
             for path, layer in self.triplets():
-                apply_mask(layer, self.left[path].to(layer.lora_E.device))
+                apply_mask(layer, self.left[path])
             return
         if now < schedule.end:
             for path, layer in self.triplets():

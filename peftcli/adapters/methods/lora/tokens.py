@@ -42,8 +42,11 @@ class TokenRows(AdapterLayer):
         slots = torch.full((vocabulary,), -1, dtype=torch.long)
         slots[torch.tensor(indices)] = torch.arange(len(indices))
         self.register_buffer("slots", slots.to(view.device), persistent=False)
+        # on the device from the start: sent there at each use, it would make the host wait
+        self.register_buffer("ids", torch.tensor(indices).to(view.device), persistent=False)
 
     slots: Tensor
+    ids: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
@@ -61,9 +64,8 @@ class TokenRows(AdapterLayer):
 
     def _scores(self, hidden: Tensor, result: Tensor) -> Tensor:
         bias = weight_view(unwrapped(self.base_layer)).bias
-        index = torch.tensor(self.indices, device=result.device)
-        scores = F.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[index])
-        return result.index_copy(-1, index, scores.to(result.dtype))
+        scores = F.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[self.ids])
+        return result.index_copy(-1, self.ids, scores.to(result.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
         return {ROWS: self.rows} if self.owns_rows else {}
@@ -71,9 +73,9 @@ class TokenRows(AdapterLayer):
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
         view = weight_view(unwrapped(self.base_layer))
-        self.rows.copy_(view.dense(view.dtype)[torch.tensor(self.indices)])
+        self.rows.copy_(view.dense(view.dtype)[self.ids])
 
     def merged(self) -> dict[str, Tensor]:
         weight = weight_view(unwrapped(self.base_layer)).dense().clone()
-        weight[torch.tensor(self.indices)] = self.rows.detach().float()
+        weight[self.ids] = self.rows.detach().float()
         return {"weight": weight}

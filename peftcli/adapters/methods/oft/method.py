@@ -71,7 +71,8 @@ class OftLayer(AdapterLayer):
         skew = self._skew(self._bounded(self.oft_R))
         identity = torch.eye(self.size, device=skew.device, dtype=skew.dtype)
         if not self.config.use_cayley_neumann:
-            rotation: Tensor = torch.linalg.solve(identity + skew, identity - skew, left=False)
+            # I + Q is never singular; `solve` would look whether it was, and the host wait for the device at each layer
+            rotation: Tensor = torch.linalg.solve_ex(identity + skew, identity - skew, left=False).result
             return rotation
         return _series(skew, identity, self.config.num_cayley_neumann_terms)
 

@@ -1,0 +1,72 @@
+"""What is particular about a device: settings before it starts, what it can compute, moves from the host, lack of memory.
+
+Each decision is a small function of the device's name, so that what is done on CUDA can be read, and tested, without it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_WORKSPACE = ":4096:8"
+OUT_OF_MEMORY_TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+# torch's allocator on the host raises plain RuntimeErrors; so do CUDA's libraries that find no room for their workspaces
+_OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "not enough memory", "_status_alloc_failed")
+
+
+def kind_of(device: torch.device | str) -> str:
+    """cpu, cuda or mps: the device's name without its number."""
+    return torch.device(device).type
+
+
+def before_start(device: torch.device | str) -> None:
+    """Settings that the device's libraries read once, when they are first used; call it before anything is computed.
+
+    cuBLAS sums in an order of its own in each run unless its workspace is fixed. A value that the user has set stays.
+    """
+    if kind_of(device) == "cuda":
+        os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_WORKSPACE)
+
+
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether the device computes in bfloat16 itself; torch also counts a GPU that merely emulates it, many times slower."""
+    return kind_of(device) != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def loading_options(device: torch.device | str) -> dict[str, object]:
+    """What transformers is told so that each weight goes to the device as it is read.
+
+    Without it the whole model is built in host memory and moved then. On the CPU there is nothing to tell.
+    """
+    return {"device_map": {"": str(device)}} if kind_of(device) == "cuda" else {}
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device. From the host to CUDA by way of pinned memory: from any other the copy waits until the
+    device has done all its work, once a tensor."""
+    if tensor.device == torch.device(device):
+        return tensor
+    if is_staged(tensor.device, device):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def is_staged(source: torch.device | str, target: torch.device | str) -> bool:
+    """Whether a copy goes through pinned memory, so that the host need not wait for it."""
+    return kind_of(source) == "cpu" and kind_of(target) == "cuda"
+
+
+def start_peak_memory(device: torch.device | str) -> None:
+    """Begins to count the device's peak anew, so that a run in a process that has computed before reports its own."""
+    if kind_of(device) == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python says that host or device memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY_SIGNS)

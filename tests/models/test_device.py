@@ -1,0 +1,192 @@
+"""What is decided for a device, checked without having it; that the decisions reach the places that need them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from peftcli.errors import DeviceError
+from peftcli.models import device as devices
+from peftcli.models import load
+from peftcli.models.builtin import builtin_base
+from peftcli.models.fingerprint import fingerprint
+from peftcli.models.source import BaseSource
+from peftcli.plan import resolve_device, resolve_precision
+from peftcli.training.acceleration import build_accelerator
+
+TINY = builtin_base("tiny")
+SOURCE = BaseSource("builtin:tiny", str(TINY), None, TINY)
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """torch says that there is a GPU; what is asked of it is noted, and the variable for cuBLAS is not set yet."""
+    asked: list[str] = []
+    monkeypatch.delenv(devices.CUBLAS_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: asked.append("peak"))
+    return asked
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_cublas_is_settled_when_the_device_is_chosen(a_gpu: list[str], wanted: str) -> None:
+    assert resolve_device(wanted) == "cuda"
+    assert os.environ[devices.CUBLAS_VARIABLE] == ":4096:8"
+
+
+def test_a_setting_of_the_user_stays(a_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.CUBLAS_VARIABLE, ":16:8")
+    resolve_device("cuda")
+    assert os.environ[devices.CUBLAS_VARIABLE] == ":16:8"
+
+
+def test_the_cpu_needs_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(devices.CUBLAS_VARIABLE, raising=False)
+    assert resolve_device("cpu") == "cpu"
+    assert devices.CUBLAS_VARIABLE not in os.environ
+
+
+def test_emulated_bf16_is_none(a_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card without bf16 gets fp16 by itself, and is refused bf16; torch counts emulation unless it is told not to."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolve_precision("auto", "auto", "cuda") == ("fp16", "float16")
+    with pytest.raises(DeviceError, match="no bf16"):
+        build_accelerator(device="cuda", precision="bf16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert resolve_precision("auto", "auto", "cuda") == ("bf16", "bfloat16")
+
+
+def test_torch_still_tells_emulation_apart() -> None:
+    assert "including_emulation" in inspect.signature(torch.cuda.is_bf16_supported).parameters
+
+
+def test_weights_are_read_onto_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers is told where each weight goes; on a CPU it is told nothing, as ever."""
+    told: dict[str, Any] = {}
+    auto = load._auto_class("AutoModelForCausalLM")
+
+    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+        told.update(kwargs)
+        return nn.Module(), {}
+
+    monkeypatch.setattr(auto, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
+    for device, wanted in (("cuda", {"": "cuda"}), ("cuda:1", {"": "cuda:1"}), ("cpu", None)):
+        told.clear()
+        load.load_model(SOURCE, device=device)
+        assert told.get("device_map") == wanted
+
+
+def test_a_device_map_of_one_device_gives_the_same_model() -> None:
+    """With the CPU in the GPU's place: no hooks, the same weights, the same way of saving."""
+    auto = load._auto_class("AutoModelForCausalLM")
+    plain = auto.from_pretrained(TINY, dtype=torch.bfloat16)
+    mapped = auto.from_pretrained(TINY, dtype=torch.bfloat16, device_map={"": "cpu"})
+    assert fingerprint(plain.named_parameters()) == fingerprint(mapped.named_parameters())
+    assert {n: b.sum().item() for n, b in plain.named_buffers()} == {
+        n: b.sum().item() for n, b in mapped.named_buffers()
+    }
+    assert not any(hasattr(module, "_hf_hook") for module in mapped.modules())
+    mapped.to(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "staged"),
+    [
+        ("cpu", "cuda", True),
+        ("cpu", "cuda:0", True),
+        ("cpu", "cpu", False),
+        ("cuda", "cuda", False),
+        ("cpu", "mps", False),
+    ],
+)
+def test_copies_to_cuda_are_staged(source: str, target: str, staged: bool) -> None:
+    assert devices.is_staged(source, target) is staged
+
+
+def test_a_staged_copy_is_pinned_and_not_waited_for() -> None:
+    calls: list[Any] = []
+
+    class Host:
+        device = torch.device("cpu")
+
+        def pin_memory(self) -> Host:
+            calls.append("pinned")
+            return self
+
+        def to(self, device: Any, non_blocking: bool) -> str:
+            calls.append((str(device), non_blocking))
+            return "there"
+
+    assert devices.to_device(Host(), "cuda:0") == "there"  # type: ignore[arg-type, comparison-overlap]
+    assert calls == ["pinned", ("cuda:0", True)]
+
+
+def test_a_tensor_that_is_there_is_not_touched() -> None:
+    tensor = torch.ones(3)
+    assert devices.to_device(tensor, "cpu") is tensor
+
+
+def test_the_peak_is_counted_anew(a_gpu: list[str]) -> None:
+    devices.start_peak_memory("cpu")
+    assert a_gpu == []
+    devices.start_peak_memory("cuda")
+    assert a_gpu == ["peak"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        MemoryError(),
+    ],
+)
+def test_every_way_of_running_out_of_memory_is_known(error: BaseException) -> None:
+    assert devices.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError("out of memory")])
+def test_other_faults_are_none(error: BaseException) -> None:
+    assert not devices.is_out_of_memory(error)
+
+
+def test_the_fingerprint_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of another device are joined before they are fetched: a copy for the samples and one for the sums."""
+    from peftcli.models import fingerprint as module
+
+    fetched: list[int] = []
+    parts = [torch.arange(3), torch.arange(5), torch.arange(0), torch.arange(2)]
+
+    class Far:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor, self.device = tensor, torch.device("cuda", 0)
+
+        def numel(self) -> int:
+            return self.tensor.numel()
+
+    def cat(tensors: list[Far]) -> Any:
+        joined = torch.concatenate([far.tensor for far in tensors])
+        return SimpleNamespace(cpu=lambda: fetched.append(len(joined)) or joined)
+
+    monkeypatch.setattr(module.torch, "cat", cat)
+    found = module._on_host([Far(part) for part in parts])  # type: ignore[misc]
+    assert fetched == [10]
+    assert all(torch.equal(one, other) for one, other in zip(found, parts, strict=True))
+
+
+def test_the_fingerprint_of_the_built_in_base_is_what_it_was() -> None:
+    """Adapters in the world carry it: computing it another way may not change it."""
+    lock = Path(__file__).parents[2] / "recipes" / "tiny" / "lora.lock"
+    model = load.load_model(SOURCE)
+    assert fingerprint(model.named_parameters()).exact in lock.read_text(encoding="utf-8")
