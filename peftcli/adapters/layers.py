@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
@@ -12,21 +13,29 @@ from torch import Tensor, nn
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Method, Shapes
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import MergeError
+from peftcli.models.weights import UnadaptedWeight
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+Place = tuple[nn.Module, str]
+"""A module and the name of what it holds."""
 
 
 class AdapterLayer(nn.Module):
     """Stands in a module's place and holds it as `base_layer`; never edits it.
 
     Attributes of the base layer (`weight`, `bias`, `in_features`, `layer_idx`) are reachable through the wrapper, since
-    models read them.
+    models read them; inside a forward pass its parameters are to look at only while the adapter is on, since computing
+    with them would pass by it.
     """
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.enabled = True
+        self.path = ""
+        """Path of the base layer in the bare model, once the wrapper stands there."""
         self.training = base_layer.training
 
     def __getattr__(self, name: str) -> Any:
@@ -38,7 +47,18 @@ class AdapterLayer(nn.Module):
             # past wrappers in between: their attributes are their own
             base_layer = super().__getattr__("base_layer")
             assert isinstance(base_layer, nn.Module)
-            return getattr(unwrapped(base_layer), name)
+            value = getattr(unwrapped(base_layer), name)
+            if isinstance(value, nn.Parameter) and self.enabled and _inside_a_forward():
+                return self.shown(name, value)
+            return value
+
+    def shown(self, name: str, parameter: nn.Parameter) -> Tensor:
+        """What a forward pass of the model sees as a parameter of the base layer while the adapter is on.
+
+        Around a part with layers of its own (a block) the parameters are no business of the wrapper.
+        """
+        is_leaf = not any(True for _ in unwrapped(self).children())
+        return UnadaptedWeight.of(parameter, self.path) if is_leaf else parameter
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -57,6 +77,25 @@ class AdapterLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"enabled={self.enabled}"
+
+
+def _inside_a_forward() -> bool:
+    """Whether some module is being called: who reads a parameter from outside wants the base's.
+
+    While torch compiles there is no such stack, and the parameter is the base's too.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is _CALL:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CALL = nn.Module._call_impl.__code__
+"""The code that runs every module's forward, read once: an AttributeError here where torch no longer has it."""
 
 
 class AdapterPart(nn.Module):
@@ -125,10 +164,14 @@ def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
     return unwrapped(module), name
 
 
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Sets the module at `path`."""
-    parent, name = parent_of(model, path)
-    setattr(parent, name, module)
+def shared_places(model: nn.Module) -> dict[int, list[Place]]:
+    """Holders and names of each module of the base that stands in more than one place, by its id."""
+    places: dict[int, list[Place]] = {}
+    for _, parent in named_base_modules(model):
+        for name, child in parent._modules.items():
+            if child is not None and not isinstance(child, AdapterPart):
+                places.setdefault(id(unwrapped(child)), []).append((parent, name))
+    return {key: found for key, found in places.items() if len(found) > 1}
 
 
 class LayersAdapter(Adapter):
@@ -137,6 +180,7 @@ class LayersAdapter(Adapter):
     def __init__(self, model: nn.Module, config: MethodConfig) -> None:
         super().__init__(model, config)
         self.layers: list[tuple[str, AdapterLayer]] = []
+        self._shared: dict[int, list[Place]] | None = None
 
     def wrap(self, path: str, layer: AdapterLayer) -> None:
         """Puts a wrapper in the place of the module at `path` (which it must hold as its base layer)."""
@@ -144,8 +188,17 @@ class LayersAdapter(Adapter):
             # parts made with the wrapper (dropout) follow the mode of what it wraps
             if name != "base_layer":
                 part.train(layer.training)
-        put(self.model, path, layer)
+        layer.path = path
+        for place in self._places(path):
+            setattr(*place, layer)
         self.layers.append((path, layer))
+
+    def _places(self, path: str) -> list[Place]:
+        """Every place where the module at `path` stands: a module that a model uses twice is adapted in both."""
+        if self._shared is None:
+            self._shared = shared_places(self.model)
+        parent, name = parent_of(self.model, path)
+        return self._shared.get(id(unwrapped(parent.get_submodule(name))), [(parent, name)])
 
     def disk_path(self, path: str, layer: AdapterLayer) -> str:
         """Module path in keys: wrappers that lie around this one show as `base_layer`, as in the reference."""
@@ -179,7 +232,8 @@ class LayersAdapter(Adapter):
         for path, layer in reversed(self.layers):
             parent, name = parent_of(self.model, path)
             assert getattr(parent, name) is layer, f"{path} was replaced by another hand"
-            setattr(parent, name, layer.base_layer)
+            for place in self._places(path):
+                setattr(*place, layer.base_layer)
         self.layers.clear()
 
     def targets(self) -> list[str]:

@@ -14,6 +14,8 @@ from peftcli.adapters.selection import SelectedParameters, wrap_named_modules
 from peftcli.adapters.target_config import TargetedConfig
 from peftcli.adapters.targets import ALL_LINEAR, find_targets, names_path, pattern_value, unmatched_pattern_keys
 from peftcli.errors import AdapterError, Fault
+from peftcli.models.direct_reads import read_directly
+from peftcli.models.plain_linear import linear_fault, table_fault
 from peftcli.models.structure import structure
 from peftcli.models.weights import is_linear, weight_view
 
@@ -122,15 +124,34 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         if not config.target_modules:
             raise AdapterError("target_modules is empty", fix="all-linear, a list of names, or a regular expression")
         candidates = dict(named_base_modules(model))
+        bypassed = read_directly(model)
+        fit = {
+            path: module
+            for path, module in candidates.items()
+            if self.supports(module) and self.misfit(module) is None and path not in bypassed
+        }
         return find_targets(
             candidates,
             config.target_modules,
-            all_linear=[path for path, module in structure(model).linears.items() if self.supports(module)],
+            all_linear=[path for path in structure(model).linears if path in fit],
             exclude_modules=config.exclude_modules,
             layers_to_transform=config.layers_to_transform,
             layers_pattern=config.layers_pattern,
-            supported={path: module for path, module in candidates.items() if self.supports(module)},
+            supported=fit,
+            why_not=lambda path: self._why_not(candidates[path], bypassed.get(path)),
         )
+
+    def misfit(self, module: nn.Module) -> str | None:
+        """Why a module of a kind that the method adapts is not what its kind promises; None where it is."""
+        if is_linear(module):
+            return linear_fault(module)
+        return table_fault(module) if isinstance(module, nn.Embedding) else None
+
+    def _why_not(self, module: nn.Module, reader: str | None) -> str | None:
+        if not self.supports(module):
+            return None
+        read = f"{reader} computes with its weight itself and passes by what wraps the layer" if reader else None
+        return self.misfit(module) or read
 
     def place(
         self, adapter: LayersAdapter, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None

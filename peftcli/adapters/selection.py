@@ -15,6 +15,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.targets import names_path
 from peftcli.errors import AdapterError
+from peftcli.models.weights import UnadaptedWeight
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
@@ -46,6 +47,15 @@ class SelectedParameters(AdapterLayer):
         base = unwrapped(self.base_layer)
         values = {name: self.copies[_slot(name)].to(base.get_parameter(name).dtype) for name in self.names}
         return functional_call(self.base_layer, values, args, kwargs)
+
+    def shown(self, name: str, parameter: nn.Parameter) -> Tensor:
+        """The copy, so that a model that computes with the parameter itself computes with the trained one.
+
+        Where parameters of parts inside are trained too, it is guarded: those a model would reach past this wrapper.
+        """
+        if any("." in inner for inner in self.names):
+            return UnadaptedWeight.of(parameter, self.path)
+        return self.copies[_slot(name)].to(parameter.dtype) if name in self.names else parameter
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: self.copies[_slot(name)] for name in self.names}

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from peftcli.adapters.base import Adapter, InitContext, Summary
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.registry import method, parse_method
 from peftcli.errors import AdapterError, Fault, RecipeError
+from peftcli.models.plain_linear import quantized_layers
 
 _SLOT = "_peftcli_adapter"
 _REQUIRES_GRAD = "_peftcli_requires_grad"
@@ -81,6 +83,7 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
     """Freezes the base and builds the method on it without start values: the first phase of attach and load."""
     if attached(model) is not None:
         raise AdapterError("the model carries an adapter already", fix="adapters.detach or adapters.merge it first")
+    _refuse_packed(model)
     grads = {parameter: parameter.requires_grad for _, parameter in named_base_parameters(model)}
     for parameter in grads:
         parameter.requires_grad_(False)
@@ -93,6 +96,22 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
     model.__dict__[_SLOT] = adapter
     model.__dict__[_REQUIRES_GRAD] = grads
     return adapter
+
+
+def _refuse_packed(model: nn.Module) -> None:
+    """A base whose weights are packed, or not there yet, has nothing that a method could read, start from or merge into."""
+    packed = list(quantized_layers(model))
+    if packed:
+        raise AdapterError(
+            f"this base has quantized layers, which are not supported yet ({len(packed)}, the first is `{packed[0]}`)",
+            fix="open the base without quantization",
+        )
+    unborn = [name for name, parameter in named_base_parameters(model) if is_lazy(parameter)]
+    if unborn:
+        raise AdapterError(
+            f"parameters do not exist before the first forward pass ({len(unborn)}, the first is `{unborn[0]}`)",
+            fix="run the model once, then attach",
+        )
 
 
 def _restore_requires_grad(grads: Mapping[nn.Parameter, bool]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -34,11 +34,12 @@ def find_targets(
     layers_to_transform: int | Sequence[int] | None = None,
     layers_pattern: str | Sequence[str] | None = None,
     supported: Mapping[str, nn.Module] | None = None,
+    why_not: Callable[[str], str | None] = lambda path: None,
 ) -> dict[str, nn.Module]:
     """Paths and modules that a configuration names, in the model's order.
 
     `candidates`: every module by path; `all_linear`: what `all-linear` stands for; `supported`: those that the method
-    can adapt (a match outside is an error that says so).
+    can adapt (a match outside is an error that says so, with the reason that `why_not` gives for a path).
     Raises `AdapterError` with one fault for each entry that matches nothing.
     """
     if target_modules == ALL_LINEAR:
@@ -61,13 +62,7 @@ def find_targets(
         if wrong:
             raise AdapterError(
                 "targets of a kind that this method cannot adapt",
-                faults=[
-                    Fault(
-                        f"`{path}` is a {type(candidates[path]).__name__}, which this method cannot adapt",
-                        fix="name its linear layers instead",
-                    )
-                    for path in wrong[:10]
-                ],
+                faults=[_unsupported_fault(path, candidates[path], why_not(path)) for path in wrong[:10]],
             )
     return {path: candidates[path] for path in chosen}
 
@@ -93,6 +88,13 @@ def _matched(
             faults=[_unmatched_fault(entry, near_pool, what) for entry in unmatched],
         )
     return chosen
+
+
+def _unsupported_fault(path: str, module: nn.Module, reason: str | None) -> Fault:
+    kind = f"`{path}` is a {type(module).__name__}"
+    if reason is None:
+        return Fault(f"{kind}, which this method cannot adapt", fix="name its linear layers instead")
+    return Fault(f"{kind} that cannot be adapted: {reason}", fix="leave it out of target_modules")
 
 
 def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:

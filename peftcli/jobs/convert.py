@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peftcli import files
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.foreign import is_foreign
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.layers import named_base_parameters, unwrapped
 from peftcli.adapters.merging import merge
 from peftcli.adapters.registry import parse_method
 from peftcli.adapters.storage import (
@@ -34,6 +34,7 @@ from peftcli.jobs.opening import auto_class_of, locate
 from peftcli.models.load import load_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import embeddings_are_tied, input_embedding
+from peftcli.models.weights import weight_view
 
 TARGETS = ("lora", "peft")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
@@ -218,7 +219,7 @@ def probe(model: nn.Module) -> Tensor:
     """Float32 logits on random tokens, the same for every model of one vocabulary."""
     embedding = input_embedding(model)
     assert embedding is not None, "every base that is loaded has a token embedding"
-    vocabulary = embedding.get_parameter("weight").shape[0]
+    vocabulary = weight_view(unwrapped(embedding)).shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (PROBE_ROWS, PROBE_LENGTH), generator=generator)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from peftcli.errors import ModelError
-from peftcli.models.weights import is_linear, weight_view
+from peftcli.models.weights import is_linear, same_parameter, weight_view
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def embeddings_are_tied(model: nn.Module) -> bool:
     output, embedding = output_embedding(model), input_embedding(model)
     if output is None or embedding is None:
         return False
-    weight = getattr(output, "weight", None)
-    return weight is not None and weight is getattr(embedding, "weight", None)
+    return same_parameter(getattr(output, "weight", None), getattr(embedding, "weight", None))
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from peftcli.errors import AdapterError
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,73 @@ def is_linear(module: nn.Module) -> bool:
 def weight_view(module: nn.Module) -> WeightView:
     """The view of a linear layer, an embedding or a convolution of width one (Conv1D as GPT-2 has it)."""
     return WeightView(module, transposed=isinstance(module, Conv1D))
+
+
+class UnadaptedWeight(Tensor):
+    """A parameter of an adapted layer as the layer's wrapper shows it to the model: to look at, not to compute with.
+
+    A model that reads its type, device or shape reads the base's. A model that multiplies with it passes by the
+    adapter, which would then have no effect here but in the merged model: that is an error, where it happens. torch
+    leaves its fused encoder layers aside when it meets such a tensor, and calls the layers one by one.
+    """
+
+    original: Tensor
+    path: str
+
+    @staticmethod
+    def of(parameter: Tensor, path: str) -> UnadaptedWeight:
+        """The parameter, guarded; shares its memory."""
+        shown = parameter.detach().as_subclass(UnadaptedWeight)
+        shown.original, shown.path = parameter, path
+        return shown
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if _only_looks(getattr(func, "__name__", ""), args):
+            with torch._C.DisableTorchFunctionSubclass():
+                seen = func(*args, **(kwargs or {}))
+            if not (func.__name__ == "__get__" and isinstance(seen, Tensor)):
+                return seen
+        raise AdapterError(
+            f"the model computes with the weight of `{_path_among(args, kwargs)}` itself and does not call the layer: "
+            "the adapter there would have no effect",
+            fix="leave this layer out of target_modules, or switch off the fused kernel that reads it",
+        )
+
+
+_LOOKS = frozenset({
+    "__get__", "__repr__", "__len__", "__hash__", "__format__", "size", "dim", "ndimension", "numel", "nelement", "stride",
+    "storage_offset", "element_size", "data_ptr", "untyped_storage", "get_device", "is_contiguous", "is_floating_point",
+    "is_complex", "is_inference", "is_shared", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
+    "empty_like", "zeros_like", "ones_like", "full_like",
+})  # fmt: skip
+
+
+def _only_looks(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a function asks for facts about the tensor, or takes it as the pattern for another one."""
+    return name in _LOOKS or (name in ("to", "type_as") and not isinstance(args[0], UnadaptedWeight))
+
+
+def _path_among(*values: Any) -> str:
+    """The path of the first guarded weight among nested arguments."""
+    for value in values:
+        if isinstance(value, UnadaptedWeight):
+            return value.path
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        found = _path_among(*inner)
+        if found:
+            return found
+    return ""
+
+
+def same_parameter(first: Any, second: Any) -> bool:
+    """Whether two attributes are one tensor, also where a wrapper shows it guarded."""
+    first = first.original if isinstance(first, UnadaptedWeight) else first
+    second = second.original if isinstance(second, UnadaptedWeight) else second
+    return first is not None and first is second

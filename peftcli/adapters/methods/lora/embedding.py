@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.lookups import look_up
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.dora import RowNorms, merged_rows
 from peftcli.adapters.methods.lora.linear import hold
@@ -36,18 +39,18 @@ class LoraEmbedding(AdapterLayer):
         self.magnitude = nn.Parameter(torch.empty(embedding_dim, device=view.device)) if config.use_dora else None
         self.row_norms = RowNorms() if config.use_dora else None
 
-    def forward(self, ids: Tensor) -> Tensor:
-        result: Tensor = self.base_layer(ids)
+    def forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.enabled:
-            return result
+            return self.base_layer(ids, *args, **kwargs)
+        return look_up(self, self._changed, ids, *args, **kwargs)
+
+    def _changed(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """The rows of the changed table in the place of the base's."""
         update = F.embedding(ids, self.lora_embedding_A.T) @ self.lora_embedding_B.T
-        # some families scale what they look up (Gemma): the update is part of the looked-up row
-        embed_scale = embedding_scale(self.base_layer)
-        if embed_scale is not None:
-            update = update * embed_scale
-        if self.magnitude is None:
-            return (result + update * self.scaling).to(result.dtype)
-        return ((result + update * self.scaling) * (self.magnitude / self.norms())).to(result.dtype)
+        changed = rows + update * self.scaling
+        if self.magnitude is not None:
+            changed = changed * (self.magnitude / self.norms())
+        return changed.to(rows.dtype)
 
     def norms(self) -> Tensor:
         """Norm of each embedding column of W + s (B A)^T, (embedding_dim,) float32, without gradient."""
@@ -92,12 +95,6 @@ def embedding_delta(layer: LoraEmbedding) -> Tensor:
     """s (B A)^T, float32, (num_embeddings, embedding_dim)."""
     lookup, spread = layer.lora_embedding_A.detach().float().T, layer.lora_embedding_B.detach().float().T
     return (lookup @ spread) * layer.scaling
-
-
-def embedding_scale(module: nn.Module) -> Tensor | float | None:
-    """The factor by which some families multiply what they look up."""
-    scale: Tensor | float | None = getattr(unwrapped(module), "embed_scale", None)
-    return scale
 
 
 class LoraTiedHead(AdapterLayer):

@@ -18,6 +18,7 @@ from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.inits import start_pair
 from peftcli.adapters.methods.lora.linear import hold
 from peftcli.errors import AdapterError
+from peftcli.models.weights import UnadaptedWeight
 
 
 class LoraParameter(AdapterLayer):
@@ -50,6 +51,9 @@ class LoraParameter(AdapterLayer):
         weight = inner.get_parameter(self.name)
         changed = (weight + self.delta()).to(weight.dtype)
         return functional_call(self.base_layer, {"base_layer." * depth + self.name: changed}, args, kwargs)
+
+    def shown(self, name: str, parameter: nn.Parameter) -> Tensor:
+        return UnadaptedWeight.of(parameter, f"{self.path}.{name}") if name == self.name else parameter
 
     def delta(self) -> Tensor:
         """s B A in the shape of the weight."""

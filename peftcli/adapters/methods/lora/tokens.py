@@ -6,14 +6,17 @@ embedding is the same tensor, its logits for these tokens come from the trained 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.layers import AdapterLayer, unwrapped
-from peftcli.adapters.methods.lora.embedding import embedding_scale
+from peftcli.adapters.lookups import look_up
 from peftcli.errors import AdapterError
+from peftcli.models.plain_linear import linear_fault, table_fault
 from peftcli.models.weights import weight_view
 
 ROWS = "token_adapter.trainable_tokens_delta"
@@ -35,6 +38,9 @@ class TokenRows(AdapterLayer):
                 + (f"lie beyond the vocabulary of {vocabulary}" if beyond else "stand there twice"),
                 fix="ids are those of the tokenizer, each once",
             )
+        odd = linear_fault(unwrapped(base_layer)) if is_head else table_fault(unwrapped(base_layer))
+        if odd is not None:
+            raise AdapterError(f"trainable_token_indices: the rows of the base cannot be replaced: {odd}")
         self.is_head = is_head
         self.indices = list(indices)
         self.owns_rows = rows is None
@@ -48,19 +54,18 @@ class TokenRows(AdapterLayer):
     slots: Tensor
     ids: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.base_layer(x)
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.enabled:
-            return result
-        return self._scores(x, result) if self.is_head else self._looked_up(x, result)
+            return self.base_layer(x, *args, **kwargs)
+        if self.is_head:
+            return self._scores(x, self.base_layer(x, *args, **kwargs))
+        return look_up(self, self._changed, x, *args, **kwargs)
 
-    def _looked_up(self, ids: Tensor, result: Tensor) -> Tensor:
+    def _changed(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """The trained rows in the place of the base's."""
         slots = self.slots[ids]
-        rows = F.embedding(slots.clamp_min(0), self.rows).to(result.dtype)
-        scale = embedding_scale(self.base_layer)
-        if scale is not None:
-            rows = rows * scale
-        return torch.where((slots >= 0)[..., None], rows, result)
+        trained = F.embedding(slots.clamp_min(0), self.rows).to(rows.dtype)
+        return torch.where((slots >= 0)[..., None], trained, rows)
 
     def _scores(self, hidden: Tensor, result: Tensor) -> Tensor:
         bias = weight_view(unwrapped(self.base_layer)).bias
