@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from peftcli.data.store import Encoded, Origin, TokenStore
 
 MAX_TEXT_PROMPT = 64
+TEXT_ANSWER = 64
+"""Tokens to write where no row has a prompt of its own: a passage, not a document."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,17 @@ def generation_cases(store: TokenStore, tokenizer: Any, limit: int) -> list[Case
     A row that is trained on whole (text) is cut in the middle, after at most 64 tokens.
     """
     return [_case(store[row], tokenizer) for row in range(min(limit, len(store)))]
+
+
+def answer_budget(store: TokenStore, rows: int | None = None) -> int:
+    """New tokens that let a model write the longest answer of the first `rows` rows, and a quarter more.
+
+    The quarter is for answers that are right and longer than the reference; what is longer still is counted as cut.
+    """
+    count = min(len(store), rows or len(store))
+    spans = [last_span(store[row].weights) for row in range(count)]
+    longest = max((end - start for start, end in spans if start > 1), default=0)
+    return max(TEXT_ANSWER, longest + math.ceil(longest / 4)) if longest else TEXT_ANSWER
 
 
 def _case(row: Encoded, tokenizer: Any) -> Case:

@@ -78,6 +78,8 @@ class DataFacts:
     sources: int = 0
     findings: dict[str, int] = field(default_factory=dict)
     streaming: bool = False
+    validation_trained_on: int = 0
+    """Validation rows, before any cut, that are training rows too."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: tuples are lists there."""

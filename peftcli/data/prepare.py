@@ -13,8 +13,8 @@ from peftcli import files
 from peftcli.data.assemble import Assembled, assemble, plan_splits
 from peftcli.data.cache import TokenCache, content_key
 from peftcli.data.config import DataConfig
-from peftcli.data.doctor.base import Finding, Review, Tallies
-from peftcli.data.doctor.run import findings_of, raise_failures, review
+from peftcli.data.doctor.base import Finding, Review, Tallies, trained_on
+from peftcli.data.doctor.run import findings_of, grave_severities, raise_failures, review
 from peftcli.data.facts import DataFacts
 from peftcli.data.load_source import Progress, SourceLoader
 from peftcli.data.order import BatchOrder
@@ -77,7 +77,8 @@ def prepare(
     open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
     splits = [assemble(plan, config, seed) for plan in plan_splits(config, train, validation, seed)]
     sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
-    findings = _findings(config, sources, splits, cache)
+    compared = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)
+    findings = _findings(config, sources, splits, compared, cache)
     if stop_on_failures:
         raise_failures(findings)
     for split in splits:
@@ -94,20 +95,25 @@ def prepare(
         sources=len(sources),
         findings={severity: sum(each.severity == severity for each in findings) for severity in ("fail", "warn")},
         streaming=config.streaming,
+        validation_trained_on=trained_on(compared),
     )
     return PreparedData(splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings, open_stream)
 
 
 def _findings(
-    config: DataConfig, sources: Sequence[SourceData], splits: Sequence[Assembled], cache: TokenCache | None
+    config: DataConfig,
+    sources: Sequence[SourceData],
+    splits: Sequence[Assembled],
+    compared: Review,
+    cache: TokenCache | None,
 ) -> list[Finding]:
     tallies = [*(data.tallies for data in sources), *(split.tallies for split in splits)]
-    return findings_of([*tallies, _review(config, splits, cache)], config.checks)
+    severities = grave_severities(compared) | config.checks
+    return findings_of([*tallies, _review(config, compared, cache)], severities)
 
 
-def _review(config: DataConfig, splits: Sequence[Assembled], cache: TokenCache | None) -> Tallies:
+def _review(config: DataConfig, data: Review, cache: TokenCache | None) -> Tallies:
     """What the checks that compare rows see; remembered, since on many rows they take longer than all the rest."""
-    data = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)
     if cache is None:
         return review(data, config.checks)
     off = sorted(name for name, severity in config.checks.items() if severity == "off")

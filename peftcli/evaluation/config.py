@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -45,8 +45,9 @@ class EvaluationConfig(_Section):
 class GenerationConfig(_Section):
     """How text is written, in reports, metrics, `peft generate` and `peft chat`."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = 64
-    """Tokens after which an answer is cut."""
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Tokens after which an answer is cut; auto: room for the longest answer of the validation rows and a quarter more
+    (at least 64), as far as the context reaches."""
     do_sample: bool = False
     """Draw from the distribution; false takes the likeliest token each time."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0

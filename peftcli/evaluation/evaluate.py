@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from peftcli.data.cases import Case, generation_cases
+from peftcli.data.cases import Case, answer_budget, generation_cases
 from peftcli.data.store import Origin, TokenStore
 from peftcli.errors import DataError, Fault, NumericalError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
@@ -19,6 +19,7 @@ from peftcli.evaluation.metric import Answer, Losses, Metric
 from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
 from peftcli.evaluation.result import Evaluation, Sample, Table, intervals, values, values_by_source
+from peftcli.evaluation.thoughts import without_thoughts
 
 __all__ = ["Evaluation", "evaluate", "score"]
 
@@ -76,10 +77,11 @@ def evaluate(
     store = store.take(np.arange(min(len(store), config.rows or len(store))))
     scores = score(model, task, store, batch_size=config.batch_size, pad_token_id=pad_token_id, progress=progress)
     cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples)
-    samples = _answer(cases, model, tokenizer, config, generation, seed=seed)
+    budget = answer_budget(store) if generation.max_new_tokens == "auto" else generation.max_new_tokens
+    samples = _answer(cases, model, tokenizer, config, generation, budget=budget, seed=seed)
     tables = _loss_tables(metrics, scores, store) | _answer_tables(metrics, samples, cases)
     return Evaluation(
-        metrics=_finite(values(tables)),
+        metrics=_numbers(values(tables)),
         intervals=intervals(tables),
         rows=len(store),
         trained_tokens=int(scores.targets.sum()),
@@ -87,6 +89,9 @@ def evaluate(
         sources=values_by_source(tables),
         source_rows=_rows_by_source(store),
         seconds=time.perf_counter() - started,
+        answered=len(samples),
+        cut=sum(sample.cut for sample in samples),
+        budget=budget if samples else None,
         tables=tables,
     )
 
@@ -129,10 +134,11 @@ def _require_finite(sums: np.ndarray, store: TokenStore) -> None:
         raise NumericalError("the evaluation loss is not finite", faults=faults)
 
 
-def _finite(metrics: dict[str, float]) -> dict[str, float]:
-    faults = [Fault(f"{name} is {value}") for name, value in metrics.items() if not np.isfinite(value)]
+def _numbers(metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics as they are, infinite ones too: the perplexity of a loss above 709 is beyond floats, and no fault."""
+    faults = [Fault(f"{name} is {value}") for name, value in metrics.items() if np.isnan(value)]
     if faults:
-        raise NumericalError("a metric is not finite", faults=faults)
+        raise NumericalError("a metric is not a number", faults=faults)
     return metrics
 
 
@@ -166,15 +172,23 @@ def _answer(
     config: EvaluationConfig,
     generation: GenerationConfig,
     *,
+    budget: int,
     seed: int,
 ) -> list[Sample]:
     origins = [_place(case.origin) for case in cases]
     prompts = [[int(token) for token in case.prompt_ids] for case in cases]
     answers = generate(
-        model, tokenizer, prompts, config=generation, batch_size=config.batch_size, seed=seed, origins=origins
+        model,
+        tokenizer,
+        prompts,
+        config=generation,
+        batch_size=config.batch_size,
+        seed=seed,
+        origins=origins,
+        budget=budget,
     )
     return [
-        Sample(case.prompt_text, case.reference_text, answer.text, origin)
+        Sample(case.prompt_text, case.reference_text, answer.text, origin, cut=answer.finish == "length")
         for case, answer, origin in zip(cases, answers, origins, strict=True)
     ]
 
@@ -188,7 +202,7 @@ def _loss_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStor
 
 
 def _answer_tables(metrics: Mapping[str, Metric], samples: Sequence[Sample], cases: Sequence[Case]) -> dict[str, Table]:
-    answers = [Answer(sample.prediction, sample.reference) for sample in samples]
+    answers = [Answer(without_thoughts(sample.prediction), without_thoughts(sample.reference)) for sample in samples]
     sources = np.array([case.origin.source for case in cases])
     return {
         REPORT_PREFIX + name: Table(metric, metric.answers(answers), sources)

@@ -22,6 +22,8 @@ from peftcli.evaluation.prompts import stop_token_ids
 Stream = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
+OPEN_BUDGET = 256
+"""New tokens of an answer where the recipe leaves it open and no reference says how long answers are."""
 _CONTEXT = 8  # prompt tokens that an answer is decoded behind
 _UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
 
@@ -44,13 +46,15 @@ def generate(
     batch_size: int = 16,
     seed: int = 0,
     origins: Sequence[str] | None = None,
+    budget: int = OPEN_BUDGET,
     progress: Progress | None = None,
 ) -> list[Generated]:
     """Answers to prompts (token ids), in their order.
 
     Prompts of like length share a batch. Sampling draws from a stream that `seed` starts, and leaves the shared
-    generators as they were; greedy answers do not depend on the batch up to rounding. `origins` name the rows in the
-    `DataError` for prompts that are empty or do not fit the model's context together with their answer.
+    generators as they were; greedy answers do not depend on the batch up to rounding. `budget`: new tokens where the
+    configuration says `auto`, fewer where the context ends before. `origins` name the rows in the `DataError` for
+    prompts that are empty or do not fit the model's context together with their answer.
     """
     check_fits(model, prompts, config=config, origins=origins)
     answers: list[Generated | None] = [None] * len(prompts)
@@ -58,7 +62,10 @@ def generate(
     with _writing(model, tokenizer, config, seed=seed) as stops:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            written = _write_batch(model, [prompts[index] for index in chosen], pad=_filler(tokenizer, stops))
+            asked = [prompts[index] for index in chosen]
+            written = _write_batch(
+                model, asked, pad=_filler(tokenizer, stops), new_tokens=_new_tokens(model, asked, config, budget)
+            )
             for index, ids in zip(chosen, written, strict=True):
                 answers[index] = _answer(_Decoder(tokenizer, prompts[index], stops), ids)
             if progress:
@@ -73,23 +80,29 @@ def generate_stream(
     check_fits(model, [prompt], config=config)
     with _writing(model, tokenizer, config, seed=seed) as stops:
         decoder = _Decoder(tokenizer, prompt, stops)
-        written = _write_batch(model, [prompt], pad=_filler(tokenizer, stops), streamer=_Pieces(decoder, stream))
+        written = _write_batch(
+            model,
+            [prompt],
+            pad=_filler(tokenizer, stops),
+            new_tokens=_new_tokens(model, [prompt], config, OPEN_BUDGET),
+            streamer=_Pieces(decoder, stream),
+        )
         return _answer(decoder, written[0])
 
 
 def check_fits(
     model: Any, prompts: Sequence[Sequence[int]], *, config: GenerationConfig, origins: Sequence[str] | None = None
 ) -> None:
-    """Raises `DataError` naming every prompt that is empty or leaves no room for `max_new_tokens`."""
-    limit, added = context_length(model), _added_positions(model)
+    """Raises `DataError` naming every prompt that is empty or leaves no room for `max_new_tokens` (auto: for one)."""
+    limit, added, wanted_tokens = context_length(model), _added_positions(model), _least_tokens(config)
     behind = f" behind {added} virtual ones" if added else ""
     faults = []
     for index, prompt in enumerate(prompts):
         where = origins[index] if origins else (f"prompt {index + 1}" if len(prompts) > 1 else None)
         if not len(prompt):
             faults.append(Fault("the prompt is empty", where, "give the model something to continue"))
-        elif limit is not None and added + len(prompt) + config.max_new_tokens > limit:
-            wanted = f"{len(prompt)} prompt tokens and {config.max_new_tokens} new ones{behind}"
+        elif limit is not None and added + len(prompt) + wanted_tokens > limit:
+            wanted = f"{len(prompt)} prompt tokens and {wanted_tokens} new ones{behind}"
             message = f"{wanted} exceed the context of {limit}"
             faults.append(Fault(message, where, "shorten the prompt, or lower generation.max_new_tokens"))
     if faults:
@@ -97,9 +110,23 @@ def check_fits(
 
 
 def fits(model: Any, prompt: Sequence[int], config: GenerationConfig) -> bool:
-    """Whether a prompt can be answered in full."""
-    limit, needed = context_length(model), _added_positions(model) + len(prompt) + config.max_new_tokens
+    """Whether a prompt can be answered with as many tokens as the configuration asks for."""
+    limit, needed = context_length(model), _added_positions(model) + len(prompt) + _least_tokens(config)
     return len(prompt) > 0 and (limit is None or needed <= limit)
+
+
+def _least_tokens(config: GenerationConfig) -> int:
+    """New tokens that a prompt must leave room for: a number of the recipe is a promise, `auto` is not."""
+    return 1 if config.max_new_tokens == "auto" else config.max_new_tokens
+
+
+def _new_tokens(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, budget: int) -> int:
+    """New tokens for a batch of prompts that fit."""
+    if config.max_new_tokens != "auto":
+        return config.max_new_tokens
+    limit = context_length(model)
+    longest = max(len(prompt) for prompt in prompts)
+    return budget if limit is None else min(budget, limit - _added_positions(model) - longest)
 
 
 def _added_positions(model: Any) -> int:
@@ -136,7 +163,6 @@ def _settings(own: Any, config: GenerationConfig, stops: list[int], *, pad: int)
     sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": own.top_k or 0}
     settings.update(
         do_sample=config.do_sample,
-        max_new_tokens=config.max_new_tokens,
         max_length=None,
         min_new_tokens=None,
         min_length=None,
@@ -153,9 +179,14 @@ def _settings(own: Any, config: GenerationConfig, stops: list[int], *, pad: int)
 
 
 def _write_batch(
-    model: Any, prompts: Sequence[Sequence[int]], *, pad: int, streamer: BaseStreamer | None = None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad: int,
+    new_tokens: int,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """New ids of each prompt, up to the longest answer of the batch."""
+    """At most `new_tokens` new ids of each prompt, up to the longest answer of the batch."""
     length = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), length), pad, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
@@ -163,8 +194,11 @@ def _write_batch(
         input_ids[row, length - len(prompt) :] = torch.as_tensor(list(prompt), dtype=torch.int64)
         attention_mask[row, length - len(prompt) :] = 1
     device = next(model.parameters()).device
+    model.generation_config.max_new_tokens = new_tokens  # our own copy, see `_writing`
     output: Tensor = model.generate(
-        input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), streamer=streamer
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        streamer=streamer,
     )
     new: list[list[int]] = output[:, length:].tolist()
     return new

@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from peftcli.reports.metric_facts import Better, MetricFacts
+
 Needs = Literal["losses", "generations"]
-Better = Literal["lower", "higher"]
 
 
 class Losses(Protocol):
@@ -56,6 +57,7 @@ class Metric:
     """A metric; `losses` or `answers` is given, never both."""
 
     better: Better
+    """Which way is an improvement."""
     losses: Callable[[Losses], np.ndarray] | None = None
     """Additive numbers of each row, (rows, k), from the task's scores."""
     answers: Callable[[Sequence[Answer]], np.ndarray] | None = None
@@ -64,10 +66,21 @@ class Metric:
     """(..., k) sums over rows -> (...) values."""
     packages: tuple[str, ...] = ()
     """Import names of packages that it needs beyond peftcli's own."""
+    fraction: bool = False
+    """A share of rows or tokens, 0 to 1."""
+    smooth: bool = False
+    """Moves with the last bits of the arithmetic and no further, as a loss does."""
+    unit: str = ""
+    """What a value is counted in, for people."""
 
     def __post_init__(self) -> None:
         if (self.losses is None) == (self.answers is None):
             raise ValueError("a metric reads either losses or answers")
+
+    @property
+    def facts(self) -> MetricFacts:
+        """What record, training loop, lock and report are told of it."""
+        return MetricFacts(better=self.better, fraction=self.fraction, smooth=self.smooth, unit=self.unit)
 
     @property
     def needs(self) -> Needs:

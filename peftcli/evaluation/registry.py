@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from peftcli.errors import DeviceError, Fault, RecipeError
 
 if TYPE_CHECKING:
-    from peftcli.evaluation.metric import Better, Metric
+    from peftcli.evaluation.metric import Metric
+    from peftcli.reports.metric_facts import MetricFacts
 
 ENTRY_POINT_GROUP = "peftcli.metrics"
 REPORT_PREFIX = "eval_"
@@ -78,9 +79,9 @@ def load_metrics(names: Iterable[str]) -> dict[str, Metric]:
     return metrics
 
 
-def better_direction(metric: str) -> Better:
-    """`lower` or `higher`, for a metric's name or its reported `eval_<name>`."""
-    return get_metric(metric).better
+def metric_facts(metric: str) -> MetricFacts:
+    """What a metric says of itself, by its name or its reported `eval_<name>`."""
+    return get_metric(metric).facts
 
 
 def _listed() -> str:

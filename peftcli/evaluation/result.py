@@ -10,9 +10,13 @@ import numpy as np
 
 from peftcli.errors import DataError
 from peftcli.evaluation.bootstrap import Interval, interval, resample
-from peftcli.evaluation.metric import Better, Metric
+from peftcli.evaluation.metric import Metric
+from peftcli.evaluation.rates import is_binary, mcnemar, paired_interval, wilson
+from peftcli.reports.metric_facts import Better, MetricFacts
 
 Verdict = Literal["better", "worse", "unclear"]
+SIGNIFICANT = 0.05
+"""Of McNemar's p, as of the 95 % intervals."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,20 @@ class Table:
         """The metric on resampled rows; the same rows for every table of this length."""
         return resample(self.numbers, self.metric.value)
 
+    def interval(self) -> Interval:
+        """95 %: Wilson's for a share of rows, else the bootstrap's.
+
+        A share of tokens that is the same on every resample (all right, all wrong) is no certainty either: then rows
+        stand for its tokens, which cannot claim too much.
+        """
+        share = self.value()
+        if is_binary(self.numbers):
+            return wilson(share, len(self.numbers))
+        low, high = interval(self.resampled())
+        if self.metric.fraction and low == high and share in (0.0, 1.0):
+            return wilson(share, len(self.numbers))
+        return low, high
+
     def of_source(self, source: int) -> Table:
         chosen = self.sources == source
         return Table(self.metric, self.numbers[chosen], self.sources[chosen])
@@ -47,6 +65,8 @@ class Sample:
     prediction: str
     origin: str
     """`file:line` of the row."""
+    cut: bool = False
+    """Whether the answer was ended by its length and not by itself."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     intervals: dict[str, Interval]
-    """95 %, by the bootstrap over rows."""
+    """95 %, by Wilson for shares of rows, by the bootstrap over rows for all else."""
     rows: int
     trained_tokens: int
     """Targets that were scored."""
@@ -65,6 +85,12 @@ class Evaluation:
     source_rows: dict[int, int]
     """Rows of each source."""
     seconds: float
+    answered: int = 0
+    """Rows that an answer was written to."""
+    cut: int = 0
+    """Answers among these that their length ended."""
+    budget: int | None = None
+    """New tokens that an answer could have; None where nothing was written."""
     tables: dict[str, Table] = field(repr=False, default_factory=dict)
 
 
@@ -75,17 +101,20 @@ class Difference:
     delta: float
     lo: float
     hi: float
-    """95 % interval of the difference, rows drawn in pairs."""
-    disjoint: bool
-    """Whether the two models' own intervals do not touch: a stronger claim than an interval without 0."""
+    """95 % interval of the difference, rows in pairs."""
     better: Better
+    test: str
+    """How the two were compared, as a report says it."""
+    p: float | None = None
+    """Two-sided; None where an interval is all that was computed."""
 
     @property
     def verdict(self) -> Verdict:
-        """How the tuned model stands, as far as these rows can tell: `unclear` where the interval holds 0."""
-        if not self.lo > 0 and not self.hi < 0:
+        """How the tuned model stands, as far as these rows can tell."""
+        unclear = self.p >= SIGNIFICANT if self.p is not None else not self.lo > 0 and not self.hi < 0
+        if unclear or self.delta == 0:
             return "unclear"
-        return "better" if (self.hi < 0) == (self.better == "lower") else "worse"
+        return "better" if (self.delta < 0) == (self.better == "lower") else "worse"
 
 
 def values(tables: Mapping[str, Table]) -> dict[str, float]:
@@ -94,7 +123,9 @@ def values(tables: Mapping[str, Table]) -> dict[str, float]:
 
 
 def intervals(tables: Mapping[str, Table]) -> dict[str, Interval]:
-    return {name: interval(table.resampled()) for name, table in tables.items()}
+    """The 95 % interval of each metric; none where an end is no number (a perplexity beyond floats)."""
+    found = {name: table.interval() for name, table in tables.items()}
+    return {name: ends for name, ends in found.items() if np.isfinite(ends).all()}
 
 
 def values_by_source(tables: Mapping[str, Table]) -> dict[int, dict[str, float]]:
@@ -109,8 +140,13 @@ def values_by_source(tables: Mapping[str, Table]) -> dict[int, dict[str, float]]
     }
 
 
+def facts_of(evaluation: Evaluation) -> dict[str, MetricFacts]:
+    """What each measured metric says of itself."""
+    return {name: table.metric.facts for name, table in evaluation.tables.items()}
+
+
 def compare(base: Evaluation, tuned: Evaluation) -> dict[str, Difference]:
-    """The difference of each metric that both have, with a paired bootstrap interval.
+    """The difference of each metric that both have: McNemar's test for shares of rows, else a paired bootstrap.
 
     Raises `DataError` when the two were not scored on the same number of rows.
     """
@@ -121,17 +157,23 @@ def compare(base: Evaluation, tuned: Evaluation) -> dict[str, Difference]:
                 f"{name} cannot be compared: base and tuned model were scored on different rows",
                 fix="evaluate both on the same data with the same `evaluation.rows`",
             )
-    return {name: _difference(base.tables[name], tuned.tables[name]) for name in common}
+    found = {name: _difference(base.tables[name], tuned.tables[name]) for name in common}
+    return {name: each for name, each in found.items() if np.isfinite([each.delta, each.lo, each.hi]).all()}
 
 
 def _difference(base: Table, tuned: Table) -> Difference:
-    base_values, tuned_values = base.resampled(), tuned.resampled()
-    lo, hi = interval(tuned_values - base_values)
-    (base_lo, base_hi), (tuned_lo, tuned_hi) = interval(base_values), interval(tuned_values)
+    if is_binary(base.numbers) and is_binary(tuned.numbers):
+        return _of_rows(base, tuned)
+    lo, hi = interval(tuned.resampled() - base.resampled())
+    return Difference(tuned.value() - base.value(), lo, hi, base.metric.better, test="paired bootstrap over rows")
+
+
+def _of_rows(base: Table, tuned: Table) -> Difference:
+    change = tuned.numbers[:, 0] - base.numbers[:, 0]
+    won, lost = int((change > 0).sum()), int((change < 0).sum())
+    lo, hi = paired_interval(won, lost, len(change))
+    delta = tuned.value() - base.value()
+    # the interval's own correction pulls towards 0; it always holds what was measured
     return Difference(
-        delta=tuned.value() - base.value(),
-        lo=lo,
-        hi=hi,
-        disjoint=tuned_hi < base_lo or base_hi < tuned_lo,
-        better=base.metric.better,
+        delta, min(lo, delta), max(hi, delta), base.metric.better, test="McNemar's exact test", p=mcnemar(won, lost)
     )

@@ -20,6 +20,7 @@ from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import Encoded, TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
+from peftcli.evaluation.registry import metric_facts
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
 from peftcli.models.device import start_peak_memory
@@ -209,6 +210,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
         may_stay_idle=adapter.gradient_exempt(),
         keep_batch=lambda step, indices, rows: keep_batch(assembly.folder, step, indices, rows),
         changes_logits=lambda batch: changes_logits(assembly, batch),
+        higher_is_better=lambda metric: metric_facts(metric).better == "higher",
     )
 
 

@@ -13,13 +13,15 @@ from peftcli import files
 from peftcli.adapters.base import Summary
 from peftcli.errors import MergeError, PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
+from peftcli.evaluation.result import facts_of
 from peftcli.jobs.adapter_folder import write_adapter_folder
 from peftcli.jobs.assembly import Assembly, RunScores
 from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.jobs.gates import gate_results
 from peftcli.jobs.inspection import layer_updates
 from peftcli.jobs.locking import as_first_written, inputs_of, with_results
-from peftcli.jobs.showing import shown_rows, shown_samples, source_scores
+from peftcli.jobs.scoring import score_facts, warnings_of
+from peftcli.jobs.showing import shown_rows
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.trace import run_trace
@@ -32,7 +34,6 @@ from peftcli.reports.record import (
     EvaluationRecord,
     Event,
     Failure,
-    Intervals,
     LayerUpdate,
     Parameters,
     Predicted,
@@ -134,7 +135,7 @@ class Draft:
             facts |= _machine_facts(self.assembly)
         facts |= self._training_facts()
         if self.scores is not None and self.assembly is not None:
-            facts |= _score_facts(self.scores, self.assembly)
+            facts |= score_facts(self.scores, self.assembly.prepared)
             if self.scores.base is not None and self.scores.tuned is not None:
                 facts["expect"] = gate_results(recipe.expect, self.scores.base.metrics, self.scores.tuned.metrics)
         if error is not None:
@@ -143,15 +144,20 @@ class Draft:
                 exit_code=exit_code_of(error),
                 message=error.render().removeprefix("error: "),
             )
-        facts["warnings"] = self._warnings()
+        facts["warnings"] = self._warnings(facts.get("evaluation"))
         return RunRecord(**facts)
 
     def _seconds(self) -> Seconds:
         total = time.monotonic() - self.started
-        training = self.result.seconds if self.result else 0.0
+        training = self.result.seconds if self.result else self._logged_seconds()
         startup = self.startup_seconds or total
         # after a resume `training` counts every attempt, this process's clock only the last
         return Seconds(startup=startup, training=training, total=max(total, startup + training))
+
+    def _logged_seconds(self) -> float:
+        """Seconds of training up to the last step that was logged, of a run that did not come to its end."""
+        train = read_metrics(self.folder / "metrics.jsonl").train
+        return float(train[max(train)].get("seconds", 0.0)) if train else 0.0
 
     def _training_facts(self) -> dict[str, Any]:
         """From the result of the fit; from what it logged when it did not come to its end."""
@@ -192,13 +198,15 @@ class Draft:
             return []
         return [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in found]
 
-    def _warnings(self) -> list[str]:
+    def _warnings(self, evaluation: EvaluationRecord | None) -> list[str]:
         found: list[str] = []
         if self.prepared is not None:
             found += self.prepared.plan.warnings
             found += [f.message for f in self.prepared.data.findings if f.severity == "warn"]
         if self.result is not None:
             found += self.result.warnings
+        if evaluation is not None:
+            found += warnings_of(evaluation)
         if self.assembly is not None and self.assembly.trackers is not None and self.assembly.trackers.failure:
             found.append(f"tracking stopped at {self.assembly.trackers.failure}; metrics.jsonl has everything")
         return list(dict.fromkeys(found))
@@ -245,25 +253,5 @@ def _machine_facts(assembly: Assembly) -> dict[str, Any]:
     }
 
 
-def _score_facts(scores: RunScores, assembly: Assembly) -> dict[str, Any]:
-    base, tuned = scores.base, scores.tuned
-    if base is None or tuned is None:
-        return {}
-    return {
-        "evaluation": EvaluationRecord(
-            base=base.metrics,
-            tuned=tuned.metrics,
-            intervals=Intervals(base=_pairs(base), tuned=_pairs(tuned)),
-            rows=tuned.rows,
-            sources=source_scores(base, tuned, assembly.prepared.data.facts),
-        ),
-        "samples": shown_samples(base, tuned),
-    }
-
-
 def _measured(evaluation: Evaluation | None) -> list[Measured]:
-    return [] if evaluation is None else [Measured(evaluation.metrics, evaluation.intervals)]
-
-
-def _pairs(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
-    return {name: (float(low), float(high)) for name, (low, high) in evaluation.intervals.items()}
+    return [] if evaluation is None else [Measured(evaluation.metrics, evaluation.intervals, facts_of(evaluation))]

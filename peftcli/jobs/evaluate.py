@@ -14,9 +14,11 @@ from peftcli.data.store import TokenStore
 from peftcli.errors import DataError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.opening import Opened, open_adapter, run_recipe
-from peftcli.jobs.showing import source_scores
+from peftcli.jobs.scoring import evaluation_record, warnings_of
 from peftcli.recipe import LoadedRecipe, load_recipe
-from peftcli.reports.record import SourceScores
+from peftcli.reports.record import EvaluationRecord
+from peftcli.reports.scores import metric_label, score_of
+from peftcli.reports.terminal import score_table, text_table
 from peftcli.tasks.registry import task as find_task
 
 
@@ -27,20 +29,12 @@ class Scores:
     base: Evaluation
     tuned: Evaluation
     recipe: str
-    sources: list[SourceScores]
-    """Of each source, where there are several."""
+    evaluation: EvaluationRecord
+    """The two as a record holds them, compared in pairs."""
 
     def to_dict(self) -> dict[str, Any]:
-        sides = {"base": self.base, "tuned": self.tuned}
-        return {
-            "recipe": self.recipe,
-            "rows": self.tuned.rows,
-            **{name: side.metrics for name, side in sides.items()},
-            "intervals": {
-                name: {key: list(pair) for key, pair in side.intervals.items()} for name, side in sides.items()
-            },
-            "sources": [source.model_dump(mode="json") for source in self.sources],
-        }
+        facts: dict[str, Any] = self.evaluation.model_dump(mode="json")
+        return {"recipe": self.recipe, **facts}
 
 
 def evaluate_adapter(
@@ -53,7 +47,8 @@ def evaluate_adapter(
     with disabled(opened.model):
         plain = score(loaded, opened, store)
     tuned = score(loaded, opened, store)
-    return Scores(plain, tuned, str(loaded.path), source_scores(plain, tuned, facts))
+    record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
+    return Scores(plain, tuned, str(loaded.path), record)
 
 
 def evaluation_rows(loaded: LoadedRecipe, opened: Opened) -> tuple[TokenStore, DataFacts]:
@@ -80,21 +75,25 @@ def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore) -> Evaluation
 
 
 def scores_text(scores: Scores) -> str:
-    """What `peft evaluate` prints."""
-    lines = [
-        f"{scores.tuned.rows:,} rows of {scores.recipe}",
-        f"{'metric':<22} {'base':>10} {'tuned':>10}  95 % of tuned",
-    ]
-    for name, value in scores.tuned.metrics.items():
-        base = scores.base.metrics.get(name)
-        low, high = scores.tuned.intervals.get(name, (value, value))
-        lines.append(f"{name:<22} {_shown(base):>10} {value:>10.4f}  {low:.4f} to {high:.4f}")
-    for source in scores.sources:
-        lines.append(f"{source.name}: {source.rows:,} rows")
-        for name, tuned in source.tuned.items():
-            lines.append(f"  {name:<20} {_shown(source.base.get(name)):>10} {_shown(tuned):>10}")
-    return "\n".join(lines)
+    """What `peft evaluate` prints: metrics with intervals, how they were compared, and what to doubt."""
+    evaluation = scores.evaluation
+    lines = [f"{evaluation.rows or 0:,} rows of {scores.recipe}", score_table(evaluation)]
+    lines += [f"{name} of base and tuned model compared by {test}" for test, name in _tests(evaluation).items()]
+    for source in evaluation.sources:
+        rows = [
+            [
+                metric_label(name),
+                *(score_of(evaluation, name).shown(side.get(name)) for side in (source.base, source.tuned)),
+            ]
+            for name in source.tuned
+        ]
+        lines += [f"{source.name}: {source.rows:,} rows", text_table(["metric", "base", "tuned"], rows, numeric=(1, 2))]
+    return "\n".join([*lines, *warnings_of(evaluation)])
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _tests(evaluation: EvaluationRecord) -> dict[str, str]:
+    """Test -> the metrics that it compared."""
+    found: dict[str, list[str]] = {}
+    for name, difference in evaluation.differences.items():
+        found.setdefault(difference.test, []).append(metric_label(name))
+    return {test: ", ".join(names) for test, names in found.items()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peftcli import files
 from peftcli.errors import Interrupted, PeftcliError, exit_code_of
+from peftcli.evaluation.result import Verdict
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import gate_results
 from peftcli.jobs.locking import inputs_of, with_results
@@ -20,7 +22,16 @@ from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
 from peftcli.redaction import redacted
-from peftcli.reports.record import EvaluationRecord, Failure, Interval, Intervals, RunRecord, Seconds, SeedRecord
+from peftcli.reports.record import (
+    Answers,
+    DifferenceRecord,
+    Failure,
+    Interval,
+    Intervals,
+    RunRecord,
+    Seconds,
+    SeedRecord,
+)
 from peftcli.reports.writing import write_reports
 
 RunOne = Callable[[Draft, bool], RunRecord]
@@ -65,7 +76,9 @@ def run_seeds(loaded: LoadedRecipe, folder: Path, started: float, run_one: RunOn
         for seed in seeds:
             found = _finished(seed_folder(folder, seed))
             if found is None:
-                draft = Draft(seed_folder(folder, seed), of_seed(loaded, seed), started)
+                # each seed's clock is its own, but the first one's begins with the command
+                begun = started if not done and prepared is None else time.monotonic()
+                draft = Draft(seed_folder(folder, seed), of_seed(loaded, seed), begun)
                 if prepared is None:
                     draft.prepared = prepared = prepare_run(draft.loaded)
                     write_recipe(folder, loaded, prepared.plan.resolved)
@@ -109,11 +122,17 @@ def summary(loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequ
         ),
         "tokens_per_second": statistics.fmean(record.tokens_per_second or 0.0 for record in done),
         "peak_memory_bytes": max(record.peak_memory_bytes for record in done),
-        "evaluation": EvaluationRecord(
-            base=base,
-            tuned=tuned,
-            intervals=Intervals(base=base_intervals, tuned=tuned_intervals),
-            rows=first.evaluation.rows,
+        "evaluation": first.evaluation.model_copy(
+            update={
+                "base": base,
+                "tuned": tuned,
+                "intervals": Intervals(base=base_intervals, tuned=tuned_intervals),
+                "differences": _differences(done),
+                "answers_base": _total(record.evaluation.answers_base for record in done),
+                "answers_tuned": _total(record.evaluation.answers_tuned for record in done),
+                "leaked_rows": max(record.evaluation.leaked_rows for record in done),
+                "sources": [],
+            }
         ),
         "adapter": None,
         "adapter_step": None,
@@ -141,6 +160,30 @@ def _means(
     return means, intervals
 
 
+def _differences(done: Sequence[RunRecord]) -> dict[str, DifferenceRecord]:
+    """Tuned minus base of each seed, and what their scatter says; one seed alone has its own comparison."""
+    first = done[0].evaluation
+    if len(done) < 2:
+        return first.differences
+    found = {}
+    for name, facts in first.facts.items():
+        pairs = [(record.evaluation.base.get(name), record.evaluation.tuned.get(name)) for record in done]
+        deltas = [tuned - base for base, tuned in pairs if base is not None and tuned is not None]
+        if len(deltas) == len(done):
+            delta, (low, high) = mean_interval(deltas)
+            falls = facts.better == "lower"
+            verdict: Verdict = "unclear" if low <= 0 <= high else "better" if (delta < 0) == falls else "worse"
+            found[name] = DifferenceRecord(
+                delta=delta, interval=(low, high), test="Student's t over seeds", verdict=verdict
+            )
+    return found
+
+
+def _total(each: Iterable[Answers]) -> Answers:
+    found = list(each)
+    return Answers(count=sum(one.count for one in found), cut=sum(one.cut for one in found))
+
+
 def _stopped(
     loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequence[RunRecord], error: PeftcliError
 ) -> RunRecord:
@@ -163,8 +206,9 @@ def _write_lock(prepared: Prepared, folder: Path, seeds: Sequence[int], done: Se
         }
     )
     runs = [run for each in locks if each.expected is not None for run in each.expected.runs]
+    evaluations = [record.evaluation for record in done]
     sides = (
-        [Measured(record.evaluation.base, record.evaluation.intervals.base) for record in done],
-        [Measured(record.evaluation.tuned, record.evaluation.intervals.tuned) for record in done],
+        [Measured(each.base, each.intervals.base, each.facts) for each in evaluations],
+        [Measured(each.tuned, each.intervals.tuned, each.facts) for each in evaluations],
     )
     write_lock(folder / LOCK_NAME, with_results(lock, runs, *sides))

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peftcli.lock.document import Band
+from peftcli.reports.metric_facts import MetricFacts
 
 DEFAULT_SHARE = 0.005
 """Of the value, for a run of one seed."""
-LOSSES = ("eval_loss", "eval_perplexity")
-"""Metrics that move smoothly: last bits that another processor rounds differently move them far less than the share."""
 DEVIATIONS = 3.0
 """Standard deviations around the mean of several seeds."""
 
@@ -23,6 +22,14 @@ class Measured:
 
     metrics: Mapping[str, float | None]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    facts: Mapping[str, MetricFacts] = field(default_factory=dict)
+    """What the metrics say of themselves."""
+
+    def band_interval(self, name: str) -> tuple[float, float] | None:
+        """The interval that widens a metric's band. None for a smooth one: last bits that another processor rounds
+        differently move it far less than the share of its value."""
+        facts = self.facts.get(name)
+        return None if facts is not None and facts.smooth else self.intervals.get(name)
 
 
 def one_run_band(value: float, interval: tuple[float, float] | None) -> Band:
@@ -46,11 +53,11 @@ def seed_band(values: Sequence[float], intervals: Sequence[tuple[float, float]])
 
 def bands(runs: Sequence[Measured]) -> dict[str, Band]:
     """A band for each metric that every run has."""
-    found = {}
+    bands_by_name = {}
     for name in runs[0].metrics if runs else ():
         values = [value for run in runs if (value := run.metrics.get(name)) is not None and math.isfinite(value)]
-        intervals = [run.intervals[name] for run in runs if name in run.intervals and name not in LOSSES]
+        intervals = [found for run in runs if (found := run.band_interval(name)) is not None]
         if len(values) == len(runs):
             first = intervals[0] if intervals else None
-            found[name] = one_run_band(values[0], first) if len(runs) == 1 else seed_band(values, intervals)
-    return found
+            bands_by_name[name] = one_run_band(values[0], first) if len(runs) == 1 else seed_band(values, intervals)
+    return bands_by_name

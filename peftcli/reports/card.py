@@ -114,7 +114,7 @@ def _results(measured: Sequence[Score], record: RunRecord) -> str:
 def _interval(score: Score) -> str:
     if score.tuned_interval is None:
         return numbers.MISSING
-    return " to ".join(numbers.metric_value(score.metric, end) for end in score.tuned_interval)
+    return " to ".join(score.shown(end) for end in score.tuned_interval)
 
 
 def _usage(record: RunRecord, loads_with_peft: bool) -> str:

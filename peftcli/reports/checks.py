@@ -12,7 +12,7 @@ from typing import Literal
 from peftcli.reports import numbers
 from peftcli.reports.data_facts import split_facts
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.scores import lower_is_better, metric_label, scores
+from peftcli.reports.scores import LOSS, is_leaked, metric_label, scores
 from peftcli.reports.smoothing import running_mean, smooth
 
 Outcome = Literal["clear", "note", "warn", "bad"]
@@ -167,9 +167,10 @@ def too_good(run: RunFacts) -> Check | None:
     """Perfect results, or a base that needed no training, deserve a second look."""
     perfect, saturated = [], []
     for score in scores(run.record):
-        best = 0.0 if score.lower_is_better else 1.0
-        if not (lower_is_better(score.metric) or numbers.is_rate(score.metric)) or "perplexity" in score.metric:
+        # what has a best value: a share, and the loss itself; others end where only their own file knows
+        if not (score.fraction or score.metric == LOSS):
             continue
+        best = 0.0 if score.lower_is_better else 1.0
         if score.base is not None and abs(score.base - best) < 0.02:
             saturated.append(metric_label(score.metric))
         elif score.tuned is not None and abs(score.tuned - best) < 0.001:
@@ -181,6 +182,29 @@ def too_good(run: RunFacts) -> Check | None:
             "Too good", "note", f"Perfect {', '.join(perfect)}: make sure that no held-out row was trained on."
         )
     return Check("Too good", "clear", "No result is too good to be true.") if scores(run.record) else None
+
+
+def leaked(run: RunFacts) -> Check | None:
+    """Rows that were scored and trained on."""
+    found, rows = run.record.evaluation.leaked_rows, run.record.evaluation.rows
+    if not found or not rows:
+        return None
+    text = f"{found:,} of {rows:,} scored rows were trained on too: figures on them say nothing about new rows."
+    return Check("Held-out rows", "bad" if is_leaked(run.record) else "warn", text)
+
+
+def cut_answers(run: RunFacts) -> Check | None:
+    """Answers that were ended by `generation.max_new_tokens`: a metric that compares texts calls them wrong."""
+    tuned, budget = run.record.evaluation.answers_tuned, run.record.evaluation.answer_budget
+    if not tuned.count or budget is None:
+        return None
+    if not tuned.cut:
+        return Check("Answers ended", "clear", f"All {tuned.count:,} answers ended by themselves.")
+    text = (
+        f"{tuned.cut:,} of {tuned.count:,} answers were cut at {budget:,} new tokens, before the model had ended them: "
+        "raise generation.max_new_tokens, or look for what it repeats."
+    )
+    return Check("Answers ended", "warn", text)
 
 
 def answers(run: RunFacts) -> Check | None:
@@ -267,7 +291,9 @@ CHECKS: tuple[Callable[[RunFacts], Check | None], ...] = (
     memorising,
     spikes,
     too_good,
+    leaked,
     answers,
+    cut_answers,
     enough_rows,
     rows_lost,
     doctor,

@@ -12,9 +12,10 @@ from peftcli.reports.html import contents, page
 from peftcli.reports.markdown import code
 from peftcli.reports.markdown import table as markdown_table
 from peftcli.reports.markup import Child, Markup, tag
+from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.plots.curves import Curve, curve_chart
 from peftcli.reports.plots.frame import key_mark
-from peftcli.reports.scores import Score, lower_is_better, metric_label, scores
+from peftcli.reports.scores import LOSS, Score, metric_label, scores
 from peftcli.reports.sections.parts import amount, bound, details, flatten, section, table
 from peftcli.reports.series import Point
 from peftcli.reports.smoothing import smooth
@@ -61,16 +62,22 @@ def labels(runs: Sequence[RunFacts]) -> list[str]:
 
 def metric_names(runs: Sequence[RunFacts]) -> list[str]:
     names = dict.fromkeys(score.metric for run in runs for score in scores(run.record))
-    return sorted(names, key=lambda name: name != "eval_loss")[:_MAX_METRICS]
+    return sorted(names, key=lambda name: name != LOSS)[:_MAX_METRICS]
+
+
+def facts_in(runs: Sequence[RunFacts], metric: str) -> MetricFacts | None:
+    """What the first run that knows a metric says of it."""
+    return next((facts for run in runs if (facts := run.record.evaluation.facts.get(metric))), None)
 
 
 def best_run(runs: Sequence[RunFacts], metric: str) -> int | None:
-    """Index of the run that is best in a metric; None when fewer than two were measured."""
+    """Index of the run that is best in a metric; None when fewer than two were measured, or nobody says which way."""
+    facts = facts_in(runs, metric)
     values = [(run.record.evaluation.tuned.get(metric), index) for index, run in enumerate(runs)]
     measured = [(value, index) for value, index in values if value is not None]
-    if len(measured) < 2:
+    if len(measured) < 2 or facts is None:
         return None
-    pick = min if lower_is_better(metric) else max
+    pick = min if facts.better == "lower" else max
     return pick(measured, key=lambda pair: pair[0])[1]
 
 
@@ -176,7 +183,7 @@ def _score(score: Score | None, *, is_best: bool) -> Markup:
         return tag("span", numbers.MISSING)
     interval = None
     if score.tuned_interval:
-        low, high = (numbers.metric_value(score.metric, end) for end in score.tuned_interval)
+        low, high = (score.shown(end) for end in score.tuned_interval)
         interval = tag("span", f"{low} to {high}", class_="interval")
     value = amount(score.tuned, bound(score.value("tuned")))
     mark = tag("span", "best", class_="badge good") if is_best else None
@@ -203,7 +210,8 @@ def _curves(runs: Sequence[RunFacts], names: Sequence[str]) -> Markup | None:
     for index, metric in enumerate([name for name in others if name != "eval_loss"][:4]):
         points = [run.series.evaluation(metric) for run in runs]
         label = clipped(metric_label(metric), _MAX_NAME)
-        rate = numbers.is_rate(metric)
+        facts = facts_in(runs, metric)
+        rate = facts is not None and facts.fraction
         charts.append(_overlay(f"metric-{index}", label[:1].upper() + label[1:], points, names, dots=True, rate=rate))
     charts.append(_overlay("rate", "Learning rate", [run.series.column("learning_rate") for run in runs], names))
     drawn = [chart for chart in charts if chart is not None]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from peftcli.reports import numbers
 from peftcli.reports.checks import Check, run_checks
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.record import RunRecord, Sample, SourceScores
-from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.record import EvaluationRecord, RunRecord, Sample
+from peftcli.reports.scores import Score, metric_label, score_of, scores
 from peftcli.reports.sections.samples import is_match
 from peftcli.reports.verdict import judge
 from peftcli.reports.visible import clipped, short_path
@@ -70,7 +70,7 @@ def render_markdown(run: RunFacts) -> str:
         " ".join([*map(_prose, verdict.sentences), verdict.basis]).strip(),
         _failure(record),
         _metrics(scores(record)),
-        _by_source(record.evaluation.sources),
+        _by_source(record.evaluation),
         _checks(verdict.trust, checks),
         _facts(record),
         _samples(record.samples),
@@ -114,18 +114,18 @@ def _metrics(found: Sequence[Score]) -> str:
     return table(["Metric", "Base", "Tuned", "Change"], rows)
 
 
-def _by_source(sources: Sequence[SourceScores]) -> str:
-    if not sources:
+def _by_source(evaluation: EvaluationRecord) -> str:
+    if not evaluation.sources:
         return ""
     rows = [
         [
             code(source.name),
             f"{source.rows:,}",
             code(metric_label(metric)),
-            numbers.metric_value(metric, source.base.get(metric)),
-            numbers.metric_value(metric, value),
+            score_of(evaluation, metric).shown(source.base.get(metric)),
+            score_of(evaluation, metric).shown(value),
         ]
-        for source in sources
+        for source in evaluation.sources
         for metric, value in source.tuned.items()
     ]
     return table(["Source", "Rows", "Metric", "Base", "Tuned"], rows)
@@ -136,7 +136,7 @@ def _with_interval(score: Score, which: str) -> str:
     interval = score.base_interval if which == "base" else score.tuned_interval
     if interval is None:
         return value
-    low, high = (numbers.metric_value(score.metric, end) for end in interval)
+    low, high = (score.shown(end) for end in interval)
     return f"{value} ({low} to {high})"
 
 

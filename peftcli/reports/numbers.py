@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from peftcli.reports.metric_facts import MetricFacts
+
 MISSING = "—"
 
-_FRACTIONS = frozenset({"exact_match", "accuracy", "token_accuracy", "f1", "json_valid", "precision", "recall"})
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -78,15 +79,9 @@ def plain(value: float | None, digits: int = 4) -> str:
     return _significant(value, digits)
 
 
-def metric_value(name: str, value: float | None) -> str:
-    """A metric in its own unit: rates between 0 and 1 as percentages, all else plain."""
-    return percent(value) if is_rate(name) else plain(value)
-
-
-def is_rate(metric: str) -> bool:
-    """Whether a metric is a share of rows or tokens (0 to 1)."""
-    bare = metric.removeprefix("eval_")
-    return bare in _FRACTIONS or bare.startswith(("f1_", "rouge", "exact_match_", "accuracy_"))
+def metric_value(facts: MetricFacts | None, value: float | None) -> str:
+    """A metric in its own unit: shares of 0 to 1 as percentages, all else plain."""
+    return percent(value) if facts is not None and facts.fraction else plain(value)
 
 
 def signed(text: str, value: float) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from peftcli import files
 from peftcli.errors import DataError, Fault
+from peftcli.reports.metric_facts import MetricFacts
 
 MAX_RECORD_BYTES = 64 << 20
 
@@ -67,11 +68,43 @@ class SourceScores(Facts):
     tuned: dict[str, Number] = Field(default_factory=dict)
 
 
+class DifferenceRecord(Facts):
+    """Tuned minus base in one metric, compared on the same rows (or over seeds)."""
+
+    delta: Number
+    interval: Interval
+    """95 %, of the difference."""
+    test: str
+    """How they were compared: `McNemar's exact test`, `paired bootstrap over rows`, `t over seeds`."""
+    p: Number = None
+    """Two-sided; None where the interval alone decides."""
+    verdict: Literal["better", "worse", "unclear"]
+
+
+class Answers(Facts):
+    """Answers that were written for metrics and samples."""
+
+    count: int = 0
+    cut: int = 0
+    """Those that ended at the budget and not by themselves."""
+
+
 class EvaluationRecord(Facts):
     base: dict[str, Number] = Field(default_factory=dict)
     tuned: dict[str, Number] = Field(default_factory=dict)
     """Of the adapter as saved: the best or the last, see `adapter_step`."""
     intervals: Intervals = Intervals()
+    facts: dict[str, MetricFacts] = Field(default_factory=dict)
+    """What each metric says of itself; a record of an older version lacks it, and its metrics are shown unjudged."""
+    headline: str | None = None
+    """The recipe's first metric beyond the loss, which a verdict names; None: the loss alone."""
+    differences: dict[str, DifferenceRecord] = Field(default_factory=dict)
+    answers_base: Answers = Answers()
+    answers_tuned: Answers = Answers()
+    answer_budget: int | None = None
+    """New tokens that an answer could have."""
+    leaked_rows: int = 0
+    """Scored rows that were trained on too."""
     rows: int | None = None
     sources: list[SourceScores] = Field(default_factory=list)
     """Empty where all rows are of one source."""

@@ -236,7 +236,7 @@ white-space:pre-wrap;overflow-wrap:anywhere;max-height:40rem;overflow:auto}
 .run-name{min-width:9rem;display:inline-flex;gap:.55rem;align-items:center}
 .verdict-word{font-weight:600;white-space:nowrap}
 .verdict-word.learned{color:var(--good)}
-.verdict-word.worse,.verdict-word.failed{color:var(--bad)}
+.verdict-word.worse,.verdict-word.failed,.verdict-word.leaked{color:var(--bad)}
 .verdict-word.mixed,.verdict-word.unclear,.verdict-word.unmeasured,.verdict-word.interrupted{color:var(--warn)}
 .masthead .sentence{margin-top:.6rem}
 .caveat{color:var(--warn);margin-top:.4rem}

@@ -13,8 +13,8 @@ from typing import Literal, TextIO
 from peftcli.reports import numbers
 from peftcli.reports.checks import run_checks
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.record import LayerUpdate, RunRecord
-from peftcli.reports.scores import metric_label, scores
+from peftcli.reports.record import EvaluationRecord, LayerUpdate
+from peftcli.reports.scores import Score, metric_label, scores, scores_of
 from peftcli.reports.verdict import judge
 from peftcli.reports.visible import reveal
 
@@ -24,7 +24,7 @@ _MIN_COLUMN = 8
 
 Colour = Literal["bold", "dim", "green", "yellow", "red"]
 _CODES: dict[Colour, str] = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
-_GRADES: dict[str, Colour] = {"learned": "green", "worse": "red", "failed": "red"}
+_GRADES: dict[str, Colour] = {"learned": "green", "worse": "red", "failed": "red", "leaked": "red"}
 _OUTCOMES: dict[str, Colour] = {"bad": "red", "warn": "yellow", "note": "dim", "clear": "green"}
 
 
@@ -109,18 +109,18 @@ def facts_lines(title: str, facts: Sequence[tuple[str, str]], *, width: int = WI
     return "\n".join([paint(fit(title, width), "bold", enabled=colour), *lines])
 
 
-def score_table(record: RunRecord, *, width: int = WIDTH, colour: bool = False) -> str:
+def score_table(evaluation: EvaluationRecord, *, width: int = WIDTH, colour: bool = False) -> str:
     """Metrics of base and tuned model, as `peft evaluate` prints them."""
     rows = [
         [
             metric_label(score.metric),
             score.value("base"),
-            _between(score.metric, score.base_interval),
+            _between(score, score.base_interval),
             score.value("tuned"),
-            _between(score.metric, score.tuned_interval),
+            _between(score, score.tuned_interval),
             score.change,
         ]
-        for score in scores(record)
+        for score in scores_of(evaluation)
     ]
     headers = ["metric", "base", "95 %", "tuned", "95 %", "change"]
     if not any(row[2] or row[4] for row in rows):
@@ -129,10 +129,10 @@ def score_table(record: RunRecord, *, width: int = WIDTH, colour: bool = False) 
     return text_table(headers, rows, numeric=(1, 3, 5), width=width, colour=colour)
 
 
-def _between(metric: str, interval: tuple[float, float] | None) -> str:
+def _between(score: Score, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return ""
-    return "–".join(numbers.metric_value(metric, end).removesuffix(" %") for end in interval)
+    return "–".join(score.shown(end).removesuffix(" %") for end in interval)
 
 
 def update_table(updates: Sequence[LayerUpdate], *, width: int = WIDTH, colour: bool = False) -> str:
@@ -148,7 +148,7 @@ def run_summary(run: RunFacts, *, width: int = WIDTH, colour: bool = False) -> s
     head = paint(verdict.headline, _GRADES.get(verdict.grade, "yellow"), enabled=colour)
     lines = [head, *_wrapped([*verdict.sentences, verdict.basis], width)]
     if scores(run.record):
-        lines += ["", score_table(run.record, width=width, colour=colour)]
+        lines += ["", score_table(run.record.evaluation, width=width, colour=colour)]
     lines += ["", *_wrapped([verdict.trust], width)]
     for check in checks:
         if check.outcome not in ("clear", "note"):

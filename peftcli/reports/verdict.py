@@ -8,16 +8,17 @@ from typing import Literal
 
 from peftcli import errors
 from peftcli.reports.checks import Check
-from peftcli.reports.record import RunRecord
-from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.record import EvaluationRecord, RunRecord
+from peftcli.reports.scores import LOSS, Score, headline_scores, is_leaked, metric_label, scores
 
-Grade = Literal["learned", "mixed", "unclear", "worse", "unmeasured", "interrupted", "failed"]
+Grade = Literal["learned", "mixed", "unclear", "worse", "leaked", "unmeasured", "interrupted", "failed"]
 
 _HEADLINES: dict[Grade, str] = {
     "learned": "It learned.",
     "mixed": "Better in part, worse in part.",
     "unclear": "No clear change.",
     "worse": "It got worse.",
+    "leaked": "Measured on rows that it was trained on.",
     "unmeasured": "Trained, but not measured.",
     "interrupted": "Interrupted.",
     "failed": "The run failed.",
@@ -42,13 +43,13 @@ class Verdict:
 def judge(record: RunRecord, checks: Sequence[Check]) -> Verdict:
     """The verdict of a run from its record and the outcome of its checks."""
     grade = _grade(record)
-    chosen = _chosen(record)
+    chosen = [score for score in headline_scores(record) if score.measured]
     sentences = [describe(score) for score in chosen]
     if grade in ("failed", "interrupted"):
         sentences.insert(0, _stopped(record))
     elif not sentences:
         sentences = ["No evaluation of both base and tuned model was recorded."]
-    return Verdict(grade, _HEADLINES[grade], sentences, _basis(chosen, record.evaluation.rows), _trust(checks))
+    return Verdict(grade, _HEADLINES[grade], sentences, _basis(chosen, record.evaluation), _trust(checks))
 
 
 def _grade(record: RunRecord) -> Grade:
@@ -57,6 +58,8 @@ def _grade(record: RunRecord) -> Grade:
     relations = {score.relation for score in scores(record)} - {"unmeasured"}
     if not relations:
         return "unmeasured"
+    if is_leaked(record):
+        return "leaked"
     if {"better", "worse"} <= relations:
         return "mixed"
     for relation, grade in (("better", "learned"), ("worse", "worse")):
@@ -72,23 +75,19 @@ def _stopped(record: RunRecord) -> str:
     return f"It stopped after step {record.steps:,}{of_planned}."
 
 
-def _chosen(record: RunRecord) -> list[Score]:
-    """The loss, and the first other metric that is not the loss again."""
-    measured = [score for score in scores(record) if score.relation != "unmeasured"]
-    losses = [score for score in measured if score.metric == "eval_loss"]
-    others = [score for score in measured if score.metric not in ("eval_loss", "eval_perplexity")]
-    return [*losses, *others[:1]] or measured[:1]
-
-
-def _basis(chosen: Sequence[Score], rows: int | None) -> str:
-    """On what the differences rest: the rows, and whether the intervals keep apart."""
+def _basis(chosen: Sequence[Score], evaluation: EvaluationRecord) -> str:
+    """On what the differences rest: the rows, how they were compared, and whether chance explains them."""
     if not chosen:
         return ""
-    parts = [f"measured on {rows:,} held-out rows"] if rows else []
-    with_intervals = [score for score in chosen if score.base_interval and score.tuned_interval]
-    if with_intervals:
-        apart = all(score.relation != "unclear" for score in with_intervals)
-        parts.append(f"the 95 % intervals of base and tuned model {'do not overlap' if apart else 'overlap'}")
+    kind = "rows that were trained on too" if evaluation.leaked_rows == evaluation.rows else "held-out rows"
+    parts = [f"measured on {evaluation.rows:,} {kind}"] if evaluation.rows else []
+    if 0 < evaluation.leaked_rows < (evaluation.rows or 0):
+        parts.append(f"{evaluation.leaked_rows:,} of them were trained on too")
+    tested = [score for score in chosen if score.difference is not None]
+    if tested:
+        tests = " and ".join(dict.fromkeys(score.difference.test for score in tested if score.difference is not None))
+        clear = all(score.relation != "unclear" for score in tested)
+        parts.append(f"compared in pairs ({tests}): {'clear' if clear else 'not clear'} at the 95 % level")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
@@ -96,7 +95,7 @@ def _basis(chosen: Sequence[Score], rows: int | None) -> str:
 def describe(score: Score) -> str:
     """`Exact match rose from 1.50 % to 94.2 % (+92.7 points).`"""
     label = metric_label(score.metric)
-    name = "Evaluation loss" if score.metric == "eval_loss" else label[:1].upper() + label[1:]
+    name = "Evaluation loss" if score.metric == LOSS else label[:1].upper() + label[1:]
     if score.base is None or score.tuned is None:
         return f"{name} was not measured for both models."
     if score.base == score.tuned:

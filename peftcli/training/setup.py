@@ -26,12 +26,10 @@ from peftcli.training.interfaces import (
 from peftcli.training.progress import NoProgress, TrainingProgress
 from peftcli.training.signals import StopRequest
 
-_LOWER_IS_BETTER = frozenset({"eval_loss", "eval_perplexity"})
 
-
-def higher_is_better(metric: str) -> bool:
-    """The direction of a metric by its reported name; losses and perplexities go down, all else goes up."""
-    return metric not in _LOWER_IS_BETTER
+def _loss_goes_down(metric: str) -> bool:
+    """Where nobody evaluates, no metric but the loss is asked about."""
+    return False
 
 
 def _no_event(event: str, step: int, **facts: Any) -> None:
@@ -87,7 +85,8 @@ class FitSetup:
     """Called after the first steps with a batch on the device: whether the adapter has an effect by now."""
     weigh: Callable[[Batch], float] = target_weight
     """The total loss weight of a collated batch, before its forward pass."""
-    higher_is_better: Callable[[str], bool] = higher_is_better
+    higher_is_better: Callable[[str], bool] = _loss_goes_down
+    """The direction of a metric by its reported name, which the metric's own file states."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def test_numbers_of_rows_add_up(name: str) -> None:
 
 def test_names_in_any_spelling() -> None:
     assert resolve_metric_name("Exact-Match") == resolve_metric_name("eval_exact_match") == "exact_match"
-    assert registry.better_direction("eval_loss") == "lower"
+    assert registry.metric_facts("eval_loss").better == "lower"
     assert list(load_metrics(["f1", "exact-match"])) == ["loss", "f1", "exact_match"]
 
 

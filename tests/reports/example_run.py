@@ -10,9 +10,13 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from peftcli.evaluation.registry import metric_facts
 from peftcli.reports.folder import RunFacts
+from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.record import (
+    Answers,
     DataRow,
+    DifferenceRecord,
     EvaluationRecord,
     Event,
     ExpectResult,
@@ -216,6 +220,15 @@ def example_record(**changes: Any) -> RunRecord:
                     "eval_token_accuracy": (0.981, 0.992),
                 },
             ),
+            facts=facts_of("eval_loss", "eval_exact_match", "eval_token_accuracy"),
+            headline="eval_exact_match",
+            differences={
+                "eval_loss": better(-3.026, (-3.15, -2.9)),
+                "eval_exact_match": better(0.9458, (0.908, 0.968), test="McNemar's exact test", p=1e-60),
+                "eval_token_accuracy": better(0.5641, (0.54, 0.588)),
+            },
+            answers_tuned=Answers(count=240, cut=0),
+            answer_budget=64,
             rows=240,
         ),
         "warnings": ["`tokenizer.pad_token` is not set; the end-of-text token is used for padding, outside the loss"],
@@ -298,6 +311,17 @@ def failed_run() -> RunFacts:
     return RunFacts(record, logged, findings(), RECIPE, "support-002")
 
 
+def facts_of(*names: str) -> dict[str, MetricFacts]:
+    """What our own metrics say of themselves."""
+    return {name: metric_facts(name) for name in names}
+
+
+def better(
+    delta: float, interval: tuple[float, float], test: str = "paired bootstrap over rows", p: float | None = None
+):
+    return DifferenceRecord(delta=delta, interval=interval, test=test, p=p, verdict="better")
+
+
 def interrupted_run() -> RunFacts:
     failure = Failure(error="Interrupted", exit_code=130, message="stopped by SIGINT after checkpoint step-00000140")
     record = example_record(
@@ -322,6 +346,12 @@ def sibling_runs() -> list[RunFacts]:
                     base={"eval_loss": (2.981, 3.214), "eval_exact_match": (0.0, 0.0157)},
                     tuned={"eval_loss": (loss * 0.9, loss * 1.1), "eval_exact_match": (match * 0.95, match * 1.05)},
                 ),
+                facts=facts_of("eval_loss", "eval_exact_match"),
+                headline="eval_exact_match",
+                differences={
+                    "eval_loss": better(loss - 3.0994, (loss - 3.2, loss - 3.0)),
+                    "eval_exact_match": better(match, (match * 0.9, match * 1.1)),
+                },
                 rows=240,
             ),
             parameters=Parameters(trainable=trained, total=1_052_288),

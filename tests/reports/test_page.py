@@ -102,7 +102,9 @@ def test_numbers_on_the_page_are_those_of_the_record():
         record.tokens_per_second: f"{numbers.count(record.tokens_per_second)} tokens/s",
     }
     for values in (record.evaluation.base, record.evaluation.tuned):
-        expected |= {value: numbers.metric_value(name, value) for name, value in values.items()}
+        expected |= {
+            value: numbers.metric_value(record.evaluation.facts[name], value) for name, value in values.items()
+        }
     for update in record.updates:
         expected[update.norm] = numbers.plain(update.norm)
     for value, text in expected.items():

@@ -6,17 +6,34 @@ import math
 from dataclasses import replace
 
 import pytest
-from example_run import bare_run, data_facts, example_run, failed_run, interrupted_run
+from example_run import bare_run, data_facts, example_run, facts_of, failed_run, interrupted_run
 
+from peftcli.evaluation.registry import metric_facts
 from peftcli.reports import checks
-from peftcli.reports.record import EvaluationRecord, Event, ExpectResult, Intervals, LayerUpdate, Predicted, Sample
-from peftcli.reports.scores import Score, lower_is_better, scores
+from peftcli.reports.metric_facts import MetricFacts
+from peftcli.reports.record import (
+    Answers,
+    DifferenceRecord,
+    EvaluationRecord,
+    Event,
+    ExpectResult,
+    Intervals,
+    LayerUpdate,
+    Predicted,
+    Sample,
+)
+from peftcli.reports.scores import Score, scores
 from peftcli.reports.series import Series
 from peftcli.reports.verdict import exit_code_meaning, judge
 
 
-def evaluated(base: dict[str, float], tuned: dict[str, float], **intervals: object):
-    return bare_run(evaluation=EvaluationRecord(base=base, tuned=tuned, **intervals))
+def evaluated(base: dict[str, float], tuned: dict[str, float], **more: object):
+    facts = facts_of(*{*base, *tuned})
+    return bare_run(evaluation=EvaluationRecord(base=base, tuned=tuned, **{"facts": facts, **more}))
+
+
+def difference(verdict: str) -> DifferenceRecord:
+    return DifferenceRecord(delta=-1.0, interval=(-2.0, 0.5), test="paired bootstrap over rows", verdict=verdict)
 
 
 def grade(run) -> str:
@@ -41,28 +58,75 @@ def test_grades(base, tuned, expected):
     assert grade(evaluated(base, tuned)) == expected
 
 
-def test_intervals_decide_when_there_are_some():
+@pytest.mark.parametrize(("verdict", "expected"), [("unclear", "unclear"), ("better", "learned"), ("worse", "worse")])
+def test_the_paired_comparison_decides_whatever_the_intervals(verdict, expected):
     run = evaluated(
         {"eval_loss": 3.0},
         {"eval_loss": 2.0},
         intervals=Intervals(base={"eval_loss": (2.0, 4.0)}, tuned={"eval_loss": (1.0, 2.5)}),
+        differences={"eval_loss": difference(verdict)},
+        rows=40,
     )
-    assert grade(run) == "unclear"
-    assert "overlap" in judge(run.record, []).basis
+    assert grade(run) == expected
+    basis = judge(run.record, []).basis
+    clear = "not clear" if verdict == "unclear" else "clear"
+    assert (
+        basis
+        == f"Measured on 40 held-out rows; compared in pairs (paired bootstrap over rows): {clear} at the 95 % level."
+    )
 
 
-@pytest.mark.parametrize(
-    ("metric", "lower"),
-    [("eval_loss", True), ("eval_perplexity", True), ("eval_wer", True), ("eval_f1", False), ("eval_rouge", False)],
-)
-def test_direction_of_metrics(metric, lower):
-    assert lower_is_better(metric) is lower
+def test_a_metric_from_outside_is_judged_by_its_own_word():
+    facts = {"eval_slips": MetricFacts(better="lower", unit="slips")}
+    fell = evaluated({}, {}, facts=facts).record.evaluation.model_copy(
+        update={"base": {"eval_slips": 4.0}, "tuned": {"eval_slips": 1.0}, "headline": "eval_slips"}
+    )
+    run = bare_run(evaluation=fell)
+    assert grade(run) == "learned"
+    assert judge(run.record, []).sentences == ["Slips fell from 4.000 to 1.000 (−75.0 %)."]
+    assert scores(run.record)[0].direction == "lower is better"
+
+
+def test_a_metric_that_nobody_knows_is_shown_and_not_judged():
+    run = bare_run(evaluation=EvaluationRecord(base={"eval_odd": 4.0}, tuned={"eval_odd": 1.0}))
+    assert grade(run) == "unmeasured"
+    assert scores(run.record)[0].value("tuned") == "1.000"
+
+
+def test_the_headline_is_the_one_that_the_recipe_names_first():
+    values = {"eval_loss": 1.0, "eval_token_accuracy": 0.5, "eval_exact_match": 0.5, "eval_f1": 0.5}
+    run = evaluated(values, {name: value / 2 for name, value in values.items()}, headline="eval_f1")
+    assert [sentence.split()[0] for sentence in judge(run.record, []).sentences] == ["Evaluation", "F1"]
+    assert [score.metric for score in scores(run.record)][:2] == ["eval_loss", "eval_f1"]
+
+
+@pytest.mark.parametrize(("leaked", "expected"), [(0, "learned"), (9, "learned"), (10, "leaked"), (20, "leaked")])
+def test_nothing_is_learned_over_rows_that_were_trained_on(leaked, expected):
+    run = evaluated({"eval_loss": 3.0}, {"eval_loss": 2.0}, rows=20, leaked_rows=leaked)
+    verdict = judge(run.record, checks.run_checks(run))
+    assert verdict.grade == expected
+    assert ("trained on too" in verdict.basis) == (leaked > 0)
+    assert outcome(checks.leaked, run) == (None if not leaked else "warn" if expected == "learned" else "bad")
+    if leaked == 20:
+        assert "held-out" not in verdict.basis
+
+
+def test_answers_that_were_cut_are_told():
+    cut = EvaluationRecord(answers_tuned=Answers(count=40, cut=38), answer_budget=64, rows=40)
+    found = checks.cut_answers(bare_run(evaluation=cut))
+    assert found is not None
+    assert found.outcome == "warn"
+    assert found.text.startswith("38 of 40 answers were cut at 64 new tokens")
+    whole = cut.model_copy(update={"answers_tuned": Answers(count=40)})
+    assert outcome(checks.cut_answers, bare_run(evaluation=whole)) == "clear"
+    assert outcome(checks.cut_answers, bare_run()) is None
 
 
 def test_change_is_in_points_for_rates_and_in_percent_else():
-    assert Score("eval_exact_match", 0.25, 0.75).change == "+50.0 points"
-    assert Score("eval_loss", 4.0, 3.0).change == "−25.0 %"
-    assert Score("eval_loss", None, 3.0).change == "—"
+    match, loss = metric_facts("exact_match"), metric_facts("loss")
+    assert Score("eval_exact_match", 0.25, 0.75, match).change == "+50.0 points"
+    assert Score("eval_loss", 4.0, 3.0, loss).change == "−25.0 %"
+    assert Score("eval_loss", None, 3.0, loss).change == "—"
 
 
 def test_the_loss_stands_first():

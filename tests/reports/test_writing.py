@@ -146,7 +146,7 @@ def test_tables_for_a_terminal():
         "aaaaaaaaaaaaaaaaaaaaaaaaa…   1",
         "你好                        22",
     ]
-    assert "94.6 %" in score_table(example_run().record)
+    assert "94.6 %" in score_table(example_run().record.evaluation)
 
 
 def test_reports_import_neither_torch_nor_rich():

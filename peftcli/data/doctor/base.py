@@ -104,6 +104,11 @@ class Review:
         return [self.train] if self.validation is None else [self.train, self.validation]
 
 
+def trained_on(data: Review) -> int:
+    """Validation rows that are training rows too."""
+    return 0 if data.validation is None else int(np.isin(data.validation.key, data.train.key).sum())
+
+
 class Collector(Protocol):
     """Gathers something over the rows of a source and tells its hits at the end."""
 
@@ -122,6 +127,8 @@ class Check:
     scan: Callable[[RowBatch], Iterable[tuple[int, str]]] | None = None
     collect: Callable[[], Collector] | None = None
     review: Callable[[Review], Iterable[Hit]] | None = None
+    grave: Callable[[Review], bool] | None = None
+    """Whether what it finds is so much that it fails unless the recipe gives the check a severity of its own."""
 
 
 @cache

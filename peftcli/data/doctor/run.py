@@ -48,6 +48,11 @@ def review(data: Review, severities: Mapping[str, Severity]) -> Tallies:
     return tallies
 
 
+def grave_severities(data: Review) -> dict[str, Severity]:
+    """`fail` for each check whose findings are too grave for its usual severity."""
+    return {name: "fail" for name, check in all_checks().items() if check.grave is not None and check.grave(data)}
+
+
 def severity_of(name: str, check: Check, severities: Mapping[str, Severity]) -> Severity:
     return severities.get(name, check.default)
 

@@ -9,4 +9,4 @@ def score(answer: Answer) -> float:
     return float(answer.prediction.strip() == answer.reference.strip())
 
 
-METRIC = Metric(better="higher", answers=mean_over_answers(score))
+METRIC = Metric(better="higher", answers=mean_over_answers(score), fraction=True)

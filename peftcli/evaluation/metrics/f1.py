@@ -22,4 +22,4 @@ def score(answer: Answer) -> float:
     return 2 * shared / (predicted.total() + wanted.total())
 
 
-METRIC = Metric(better="higher", answers=mean_over_answers(score))
+METRIC = Metric(better="higher", answers=mean_over_answers(score), fraction=True)

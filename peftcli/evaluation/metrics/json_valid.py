@@ -19,4 +19,4 @@ def score(answer: Answer) -> float:
     return 1.0
 
 
-METRIC = Metric(better="higher", answers=mean_over_answers(score))
+METRIC = Metric(better="higher", answers=mean_over_answers(score), fraction=True)

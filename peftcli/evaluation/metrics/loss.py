@@ -11,4 +11,4 @@ def rows(losses: Losses) -> np.ndarray:
     return np.stack([losses.sums, losses.weights], axis=-1)
 
 
-METRIC = Metric(better="lower", losses=rows)
+METRIC = Metric(better="lower", losses=rows, smooth=True, unit="nats per token")

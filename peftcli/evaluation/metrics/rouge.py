@@ -17,4 +17,4 @@ def rows(answers: Sequence[Answer]) -> np.ndarray:
     return score(answers)
 
 
-METRIC = Metric(better="higher", answers=rows, packages=("rouge_score",))
+METRIC = Metric(better="higher", answers=rows, packages=("rouge_score",), fraction=True)

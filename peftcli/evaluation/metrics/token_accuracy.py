@@ -11,4 +11,4 @@ def rows(losses: Losses) -> np.ndarray:
     return np.stack([losses.correct, losses.targets], axis=-1)
 
 
-METRIC = Metric(better="higher", losses=rows)
+METRIC = Metric(better="higher", losses=rows, fraction=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from peftcli.reports.markup import Markup, tag
-from peftcli.reports.numbers import is_missing, is_rate, metric_value
+from peftcli.reports.numbers import is_missing
 from peftcli.reports.plots.frame import picture, place
 from peftcli.reports.plots.scale import Scale, cover
-from peftcli.reports.record import Interval
 from peftcli.reports.scores import Score, metric_label
 
 _HEIGHT = 64
@@ -23,14 +24,14 @@ def whisker_plot(slug: str, score: Score) -> Markup:
         f"{label}, base and tuned",
         description,
         _axis(score, scale),
-        _lane("base", score.base, score.base_interval, scale, score.metric),
-        _lane("tuned", score.tuned, score.tuned_interval, scale, score.metric),
+        _lane("base", score, scale),
+        _lane("tuned", score, scale),
         height=_HEIGHT,
     )
 
 
 def _scale(score: Score) -> Scale:
-    if is_rate(score.metric):
+    if score.fraction:
         return Scale(0.0, 1.0)
     values = [value for value in (score.base, score.tuned) if value is not None and not is_missing(value)]
     for interval in (score.base_interval, score.tuned_interval):
@@ -40,11 +41,11 @@ def _scale(score: Score) -> Scale:
 
 def _axis(score: Score, scale: Scale) -> list[Markup]:
     drawn = [tag("line", x1="0", x2="100%", y1=_HEIGHT - 14, y2=_HEIGHT - 14, class_="axis")]
-    ticks = [0.0, 0.5, 1.0] if is_rate(score.metric) else scale.ticks(4)
+    ticks = [0.0, 0.5, 1.0] if score.fraction else scale.ticks(4)
     for value in ticks:
         fraction = scale.fraction(value)
         anchor = "start" if fraction < 0.06 else "end" if fraction > 0.94 else "middle"
-        text = f"{value:.0%}".replace("%", " %") if is_rate(score.metric) else f"{value:g}"
+        text = f"{value:.0%}".replace("%", " %") if score.fraction else f"{value:g}"
         drawn.append(
             tag("line", x1=place(fraction), x2=place(fraction), y1="4", y2=_HEIGHT - 14, class_="grid"),
         )
@@ -52,7 +53,8 @@ def _axis(score: Score, scale: Scale) -> list[Markup]:
     return drawn
 
 
-def _lane(which: str, value: float | None, interval: Interval | None, scale: Scale, metric: str) -> list[Markup]:
+def _lane(which: Literal["base", "tuned"], score: Score, scale: Scale) -> list[Markup]:
+    value, interval = (score.base, score.base_interval) if which == "base" else (score.tuned, score.tuned_interval)
     if value is None or is_missing(value):
         return []
     y = _LANES[which]
@@ -61,6 +63,6 @@ def _lane(which: str, value: float | None, interval: Interval | None, scale: Sca
         low, high = (place(scale.fraction(end)) for end in interval)
         drawn.append(tag("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {which}"))
         drawn += [tag("line", x1=end, x2=end, y1=y - 5, y2=y + 5, class_=f"whisker {which}") for end in (low, high)]
-    title = tag("title", f"{which}: {metric_value(metric, value)}")
+    title = tag("title", f"{which}: {score.shown(value)}")
     style = "dot tuned" if which == "tuned" else "dot hollow base"
     return [*drawn, tag("circle", title, cx=place(scale.fraction(value)), cy=y, r="5", class_=style)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, join, tag
-from peftcli.reports.numbers import metric_value
 from peftcli.reports.plots.frame import Key, legend
 from peftcli.reports.plots.whiskers import whisker_plot
-from peftcli.reports.record import ExpectResult, Interval, RunRecord, SourceScores
-from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.record import EvaluationRecord, ExpectResult, Interval, RunRecord
+from peftcli.reports.scores import Score, metric_label, score_of, scores
 from peftcli.reports.sections.data import MAX_SOURCES
 from peftcli.reports.sections.parts import amount, section, table
 from peftcli.reports.visible import clipped, short_path
@@ -31,8 +30,8 @@ def comparison_section(run: RunFacts) -> Markup | None:
         "Base and tuned",
         tag("div", _legend(), plots, class_="whiskers") if plots else None,
         numbers if found else None,
-        _by_source(run.record.evaluation.sources),
-        _gates(run.record.expect),
+        _by_source(run.record.evaluation),
+        _gates(run.record),
         lead=_lead(run.record),
     )
 
@@ -53,8 +52,8 @@ def _legend() -> Markup:
 
 def _plot(index: int, score: Score) -> Markup:
     label = metric_label(score.metric)
-    direction = "lower is better" if score.lower_is_better else "higher is better"
-    name = tag("div", tag("strong", clipped(label, 60)), tag("span", direction, class_="note"), class_="whisker-name")
+    direction = tag("span", score.direction, class_="note")
+    name = tag("div", tag("strong", clipped(label, 60)), direction, class_="whisker-name")
     return tag("div", name, tag("div", whisker_plot(f"whisker-{index}", score), class_="lanes"), class_="whisker-row")
 
 
@@ -73,38 +72,41 @@ def _row(score: Score) -> list[Markup]:
 
 
 def _cell(score: Score, value: float | None, interval: Interval | None) -> Markup:
-    shown = amount(value, metric_value(score.metric, value))
-    between = (
-        f"{metric_value(score.metric, interval[0])} to {metric_value(score.metric, interval[1])}" if interval else None
-    )
+    shown = amount(value, score.shown(value))
+    between = " to ".join(score.shown(end) for end in interval) if interval else None
     return join([tag("span", shown, class_="whole"), tag("span", between, class_="interval") if between else None])
 
 
-def _by_source(sources: list[SourceScores]) -> Markup | None:
-    if not sources:
+def _by_source(evaluation: EvaluationRecord) -> Markup | None:
+    if not evaluation.sources:
         return None
     rows = [
         [
             clipped(short_path(source.name), 120),
             f"{source.rows:,}",
             clipped(metric_label(metric), 60),
-            amount(source.base.get(metric), metric_value(metric, source.base.get(metric))),
-            amount(value, metric_value(metric, value)),
+            _amount(evaluation, metric, source.base.get(metric)),
+            _amount(evaluation, metric, value),
         ]
-        for source in sources[:MAX_SOURCES]
+        for source in evaluation.sources[:MAX_SOURCES]
         for metric, value in list(source.tuned.items())[:_MAX_METRICS]
     ]
     return table("Metrics by source", ["Source", "Rows", "Metric", "Base", "Tuned"], rows)
 
 
-def _gates(gates: list[ExpectResult]) -> Markup | None:
+def _amount(evaluation: EvaluationRecord, metric: str, value: float | None) -> Markup:
+    return amount(value, score_of(evaluation, metric).shown(value))
+
+
+def _gates(record: RunRecord) -> Markup | None:
+    gates: list[ExpectResult] = record.expect
     if not gates:
         return None
     rows = [
         [
             clipped(metric_label(gate.metric), 60),
             clipped(gate.wanted, 60),
-            amount(gate.found, metric_value(gate.metric, gate.found)),
+            _amount(record.evaluation, gate.metric, gate.found),
             tag("strong", "met" if gate.held else "not met", class_="relation " + ("better" if gate.held else "worse")),
         ]
         for gate in gates

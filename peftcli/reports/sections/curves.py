@@ -9,7 +9,7 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.plots.curves import Curve, curve_chart
 from peftcli.reports.plots.frame import tick_label
-from peftcli.reports.scores import metric_label
+from peftcli.reports.scores import LOSS, Score, metric_label, score_of
 from peftcli.reports.sections.parts import section
 from peftcli.reports.series import Point, Series
 from peftcli.reports.smoothing import smooth
@@ -25,7 +25,7 @@ def curves_section(run: RunFacts) -> Markup | None:
         _loss(series),
         _single(series, "learning_rate", "Learning rate", "rate"),
         _gradient(series),
-        *_metrics(series),
+        *_metrics(run),
     ]
     drawn = [chart for chart in charts if chart is not None]
     if not drawn:
@@ -77,21 +77,22 @@ def _single(series: Series, column: str, title: str, style: str) -> Markup | Non
     )
 
 
-def _metrics(series: Series) -> list[Markup]:
+def _metrics(run: RunFacts) -> list[Markup]:
+    series = run.series
     drawn: list[Markup] = []
     for name in series.evaluation_names():
         points = series.evaluation(name)
-        if name == "eval_loss" or len(points) < 2 or len(drawn) == _MAX_METRIC_CHARTS:
+        if name == LOSS or len(points) < 2 or len(drawn) == _MAX_METRIC_CHARTS:
             continue
-        drawn.append(_metric_chart(f"metric-{len(drawn)}", name, points))
+        drawn.append(_metric_chart(f"metric-{len(drawn)}", score_of(run.record.evaluation, name), points))
     return drawn
 
 
-def _metric_chart(slug: str, name: str, points: Sequence[Point]) -> Markup:
-    label = clipped(metric_label(name), 60)
+def _metric_chart(slug: str, score: Score, points: Sequence[Point]) -> Markup:
+    label = clipped(metric_label(score.metric), 60)
     curve = Curve(label, "evaluation", points, dots=True, in_legend=False)
     title = label[:1].upper() + label[1:]
-    return curve_chart(slug, title, _describe(label, points), [curve], rate=numbers.is_rate(name))
+    return curve_chart(slug, title, _describe(label, points), [curve], rate=score.fraction)
 
 
 def _describe(name: str, points: Sequence[Point], other: str = "", others: Sequence[Point] = ()) -> str:

@@ -9,7 +9,7 @@ from peftcli.reports.checks import Check, Outcome
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, join, tag
 from peftcli.reports.record import Failure, RunRecord
-from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.scores import LOSS, Score, headline_scores, metric_label
 from peftcli.reports.sections.parts import amount, bound, details
 from peftcli.reports.verdict import Verdict, exit_code_meaning
 from peftcli.reports.visible import clipped, short_path
@@ -81,7 +81,7 @@ def _why(failure: Failure | None) -> Markup | None:
 
 
 def _tiles(record: RunRecord) -> Markup:
-    tiles = [_score_tile(score) for score in _headline_scores(record)]
+    tiles = [_score_tile(score) for score in headline_scores(record)]
     trainable, total = record.parameters.trainable, record.parameters.total
     if total:
         of_total = f"{numbers.percent(trainable / total)} of {numbers.compact(total)}"
@@ -99,14 +99,8 @@ def _beside_base(base_bytes: int) -> str:
     return f"{numbers.data_size(base_bytes)} with the base alone" if base_bytes else ""
 
 
-def _headline_scores(record: RunRecord) -> list[Score]:
-    """The loss and the first other metric that is not the loss again."""
-    shown = [score for score in scores(record) if score.metric != "eval_perplexity" and score.tuned is not None]
-    return shown[:2]
-
-
 def _score_tile(score: Score) -> Markup:
-    label = "Evaluation loss" if score.metric == "eval_loss" else metric_label(score.metric).capitalize()
+    label = "Evaluation loss" if score.metric == LOSS else metric_label(score.metric).capitalize()
     below = f"from {score.value('base')} ({score.change})" if score.base is not None else "the base was not measured"
     return _tile(label, score.value("tuned"), below, score.tuned, style=score.relation)
 

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from peftcli.data.doctor.base import Check, Hit, Review
+from peftcli.data.doctor.base import Check, Hit, Review, trained_on
+
+GRAVE_SHARE = 0.5
+"""Of the validation rows: from here on the figures would be about rows learned by heart."""
 
 
 def review(data: Review) -> Iterable[Hit]:
@@ -18,4 +21,11 @@ def review(data: Review) -> Iterable[Hit]:
         yield validation.hit(row, f"a validation row that is trained on too: {train.place(original)}")
 
 
-CHECK = Check("warn", "validation rows that are also training rows", review=review)
+def grave(data: Review) -> bool:
+    rows = 0 if data.validation is None else len(data.validation.key)
+    return rows > 0 and trained_on(data) >= GRAVE_SHARE * rows
+
+
+CHECK = Check(
+    "warn", "validation rows that are also training rows; half of them or more stop the run", review=review, grave=grave
+)

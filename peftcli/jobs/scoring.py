@@ -1,0 +1,90 @@
+"""Two evaluations of the same rows as the record holds them: metrics, intervals, paired differences, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peftcli.data.facts import DataFacts
+from peftcli.evaluation.registry import REPORT_PREFIX
+from peftcli.evaluation.result import Difference, Evaluation, compare, facts_of
+from peftcli.jobs.assembly import RunScores
+from peftcli.jobs.showing import shown_samples, source_scores
+from peftcli.plan import Prepared
+from peftcli.reports.metric_facts import MetricFacts
+from peftcli.reports.record import Answers, DifferenceRecord, EvaluationRecord, Interval, Intervals
+
+
+def score_facts(scores: RunScores, prepared: Prepared) -> dict[str, Any]:
+    """The parts of a run's record that come from its scores; none where nothing was scored."""
+    if scores.base is None or scores.tuned is None:
+        return {}
+    metrics = prepared.loaded.recipe.evaluation.metrics
+    return {
+        "evaluation": evaluation_record(scores.base, scores.tuned, prepared.data.facts, metrics),
+        "samples": shown_samples(scores.base, scores.tuned),
+    }
+
+
+def evaluation_record(
+    base: Evaluation, tuned: Evaluation, facts: DataFacts, metrics: Sequence[str]
+) -> EvaluationRecord:
+    """Base and tuned model on the same rows. `metrics`: as the recipe names them, the first task metric leads."""
+    known = facts_of(tuned)
+    return EvaluationRecord(
+        base=base.metrics,
+        tuned=tuned.metrics,
+        intervals=Intervals(base=_pairs(base), tuned=_pairs(tuned)),
+        facts=known,
+        headline=headline(metrics, known),
+        differences={name: _difference(each) for name, each in compare(base, tuned).items()},
+        answers_base=_answers(base),
+        answers_tuned=_answers(tuned),
+        answer_budget=tuned.budget,
+        leaked_rows=leaked_rows(facts, tuned.rows),
+        rows=tuned.rows,
+        sources=source_scores(base, tuned, facts),
+    )
+
+
+def headline(metrics: Sequence[str], facts: dict[str, MetricFacts]) -> str | None:
+    """The first metric of a recipe that is more than the loss in another form."""
+    names = (REPORT_PREFIX + name for name in metrics)
+    return next((name for name in names if name in facts and not facts[name].smooth), None)
+
+
+def leaked_rows(facts: DataFacts, scored: int) -> int:
+    """Scored rows that were trained on; where only the first rows are scored, in proportion."""
+    if facts.validation is None or not facts.validation.rows_read:
+        return 0
+    return min(scored, round(facts.validation_trained_on * scored / facts.validation.rows_read))
+
+
+def warnings_of(evaluation: EvaluationRecord) -> list[str]:
+    """What a reader of the figures must know: answers that were cut, rows that were trained on."""
+    found = []
+    tuned, base = evaluation.answers_tuned, evaluation.answers_base
+    if tuned.cut or base.cut:
+        found.append(
+            f"{tuned.cut:,} of {tuned.count:,} answers of the tuned model ({base.cut:,} of the base's) were cut at "
+            f"{evaluation.answer_budget} new tokens and count as they are; raise generation.max_new_tokens"
+        )
+    if evaluation.leaked_rows:
+        found.append(f"{evaluation.leaked_rows:,} of {evaluation.rows or 0:,} scored rows were trained on too")
+    return found
+
+
+def _difference(found: Difference) -> DifferenceRecord:
+    return DifferenceRecord(
+        delta=found.delta, interval=(found.lo, found.hi), test=found.test, p=found.p, verdict=found.verdict
+    )
+
+
+def _answers(evaluation: Evaluation) -> Answers:
+    """Where a metric reads answers; a few samples for the eye may end anywhere."""
+    read = any(table.metric.needs == "generations" for table in evaluation.tables.values())
+    return Answers(count=evaluation.answered, cut=evaluation.cut) if read else Answers()
+
+
+def _pairs(evaluation: Evaluation) -> dict[str, Interval]:
+    return {name: (float(low), float(high)) for name, (low, high) in evaluation.intervals.items()}
