@@ -16,10 +16,11 @@ from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.data.cache import default_cache_dir
+from peftcli.data.config import AUTO
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
-from peftcli.errors import DeviceError, ModelError, RecipeError
+from peftcli.errors import DeviceError, MemoryLimitError, ModelError, RecipeError
 from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.device import before_start, has_bf16
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
@@ -27,6 +28,8 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import weight_view
 from peftcli.recipe import LoadedRecipe
+from peftcli.recipe.loading import DEFAULT
+from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.tasks.registry import task as find_task
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
@@ -66,6 +69,8 @@ class Plan:
     total: int
     resolved: Resolved
     data: dict[str, Any]
+    held_out: bool
+    """Whether the validation rows are split off the training data."""
     tokens_per_epoch: int
     trained_tokens_per_epoch: int
     memory: MemoryEstimate
@@ -134,14 +139,31 @@ def prepare_run(
         total=counts.total,
         resolved=resolved,
         data=data.facts.to_dict(),
+        held_out=data.validation is not None and not recipe.data.validation_sources,
         tokens_per_epoch=int(data.train.lengths.sum()),
         trained_tokens_per_epoch=int(data.train.trained.sum()),
         memory=memory,
         adapter_disk_bytes=counts.trainable * 4,
         checkpoint_disk_bytes=counts.trainable * 4 * 3 * (recipe.checkpoint.keep + 1),
-        warnings=tuple(_warnings(loaded, skeleton, resolved, counts.added_positions)),
+        warnings=(
+            *loaded.warnings,
+            *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
+        ),
     )
     return Prepared(loaded, plan, source, tokenizer, data, order)
+
+
+def unfit(plan: Plan, device_memory: int | None) -> MemoryLimitError | None:
+    """The error of a plan that needs more than the memory it was made for; None where it fits or nobody asked."""
+    needed = plan.memory.peak_bytes
+    if device_memory is None or needed <= device_memory:
+        return None
+    return MemoryLimitError(
+        f"the run needs about {needed / 2**30:.1f} GiB (estimated), more than the {device_memory / 2**30:.1f} GiB given",
+        where=plan.name,
+        fix="a smaller training.micro_batch_size or data.max_length, training.gradient_checkpointing: true, or a "
+        "smaller base",
+    )
 
 
 # -- values that depend on the machine ---------------------------------------------------------------------------
@@ -302,6 +324,8 @@ def _resolve(
     auto = auto_rate(loaded.recipe.method, counts.hidden_size)
     given = training.learning_rate
     steps = training.num_steps(order.steps_per_epoch)
+    if (fault := training.schedule_fault(steps)) is not None:
+        raise RecipeError(fault, where="training.scheduler", fix=SCHEDULE_FIX)
     resolved = Resolved(
         device=device,
         threads=resolve_threads(loaded.recipe.threads),
@@ -317,7 +341,9 @@ def _resolve(
     return resolved, memory_of(micro)
 
 
-def _warnings(loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved, added: int) -> list[str]:
+def _warnings(
+    loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved, added: int, *, validated: bool
+) -> list[str]:
     recipe, found = loaded.recipe, []
     context = getattr(skeleton.config, "max_position_embeddings", None)
     if isinstance(context, int) and recipe.data.max_length + added > context:
@@ -325,8 +351,11 @@ def _warnings(loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved, add
         found.append(f"{length} exceed{'' if added else 's'} the base's context of {context}")
     if recipe.training.learning_rate == "auto" and "extrapolated" in resolved.learning_rate_note:
         found.append(f"learning rate {resolved.learning_rate:g}: {resolved.learning_rate_note}")
-    if recipe.checkpoint.every and recipe.checkpoint.every > resolved.steps:
-        found.append(f"checkpoint.every {recipe.checkpoint.every} is more than the {resolved.steps} steps of this run")
-    if recipe.evaluation.every and recipe.evaluation.every > resolved.steps:
-        found.append(f"evaluation.every {recipe.evaluation.every} is more than the {resolved.steps} steps of this run")
+    if recipe.data.validation == AUTO and not validated:
+        why = "a stream has no rows to spare" if recipe.data.streaming else "there are too few rows to spare any"
+        found.append(f"nothing is held out, so nothing will be measured: {why}; name rows in `data.validation`")
+    for key, every in (("checkpoint.every", recipe.checkpoint.every), ("evaluation.every", recipe.evaluation.every)):
+        # a default is no wish that a short run could disappoint
+        if every and every > resolved.steps and loaded.origin(key) != DEFAULT:
+            found.append(f"{key} {every} is more than the {resolved.steps} steps of this run")
     return found

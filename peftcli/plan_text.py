@@ -17,7 +17,8 @@ def plan_text(plan: Plan) -> str:
         f"data        {_split_text(plan, 'train')}",
     ]
     if plan.data.get("validation"):
-        lines.append(f"validation  {_split_text(plan, 'validation')}")
+        held_out = ", held out of train" if plan.held_out else ""
+        lines.append(f"validation  {_split_text(plan, 'validation')}{held_out}")
     lines += [
         f"parameters  {plan.trainable:,} trainable of {plan.total:,} ({share:.2f} %), {len(plan.targets)} targets",
         f"steps       {resolved.steps:,} ({epochs:.3g} epochs of {resolved.steps_per_epoch:,}),"

@@ -159,6 +159,13 @@ class Adapter(ABC):
         parameters = list(self.trainable_parameters().values())
         return [{"params": parameters, "lr": learning_rate, "weight_decay": weight_decay}]
 
+    def decays(self, parameter: nn.Parameter) -> bool:
+        """Whether weight decay pulls a tensor towards 0: matrices, but no bias, norm, magnitude or factor.
+
+        A method whose vectors are stored with two dimensions says so itself.
+        """
+        return parameter.ndim >= 2
+
     def after_step(self, step: int, total_steps: int) -> None:
         """Called after each optimizer step (counted from 1) while the gradients are still there (AdaLoRA's schedule)."""
 

@@ -53,8 +53,9 @@ class Assembled:
 def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[Part], seed: int) -> list[SplitPlan]:
     """The training split, and the validation split if there is one."""
     everything = [np.arange(len(part.data.length)) for part in train]
-    if isinstance(config.validation, (int, float)):
-        pairs = split_off([len(rows) for rows in everything], config.validation, seed)
+    wanted = config.rows_to_split_off(sum(len(rows) for rows in everything))
+    if wanted:
+        pairs = split_off([len(rows) for rows in everything], wanted, seed)
         return [
             SplitPlan("train", train, [kept for kept, _ in pairs]),
             SplitPlan("validation", train, [drawn for _, drawn in pairs]),

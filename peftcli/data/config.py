@@ -54,6 +54,19 @@ class SourceConfig(BaseModel):
     _known_format = field_validator("format", mode="before")(_format_name)
 
 
+AUTO = "auto"
+"""`data.validation`: hold a share out of the training rows. A file of that name is `./auto`."""
+HELD_OUT_SHARE = 0.05
+HELD_OUT_ROWS = (20, 1000)
+"""At least and at most, as far as a fifth of the rows reaches: fewer say little, more cost time at every evaluation."""
+
+
+def held_out(rows: int) -> int:
+    """Rows that `validation: auto` holds out of so many: 5 %, at least 20 and at most 1,000, never over a fifth."""
+    low, high = HELD_OUT_ROWS
+    return min(rows // 5, high, max(low, round(HELD_OUT_SHARE * rows)))
+
+
 def _shape(value: Any) -> str:
     """Which member of a union a value means, so that an error speaks of that member only."""
     if isinstance(value, bool):
@@ -62,6 +75,8 @@ def _shape(value: Any) -> str:
         return "count"
     if isinstance(value, float):
         return "fraction"
+    if value == AUTO:
+        return "auto"
     if isinstance(value, (dict, SourceConfig)):
         return "source"
     return "list" if isinstance(value, (list, tuple)) else "path"
@@ -78,8 +93,9 @@ _Train = Annotated[
     Discriminator(lambda value: shape if (shape := _shape(value)) in ("source", "list") else "path"),
 ]
 _Validation = Annotated[
-    Annotated[Annotated[float, Field(gt=0, lt=1)], Tag("fraction")]
-    | Annotated[Annotated[int, Field(ge=1)], Tag("count")]
+    Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[Annotated[float, Field(ge=0, lt=1)], Tag("fraction")]
+    | Annotated[Annotated[int, Field(ge=0)], Tag("count")]
     | Annotated[_Path, Tag("path")]
     | Annotated[SourceConfig, Tag("source")]
     | Annotated[_Entries, Tag("list")],
@@ -95,8 +111,9 @@ class DataConfig(BaseModel):
     train: _Train
     """A path, glob, Hub id or builtin:NAME; or a list of sources with path, split, revision, weight, rows, repeat,
     format and columns."""
-    validation: _Validation | None = None
-    """A fraction of the training rows, a count of them, or a source of its own."""
+    validation: _Validation = AUTO
+    """A fraction of the training rows, a count of them, or a source of its own. auto: 5 % are held out (at least 20 and
+    at most 1,000 rows, never over a fifth); 0 or null: none, all rows are trained on. A stream has nothing to hold out."""
     format: str = "auto"
     """What a row is: messages, sharegpt, instruction, prompt-completion, text, segments, classification,
     token-classification, seq2seq or preference. `auto` looks at the columns and says why."""
@@ -121,6 +138,11 @@ class DataConfig(BaseModel):
 
     _known_format = field_validator("format", mode="before")(_format_name)
 
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: Any) -> Any:
+        return 0 if value is None else value
+
     @field_validator("packing")
     @classmethod
     def _packing_comes_later(cls, value: bool) -> bool:
@@ -143,7 +165,7 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _a_stream_has_no_rows_to_split_off(self) -> DataConfig:
-        if self.streaming and isinstance(self.validation, (int, float)):
+        if self.streaming and isinstance(self.validation, (int, float)) and self.validation:
             raise ValueError(
                 "validation: a share or count of rows cannot be split off a stream; name a source for validation"
             )
@@ -167,9 +189,26 @@ class DataConfig(BaseModel):
     @property
     def validation_sources(self) -> tuple[SourceConfig, ...]:
         """The validation sources in their long form; none when validation is split off from train, or off."""
-        return () if self.validation is None or isinstance(self.validation, (int, float)) else _sources(self.validation)
+        return _sources(self.validation) if self._has_own_validation else ()
+
+    @property
+    def _has_own_validation(self) -> bool:
+        return self.validation != AUTO and not isinstance(self.validation, (int, float))
+
+    @property
+    def may_validate(self) -> bool:
+        """Whether the recipe asks for validation rows (a data set of a few rows may still have none to spare)."""
+        if self.validation == AUTO:
+            return not self.streaming
+        return bool(self.validation)
+
+    def rows_to_split_off(self, rows: int) -> float | int:
+        """Which part of so many training rows is validated on: a fraction, a count, 0 for none."""
+        if self.validation == AUTO:
+            return 0 if self.streaming else held_out(rows)
+        return self.validation if isinstance(self.validation, (int, float)) else 0
 
 
-def _sources(value: str | SourceConfig | list[str | SourceConfig]) -> tuple[SourceConfig, ...]:
+def _sources(value: Any) -> tuple[SourceConfig, ...]:
     entries = value if isinstance(value, list) else [value]
     return tuple(entry if isinstance(entry, SourceConfig) else SourceConfig(path=entry) for entry in entries)

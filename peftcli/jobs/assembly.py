@@ -97,6 +97,7 @@ class Assembly:
             config=recipe.evaluation,
             generation=recipe.generation,
             pad_token_id=self.pad_token_id,
+            seed=generation_seed(recipe.seed),
             with_samples=with_samples,
         )
 
@@ -145,6 +146,11 @@ def _trackers(prepared: Prepared, accelerator: Accelerator, folder: Path) -> Tra
 def stream_seed(seed: int, stream: str) -> int:
     """A seed of its own for each random stream of a run, so that no draw of one moves another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "little") >> 1
+
+
+def generation_seed(seed: int) -> int:
+    """Of the draws of a run's evaluations, so that `seeds: n` varies them too."""
+    return stream_seed(seed, "generation")
 
 
 def init_context(assembly: Assembly) -> InitContext:

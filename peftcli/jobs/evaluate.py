@@ -13,6 +13,7 @@ from peftcli.data.prepare import prepare
 from peftcli.data.store import TokenStore
 from peftcli.errors import DataError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
+from peftcli.jobs.assembly import generation_seed
 from peftcli.jobs.opening import Opened, open_adapter, run_recipe
 from peftcli.jobs.scoring import evaluation_record, warnings_of
 from peftcli.recipe import LoadedRecipe, load_recipe
@@ -53,8 +54,12 @@ def evaluate_adapter(
 
 def evaluation_rows(loaded: LoadedRecipe, opened: Opened) -> tuple[TokenStore, DataFacts]:
     """The validation rows of a recipe, as training would see them, and the facts of its data."""
-    if loaded.recipe.data.validation is None:
-        raise RecipeError("the recipe has no evaluation rows", where=str(loaded.path), fix="set `data.validation`")
+    if not loaded.recipe.data.may_validate:
+        raise RecipeError(
+            "the recipe has no evaluation rows",
+            where=str(loaded.path),
+            fix="set `data.validation`, for instance to 0.05",
+        )
     data = prepare(loaded.recipe.data, tokenizer=opened.tokenizer, folder=loaded.folder, seed=loaded.recipe.seed)
     if data.validation is None or not len(data.validation):
         raise DataError("no evaluation row is left", where=str(loaded.path), fix="check `data.validation`")
@@ -71,6 +76,7 @@ def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore) -> Evaluation
         config=loaded.recipe.evaluation,
         generation=loaded.recipe.generation,
         pad_token_id=int(opened.tokenizer.pad_token_id or 0),
+        seed=generation_seed(loaded.recipe.seed),
     )
 
 

@@ -40,8 +40,13 @@ class Answer:
     base: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The input row with `answer`, and `base_answer` where there is one."""
-        return {**self.request.row, "answer": self.text} | ({} if self.base is None else {"base_answer": self.base})
+        """The input row with `answer`, and `base_answer` where there is one.
+
+        A row that brings a field of such a name keeps it: what was written then stands under `generated_answer`.
+        """
+        written = {"answer": self.text} | ({} if self.base is None else {"base_answer": self.base})
+        prefix = "generated_" if written.keys() & self.request.row.keys() else ""
+        return {**self.request.row, **{prefix + name: text for name, text in written.items()}}
 
 
 def text_request(prompt: str) -> Request:

@@ -167,14 +167,26 @@ def _refuse_links(folder: Path) -> None:
         raise AdapterError(f"{links[0]} is a link", where=str(folder), fix="copy the file itself")
 
 
-def generation_config(location: Location, overrides: Sequence[str] = ()) -> GenerationConfig:
-    """The `generation` section of the run's recipe, or the defaults for a bare adapter, with `--set generation...`.
+@dataclass(frozen=True)
+class Writing:
+    """How text is to be written: the recipe's `generation`, the seed of its draws, and settings without effect."""
 
-    Raises `RecipeError` for an override outside `generation`.
+    config: GenerationConfig
+    seed: int
+    warnings: tuple[str, ...]
+
+
+def writing_of(location: Location, overrides: Sequence[str] = ()) -> Writing:
+    """The run's `generation` section and `seed`, or the defaults for a bare adapter, with `--set` over them.
+
+    Raises `RecipeError` for an override of any other key.
     """
-    wrong = [text for text in overrides if not text.startswith("generation.")]
+    wrong = [text for text in overrides if not text.startswith(("generation.", "seed="))]
     if wrong:
-        raise RecipeError(f"--set {wrong[0]} has no effect here", fix="only generation.* keys do")
+        raise RecipeError(f"--set {wrong[0]} has no effect here", fix="only `seed` and generation.* keys do")
     if location.run is not None and (location.run / RECIPE_NAME).is_file():
-        return load_recipe(location.run / RECIPE_NAME, overrides).recipe.generation
-    return generation_from(overrides)
+        recipe = load_recipe(location.run / RECIPE_NAME, overrides).recipe
+        config, seed = recipe.generation, recipe.seed
+    else:
+        config, seed = generation_from(overrides)
+    return Writing(config, seed, tuple(config.idle_settings()))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
+from peftcli.data.config import AUTO
 from peftcli.errors import Fault, RecipeError, StorageError
 from peftcli.recipe.canonical import canonical
 from peftcli.recipe.checking import check
@@ -216,10 +217,13 @@ def _with_paths(node: Node, resolve: Any) -> Node:
             return Node([source(item) for item in found.value], found.where, found.key_where)
         return _replaced(found, {"path": text}) if isinstance(found.value, dict) else text(found)
 
+    def validation(found: Node) -> Node:
+        return found if found.value == AUTO else source(found)
+
     model = {"base": text, "init_adapter": text, "chat_template": lambda found: text(found, always=True)}
     sections = {
         "model": lambda found: _replaced(found, model),
-        "data": lambda found: _replaced(found, {"train": source, "validation": source}),
+        "data": lambda found: _replaced(found, {"train": source, "validation": validation}),
     }
     return _replaced(node, sections)
 

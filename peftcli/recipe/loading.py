@@ -67,8 +67,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     return LoadedRecipe(recipe, absolute, absolute.parent, origins, tuple(checked.warnings))
 
 
-def generation_from(overrides: Sequence[str]) -> GenerationConfig:
-    """The `generation` section from `--set generation.key=value` alone, where there is no recipe to override.
+def generation_from(overrides: Sequence[str]) -> tuple[GenerationConfig, int]:
+    """The `generation` section and `seed` from `--set` alone, where there is no recipe to override.
 
     Raises `RecipeError` as `load_recipe` does.
     """
@@ -79,7 +79,7 @@ def generation_from(overrides: Sequence[str]) -> GenerationConfig:
     faults += checked.faults
     if faults or checked.recipe is None:
         raise RecipeError("the overrides have mistakes", faults=faults)
-    return checked.recipe.generation
+    return checked.recipe.generation, checked.recipe.seed
 
 
 def default_name(path: Path) -> str:

@@ -29,7 +29,7 @@ def resolved_document(recipe: Recipe, values: Mapping[str, Any] | None = None) -
     document = _section(recipe, keep_empty=False)
     for key in _NOT_WRITTEN:
         document.pop(key, None)
-    if recipe.data.validation is None:
+    if not recipe.data.may_validate:
         # an evaluation that can find no rows must not be asked for
         document.pop("evaluation", None)
         document.get("checkpoint", {}).pop("best", None)

@@ -12,6 +12,7 @@ from peftcli.recipe.schema import Recipe
 EVALUATION_KEYS = ("every", "batch_size", "rows", "metrics", "samples")
 HALF = ("bfloat16", "float16")
 SUSPICIOUS_RATE = 1.0
+SCHEDULE_FIX = "warm up over a tenth of the steps or less, or let the decay take a smaller share"
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,13 @@ def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]
             "`data.streaming` needs `training.max_steps`: a stream has no end",
             "say how many steps to train",
         )
-    steps, warmup = training.max_steps, training.warmup_steps
-    if steps is not None and warmup is not None and warmup > steps:
-        yield Broken(
-            ("training.warmup_steps", "training.max_steps"),
-            f"`training.warmup_steps` is {warmup}, more than the {steps} steps of the run",
-            "warm up over a tenth of the steps or less",
-        )
+    if training.max_steps is not None and (fault := training.schedule_fault(training.max_steps)) is not None:
+        key = "training.warmup_steps" if training.warmup_steps is not None else "training.warmup_ratio"
+        yield Broken((key, "training.max_steps"), fault, SCHEDULE_FIX)
 
 
 def _validation(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
-    if recipe.data.validation is not None:
+    if recipe.data.may_validate:
         return
     fix = "set `data.validation`, for instance 0.05 (a share of the training rows)"
     for key in EVALUATION_KEYS:

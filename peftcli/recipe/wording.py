@@ -23,7 +23,7 @@ _SECTIONS = {
     "data": "a source of rows, or a section with `train`",
     "method": "the name of a method, or a section with `type`",
     "data.train": "a path, a Hub id, `builtin:NAME`, a source with `path`, or a list of sources",
-    "data.validation": "a fraction above 0 and below 1, a row count of at least 1, or a source",
+    "data.validation": "auto, a fraction below 1, a row count, or a source; 0 for none",
 }
 
 

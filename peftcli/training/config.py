@@ -168,6 +168,10 @@ class WSDConfig(_Section):
     min_ratio: Fraction = 0.0
     """Share of the peak rate that is left at the end."""
 
+    def num_decay_steps(self, total_steps: int) -> int:
+        """Steps of the decay; at least 1."""
+        return max(1, round(self.decay_ratio * total_steps))
+
 
 def _named(value: Any) -> Any:
     # the short form: a name alone is the section with that type
@@ -307,6 +311,18 @@ class TrainingConfig(_Section):
             epochs = DEFAULT_EPOCHS
         steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
         return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def schedule_fault(self, total_steps: int) -> str | None:
+        """What is wrong with warm-up and decay in a run of so many steps; None where they fit."""
+        warmup = self.num_warmup_steps(total_steps)
+        if warmup > total_steps:
+            return f"the warm-up takes {warmup} steps, more than the {total_steps} of the run"
+        if not isinstance(self.scheduler, WSDConfig):
+            return None
+        decay = self.scheduler.num_decay_steps(total_steps)
+        if warmup + decay > total_steps:
+            return f"warm-up ({warmup} steps) and decay ({decay}) together are longer than the run ({total_steps})"
+        return None
 
     def num_warmup_steps(self, total_steps: int) -> int:
         """Steps of warm-up, always fewer than `total_steps` unless `warmup_steps` asks for more."""

@@ -53,6 +53,9 @@ class Trainable(Protocol):
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for a torch optimizer: `params`, `lr` (its peak) and `weight_decay`."""
 
+    def decays(self, parameter: nn.Parameter) -> bool:
+        """Whether weight decay acts on one of these tensors."""
+
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """Every tensor that is trained, under names that stay the same."""
 

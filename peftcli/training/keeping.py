@@ -14,6 +14,7 @@ from peftcli.errors import CheckpointError, NumericalError
 from peftcli.training.checkpoint import Snapshot
 from peftcli.training.guards import non_finite_tensors
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
+from peftcli.training.schedules import build_schedule
 from peftcli.training.setup import FitSetup
 from peftcli.training.state import TrainingState
 
@@ -25,7 +26,7 @@ class Keeper:
         self.setup = setup
         self.optimizer = optimizer
         self.names = parameter_names(optimizer, setup.adapter.trainable_parameters())
-        self.state = TrainingState(micro_batch_size=setup.micro_batch_size)
+        self.state = TrainingState(micro_batch_size=setup.micro_batch_size, planned_steps=setup.total_steps)
         self.best: dict[str, Tensor] | None = None
         self.saved_step: int | None = None
         self._started = time.perf_counter()
@@ -111,11 +112,48 @@ class Keeper:
         warnings = self.state.warnings
         self.apply(snapshot)
         self.state.warnings = [*self.state.warnings, *warnings]
+        self._start_another_best()
+        self._tell_another_length()
         if not rejected:
             # a save may have ended between its commit and this; while any is damaged, no older one is given up
             store.retain(self.state)
         self.setup.emit("resume", self.state.step, checkpoint=store.path(self.state.step).name)
         return self.state.step
+
+    def _start_another_best(self) -> None:
+        """Where the best is by another metric than before, what was kept counts no more: its value bounds nothing."""
+        state, wanted = self.state, self.setup.checkpoint.best
+        if state.best_step is None or state.best_metric in (None, wanted):
+            return
+        said = f"checkpoint.best is now {wanted or 'null'}: step {state.best_step}, the best by {state.best_metric}, "
+        said += "is no longer kept for it"
+        self.setup.progress.say(f"warning: {said}")
+        state.warnings.append(said)
+        state.best_step = state.best_value = state.best_metric = self.best = None
+        here = state.evaluations.get(state.step, {}).get(wanted or "")
+        if here is not None:
+            state.best_step, state.best_value, state.best_metric = state.step, here, wanted
+            self.keep_best()
+
+    def _tell_another_length(self) -> None:
+        """Where the run is longer or shorter than planned, the schedule is that of the new length: the rate may jump."""
+        before, now, step = self.state.planned_steps, self.setup.total_steps, self.state.step
+        self.state.planned_steps = now
+        if before is None or before == now or step >= now:
+            return
+        old, new = (self._rate(min(step + 1, total), total) for total in (before, now))
+        said = f"the run takes {now} steps instead of {before}, and the schedule with it: the rate of step {step + 1} "
+        said += f"is {new:.3g}" + (f", it would have been {old:.3g}" if step < before else f", the last was {old:.3g}")
+        self.setup.progress.say(f"warning: {said}")
+        self.state.warnings.append(said)
+        self.setup.emit("another_length", step, planned=before, steps=now, message=said)
+
+    def _rate(self, step: int, total_steps: int) -> float:
+        config = self.setup.config
+        schedule = build_schedule(
+            config.scheduler, total_steps=total_steps, warmup_steps=config.num_warmup_steps(total_steps)
+        )
+        return self.setup.learning_rate * schedule(step)
 
     def apply(self, snapshot: Snapshot) -> None:
         """Puts a snapshot into adapter, optimizer and scaler."""

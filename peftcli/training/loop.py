@@ -11,7 +11,7 @@ from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.config import ScheduleFreeConfig
 from peftcli.training.interfaces import Metrics
 from peftcli.training.keeping import Keeper
-from peftcli.training.optimizers import build_optimizer
+from peftcli.training.optimizers import build_optimizer, split_by_decay
 from peftcli.training.out_of_memory import memory_limit
 from peftcli.training.seeding import deterministic_kernels
 from peftcli.training.selection import record_evaluation
@@ -75,7 +75,9 @@ class _Run:
     def __init__(self, setup: FitSetup, stop: StopRequest) -> None:
         self.setup = setup
         self.stop = stop
-        groups = setup.adapter.parameter_groups(setup.learning_rate, setup.config.weight_decay)
+        groups = split_by_decay(
+            setup.adapter.parameter_groups(setup.learning_rate, setup.config.weight_decay), setup.adapter.decays
+        )
         optimizer = build_optimizer(setup.config.optimizer, groups, learning_rate=setup.learning_rate)
         # no device placement: the state is made beside its parameters, and loading it would cast it
         self.optimizer = setup.accelerator.prepare_optimizer(optimizer, device_placement=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
 from peftcli.errors import DeviceError
@@ -35,7 +37,7 @@ def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: f
         case AdamWConfig():
             return AdamW(groups, lr=learning_rate, betas=config.betas, eps=config.eps, fused=_fused(groups))
         case SGDConfig():
-            return SGD(groups, lr=learning_rate, momentum=config.momentum, nesterov=config.nesterov)
+            return DecoupledSGD(groups, lr=learning_rate, momentum=config.momentum, nesterov=config.nesterov)
         case LionConfig():
             return Lion(groups, lr=learning_rate, betas=config.betas)
         case AdafactorConfig():
@@ -46,6 +48,39 @@ def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: f
             return _schedule_free(config, groups, learning_rate)
         case EightBitAdamWConfig():
             return _bitsandbytes(config, groups, learning_rate)
+
+
+def split_by_decay(groups: Groups, decays: Callable[[Any], bool]) -> Groups:
+    """The same groups, those that decay without the tensors that must not, which follow in a group of their own."""
+    found: Groups = []
+    for group in groups:
+        kept = [parameter for parameter in group["params"] if decays(parameter)]
+        others = [parameter for parameter in group["params"] if not decays(parameter)]
+        if group.get("weight_decay") and kept and others:
+            found += [{**group, "params": kept}, {**group, "params": others, "weight_decay": 0.0}]
+        elif group.get("weight_decay") and others:
+            found.append({**group, "weight_decay": 0.0})
+        else:
+            found.append(group)
+    return found
+
+
+class DecoupledSGD(SGD):
+    """SGD whose weight decay acts on the weights and never enters the momentum (arXiv:1711.05101, algorithm 1)."""
+
+    def __init__(self, groups: Groups, **settings: Any) -> None:
+        # torch adds `weight_decay` to the gradient; under another name it is left to this class
+        own = [{**group, "weight_decay": 0.0, "decoupled_decay": group["weight_decay"]} for group in groups]
+        super().__init__(own, **settings)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step: the weights shrink by rate times decay, then torch's own update."""
+        for group in self.param_groups:
+            if group["decoupled_decay"]:
+                moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+                torch._foreach_mul_(moved, 1.0 - group["lr"] * group["decoupled_decay"])
+        return super().step(closure)
 
 
 def require_optimizer(config: OptimizerConfig, *, device: str) -> None:

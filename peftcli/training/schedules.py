@@ -61,7 +61,7 @@ def _half_cosine(progress: float) -> float:
 
 
 def _wsd(config: WSDConfig, step: int, total_steps: int) -> float:
-    decay_steps = max(1, round(config.decay_ratio * total_steps))
+    decay_steps = config.num_decay_steps(total_steps)
     progress = (step - 1 - (total_steps - decay_steps)) / decay_steps
     if progress <= 0.0:
         return 1.0

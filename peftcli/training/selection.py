@@ -32,6 +32,7 @@ def record_evaluation(
     _watch(state, metrics, config, higher_is_better)
     if checkpoint.best is None:
         return False
+    state.best_metric = checkpoint.best
     value = metrics[checkpoint.best]
     if not _improves(value, state.best_value, 0.0, higher=higher_is_better(checkpoint.best)):
         return False

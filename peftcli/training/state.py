@@ -26,6 +26,10 @@ class TrainingState:
     evaluations: dict[int, dict[str, float | None]] = field(default_factory=dict)
     best_step: int | None = None
     best_value: float | None = None
+    best_metric: str | None = None
+    """The metric that `best_value` is of; a resumed run may ask for another."""
+    planned_steps: int | None = None
+    """Steps of the whole run when it was last started; a resumed run may be longer."""
     watched_value: float | None = None
     bad_evaluations: int = 0
     stopped_early: bool = False
@@ -51,6 +55,7 @@ class TrainingState:
     def from_dict(cls, facts: dict[str, Any], losses: list[float]) -> TrainingState:
         """The inverse of `to_dict`; `ValueError` names what does not fit."""
         known = {item.name for item in dataclasses.fields(cls)} - {"losses"}
+        facts = {**_FIELDS_SINCE, **facts}
         if set(facts) != known:
             raise ValueError(f"the training state has other fields: {', '.join(sorted(set(facts) ^ known))}")
         # the JSON mode of pydantic turns the text keys of `evaluations` into steps again, and little else
@@ -61,6 +66,8 @@ class TrainingState:
         return state
 
 
+_FIELDS_SINCE: dict[str, Any] = {"best_metric": None, "planned_steps": None}
+"""What a checkpoint of an older version lacks, and what it meant there."""
 _VALIDATE = TypeAdapter(TrainingState)
 
 

@@ -22,10 +22,24 @@ def test_the_rate_falls_with_the_width(name: str) -> None:
     narrow, middle, wide = (auto_rate(config, width) for width in (64, 384, 4096))
     assert narrow.rate == pytest.approx(float(f"{config.own_learning_rate():.2g}"))
     assert narrow.rate > middle.rate > wide.rate > 0
-    assert ["extrapolated" in found.note for found in (narrow, middle, wide)] == [False, False, True]
+    assert ["published" in found.note for found in (narrow, middle, wide)] == [False, False, True]
+    assert auto_rate(config, 16384).rate == auto_rate(config, 8192).rate
 
 
-@pytest.mark.parametrize(("width", "extrapolates"), [(32, True), (64, False), (384, False), (400, True)])
+@pytest.mark.parametrize(
+    ("name", "width", "published"),
+    [
+        ("lora", 2048, 1e-3), ("lora", 4096, 3e-4), ("lora", 5120, 2e-4), ("lora", 8192, 1e-4),
+        ("ia3", 3072, 5e-3), ("prefix_tuning", 3072, 5e-3), ("lokr", 3072, 3e-3), ("adaption_prompt", 3072, 5e-3),
+        ("vera", 3072, 3e-3),
+    ],
+)  # fmt: skip
+def test_real_widths_are_near_published_rates(name: str, width: int, published: float) -> None:
+    """Within a factor of 2.2, far less than what data and length of a run move the best rate."""
+    assert published / 2.2 < auto_rate(parse_config(name), width).rate < published * 2.2
+
+
+@pytest.mark.parametrize(("width", "extrapolates"), [(32, True), (64, False), (384, False), (400, False)])
 def test_the_plan_says_that_it_extrapolates(width: int, extrapolates: bool, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(resolve_base("builtin:tiny", folder=tmp_path).location)
     tokenizer.save_pretrained(tmp_path / "base")

@@ -56,7 +56,7 @@ BAD = [
     ("training: {batch_size: 4, micro_batch_size: 8}", "4:45", "is larger than batch_size 4", "lower it"),
     ("training: {epochs: 1, max_steps: 5}", "4:23", "two ways", "keep one"),
     ("training: {epochs: 0}", "4:20", "above 0", None),
-    ("training: {max_steps: 10, warmup_steps: 20}", "4:27", "more than the 10 steps", None),
+    ("training: {max_steps: 10, warmup_steps: 20}", "4:27", "more than the 10 of the run", None),
     ("training: {warmup_steps: 2, warmup_ratio: 0.1}", "4:26", "two ways", None),
     ("training: {warmup_ratio: 1.5}", "4:26", "below 1", None),
     ("training: {optimizer: adamx}", "4:23", "wanted `ada", "`adamw`"),
@@ -113,7 +113,7 @@ BAD = [
     ("data: {train: [{path: a.jsonl, splt: x}]}", "4:32", "unknown key `splt` in `data.train[0]`", "`split`"),
     ("data: {train: [{path: a.jsonl, weight: 0}]}", "4:40", "above 0", None),
     ("data: {train: [{split: x}]}", "4:16", "`data.train[0]` lacks the key `path`", None),
-    ("data: {train: a.jsonl, validation: 1.5}", "4:36", "above 0 and below 1", None),
+    ("data: {train: a.jsonl, validation: 1.5}", "4:36", "a fraction below 1", None),
     ("data: {train: a.jsonl, validation: true}", "4:36", "is true", None),
     ("data: {train: a.jsonl, format: alpaca-ish}", "4:32", "unknown format", None),
     ("data: {train: a.jsonl, columns: [a]}", "4:33", "wanted a section", None),
@@ -227,7 +227,7 @@ EVALUATION_WITHOUT_ROWS = [
 
 @pytest.mark.parametrize("lines", EVALUATION_WITHOUT_ROWS)
 def test_an_evaluation_needs_rows(tmp_path: Path, lines: str) -> None:
-    path = write(tmp_path, "data: builtin:support\n" + lines)
+    path = write(tmp_path, "data: {train: builtin:support, validation: 0}\n" + lines)
     error = failure(path)
     assert "validation rows" in error.faults[0].message
     assert "data.validation" in str(error.faults[0].fix)

@@ -253,8 +253,8 @@ def test_paths_in_overrides_are_relative_to_the_working_directory(
 
 
 def test_generation_alone(tmp_path: Path) -> None:
-    config = generation_from(["generation.temperature=0.7", "generation.do_sample=true"])
-    assert (config.temperature, config.do_sample) == (0.7, True)
+    config, seed = generation_from(["generation.temperature=0.7", "generation.do_sample=true", "seed=7"])
+    assert (config.temperature, config.do_sample, seed) == (0.7, True, 7)
     with pytest.raises(RecipeError, match="temperature"):
         generation_from(["generation.temperature=0"])
 

@@ -84,6 +84,7 @@ def test_the_resolved_recipe_has_resolved_values_and_no_output(tmp_path: Path) -
         "data",
         "method",
         "training",
+        "evaluation",
         "generation",
         "checkpoint",
     ]

@@ -75,6 +75,9 @@ class TinyAdapter:
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: tensor for name, tensor in self.model.named_parameters() if tensor.requires_grad}
 
+    def decays(self, parameter: nn.Parameter) -> bool:
+        return parameter.ndim >= 2
+
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         named = self.trainable_parameters()
         fast = [tensor for name, tensor in named.items() if "lora_B" in name]

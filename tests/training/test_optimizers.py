@@ -12,7 +12,7 @@ from torch import nn
 from peftcli.errors import DeviceError
 from peftcli.training.config import OptimizerConfig
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
-from peftcli.training.optimizers import build_optimizer, require_optimizer
+from peftcli.training.optimizers import build_optimizer, require_optimizer, split_by_decay
 
 PARSE: TypeAdapter[Any] = TypeAdapter(OptimizerConfig)
 OPTIMIZERS = [
@@ -129,3 +129,44 @@ def test_a_missing_package_is_named(name: str, device: str, monkeypatch: pytest.
 def test_eight_bits_need_a_gpu() -> None:
     with pytest.raises(DeviceError, match="paged_adamw_8bit needs a CUDA GPU"):
         build({"type": "paged_adamw_8bit"})
+
+
+class Decaying:
+    """A tensor of each kind, moved by a gradient of zero: what changes is what decay does."""
+
+    def __init__(self) -> None:
+        self.parameters = {
+            "matrix": nn.Parameter(torch.ones(3, 4)),
+            "bias": nn.Parameter(torch.ones(5)),
+            "scalar": nn.Parameter(torch.ones(())),
+        }
+
+    def after(self, config: dict[str, Any], steps: int = 4) -> dict[str, float]:
+        groups = [{"params": list(self.parameters.values()), "lr": 0.1, "weight_decay": 0.5}]
+        split = split_by_decay(groups, lambda parameter: parameter.ndim >= 2)
+        optimizer = build_optimizer(PARSE.validate_python(config), split, learning_rate=0.1)
+        if config["type"] == "schedule_free":
+            optimizer.train()  # type: ignore[attr-defined]
+        for _ in range(steps):
+            for parameter in self.parameters.values():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+        return {name: float(parameter.detach().mean()) for name, parameter in self.parameters.items()}
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=label)
+def test_weight_decay_is_of_the_matrices(config: dict[str, Any]) -> None:
+    found = Decaying().after(config)
+    assert found["matrix"] < 0.99
+    assert (found["bias"], found["scalar"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_decay_of_sgd_never_enters_its_momentum(momentum: float) -> None:
+    config = {"type": "sgd"} | ({"momentum": momentum} if momentum else {})
+    assert Decaying().after(config)["matrix"] == pytest.approx((1 - 0.1 * 0.5) ** 4)
+
+
+def test_groups_stay_as_they_are_where_nothing_decays() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))], "weight_decay": 0.0}]
+    assert split_by_decay(groups, lambda parameter: parameter.ndim >= 2) == groups

@@ -249,3 +249,44 @@ def test_retention_that_a_kill_left_undone_is_done_on_resume(make_tiny: MakeTiny
     damaged.write_bytes(good)
     fit(make_tiny(tmp_path, checkpoint=checkpoint, keep=1, resume=True).setup)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000012"]
+
+
+def with_accuracy(tiny: Any, accuracies: dict[int, float]) -> Any:
+    """The evaluation reports an accuracy too, as given by step."""
+    inner = tiny.setup.evaluate
+    tiny.setup.evaluate = lambda step: {**inner(step), "eval_accuracy": accuracies.get(step, 0.5)}
+    tiny.setup.higher_is_better = lambda metric: metric == "eval_accuracy"
+    return tiny
+
+
+def test_another_metric_for_the_best_starts_a_new_best(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    """A loss of 3 must not stay as an accuracy that no later one can pass."""
+    accuracies = {6: 0.2, 9: 0.9, 12: 0.3}
+    by_loss = CheckpointConfig(every=3, best="eval_loss")
+    stop_at(with_accuracy(make_tiny(tmp_path, evaluate_every=3, checkpoint=by_loss), accuracies), 6)
+    by_accuracy = CheckpointConfig(every=3, best="eval_accuracy")
+    tiny = with_accuracy(make_tiny(tmp_path, evaluate_every=3, checkpoint=by_accuracy, resume=True), accuracies)
+    result = fit(tiny.setup)
+    assert result.chosen_step == 9
+    assert any("checkpoint.best is now eval_accuracy" in warning for warning in result.warnings)
+
+
+def test_no_best_any_more_leaves_the_last_adapter(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    rising = CheckpointConfig(every=3, best="eval_loss")
+    stop_at(make_tiny(tmp_path, evaluate_every=3, checkpoint=rising), 6)
+    tiny = make_tiny(tmp_path, evaluate_every=3, checkpoint=CheckpointConfig(every=3, best=None), resume=True)
+    assert fit(tiny.setup).chosen_step == 12
+
+
+def test_what_a_longer_run_does_to_the_schedule_is_told(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    options = {"scheduler": "linear", "warmup_steps": 0}
+    fit(make_tiny(tmp_path, steps=12, **options).setup)
+    longer = make_tiny(tmp_path, steps=24, resume=True, **options)
+    result = fit(longer.setup)
+    told = [warning for warning in result.warnings if "24 steps instead of 12" in warning]
+    assert told == [
+        "the run takes 24 steps instead of 12, and the schedule with it: the rate of step 13 is 0.015, the last was 0.0025"
+    ]
+    assert longer.events.of("another_length")[0]["planned"] == 12
+    same = make_tiny(tmp_path, steps=24, resume=True, **options)
+    assert sum("instead of" in warning for warning in fit(same.setup).warnings) == 1

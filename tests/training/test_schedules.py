@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from peftcli.training.config import SchedulerConfig
+from peftcli.training.config import SchedulerConfig, TrainingConfig
 from peftcli.training.schedules import build_schedule
 
 PARSE: TypeAdapter[Any] = TypeAdapter(SchedulerConfig)
@@ -69,3 +69,19 @@ def test_every_factor_is_a_share_of_the_peak(name: str) -> None:
     for total, warmup in [(1, 0), (1, 5), (3, 3), (100, 3)]:
         assert all(0.0 <= factor <= 1.0 for factor in factors({"type": name}, total, warmup))
         assert factors({"type": name}, total, warmup)[0] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "fits"),
+    [
+        ({"warmup_steps": 10, "scheduler": "cosine"}, 10, True),
+        ({"warmup_steps": 11, "scheduler": "cosine"}, 10, False),
+        ({"warmup_steps": 11, "scheduler": "constant"}, 10, False),
+        ({"warmup_ratio": 0.5, "scheduler": {"type": "wsd", "decay_ratio": 0.5}}, 10, True),
+        ({"warmup_ratio": 0.5, "scheduler": {"type": "wsd", "decay_ratio": 0.6}}, 10, False),
+        ({"warmup_steps": 9, "scheduler": {"type": "wsd", "decay_ratio": 0.2}}, 10, False),
+    ],
+)
+def test_warm_up_and_decay_must_fit_into_the_run(config: dict[str, Any], total: int, fits: bool) -> None:
+    fault = TrainingConfig.model_validate(config).schedule_fault(total)
+    assert (fault is None) == fits, fault

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, show
+from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, say, show
 
 ENDS = ("", "/exit", "/quit")
 
@@ -26,14 +26,19 @@ def command(
     Example:  peft chat runs/first --set generation.max_new_tokens=100
     """
     from peftcli.jobs.generate import chat_turns
-    from peftcli.jobs.opening import generation_config, open_adapter
+    from peftcli.jobs.opening import open_adapter, writing_of
 
     opened = open_adapter(path, base=model)
-    config = generation_config(opened.location, overrides or ())
+    writing = writing_of(opened.location, overrides or ())
+    for warning in writing.warnings:
+        say(f"warning: {warning}")
     plain = _Writer("base>  ", silent=as_json)
     tuned = _Writer("tuned> ", silent=as_json, after=plain)
     turns = []
-    for turn in chat_turns(opened, _messages(), config, write=tuned.write, write_base=plain.write if base else None):
+    written_base = plain.write if base else None
+    for turn in chat_turns(
+        opened, _messages(), writing.config, write=tuned.write, write_base=written_base, seed=writing.seed
+    ):
         answers = {"answer": turn.reply.text} | ({} if turn.base is None else {"base_answer": turn.base.text})
         turns.append({"message": turn.conversation.messages[-2]["content"], **answers})
         tuned.end()

@@ -28,7 +28,7 @@ def command(
     from peftcli import files
     from peftcli.errors import RecipeError, StorageError
     from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
-    from peftcli.jobs.opening import generation_config, open_adapter
+    from peftcli.jobs.opening import open_adapter, writing_of
 
     if (prompt is None) == (input_file is None):
         raise RecipeError("give either --prompt or --input", fix='for instance --prompt "Hello"')
@@ -38,12 +38,16 @@ def command(
         raise StorageError(f"{output} exists", fix="name a new file, or remove this one")
     requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
     opened = open_adapter(path, base=model)
-    config = generation_config(opened.location, overrides or ())
+    writing = writing_of(opened.location, overrides or ())
+    for warning in writing.warnings:
+        say(f"warning: {warning}")
     if prompt is not None and not base and not as_json:
-        stream_answer(opened, requests[0], config, lambda piece: print(piece, end="", flush=True))
+        stream_answer(
+            opened, requests[0], writing.config, lambda piece: print(piece, end="", flush=True), seed=writing.seed
+        )
         print()
         return
-    answers = answer_all(opened, requests, config, with_base=base)
+    answers = answer_all(opened, requests, writing.config, with_base=base, seed=writing.seed)
     documents = [answer.to_dict() for answer in answers]
     if output is not None:
         files.write_text(output, "".join(files.json_line(document) for document in documents))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, show
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, conclude
 
 
 def command(
@@ -20,6 +20,8 @@ def command(
 ) -> None:
     """What would happen: rows, tokens, steps, exact parameter counts, memory by part. Loads no weights.
 
+    With --device-memory, exit 9 where the estimate does not fit.
+
     Example:  peft plan quickstart.yaml --device-memory 24GiB
     """
     from peftcli.recipe import load_recipe
@@ -27,9 +29,9 @@ def command(
     # a bad recipe is told at once, before torch is imported
     loaded = load_recipe(recipe, overrides or ())
     from peftcli.jobs.sizes import parse_size
-    from peftcli.plan import make_plan
+    from peftcli.plan import make_plan, unfit
     from peftcli.plan_text import plan_text
 
     memory = parse_size(device_memory, "--device-memory 24GiB") if device_memory else None
     plan = make_plan(loaded, device_memory=memory)
-    show(plan.to_dict(), plan_text(plan), as_json=as_json)
+    conclude(plan.to_dict(), plan_text(plan), unfit(plan, memory), as_json=as_json)

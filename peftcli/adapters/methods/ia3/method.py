@@ -63,9 +63,13 @@ class Ia3Layer(AdapterLayer):
 
 
 class Ia3Adapter(LinearsAdapter):
-    """Says when it does not start as the base."""
+    """Says when it does not start as the base, and that its factors are vectors."""
 
     config: Ia3Config
+
+    def decays(self, parameter: nn.Parameter) -> bool:
+        # factors of one leave the base as it is; decay would silence what they scale
+        return False
 
     def start_differs(self) -> str | None:
         return None if self.config.init_ia3_weights else "init_ia3_weights: false starts at random"
