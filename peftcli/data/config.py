@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -54,6 +55,7 @@ class SourceConfig(BaseModel):
     _known_format = field_validator("format", mode="before")(_format_name)
 
 
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?%?")
 AUTO = "auto"
 """`data.validation`: hold a share out of the training rows. A file of that name is `./auto`."""
 HELD_OUT_SHARE = 0.05
@@ -141,6 +143,9 @@ class DataConfig(BaseModel):
     @field_validator("validation", mode="before")
     @classmethod
     def _nothing_is_none(cls, value: Any) -> Any:
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+            number = value.strip()
+            raise ValueError(f"is the text {value!r}; write the number alone, {number}, or ./{number} for a file")
         return 0 if value is None else value
 
     @field_validator("packing")

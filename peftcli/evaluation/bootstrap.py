@@ -33,9 +33,10 @@ def resample(statistics: np.ndarray, value: Value, *, seed: int = SEED) -> np.nd
 
 
 def interval(values: np.ndarray) -> Interval:
-    """The central 95 % of resampled values; values that are no number (a resample without targets) are left out."""
+    """The central 95 % of resampled values; values that are no number (a resample without targets) are left out, and
+    infinite ones leave no interval."""
     numbers = values[~np.isnan(values)]
-    if not numbers.size:
+    if not numbers.size or np.isinf(numbers).any():
         return (float("nan"), float("nan"))
     tail = 50.0 * (1.0 - COVERAGE)
     low, high = np.percentile(numbers, [tail, 100.0 - tail], method="linear")

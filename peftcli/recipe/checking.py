@@ -161,6 +161,10 @@ class _Check:
         if self._is_bad_path(path):
             return
         parent = self._node(path[:-1])
+        if parent is not None and isinstance(parent.value, list):
+            few = f"`{dotted(path[:-1])}` has {len(parent.value)} value{'s' if len(parent.value) != 1 else ''}"
+            self._add(path[:-1], Fault(f"{few}; wanted more", parent.where, f"`peft explain {dotted(path[:-1])}`"))
+            return
         name = (
             f"the recipe lacks the key `{path[0]}`"
             if len(path) == 1

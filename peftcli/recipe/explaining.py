@@ -14,6 +14,7 @@ from peftcli.adapters.compatibility import YES, families, works_with
 from peftcli.adapters.registry import config_class, method_names, resolve_name, short_names
 from peftcli.errors import PeftcliError, RecipeError
 from peftcli.recipe.foreign_names import ADVICE, FOREIGN
+from peftcli.recipe.json_schema import known_values
 from peftcli.recipe.keys import METHOD, TYPE, Key, find_keys, items_of, near_keys, sections_of, type_names
 from peftcli.recipe.wording import wanted_text
 
@@ -40,30 +41,42 @@ def explain(topic: str) -> dict[str, Any]:
     found = find_keys(topic)
     if not found:
         raise _unknown_topic(topic)
-    blocks = [_explain_key(key) for key in _distinct(found)]
+    blocks = [_explain_key(keys) for keys in _distinct(found)]
     lines = [line for number, block in enumerate(blocks) for line in ([""] if number else []) + block["lines"]]
     return {**blocks[0], "lines": lines} | ({"all": blocks} if len(blocks) > 1 else {})
 
 
-def _distinct(keys: list[Key]) -> list[Key]:
-    """One key for each text: a field that several methods or optimizers share alike is told once."""
-    texts: dict[tuple[str, str, str], Key] = {}
+def _distinct(keys: list[Key]) -> list[list[Key]]:
+    """The keys by their text: a field that several methods or optimizers share alike is told once, for all of them."""
+    texts: dict[tuple[str, str, str], list[Key]] = {}
     for key in keys:
-        texts.setdefault((key.name, key.field.description or "", _default_text(key.field)), key)
+        texts.setdefault((key.name, key.field.description or "", _default_text(key.field)), []).append(key)
     return list(texts.values())
 
 
-def _explain_key(key: Key) -> dict[str, Any]:
+def _owners(keys: list[Key]) -> str:
+    """Whose field it is, where not every recipe has it: `(methods lora, adalora)`."""
+    methods = list(dict.fromkeys(key.method for key in keys if key.method))
+    if methods:
+        return f"  (method{'s' if len(methods) > 1 else ''} {', '.join(methods)})"
+    typed = [key for key in keys if TYPE in key.owner.model_fields and key.last != TYPE]
+    names = list(dict.fromkeys(name for key in typed for name in type_names(key.owner)))
+    return f"  ({', '.join(names)})" if names else ""
+
+
+def _explain_key(keys: list[Key]) -> dict[str, Any]:
+    key = keys[0]
     description = " ".join((key.field.description or "").split())
     facts: dict[str, Any] = {
         "key": key.name,
         "description": description,
         "wanted": wanted_text(key.owner, [key.last], key.name),
     }
-    owner = f"  (method {key.method})" if key.method else ""
-    if key.method is None and TYPE in key.owner.model_fields and key.last != TYPE:
-        owner = f"  ({', '.join(type_names(key.owner))})"
-    lines = [f"{key.name}{owner}", *_wrapped(description), *_wrapped(f"value: {facts['wanted']}")]
+    head = textwrap.wrap(f"{key.name}{_owners(keys)}", WIDTH - 1, subsequent_indent="    ", break_on_hyphens=False)
+    lines = [*head, *_wrapped(description), *_wrapped(f"value: {facts['wanted']}")]
+    if (known := known_values(key.owner, key.last)) and not all(name in description for name in known):
+        facts["known"] = known
+        lines += _wrapped(f"known: {', '.join(known)}")
     if not key.field.is_required():
         facts["default"] = _default_text(key.field)
         lines += _wrapped(f"default: {facts['default']}")
@@ -71,6 +84,7 @@ def _explain_key(key: Key) -> dict[str, Any]:
         lines.append("  required")
     if key.method is not None:
         facts["method"] = key.method
+        facts["methods"] = [each.method for each in keys]
     if inner := _inner_keys(key):
         facts["keys"] = inner
         lines += _wrapped(f"keys: {', '.join(inner)}")

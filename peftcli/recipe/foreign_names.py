@@ -18,6 +18,7 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "model.dtype": ("torch_dtype", "torch_dtype_str", "model_dtype"),
     "model.attention": ("attn_implementation", "flash_attention", "flash_attn", "sdp_attention", "xformers_attention"),
     "model.init_adapter": ("adapter_name_or_path", "lora_model_dir", "adapter_path"),
+    "model.chat_template": ("template", "chat_template_path", "chat_template_jinja", "custom_chat_template"),
     "data.train": (
         "dataset", "datasets", "dataset_name", "dataset_path", "train_file", "train_dataset", "train_data", "json_path",
         "data_path", "dataset_dir",
@@ -30,7 +31,7 @@ _RENAMED: dict[str, tuple[str, ...]] = {
         "sequence_len", "cutoff_len", "max_seq_length", "max_seq_len", "max_sequence_length", "model_max_length",
         "block_size", "seq_length",
     ),
-    "data.format": ("dataset_type", "prompt_style", "template", "chat_format"),
+    "data.format": ("dataset_type", "prompt_style", "chat_format"),
     "data.packing": ("sample_packing", "pack", "packed"),
     "data.train_on": (
         "train_on_inputs", "completion_only_loss", "assistant_only_loss", "mask_prompt", "train_on_prompt",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from peftcli.adapters.registry import config_class, method_names, short_names
 from peftcli.data.names import check_names, format_names
 from peftcli.evaluation.registry import metric_names
@@ -36,6 +38,15 @@ def recipe_schema() -> dict[str, Any]:
     data["checks"]["propertyNames"] = {"enum": list(check_names())}
     definitions["EvaluationConfig"]["properties"]["metrics"]["items"]["enum"] = list(metric_names())
     return {"$schema": DIALECT, **with_standard_bounds(schema), "title": "peftcli recipe"}
+
+
+def known_values(owner: type[BaseModel], field: str) -> list[str]:
+    """The names that a free text, list or map of a section may hold, as the schema enumerates them; empty where any."""
+    section = recipe_schema()["$defs"].get(owner.__name__, {}).get("properties", {}).get(field, {})
+    for place in (section, section.get("items", {}), section.get("propertyNames", {})):
+        if "enum" in place:
+            return [str(value) for value in place["enum"]]
+    return []
 
 
 def _method(definitions: dict[str, Any], description: str) -> dict[str, Any]:

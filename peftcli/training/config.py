@@ -213,7 +213,7 @@ class TrainingConfig(_Section):
     """How the adapter is trained."""
 
     epochs: float | None = Field(default=None, gt=0.0)
-    """Passes over the training rows; 3 where `max_steps` is not given either. With both, whichever ends first."""
+    """Passes over the training rows; 3 where `max_steps` is not given either. One of the two is given, never both."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)

@@ -96,7 +96,7 @@ def prepared(tmp_path: Path, write_rows: Callable[..., Path], chat_tokenizer: An
 
     def run(rows: Sequence[Any], *, tokenizer: Any = None, seed: int = 0, **keys: Any) -> PreparedData:
         write_rows(rows)
-        config = DataConfig.model_validate({"train": "rows.jsonl", **keys})
+        config = DataConfig.model_validate({"train": "rows.jsonl", "validation": 0, **keys})
         return prepare(config, tokenizer=tokenizer or chat_tokenizer, folder=tmp_path, seed=seed)
 
     return run

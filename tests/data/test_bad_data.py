@@ -255,7 +255,7 @@ def test_a_broken_line_in_a_large_file_is_found_quickly(tmp_path: Path, make_tok
     (tmp_path / "rows.jsonl").write_text("".join(lines))
     began = time.perf_counter()
     with pytest.raises(DataError, match=r"rows\.jsonl:77778"):
-        prepare(DataConfig(train="rows.jsonl"), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
+        prepare(DataConfig(train="rows.jsonl", validation=0), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
     # 5 s is the promise on a quiet machine; the test leaves room for a busy one
     assert time.perf_counter() - began < 15
 
@@ -265,7 +265,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, make_tokenizer: Any) -> None:
 
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="not a regular file"):
-        prepare(DataConfig(train="rows.jsonl"), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
+        prepare(DataConfig(train="rows.jsonl", validation=0), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -302,4 +302,4 @@ def test_a_dataset_that_needs_a_script_is_a_data_error(
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(DataError, match="no longer supported"):
-        prepare(DataConfig(train="a/b"), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)
+        prepare(DataConfig(train="a/b", validation=0), tokenizer=make_tokenizer(), folder=tmp_path, seed=0)

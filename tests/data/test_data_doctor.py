@@ -118,7 +118,7 @@ def prepared_open(
         write_rows(rows)
         write_rows(CLEAN_PAIRS, "clean.jsonl")
         tokenizer = make_tokenizer(template=template or template_of("chatml"))
-        config = DataConfig.model_validate({"train": "rows.jsonl", "max_length": 4096, **keys})
+        config = DataConfig.model_validate({"train": "rows.jsonl", "validation": 0, "max_length": 4096, **keys})
         data = prepare(config, tokenizer=tokenizer, folder=tmp_path, seed=0, stop_on_failures=stop)
         return data.findings
 
@@ -138,10 +138,10 @@ def test_a_planted_defect_is_found_with_its_row(findings: Any, planted: Planted)
 def test_label_balance_needs_no_tokens(tmp_path: Any, write_rows: Any) -> None:
     rows = [{"text": sentence(number), "label": "common"} for number in range(60)]
     write_rows([*rows, {"text": "x", "label": "rare"}])
-    (parts,) = read_parts(DataConfig(train="rows.jsonl"), folder=tmp_path, limit=1)
+    (parts,) = read_parts(DataConfig(train="rows.jsonl", validation=0), folder=tmp_path, limit=1)
     assert [(each.check, each.row) for each in parts.findings] == [("label-balance", 61)]
     write_rows([{**row, "label": f"label {number % 3}"} for number, row in enumerate(rows)])
-    (parts,) = read_parts(DataConfig(train="rows.jsonl"), folder=tmp_path, limit=1)
+    (parts,) = read_parts(DataConfig(train="rows.jsonl", validation=0), folder=tmp_path, limit=1)
     assert parts.findings == []
 
 

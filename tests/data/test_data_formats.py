@@ -168,7 +168,7 @@ def test_the_same_rows_give_the_same_tokens_in_every_container(
 ) -> None:
     texts = ["the cat sat", 'a "quoted", mat\twith ünïcode 🐈', "0 1 2"]
     path = _write(texts, tmp_path, container)
-    data = prepare(DataConfig(train=str(path)), tokenizer=plain_tokenizer, folder=tmp_path, seed=0)
+    data = prepare(DataConfig(train=str(path), validation=0), tokenizer=plain_tokenizer, folder=tmp_path, seed=0)
     text = plain_tokenizer.decode(data.train[0].input_ids, skip_special_tokens=False)
     assert text == "".join(f"<s>{each}</s>" for each in texts)
 
@@ -228,7 +228,7 @@ def test_a_glob_reads_files_in_the_order_of_their_names(
 ) -> None:
     write_rows([{"text": "b"}], "2.jsonl")
     write_rows([{"text": "a"}], "1.jsonl")
-    data = prepare(DataConfig(train="*.jsonl"), tokenizer=plain_tokenizer, folder=tmp_path, seed=0)
+    data = prepare(DataConfig(train="*.jsonl", validation=0), tokenizer=plain_tokenizer, folder=tmp_path, seed=0)
     assert plain_tokenizer.decode(data.train[0].input_ids) == "<s>a</s><s>b</s>"
 
 

@@ -27,7 +27,7 @@ def two_sources(tmp_path: Path, write_rows: Any, plain_tokenizer: Any) -> Any:
 
     def run(a: dict[str, Any], b: dict[str, Any], seed: int = 0, **keys: Any) -> Any:
         train = [{"path": "a.jsonl", **a}, {"path": "b.jsonl", **b}]
-        config = DataConfig.model_validate({"train": train, **keys})
+        config = DataConfig.model_validate({"train": train, "validation": 0, **keys})
         return prepare(config, tokenizer=plain_tokenizer, folder=tmp_path, seed=seed)
 
     return run

@@ -30,7 +30,7 @@ def test_spaces_at_the_edges_of_spans_are_kept(ground: Path, tmp_path: Path, wri
 
     tokenizer = AutoTokenizer.from_pretrained(ground / "models" / "stories260K")
     write_rows([{"prompt": "Once upon a", "completion": " time there was"}])
-    data = prepare(DataConfig(train="rows.jsonl"), tokenizer=tokenizer, folder=tmp_path, seed=0)
+    data = prepare(DataConfig(train="rows.jsonl", validation=0), tokenizer=tokenizer, folder=tmp_path, seed=0)
     (shown,) = preview(data.train, [0], tokenizer)
     assert [span.text for span in shown.spans if span.kind == "trained"] == [" time there was"]
 
@@ -49,7 +49,7 @@ def test_rows_of_every_format_can_be_shown(tmp_path: Path, write_rows: Any) -> N
 
     for name in format_names():
         (tmp_path / "rows.jsonl").write_text(load_format(name).example + "\n")
-        (parts,) = read_parts(DataConfig(train="rows.jsonl"), folder=tmp_path, limit=3)
+        (parts,) = read_parts(DataConfig(train="rows.jsonl", validation=0), folder=tmp_path, limit=3)
         assert parts.format == name
         assert any(span.kind == "trained" for span in parts.rows[0].spans), name
 

@@ -58,7 +58,7 @@ def test_preparing_keeps_up_with_the_bare_tokenizer(
     for _ in range(4):
         bare = _rate(texts, tokenizer)
         began = time.perf_counter()
-        config = DataConfig(train="rows.jsonl", max_length=4096)
+        config = DataConfig(train="rows.jsonl", max_length=4096, validation=0)
         prepare(config, tokenizer=tokenizer, folder=tmp_path, seed=0)
         ratios.append(bare / (time.perf_counter() - began))
     print(f"{kind}: {max(ratios):.2f} of the bare tokenizer (runs: {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
@@ -74,7 +74,7 @@ from peftcli.data.prepare import prepare
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
 folder = Path(sys.argv[1])
 began = time.perf_counter()
-data = prepare(DataConfig(train="rows.jsonl", max_length=512), tokenizer=tokenizer, folder=folder, seed=0,
+data = prepare(DataConfig(train="rows.jsonl", max_length=512, validation=0), tokenizer=tokenizer, folder=folder, seed=0,
                cache_dir=folder / "cache")
 seconds = time.perf_counter() - began
 # ru_maxrss would count the parent's memory before exec

@@ -83,7 +83,9 @@ def test_every_row_of_real_chats_is_exact(ground: Path, template: str, template_
     tokenizer.chat_template = template_of(template)
     file = ground / "data" / "chat" / "messages_multiturn.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    data = prepare(DataConfig(train=str(file), max_length=100_000), tokenizer=tokenizer, folder=file.parent, seed=0)
+    data = prepare(
+        DataConfig(train=str(file), max_length=100_000, validation=0), tokenizer=tokenizer, folder=file.parent, seed=0
+    )
     assert len(data.train) == len(rows) == 147
     wrong = _wrong_rows(data, rows, tokenizer, template)
     print(f"{template}: {len(rows) - len(wrong)} of {len(rows)} rows decode exactly")
@@ -99,7 +101,7 @@ def test_rows_with_tools_are_trained_or_refused_by_name(ground: Path, template: 
     tokenizer.add_special_tokens({"additional_special_tokens": sorted({*STOPS.values()} - {"</s>"})})
     tokenizer.chat_template = template_of(template)
     file = ground / "data" / "chat" / "glaive_toolcall_en_demo.json"
-    config = DataConfig(train=str(file), max_length=100_000)
+    config = DataConfig(train=str(file), max_length=100_000, validation=0)
     if template not in WITH_TOOLS:
         with pytest.raises(DataError, match="describes tools") as caught:
             prepare(config, tokenizer=tokenizer, folder=file.parent, seed=0)

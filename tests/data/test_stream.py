@@ -30,7 +30,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def open_stream(tmp_path: Path, plain_tokenizer: Any) -> Callable[..., RowStream]:
     def make(train: Any = "*.jsonl", seed: int = 0, **keys: Any) -> RowStream:
-        config = DataConfig.model_validate({"train": train, "truncation": "drop", **keys})
+        config = DataConfig.model_validate({"train": train, "validation": 0, "truncation": "drop", **keys})
         return RowStream(config, TokenizerFacts.of(plain_tokenizer), tmp_path, seed, BATCH)
 
     return make

@@ -23,7 +23,7 @@ ROWS = [{"prompt": f"what is {number}?", "completion": f" it is {number}"} for n
 @pytest.fixture
 def run(tmp_path: Path, write_rows: Any, make_tokenizer: Any, template_of: Any) -> Callable[..., PreparedData]:
     def prepared(tokenizer: Any = None, seed: int = 0, **keys: Any) -> PreparedData:
-        config = DataConfig.model_validate({"train": "rows.jsonl", **keys})
+        config = DataConfig.model_validate({"train": "rows.jsonl", "validation": 0, **keys})
         tokenizer = tokenizer or make_tokenizer(template=template_of("chatml"))
         return prepare(config, tokenizer=tokenizer, folder=tmp_path, seed=seed, cache_dir=tmp_path / "cache")
 
@@ -35,7 +35,9 @@ def run(tmp_path: Path, write_rows: Any, make_tokenizer: Any, template_of: Any) 
 def test_the_second_start_reads_the_cache_and_gives_the_same(run: Any, tmp_path: Path) -> None:
     again = run()
     assert (again.facts.cached, again.facts.sources) == (1, 1)
-    fresh = prepare(DataConfig(train="rows.jsonl"), tokenizer=_tokenizer(run), folder=tmp_path, seed=0, cache_dir=None)
+    fresh = prepare(
+        DataConfig(train="rows.jsonl", validation=0), tokenizer=_tokenizer(run), folder=tmp_path, seed=0, cache_dir=None
+    )
     assert again.facts.train == fresh.facts.train
     assert again.findings == fresh.findings
     assert [row.input_ids.tolist() for row in again.train] == [row.input_ids.tolist() for row in fresh.train]
@@ -94,7 +96,7 @@ def test_the_same_bytes_under_another_name_are_found_under_that_name(run: Any, t
     data = run(train="copy.jsonl")
     assert data.facts.cached == 1
     assert data.train[0].origin.file == "copy.jsonl"
-    both = run(train="rows.jsonl", validation="copy.jsonl")
+    both = run(train="rows.jsonl", validation="copy.jsonl", checks={"leakage": "warn"})
     assert both.validation is not None
     assert (both.train[0].origin.file, both.validation[0].origin.file) == ("rows.jsonl", "copy.jsonl")
     assert [(each.check, each.file, each.count) for each in both.findings] == [("leakage", "copy.jsonl", 50)]
@@ -177,7 +179,8 @@ tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"
 (folder / f"ready-{sys.argv[3]}").touch()
 while not start.exists():
     time.sleep(0.001)
-data = prepare(DataConfig(train="rows.jsonl"), tokenizer=tokenizer, folder=folder, seed=0, cache_dir=folder / "cache")
+config = DataConfig(train="rows.jsonl", validation=0)
+data = prepare(config, tokenizer=tokenizer, folder=folder, seed=0, cache_dir=folder / "cache")
 print(data.facts.train.stream_sha256)
 """
 

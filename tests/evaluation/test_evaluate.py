@@ -235,3 +235,44 @@ def test_the_data_rooms_own_cases_are_answered(model: Any, tokenizer: Any) -> No
     row = store[2]
     assert found.samples[2].prompt == tokenizer.decode(row.input_ids[:10])
     assert found.samples[2].reference == tokenizer.decode(row.input_ids[10:], skip_special_tokens=True)
+
+
+def test_answers_that_their_length_ended_are_counted(model: Any, tokenizer: Any, store: TokenStore) -> None:
+    short = run(model, store, tokenizer, metrics=["exact_match"], generation=GenerationConfig(max_new_tokens=1))
+    assert (short.answered, short.cut, short.budget) == (8, 8, 1)
+    assert all(sample.cut for sample in short.samples)
+
+
+def test_the_budget_follows_from_the_answers(
+    monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any, store: TokenStore
+) -> None:
+    asked: list[int] = []
+    generate = model.generate
+
+    def spy(**arguments: Any) -> Any:
+        asked.append(model.generation_config.max_new_tokens)
+        return generate(**arguments)
+
+    monkeypatch.setattr(model, "generate", spy)
+    found = run(model, store, tokenizer, metrics=["exact_match"], generation=GenerationConfig())
+    assert found.budget == 64
+    assert set(asked) == {64}
+    # where the context ends, so does the answer, instead of the run
+    monkeypatch.setattr(model.config, "max_position_embeddings", 40)
+    asked.clear()
+    run(model, store, tokenizer, metrics=["exact_match"], generation=GenerationConfig())
+    assert max(asked) < 40
+
+
+def test_a_loss_beyond_floats_has_an_infinite_perplexity_and_no_fault(
+    model: Any, tokenizer: Any, store: TokenStore
+) -> None:
+    weight = model.lm_head.weight.detach().clone()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e5)
+    found = run(model, store, tokenizer, metrics=["perplexity"])
+    with torch.no_grad():
+        model.lm_head.weight.copy_(weight)
+    assert found.metrics["eval_loss"] > 709
+    assert found.metrics["eval_perplexity"] == float("inf")
+    assert "eval_perplexity" not in found.intervals

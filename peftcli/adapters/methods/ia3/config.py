@@ -14,7 +14,7 @@ class Ia3Config(TargetedConfig):
     """One learned factor for each output, or for each input of the layers in `feedforward_modules`."""
 
     name: ClassVar[str] = "ia3"
-    summary: ClassVar[str] = "one learned factor for each output (or input) of a layer; the smallest adapter"
+    summary: ClassVar[str] = "one learned factor for each output (or input) of a layer"
     peft_type: ClassVar[str] = "IA3"
     learning_rate: ClassVar[float] = 5e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
