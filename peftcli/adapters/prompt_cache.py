@@ -1,15 +1,16 @@
 """Prompts that are keys and values in front of every self-attention, as if the model had read something before.
 
-    cache empty, kept       the prefix is written into it: generation, beams and all, then goes on as after a long prompt
+    cache kept              each of its layers first receives [prefix; keys of the tokens]: generation, beams and all,
+                            then goes on as after a long prompt
     no cache kept           a cache that stands in front of each layer's keys and values and stores nothing
     checkpointed layers     drop the cache they are given: each attention is handed that same standing cache again
 
+In rows padded on the left, the prefix stands behind the padding (`adapters.prompt_placement`).
 Real tokens have positions after the prefix; keys of the prefix are used as they are, without rotation.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,45 +20,56 @@ from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from peftcli.adapters.prompt_config import PromptConfig
-from peftcli.adapters.prompt_inputs import (
-    Arguments,
-    cached_length,
-    entering,
-    lengthen_mask,
-    named_arguments,
-    positions_of,
-    shift_positions,
-)
+from peftcli.adapters.prompt_inputs import Arguments, entering, lengthen_mask, positions_of, shift_positions
+from peftcli.adapters.prompt_placement import Placement, placement
 from peftcli.adapters.prompt_sites import CacheSite
 from peftcli.adapters.prompts import PromptAdapter
 from peftcli.errors import AdapterError
+from peftcli.models.spelling import (
+    cache_name,
+    give_cache,
+    goes_on,
+    named_arguments,
+    read_before,
+    shift_cache_position,
+    tokens_before,
+)
 
 KeysValues = tuple[Tensor, Tensor]
 """Of one layer: (heads, n, head_dim) each."""
-_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+_STANDING = "_peftcli_standing"
 _OTHER_STATES = ("key_value_states", "encoder_hidden_states")
 
 
-class StandingLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer that stand before those of any batch; nothing is stored, so a layer may run twice."""
+class PrefixedLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of a cache that gives [prefix; keys of the tokens], each at its place, and hands both to `kept`.
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    With nothing kept, a layer may run twice.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, place: Placement, kept: Any = None) -> None:
         super().__init__()
+        # masks are made for as many keys as these and the tokens
         self.keys, self.values = keys[None], values[None]
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
+        self.place = place
+        self.kept = kept
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> KeysValues:
-        return self._before(self.keys, key_states), self._before(self.values, value_states)
+        keys, values = self._joined(self.keys, key_states), self._joined(self.values, value_states)
+        if self.kept is not None:
+            self.kept.update(keys, values, *args, **kwargs)
+        return keys, values
 
-    def _before(self, prefix: Tensor, states: Tensor) -> Tensor:
+    def _joined(self, prefix: Tensor, states: Tensor) -> Tensor:
         batch, heads, _, width = states.shape
         if prefix.shape[1] != heads or prefix.shape[3] != width:
             raise AdapterError(
                 f"the prefix has {prefix.shape[1]} heads of {prefix.shape[3]}, this attention {heads} of {width}",
                 fix="prefix tuning needs layers that are all alike; use prompt_tuning here",
             )
-        return torch.cat([prefix.to(states).expand(batch, -1, -1, -1), states], dim=-2)
+        return self.place.placed(torch.cat([prefix.to(states).expand(batch, -1, -1, -1), states], dim=-2), dim=2)
 
 
 class PrefixAdapter(PromptAdapter):
@@ -68,10 +80,13 @@ class PrefixAdapter(PromptAdapter):
         self.site = site
         self._standing: Cache | None = None
         self._withheld: Cache | None = None
+        self._filling: Cache | None = None
 
     def hook(self) -> Iterable[RemovableHandle]:
         yield self.site.backbone.register_forward_pre_hook(self.extend, with_kwargs=True)
         yield self.site.backbone.register_forward_hook(self.strip)
+        # also after a forward pass that failed, so that a cache of the caller is left in order
+        yield self.site.backbone.register_forward_hook(self.release, always_call=True)
         for attention in self_attentions(self.site.backbone):
             yield attention.register_forward_pre_hook(self.restore, with_kwargs=True)
 
@@ -86,16 +101,16 @@ class PrefixAdapter(PromptAdapter):
         if not self.enabled:
             return None
         inputs = named_arguments(module, args, kwargs)
-        self._withheld = None
-        cached = cached_length(inputs.get("past_key_values"))
+        self._withheld = self._standing = None
+        begins = not goes_on(inputs)
         if not self.counts_as_tokens:
-            self._state_positions(inputs, cached)
-        if cached == 0:
+            self._state_positions(inputs, tokens_before(inputs))
+        place = placement(inputs.get("attention_mask"), self.total_rows)
+        if begins:
             self.site.positions.check_room(self.added_positions(), entering(inputs).shape[1])
-            self._insert(inputs)
-        else:
-            self._standing = None
-        mask = lengthen_mask(inputs, self.total_rows)
+            self._insert(inputs, place)
+        mask = lengthen_mask(inputs, place)
+        shift_cache_position(inputs, self.total_rows, entering=False)
         if self.counts_as_tokens:
             shift_positions(inputs, mask, self.total_rows, self.site.positions)
         return (), inputs
@@ -118,18 +133,17 @@ class PrefixAdapter(PromptAdapter):
             mask = torch.ones(tokens.shape[0], length, dtype=torch.long, device=tokens.device)
         inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :] + self.site.positions.first
 
-    def _insert(self, inputs: dict[str, Any]) -> None:
-        layers = self.layers()
-        self._standing = Cache(layers=[StandingLayer(*layer) for layer in layers])
-        cache = inputs.get("past_key_values")
+    def _insert(self, inputs: dict[str, Any], place: Placement) -> None:
+        layers, cache = self.layers(), read_before(inputs)
+        self._standing = Cache(layers=[PrefixedLayer(*layer, place) for layer in layers])
         if cache is None and self.site.keeps_cache and self._cache_wanted(inputs):
             cache = self._empty_cache()
         if cache is None:
             cache = EncoderDecoderCache(self._standing, DynamicCache()) if self.site.reads_encoder else self._standing
             self._withheld = cache
         else:
-            self._fill(cache, layers, inputs)
-        inputs["past_key_values"] = cache
+            self._fill(cache, layers, place)
+        give_cache(self.site.backbone, inputs, cache)
 
     def _cache_wanted(self, inputs: dict[str, Any]) -> bool:
         wanted = inputs.get("use_cache")
@@ -141,23 +155,42 @@ class PrefixAdapter(PromptAdapter):
             return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
         return DynamicCache(config=config)
 
-    def _fill(self, cache: Cache, layers: list[KeysValues], inputs: dict[str, Any]) -> None:
-        dtype = next(parameter.dtype for parameter in self.site.backbone.parameters() if parameter.is_floating_point())
+    def _fill(self, cache: Any, layers: list[KeysValues], place: Placement) -> None:
+        """Sets a layer with the prefix before each layer of an empty cache, until the forward pass is over."""
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        for index, layer in enumerate(layers):
-            keys, values = (part.to(dtype).expand(entering(inputs).shape[0], -1, -1, -1) for part in layer)
-            own.update(keys, values, index)
+        if not isinstance(own, Cache):
+            raise AdapterError(
+                f"prefix tuning knows no {type(own).__name__}", fix="generate with the default (dynamic) cache"
+            )
+        kept = [*own.layers, *(DynamicLayer() for _ in layers[len(own.layers) :])]
+        prefixed = [PrefixedLayer(*layer, place, under) for layer, under in zip(layers, kept, strict=False)]
+        own.layers = [*prefixed, *kept[len(layers) :]]
+        self._filling = own
+
+    def release(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of the backbone: the cache is as before, but filled."""
+        if self._filling is not None:
+            self._filling.layers = [
+                layer.kept if isinstance(layer, PrefixedLayer) else layer for layer in self._filling.layers
+            ]
+            self._filling = None
 
     def restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Forward pre-hook of an attention: the standing cache, where a checkpointed layer took the cache away."""
         if not self.enabled or self._standing is None:
             return None
         inputs = named_arguments(module, args, kwargs)
-        name = next(name for name in _CACHE_NAMES if name in _parameters(module))
-        if inputs.get(name) is not None or any(inputs.get(other) is not None for other in _OTHER_STATES):
+        if read_before(inputs) is not None or any(inputs.get(other) is not None for other in _OTHER_STATES):
             return None
-        inputs[name] = self._standing
+        give_cache(module, inputs, self._standing_of(inputs.get("attention_mask")))
         return (), inputs
+
+    def _standing_of(self, mask: Any) -> Cache | None:
+        """The standing cache of the forward pass that made this mask: a layer may run again when others came between."""
+        if not isinstance(mask, Tensor):
+            return self._standing
+        found: Cache = mask.__dict__.setdefault(_STANDING, self._standing)
+        return found
 
     def strip(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Forward hook of the backbone: a cache that the caller did not ask for does not come out."""
@@ -166,25 +199,17 @@ class PrefixAdapter(PromptAdapter):
         withheld, self._withheld = self._withheld, None
         if isinstance(output, tuple):
             return tuple(part for part in output if part is not withheld)
-        if output.get("past_key_values") is withheld:
-            output["past_key_values"] = None
+        for name in [name for name, part in output.items() if part is withheld]:
+            output[name] = None
         return output
 
 
 def self_attentions(backbone: nn.Module) -> Iterator[nn.Module]:
     """The innermost modules that are handed a cache. Cross-attentions are among them, told apart at each call."""
-    found = [(path, module) for path, module in backbone.named_modules() if path and _takes_cache(module)]
+    found = [(path, module) for path, module in backbone.named_modules() if path and cache_name(module) is not None]
     for path, module in found:
         if not any(other.startswith(f"{path}.") for other, _ in found):
             yield module
-
-
-def _takes_cache(module: nn.Module) -> bool:
-    return any(name in _parameters(module) for name in _CACHE_NAMES)
-
-
-def _parameters(module: nn.Module) -> Iterable[str]:
-    return inspect.signature(module.forward).parameters
 
 
 def recorded_layers(model: nn.Module, site: CacheSite, ids: Tensor) -> list[KeysValues]:
@@ -197,9 +222,13 @@ def recorded_layers(model: nn.Module, site: CacheSite, ids: Tensor) -> list[Keys
         with torch.no_grad():
             if site.reads_encoder:
                 both = EncoderDecoderCache(cache, DynamicCache())
-                model(input_ids=ids, decoder_input_ids=ids, past_key_values=both, use_cache=True)
+                inputs = {"input_ids": ids, "decoder_input_ids": ids, "use_cache": True}
+                give_cache(model, inputs, both)
+                model(**inputs)
             else:
-                site.backbone(input_ids=ids, past_key_values=cache, use_cache=site.keeps_cache)
+                inputs = {"input_ids": ids, "use_cache": site.keeps_cache}
+                give_cache(site.backbone, inputs, cache)
+                site.backbone(**inputs)
     finally:
         for module in training:
             module.training = True

@@ -5,13 +5,13 @@
     positions   [0 1 2 | 3 4 .]        sums of the lengthened mask, so that padding on either side changes nothing
     hidden      [. . . | x y z]        the last three go on to the head: logits and labels never see the prompt
 
+In rows padded on the left, the prompt stands behind the padding (`adapters.prompt_placement`).
 While generating, the rows enter with the first call; later calls find them in the cache, and only mask and positions
 are shifted. In encoder-decoder models the prompt stands before the encoder's input.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,19 +20,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.prompt_config import PromptConfig
+from peftcli.adapters.prompt_placement import Placement, placement
 from peftcli.adapters.prompt_sites import Positions, PromptSites
 from peftcli.adapters.prompts import PromptAdapter
 from peftcli.errors import AdapterError
+from peftcli.models.spelling import goes_on, named_arguments, shift_cache_position
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positional arguments of a forward call under their names, beside the named ones."""
-    if not args:
-        return dict(kwargs)
-    names = list(inspect.signature(module.forward).parameters)
-    return dict(zip(names, args, strict=False)) | kwargs
 
 
 def entering(inputs: dict[str, Any]) -> Tensor:
@@ -41,48 +35,11 @@ def entering(inputs: dict[str, Any]) -> Tensor:
     return tokens
 
 
-def cached_length(cache: Any) -> int:
-    """Tokens that a cache holds; 0 for None."""
-    return 0 if cache is None else int(cache.get_seq_length())
-
-
-def ones_in_front(mask: Tensor, n: int) -> Tensor:
-    """(batch, length) -> (batch, n + length)."""
-    if mask.dim() != 2:
-        raise AdapterError(
-            f"prompt methods need a mask of (batch, length), got {list(mask.shape)}",
-            fix="pass the plain attention mask, and generate with the default (dynamic) cache",
-        )
-    return torch.cat([mask.new_ones(mask.shape[0], n), mask], dim=1)
-
-
-def beside_padding(mask: Tensor, n: int) -> Tensor | None:
-    """For rows padded on the left: where each column of [prompt; tokens] comes from when the padding stays outermost.
-
-    (batch, n + length), or None where no row begins with padding. Relative positions (T5) then are those of an unpadded
-    row.
-    """
-    padding = (mask.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
-    if not bool(padding.any()):
-        return None
-    column = torch.arange(n + mask.shape[1], device=mask.device).expand(mask.shape[0], -1)
-    inner = torch.where(column < padding + n, column - padding, column)
-    return torch.where(column < padding, column + n, inner)
-
-
-def in_order(joined: Tensor, order: Tensor | None) -> Tensor:
-    """Columns of (batch, length, ...) as `beside_padding` says."""
-    if order is None:
-        return joined
-    return joined.gather(1, order if joined.dim() == 2 else order[..., None].expand_as(joined))
-
-
-def lengthen_mask(inputs: dict[str, Any], n: int) -> Tensor | None:
-    """Puts ones before the mask of a call, where it has one, and gives it."""
-    inputs.pop("cache_position", None)
+def lengthen_mask(inputs: dict[str, Any], place: Placement) -> Tensor | None:
+    """Puts ones for the prompt into the mask of a call, where it has one, and gives it."""
     mask: Tensor | None = inputs.get("attention_mask")
     if mask is not None:
-        inputs["attention_mask"] = mask = ones_in_front(mask, n)
+        inputs["attention_mask"] = mask = place.mask(mask)
     return mask
 
 
@@ -110,7 +67,7 @@ class InputPromptAdapter(PromptAdapter):
         self.sites = sites
         self._rows_due = False
         self._extended = False
-        self._order: Tensor | None = None
+        self._place = Placement(config.num_virtual_tokens)
 
     @property
     def num_rows(self) -> int:
@@ -134,65 +91,78 @@ class InputPromptAdapter(PromptAdapter):
         return self.prompt()[: self.num_rows].to(device=like.device, dtype=like.dtype).expand(batch, -1, -1)
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        """Forward pre-hook of the backbone: inputs with the prompt in front."""
+        """Forward pre-hook of the backbone: inputs with the prompt in them."""
         self._extended = self._rows_due = False
-        self._order = None
         if not self.enabled:
             return None
         inputs = named_arguments(module, args, kwargs)
-        cached = cached_length(inputs.get("past_key_values"))
+        begins = not goes_on(inputs)
         positions_given = inputs.get("position_ids") is not None
-        mask = lengthen_mask(inputs, self.num_rows)
-        if self.sites.reader is not None and mask is not None:
-            self._order = beside_padding(mask[:, self.num_rows :], self.num_rows)
-            inputs["attention_mask"] = in_order(mask, self._order)
-        if cached == 0:
+        self._place = self._placement(inputs)
+        mask = lengthen_mask(inputs, self._place)
+        shift_cache_position(inputs, self.num_rows, entering=begins)
+        if begins:
             self.sites.positions.check_room(self.num_rows, entering(inputs).shape[1])
             self._extend_tokens(inputs)
             self._extended = True
         shift_positions(inputs, mask, self.num_rows, self.sites.positions)
-        if cached == 0 and positions_given:
+        if begins and positions_given:
             self._first_positions(inputs)
         return (), inputs
+
+    def _placement(self, inputs: dict[str, Any]) -> Placement:
+        place = placement(inputs.get("attention_mask"), self.num_rows)
+        # a model that judges a row by its first token is to find the prompt there
+        return place if self.sites.strips or self.sites.reader is not None else Placement(self.num_rows)
 
     def _extend_tokens(self, inputs: dict[str, Any]) -> None:
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         n = self.num_rows
         if embeds is not None:
-            joined = torch.cat([self.rows(embeds.shape[0], embeds), embeds], dim=1)
-            inputs["inputs_embeds"] = in_order(joined, self._order)
+            inputs["inputs_embeds"] = self._joined(embeds)
         elif ids is not None:
-            inputs["input_ids"] = torch.cat([ids.new_full((ids.shape[0], n), self.sites.placeholder), ids], dim=1)
+            joined = torch.cat([ids.new_full((ids.shape[0], n), self.sites.placeholder), ids], dim=1)
+            inputs["input_ids"] = self._place.placed(joined)
             self._rows_due = True
         types = inputs.get("token_type_ids")
         if types is not None:
-            inputs["token_type_ids"] = torch.cat([types.new_zeros(types.shape[0], n), types], dim=1)
+            joined = torch.cat([types.new_zeros(types.shape[0], n), types], dim=1)
+            inputs["token_type_ids"] = self._place.placed(joined)
+
+    def _joined(self, embedded: Tensor) -> Tensor:
+        """(batch, length, width) -> (batch, n + length, width)."""
+        return self._place.placed(torch.cat([self.rows(embedded.shape[0], embedded), embedded], dim=1))
 
     def _first_positions(self, inputs: dict[str, Any]) -> None:
         """Positions of the prompt itself, before those that the caller gave."""
         given = inputs["position_ids"]
         first = torch.arange(self.num_rows, device=given.device, dtype=given.dtype) + self.sites.positions.first
-        inputs["position_ids"] = torch.cat([first.expand(*given.shape[:-1], -1), given], dim=-1)
+        joined = torch.cat([first.expand(*given.shape[:-1], -1), given], dim=-1)
+        inputs["position_ids"] = self._place.placed(joined, dim=-1)
 
     def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook of the embedding: the prompt in the place of the placeholders."""
         if not self._rows_due:
             return None
         self._rows_due = False
-        joined = torch.cat([self.rows(output.shape[0], output), output[:, self.num_rows :]], dim=1)
-        return in_order(joined, self._order)
+        return self._joined(self._place.rows(output))
 
     def strip(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Forward hook of the backbone: hidden states of the real tokens only."""
+        if self._rows_due:
+            raise AdapterError(
+                f"{type(module).__name__} does not embed its input with {type(self.sites.embedding).__name__}: "
+                "the prompt would not be read",
+                fix="use lora, or prefix_tuning where the model has a cache",
+            )
         if not self._extended or not self.sites.strips:
             return None
         self._extended = False
-        n = self.num_rows
         if isinstance(output, tuple):
-            return (output[0][:, n:], *output[1:])
-        output.last_hidden_state = output.last_hidden_state[:, n:]
+            return (self._place.rows(output[0]), *output[1:])
+        output.last_hidden_state = self._place.rows(output.last_hidden_state)
         if output.get("hidden_states") is not None:
-            output.hidden_states = tuple(state[:, n:] for state in output.hidden_states)
+            output.hidden_states = tuple(self._place.rows(state) for state in output.hidden_states)
         return output
 
     def extend_reader(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
@@ -201,6 +171,5 @@ class InputPromptAdapter(PromptAdapter):
         mask, states = inputs.get("encoder_attention_mask"), inputs.get("encoder_hidden_states")
         if mask is None or states is None or states.shape[1] != mask.shape[-1] + self.num_rows:
             return None
-        n = self.num_rows
-        inputs["encoder_attention_mask"] = in_order(ones_in_front(mask, n), beside_padding(mask, n))
+        inputs["encoder_attention_mask"] = placement(mask, self.num_rows).mask(mask)
         return (), inputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from peftcli.adapters.base import Shapes
 from peftcli.adapters.layers import named_base_modules
 from peftcli.adapters.prompts import PROMPT_KEY
 from peftcli.errors import AdapterError
+from peftcli.models.spelling import cache_name, check_memory_is_known, forward_names
 from peftcli.models.structure import structure
 
 
@@ -89,8 +89,8 @@ def cache_site(model: nn.Module) -> CacheSite:
         raise AdapterError("prompt methods need a transformers model, with an input embedding")
     paired = is_encoder_decoder(model)
     backbone = model.get_decoder() if paired else decoder_backbone(model)  # type: ignore[operator]
-    parameters = inspect.signature(backbone.forward).parameters
-    if "past_key_values" not in parameters:
+    check_memory_is_known(backbone)
+    if cache_name(backbone) is None:
         raise AdapterError(
             f"prefix tuning puts keys and values into the cache, and {type(backbone).__name__} takes none",
             fix="use prompt_tuning or lora",
@@ -129,6 +129,7 @@ def prompt_sites(model: nn.Module) -> PromptSites:
         raise AdapterError("prompt methods need a transformers model, with an input embedding")
     paired = is_encoder_decoder(model)
     backbone = model.get_encoder() if paired else decoder_backbone(model)  # type: ignore[operator]
+    check_memory_is_known(backbone)
     return PromptSites(
         backbone=backbone,
         embedding=(backbone if paired else model).get_input_embeddings(),  # type: ignore[operator]
@@ -187,7 +188,7 @@ def _positions(backbone: nn.Module) -> Positions:
     padding = None if table is None else table.padding_idx
     first = 0 if padding is None else padding + 1
     return Positions(
-        taken="position_ids" in inspect.signature(backbone.forward).parameters,
+        taken="position_ids" in forward_names(backbone),
         from_ids=padding is not None,
         first=first,
         # some tables leave their first rows unused (OPT, BART)

@@ -92,11 +92,49 @@ _NEOX = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
+_MOE = {"num_experts_per_tok": 2, "head_dim": 8}
+_JAMBA = {
+    **_DECODER,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "num_experts": 1,
+    "num_experts_per_tok": 1,
+    "use_mamba_kernels": False,
+    "mamba_d_state": 8,
+    "mamba_dt_rank": 4,
+}
+_QWEN3_NEXT = {
+    **_DECODER,
+    **_MOE,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "num_experts": 4,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_RWKV = {
+    **_COMMON,
+    "hidden_size": 32,
+    "attention_hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "context_length": 128,
+}
+_GPT_OSS = {
+    **_DECODER,
+    **_MOE,
+    "num_local_experts": 4,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 
 
 FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     "llama": _causal("Llama", {**_DECODER, "tie_word_embeddings": False}),
-    "mistral": _causal("Mistral", {**_DECODER, "sliding_window": None}),
+    "mistral": _causal("Mistral", {**_DECODER, "sliding_window": 8}),
     "qwen": _causal("Qwen3", {**_DECODER, "head_dim": 8, "tie_word_embeddings": True}),
     "gemma": _causal("Gemma2", {**_DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}),
     "phi": _causal("Phi", {**_DECODER, "partial_rotary_factor": 0.5, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
@@ -111,12 +149,23 @@ FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
 }
 """Family -> builder. `bert` and `roberta` classify, `t5` and `bart` have encoder and decoder, `mixtral` has experts."""
 
+MEMORIES: Mapping[str, Callable[[], nn.Module]] = {
+    "mamba": _causal("Mamba", {**_COMMON, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    "jamba": _causal("Jamba", _JAMBA),
+    "qwen3_next": _causal("Qwen3Next", _QWEN3_NEXT),
+    "lfm2": _causal("Lfm2", {**_DECODER, "layer_types": ["conv", "full_attention"]}),
+    "rwkv": _causal("Rwkv", _RWKV),
+    "mistral_window": _causal("Mistral", {**_DECODER, "sliding_window": 8}),
+    "gpt_oss": _causal("GptOss", _GPT_OSS),
+}
+"""Families whose memory ends (a sliding window) or is a state, alone or beside attention. RWKV reads its padding."""
+
 
 def tiny_model(family: str, *, seed: int = 0, attention: str = "eager") -> nn.Module:
     """A fresh tiny model in evaluation mode, its weights drawn from `seed`, far enough from zero to show differences."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = FAMILIES[family]()
+    model = {**FAMILIES, **MEMORIES}[family]()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:

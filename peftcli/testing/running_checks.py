@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.surgery import adapter_of
+from peftcli.adapters.surgery import adapter_of, disabled
+from peftcli.models.spelling import forward_names
 from peftcli.testing.case import Case, inputs_for, logits, loss_of
 from peftcli.testing.families import is_classifier, is_encoder_decoder
 
@@ -42,30 +42,38 @@ def every_tensor_gets_a_gradient(case: Case) -> str | None:
 
 
 def padding_changes_nothing(case: Case) -> str | None:
-    """Rows padded left or right give, at real positions, what they give unpadded."""
+    """Rows padded left or right give, at real positions, what they give unpadded, which is not what the base gives."""
     model = case.trained()
     inputs = inputs_for(model, rows=1, length=7)
     expected = logits(model, inputs)
+    tolerance = PADDING_TOLERANCE * max(1.0, float(expected.abs().max()))
+    with disabled(model):
+        effect = float((logits(model, inputs) - expected).abs().max())
+    assert effect > 10 * tolerance, f"the method changes nothing: {effect:.1e}"
     for side in ("right", "left"):
         if side == "left" and (is_classifier(model) or is_encoder_decoder(model)):
             continue
-        padded, window = _padded(inputs, side)
-        if side == "left" and _takes_positions(model):
-            padded["position_ids"] = (padded["attention_mask"].cumsum(-1) - 1).clamp_min(0)
-        found = logits(model, padded)
-        if found.dim() == 3 and not is_encoder_decoder(model):
-            found = found[:, window]
-        difference = float((found - expected).abs().max())
-        assert difference < PADDING_TOLERANCE * max(1.0, float(expected.abs().max())), f"{side}: {difference:.1e}"
+        difference = _padding_difference(model, inputs, expected, side)
+        with disabled(model):
+            if _padding_difference(model, inputs, logits(model, inputs), side) > tolerance:
+                return f"the base itself reads padding on the {side}"
+        assert difference < tolerance, f"{side}: {difference:.1e}"
     return None
 
 
-def _takes_positions(model: nn.Module) -> bool:
-    return "position_ids" in inspect.signature(type(model).forward).parameters
+def _padding_difference(model: nn.Module, inputs: Mapping[str, Tensor], expected: Tensor, side: str) -> float:
+    padded, window = _padded(inputs, side)
+    if side == "left" and "position_ids" in forward_names(model):
+        padded["position_ids"] = (padded["attention_mask"].cumsum(-1) - 1).clamp_min(0)
+    found = logits(model, padded)
+    if found.dim() == 3 and not is_encoder_decoder(model):
+        found = found[:, window]
+    return float((found - expected).abs().max())
 
 
 def _padded(inputs: Mapping[str, Tensor], side: str) -> tuple[dict[str, Tensor], slice]:
-    pad, length = 3, inputs["input_ids"].shape[1]
+    # further than the tiny sliding windows reach
+    pad, length = 12, inputs["input_ids"].shape[1]
     sides = (pad, 0) if side == "left" else (0, pad)
     padded = {
         key: nn.functional.pad(value, sides) if key in ("input_ids", "attention_mask") else value

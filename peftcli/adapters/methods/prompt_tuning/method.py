@@ -18,10 +18,11 @@ from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.prompt_tuning.config import PromptTuningConfig
-from peftcli.adapters.prompt_inputs import Arguments, InputPromptAdapter, lengthen_mask, named_arguments
+from peftcli.adapters.prompt_inputs import Arguments, InputPromptAdapter, lengthen_mask
 from peftcli.adapters.prompt_sites import PromptSites, num_rows, prompt_sites
 from peftcli.adapters.prompt_start import base_facts, rows_of, sampled_ids, text_ids
 from peftcli.errors import AdapterError
+from peftcli.models.spelling import named_arguments
 
 
 class PromptTuningAdapter(InputPromptAdapter):
@@ -61,14 +62,15 @@ class BehindEmbeddings(PromptTuningAdapter):
         if not self.enabled:
             return None
         inputs = named_arguments(module, args, kwargs)
-        lengthen_mask(inputs, self.num_rows)
+        self._place = self._placement(inputs)
+        lengthen_mask(inputs, self._place)
         return (), inputs
 
     def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not self._rows_due:
             return None
         self._rows_due = False
-        return torch.cat([self.rows(output.shape[0], output), output], dim=1)
+        return self._joined(output)
 
 
 def embedding_block(sites: PromptSites) -> nn.Module:

@@ -23,10 +23,10 @@ from torch.utils.hooks import RemovableHandle
 from peftcli.adapters.base import Entry, InitContext, Method, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules
 from peftcli.adapters.methods.reft.config import ReftConfig
-from peftcli.adapters.prompt_inputs import cached_length, named_arguments
 from peftcli.adapters.prompt_sites import decoder_backbone, is_encoder_decoder
 from peftcli.adapters.selection import SelectedParameters, selected_entries, wrap_named_modules
 from peftcli.errors import AdapterError, Fault, MergeError
+from peftcli.models.spelling import check_memory_is_known, goes_on, named_arguments, tokens_before
 from peftcli.models.structure import hidden_size, structure
 
 
@@ -42,24 +42,23 @@ class Positions:
         """Forward pre-hook of the module that is given ids and mask."""
         inputs = named_arguments(module, args, kwargs)
         tokens = next(inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None)
-        cached, length = cached_length(inputs.get("past_key_values")), tokens.shape[1]
-        mask = inputs.get("attention_mask")
+        mask, length = inputs.get("attention_mask"), tokens.shape[1]
         if mask is None:
-            mask = torch.ones(tokens.shape[0], cached + length, dtype=torch.long, device=tokens.device)
+            mask = torch.ones(tokens.shape[0], tokens_before(inputs) + length, dtype=torch.long, device=tokens.device)
         if mask.dim() != 2:
             raise AdapterError(
                 f"reft with positions needs a mask of (batch, length), got {list(mask.shape)}",
                 fix="pass the plain attention mask, and generate with the default (dynamic) cache",
             )
-        self.edited = self._edited(mask.long(), cached)[:, -length:, None]
+        self.edited = self._edited(mask.long(), begins=not goes_on(inputs))[:, -length:, None]
 
-    def _edited(self, mask: Tensor, cached: int) -> Tensor:
+    def _edited(self, mask: Tensor, *, begins: bool) -> Tensor:
         """(batch, all tokens so far): whether a token is one of the first or last real ones."""
         from_start, from_end = mask.cumsum(dim=1), mask.flip(1).cumsum(dim=1).flip(1)
         chosen = torch.zeros_like(mask, dtype=torch.bool)
         if self.config.prefix_positions is not None:
             chosen |= from_start <= self.config.prefix_positions
-        if self.config.suffix_positions is not None and cached == 0:
+        if self.config.suffix_positions is not None and begins:
             chosen |= from_end <= self.config.suffix_positions
         return chosen & mask.bool()
 
@@ -154,6 +153,7 @@ class Reft(Method):
         try:
             if not config.everywhere:
                 backbone = _reader(model)
+                check_memory_is_known(backbone)
                 adapter.handle = backbone.register_forward_pre_hook(adapter.positions.see, with_kwargs=True)
             for path, block in blocks.items():
                 adapter.wrap(path, ReftLayer(block, config, width, adapter.positions))
