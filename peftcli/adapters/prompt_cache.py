@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from peftcli.adapters.prompt_config import PromptConfig
 from peftcli.adapters.prompt_inputs import Arguments, entering, lengthen_mask, positions_of, shift_positions
 from peftcli.adapters.prompt_placement import Placement, placement
+from peftcli.adapters.prompt_probe import evaluating
 from peftcli.adapters.prompt_sites import CacheSite
 from peftcli.adapters.prompts import PromptAdapter
 from peftcli.errors import AdapterError
@@ -216,20 +217,13 @@ def recorded_layers(model: nn.Module, site: CacheSite, ids: Tensor) -> list[Keys
     """Keys and values that the base computes for token ids (n,), by layer; what `ids` stand for when used as a prefix."""
     cache = DynamicCache()
     ids = ids.to(next(model.parameters()).device)[None]
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            if site.reads_encoder:
-                both = EncoderDecoderCache(cache, DynamicCache())
-                inputs = {"input_ids": ids, "decoder_input_ids": ids, "use_cache": True}
-                give_cache(model, inputs, both)
-                model(**inputs)
-            else:
-                inputs = {"input_ids": ids, "use_cache": site.keeps_cache}
-                give_cache(site.backbone, inputs, cache)
-                site.backbone(**inputs)
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(model):
+        if site.reads_encoder:
+            inputs = {"input_ids": ids, "decoder_input_ids": ids, "use_cache": True}
+            give_cache(model, inputs, EncoderDecoderCache(cache, DynamicCache()))
+            model(**inputs)
+        else:
+            inputs = {"input_ids": ids, "use_cache": site.keeps_cache}
+            give_cache(site.backbone, inputs, cache)
+            site.backbone(**inputs)
     return [(layer.keys[0].float(), layer.values[0].float()) for layer in cache.layers]

@@ -113,6 +113,10 @@ def _key_shape(config: Any, paired: bool) -> tuple[int, int, int]:
     num_layers = _first(text, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
     queries = _first(text, "decoder_attention_heads", "num_attention_heads")
     heads = _first(text, "num_key_value_heads", default=queries)
+    if not (num_layers and queries):
+        raise AdapterError(
+            "prefix tuning needs attention in every layer, and this model has none", fix="use prompt_tuning or lora"
+        )
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
         heads = 1
     return num_layers, heads, _first(text, "head_dim", "d_kv", default=text.hidden_size // queries)

@@ -123,6 +123,21 @@ _RWKV = {
     "num_hidden_layers": 2,
     "context_length": 128,
 }
+_DEEPSEEK = {
+    **_DECODER,
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
 _GPT_OSS = {
     **_DECODER,
     **_MOE,
@@ -155,10 +170,12 @@ MEMORIES: Mapping[str, Callable[[], nn.Module]] = {
     "qwen3_next": _causal("Qwen3Next", _QWEN3_NEXT),
     "lfm2": _causal("Lfm2", {**_DECODER, "layer_types": ["conv", "full_attention"]}),
     "rwkv": _causal("Rwkv", _RWKV),
+    "deepseek": _causal("DeepseekV3", _DEEPSEEK),
     "mistral_window": _causal("Mistral", {**_DECODER, "sliding_window": 8}),
     "gpt_oss": _causal("GptOss", _GPT_OSS),
 }
-"""Families whose memory ends (a sliding window) or is a state, alone or beside attention. RWKV reads its padding."""
+"""Families whose memory ends (a sliding window), is a state, alone or beside attention, or is latent (DeepSeek).
+RWKV reads its padding."""
 
 
 def tiny_model(family: str, *, seed: int = 0, attention: str = "eager") -> nn.Module:

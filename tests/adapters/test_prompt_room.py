@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from peftcli import adapters
-from peftcli.errors import DataError, RecipeError
+from peftcli.errors import AdapterError, DataError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import check_fits, fits
 from peftcli.plan import make_plan
@@ -92,3 +92,23 @@ def test_generation_counts_them_too(method: str) -> None:
         assert model.generate(input_ids=ids, **settings).shape[1] == 108  # type: ignore[operator]
     with adapters.disabled(model):
         check_fits(model, [longest], config=config)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("jamba", "JambaModel keeps something else, such as a state, in layer 0"),
+        ("lfm2", "Lfm2Model keeps something else, such as a state, in layer 0"),
+        ("mamba", "needs attention in every layer, and this model has none"),
+        ("rwkv", "RwkvModel takes none"),
+        ("deepseek", r"layer 0 keeps keys of \[\d+, \d+\] and values of \[\d+, \d+\]"),
+    ],
+)
+def test_a_prefix_that_layers_cannot_take_is_refused_before_weights_are_loaded(
+    family: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AdapterError, match=reason) as error:
+        plan(family, PROMPTS["prefix_tuning"], 50, tmp_path)
+    assert "use prompt_tuning or lora" in str(error.value.fix)
+    with pytest.raises(AdapterError, match=reason):
+        adapters.attach(tiny_model(family), PROMPTS["prefix_tuning"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from peftcli.adapters.base import InitContext, Method, Shapes
 from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
 from peftcli.adapters.prompt_cache import PrefixAdapter, recorded_layers
+from peftcli.adapters.prompt_probe import check_layers
 from peftcli.adapters.prompt_sites import CacheSite, cache_site
 from peftcli.adapters.prompt_start import (
     base_facts,
@@ -85,11 +86,6 @@ class PrefixTuningAdapter(PrefixAdapter):
         site = self.site
         slots = torch.zeros(2 * site.num_layers, site.num_heads, self.total_rows, site.head_dim)
         for index, (keys, values) in reversed(list(enumerate(layers))):
-            if keys.shape != slots.shape[1:] or values.shape != slots.shape[1:]:
-                raise AdapterError(
-                    f"layer {index} has keys of {list(keys.shape)}, expected {list(slots.shape[1:])}",
-                    fix="prefix tuning needs layers that are all alike; use prompt_tuning here",
-                )
             slots[site.slot(index)], slots[site.slot(index) + 1] = keys, values
         return slots.permute(2, 0, 1, 3).reshape(self.total_rows, site.width)
 
@@ -123,6 +119,7 @@ class PrefixTuning(Method):
 
     def build(self, model: nn.Module, config: PrefixTuningConfig, shapes: Shapes | None) -> PrefixTuningAdapter:
         site = cache_site(model)
+        check_layers(site)
         if not config.shift_positions and not site.positions.taken:
             raise AdapterError(
                 "shift_positions: false needs a model that is told positions, and this one counts them itself",
