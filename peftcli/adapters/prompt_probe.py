@@ -83,7 +83,8 @@ def _try_out(site: CacheSite, layers: list[_NotingLayer]) -> Exception | None:
     inputs: dict[str, Any] = {"input_ids": torch.full((1, 2), 3, device=weight.device), "use_cache": site.keeps_cache}
     if site.reads_encoder:
         cache = EncoderDecoderCache(cache, DynamicCache())
-        inputs["encoder_hidden_states"] = weight.new_zeros(1, 2, site.backbone.config.d_model)
+        config: Any = site.backbone.config
+        inputs["encoder_hidden_states"] = weight.new_zeros(1, 2, config.d_model)
     give_cache(site.backbone, inputs, cache)
     try:
         with evaluating(site.backbone):

@@ -17,6 +17,7 @@ from peftcli.errors import DataError, Fault, ModelError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.modes import evaluating
+from peftcli.evaluation.padding import batches
 from peftcli.evaluation.prompts import stop_token_ids
 
 Stream = Callable[[str], None]
@@ -51,26 +52,24 @@ def generate(
 ) -> list[Generated]:
     """Answers to prompts (token ids), in their order.
 
-    Prompts of like length share a batch. Sampling draws from a stream that `seed` starts, and leaves the shared
-    generators as they were; greedy answers do not depend on the batch up to rounding. `budget`: new tokens where the
-    configuration says `auto`, fewer where the context ends before. `origins` name the rows in the `DataError` for
-    prompts that are empty or do not fit the model's context together with their answer.
+    Prompts of like length share a batch; where the model reads its padding, those of the same length. Sampling draws
+    from a stream that `seed` starts, and leaves the shared generators as they were; greedy answers do not depend on the
+    batch up to rounding. `budget`: new tokens where the configuration says `auto`, fewer where the context ends before.
+    `origins` name the rows in the `DataError` for prompts that are empty or do not fit the model's context together
+    with their answer.
     """
     check_fits(model, prompts, config=config, origins=origins)
-    answers: list[Generated | None] = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    answers: dict[int, Generated] = {}
     with _writing(model, tokenizer, config, seed=seed) as stops:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        pad = _filler(tokenizer, stops)
+        for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
             asked = [prompts[index] for index in chosen]
-            written = _write_batch(
-                model, asked, pad=_filler(tokenizer, stops), new_tokens=_new_tokens(model, asked, config, budget)
-            )
+            written = _write_batch(model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget))
             for index, ids in zip(chosen, written, strict=True):
                 answers[index] = _answer(_Decoder(tokenizer, prompts[index], stops), ids)
             if progress:
-                progress(min(start + batch_size, len(order)), len(order))
-    return [answer for answer in answers if answer is not None]
+                progress(len(answers), len(prompts))
+    return [answers[index] for index in range(len(prompts))]
 
 
 def generate_stream(
