@@ -97,11 +97,12 @@ def quantiles_of(lengths: np.ndarray) -> dict[str, float]:
 
 
 def histogram_of(lengths: np.ndarray, bins: int = HISTOGRAM_BINS) -> list[tuple[int, int, int]]:
-    """(low, high, rows) with whole numbers as edges, high exclusive."""
+    """(low, high, rows) with whole numbers as edges, high exclusive; all as wide but the last, which may be narrower."""
     if not lengths.size:
         return []
     low, high = int(lengths.min()), int(lengths.max()) + 1
-    edges = np.unique(np.linspace(low, high, min(bins, high - low) + 1).round().astype(np.int64))
+    width = -(-(high - low) // bins)
+    edges = np.append(np.arange(low, high, width), high)
     counts, _ = np.histogram(lengths, bins=edges)
     return [(int(start), int(end), int(rows)) for start, end, rows in zip(edges, edges[1:], counts, strict=False)]
 

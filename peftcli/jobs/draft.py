@@ -20,13 +20,14 @@ from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.jobs.gates import gate_results
 from peftcli.jobs.inspection import layer_updates
 from peftcli.jobs.locking import as_first_written, inputs_of, with_results
+from peftcli.jobs.run_folder import resolved_values
 from peftcli.jobs.scoring import score_facts, warnings_of
 from peftcli.jobs.showing import shown_rows
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.trace import run_trace
 from peftcli.plan import Prepared
-from peftcli.recipe import LoadedRecipe
+from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.card import model_card
 from peftcli.reports.folder import RunFacts
@@ -126,9 +127,11 @@ class Draft:
             "started": self.started_at,
             "seconds": self._seconds(),
             "adapter_bytes": self.adapter_bytes,
+            "recipe": flat_recipe(recipe),
         }
         if self.prepared is not None:
             facts |= _planned_facts(self.prepared)
+            facts["recipe"] |= resolved_values(self.prepared.plan.resolved)
         if self.attached is not None:
             facts["parameters"] = Parameters(trainable=self.attached.trainable, total=self.attached.total)
         if self.assembly is not None:

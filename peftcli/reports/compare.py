@@ -27,6 +27,7 @@ MAX_RUNS = 24
 _MAX_METRICS = 16
 _MAX_NAME = 60
 _SETTINGS_SHOWN = 80
+_NOT_SETTINGS = ("name", "output", "seed", "version")
 
 Fact = Callable[[RunFacts], float | None]
 
@@ -268,7 +269,9 @@ def _settings(run: RunFacts) -> list[tuple[str, str]]:
     }
     if record.learning_rate is not None:
         own["learning_rate"] = f"{record.learning_rate:.3g}"
-    return [*own.items(), *flatten(record.settings), *flatten(record.environment, "environment.")]
+    # what the recipe says, with how the rest was resolved behind it
+    recipe = {key: value for key, value in record.recipe.items() if key not in _NOT_SETTINGS}
+    return [*own.items(), *flatten(recipe), *flatten(record.settings), *flatten(record.environment, "environment.")]
 
 
 def render_comparison_markdown(runs: Sequence[RunFacts]) -> str:

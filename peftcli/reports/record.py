@@ -233,6 +233,8 @@ class RunRecord(Facts):
     """The peak rate, `auto` resolved."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Resolved `auto` values and other short settings worth a line: device, precision, micro_batch_size."""
+    recipe: dict[str, JsonValue] = Field(default_factory=dict)
+    """Every recipe key as the run took it, dotted, `auto` resolved."""
     updates: list[LayerUpdate] = Field(default_factory=list)
     events: list[Event] = Field(default_factory=list)
     environment: dict[str, JsonValue] = Field(default_factory=dict)

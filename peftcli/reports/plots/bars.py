@@ -41,36 +41,36 @@ def _row(bar: Bar, top: int, share: float) -> list[Markup]:
 
 
 def histogram(slug: str, title: str, description: str, bins: Sequence[tuple[float, float, int]], unit: str) -> Markup:
-    """Counts over neighbouring bins (low, high, count), drawn equally wide."""
+    """Counts over neighbouring bins (low, high, count), each drawn as wide as its share of the range."""
     scale = Scale(0.0, max(1.0, max((number for _, _, number in bins), default=1) * 1.05))
-    width = 1 / max(1, len(bins))
+    along = Scale(bins[0][0], bins[-1][1]) if bins else Scale(0.0, 1.0)
     bars = [
         tag(
             "rect",
             tag("title", f"{low:g} to {high:g} {unit}: {number:,} rows"),
-            x=place(index * width + 0.08 * width),
+            x=place(along.fraction(low + 0.08 * (high - low))),
             y=place(1 - scale.fraction(number)),
-            width=place(0.84 * width),
+            width=place(along.fraction(high - 0.08 * (high - low)) - along.fraction(low + 0.08 * (high - low))),
             height=place(scale.fraction(number)),
             class_="bar tuned",
         )
-        for index, (low, high, number) in enumerate(bins)
+        for low, high, number in bins
     ]
     axis = tag("line", x1="0", x2="100%", y1="100%", y2="100%", class_="axis")
     grid = horizontal_grid(scale, wanted=3)
-    return picture(slug, title, description, grid, bars, axis, _edges(bins, width, unit), height=_HISTOGRAM_HEIGHT)
+    return picture(slug, title, description, grid, bars, axis, _edges(bins, along, unit), height=_HISTOGRAM_HEIGHT)
 
 
-def _edges(bins: Sequence[tuple[float, float, int]], width: float, unit: str) -> list[Markup]:
+def _edges(bins: Sequence[tuple[float, float, int]], along: Scale, unit: str) -> list[Markup]:
     """Bin edges as ticks: a few, and always the last, which carries the unit."""
     if not bins:
         return []
     stride = max(1, -(-len(bins) // _EDGE_LABELS))
     inner = [index for index in range(0, len(bins), stride) if index <= len(bins) - stride or index == 0]
     drawn = [
-        _edge(index * width, tick_label(bins[index][0]), "middle" if index else "start")
+        _edge(fraction, tick_label(bins[index][0]), "middle" if index else "start")
         for index in inner
-        if index * width < 0.8
+        if (fraction := along.fraction(bins[index][0])) < 0.8
     ]
     return [*drawn, _edge(1.0, f"{tick_label(bins[-1][1])} {unit}", "end")]
 

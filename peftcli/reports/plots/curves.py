@@ -49,7 +49,8 @@ def curve_chart(
         height=_HEIGHT,
     )
     keys = [Key(curve.style, curve.text, "both" if curve.dots else "line") for curve in curves if curve.in_legend]
-    return figure(title, drawing, keys=keys, note=note)
+    notes = [text for text in (note, "logarithmic scale" if y_scale.logarithmic else None) if text]
+    return figure(title, drawing, keys=keys, note="; ".join(notes) or None)
 
 
 def _percent(value: float) -> str:
