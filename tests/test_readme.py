@@ -33,15 +33,9 @@ def test_own_rows_to_a_merged_model_in_six_commands(
         assert command[0] == "peft"
         assert peft(command[1:]) == 0, (command, capsys.readouterr().err)
         if number == 0:
-            # what the comment behind the first command asks for
             recipe = tmp_path / "mine.yaml"
-            text = re.sub(
-                r"data: \{train: builtin:chat, validation: [^,]+,",
-                "data: {train: rows.jsonl, validation: 20,",
-                recipe.read_text(),
-            )
-            assert "rows.jsonl" in text
-            recipe.write_text(text + "threads: 1\n")
+            assert "rows.jsonl" in recipe.read_text()
+            recipe.write_text(recipe.read_text() + "threads: 1\n")
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     assert "trained" in capsys.readouterr().out

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import peftcli
 from peftcli import files
 from peftcli.errors import PeftcliError, RecipeError, StorageError
 from peftcli.recipe import load_recipe
+from peftcli.recipe.json_schema import recipe_schema
+from peftcli.yaml import scalar
 
 _FOLDER = Path(__file__).parent / "templates"
 _SUMMARY_MARK = "# "
+SCHEMA_NAME = "peft-recipe.schema.json"
+"""The name that the first line of a starter gives to editors."""
 CI_PATHS = {"github": ".github/workflows/recipes.yml", "gitlab": ".gitlab-ci.yml"}
 """Service -> where it looks for its jobs."""
 
@@ -32,20 +39,52 @@ def starter_summaries() -> dict[str, str]:
     return found
 
 
-def write_starter(name: str, output: Path | None) -> Path:
-    """Writes a starter to `output` (default `./NAME.yaml`).
+def starter_text(name: str, *, model: str | None = None, data: Mapping[str, Any] | None = None) -> str:
+    """A starter, with another base and other data where they are given. Raises `RecipeError` for an unknown one."""
+    lines = (_FOLDER / f"{_starter(name)}.yaml").read_text(encoding="utf-8").splitlines()
+    replaced = {"model": None if model is None else _flow(model), "data": None if data is None else _flow(data)}
+    if data is not None:
+        # the number of steps suits the rows that ship; of other rows three passes are a beginning
+        replaced["training"] = _flow({"epochs": 3, "batch_size": 16})
+    kept = [
+        f"{key}: {new}" if (new := replaced.get(key := line.partition(":")[0])) is not None else line for line in lines
+    ]
+    return "\n".join(kept) + "\n"
 
-    Raises `RecipeError` for an unknown one, `StorageError` when the file exists.
-    """
+
+def _flow(value: Any) -> str:
+    """A value on one line; texts that YAML would read as something else are quoted."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[\w./~-][\w./~:@-]*", value) and scalar(value) == value else json.dumps(value)
+    return str(value)
+
+
+def _starter(name: str) -> str:
     key = name.strip().lower().replace("_", "-")
     if key not in starter_names():
         near = difflib.get_close_matches(key, starter_names(), n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(starter_names())}"
         raise RecipeError(f"no starter {name!r}", fix=hint)
-    path = output if output is not None else Path(f"{key}.yaml")
+    return key
+
+
+def write_starter(
+    name: str, output: Path | None, *, model: str | None = None, data: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes a starter to `output` (default `./NAME.yaml`), and beside it the schema that editors find by it.
+
+    Raises `RecipeError` for an unknown one, `StorageError` when the file exists.
+    """
+    text = starter_text(name, model=model, data=data)
+    path = output if output is not None else Path(f"{_starter(name)}.yaml")
     if path.exists():
         raise StorageError("the file exists and is left alone", where=str(path), fix="choose another name by --output")
-    files.write_bytes(path, (_FOLDER / f"{key}.yaml").read_bytes())
+    files.write_text(path, text)
+    schema = path.parent / SCHEMA_NAME
+    if not schema.exists():
+        files.write_text(schema, files.to_json(recipe_schema()))
     return path
 
 

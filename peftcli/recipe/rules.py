@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from peftcli.data.config import SourceConfig
+from peftcli.data.sources import BUILTIN_PREFIX
 from peftcli.evaluation.registry import metric_names
 from peftcli.recipe.schema import Recipe
 
@@ -39,10 +41,18 @@ def idle_settings(recipe: Recipe) -> list[str]:
     found = list(recipe.generation.idle_settings())
     if recipe.model.revision is not None and recipe.model.base.startswith(("/", "builtin:")):
         found.append("model.revision has no effect on a base that is not from the Hub")
+    if _only_builtin(recipe.data.validation_sources) and not _only_builtin(recipe.data.train_sources):
+        found.append(
+            "data.validation is rows that ship with peftcli, not yours: it measures another task than you train"
+        )
     rate = recipe.training.learning_rate
     if isinstance(rate, float) and rate > SUSPICIOUS_RATE:
         found.append(f"training.learning_rate {rate:g} is above 1; most methods need 1e-5 to 1e-2")
     return found
+
+
+def _only_builtin(sources: Sequence[SourceConfig]) -> bool:
+    return bool(sources) and all(source.path.startswith(BUILTIN_PREFIX) for source in sources)
 
 
 def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
