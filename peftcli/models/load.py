@@ -13,12 +13,14 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from peftcli.errors import DeviceError, HubError, ModelError
 from peftcli.models.device import loading_options
-from peftcli.models.source import CONFIG_NAME, BaseSource, check_weight_files, read_config_file
+from peftcli.models.quantized import packed_type, quantization_of, quantized_base
+from peftcli.models.source import CONFIG_NAME, BaseSource, code_places, code_refused
+from peftcli.models.view import Shown, shown_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -83,11 +85,23 @@ def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError |
 
 
 def load_config(source: BaseSource) -> PretrainedConfig:
-    """The configuration of a base, without its weights."""
-    with _loading(source, "the configuration"):
-        if not source.is_local:
-            read_config_file(Path(cached_file(source.location, CONFIG_NAME, revision=source.revision)))
-        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    """The configuration of a base that peftcli can use, without its weights."""
+    with _loading(source, "the configuration"), shown_folder(source, weights=False) as shown:
+        return _config_of(source, shown)
+
+
+def _config_of(source: BaseSource, shown: Shown) -> PretrainedConfig:
+    """Reads `config.json` of the shown folder; a base whose code or storage is not ours is refused here, once."""
+    document = shown.config
+    where = source.location if source.is_local else None
+    built_in = document.get("model_type") in CONFIG_MAPPING_NAMES
+    if not built_in and (places := code_places(document)):
+        raise code_refused(Path(source.location) / CONFIG_NAME, "auto_map", places[0])
+    if (storage := quantization_of(document)) is not None:
+        raise quantized_base(source.name, storage, where)
+    config = AutoConfig.from_pretrained(str(shown.path), trust_remote_code=False)
+    config._name_or_path, config._commit_hash = source.location, shown.commit
+    return config
 
 
 def load_tokenizer(source: BaseSource, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -95,10 +109,9 @@ def load_tokenizer(source: BaseSource, *, chat_template: str | None = None) -> P
 
     A tokenizer without a pad token pads with its end token: padding is masked by position, so nothing is lost.
     """
-    with _loading(source, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=False, use_fast=True
-        )
+    with _loading(source, "the tokenizer"), shown_folder(source, weights=False) as shown:
+        tokenizer = AutoTokenizer.from_pretrained(str(shown.path), trust_remote_code=False, use_fast=True)
+    tokenizer.name_or_path = source.location
     if not tokenizer.is_fast:
         raise ModelError(f"{source.name} has no fast tokenizer", where=source.location, fix="it needs a tokenizer.json")
     if tokenizer.pad_token_id is None:
@@ -130,32 +143,31 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
     device: torch.device | str = "cpu",
+    num_labels: int | None = None,
 ) -> nn.Module:
     """The base with its weights in `dtype` on `device`, in evaluation mode, `use_cache` left to the caller.
 
     Raises `ModelError` (4), `HubError` (11) or `DeviceError` (5).
     """
-    if source.folder is not None:
-        check_weight_files(source.folder)
-    config = load_config(source)
-    _check_architecture(source, config, auto_class)
-    if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"{source.name} is quantized, which is not supported yet",
-            where=source.location if source.is_local else None,
-            fix="use the model that it was made from",
-        )
     extra = loading_options(device) | ({} if attention is None else {"attn_implementation": attention})
-    with _loading(source, "the weights"), _quiet():
+    with _loading(source, "the weights"), shown_folder(source, weights=True) as shown, _quiet():
+        config = _config_of(source, shown)
+        _check_architecture(source, config, auto_class)
+        if num_labels is not None:
+            config.num_labels = num_labels
+        if (storage := packed_type(sorted(shown.path.rglob("*.safetensors")))) is not None:
+            raise quantized_base(source.name, storage, source.location if source.is_local else None)
         model, report = _auto_class(auto_class).from_pretrained(
-            source.location,
-            revision=source.revision,
+            str(shown.path),
+            config=config,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
             **extra,
         )
+    model.name_or_path = source.location
+    model.config._name_or_path, model.config._commit_hash = config._name_or_path, config._commit_hash
     _check_complete(source, model, report)
     moved: nn.Module = model.to(device).eval()
     return moved

@@ -1,4 +1,7 @@
-"""The files that a base consists of, wherever it came from: its folder, or the Hub snapshot in the local cache."""
+"""The files that a base consists of, wherever it came from: its folder, or the Hub snapshot in the local cache.
+
+Exactly these are read when the base is loaded, and exactly these are hashed into a lock.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peftcli.errors import ModelError
-from peftcli.models.source import BaseSource
+from peftcli.errors import Fault, ModelError
+from peftcli.models.own_files import file_fault
+from peftcli.models.source import CONFIG_NAME, BaseSource, read_model_config
+from peftcli.models.weight_files import NOT_TRUSTED, weight_names
 
-Role = Literal["weights", "config", "tokenizer"]
+Role = Literal["config", "tokenizer"]
 
-_CONFIG_NAMES = frozenset({"config.json", "generation_config.json"})
-_TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
-_NOT_READ = frozenset({"README.txt", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.txt", "modules.json", "peftcli.json"})
+TEMPLATES_FOLDER = "additional_chat_templates"
+_CONFIG_NAMES = frozenset({CONFIG_NAME, "generation_config.json"})
+_TOKENIZER_SUFFIXES = (
+    ".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".codes", ".bpe", ".vocab", ".tokenizer",
+)  # fmt: skip
+_NOT_READ = frozenset(
+    {"README.txt", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.txt", "modules.json", "peftcli.json", "adapter_config.json"}
+)
+_WEIGHTS_ENDS = (".safetensors", ".safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -26,29 +37,49 @@ class Snapshot:
 
 
 def snapshot(source: BaseSource) -> Snapshot:
-    """What a base was loaded from. Raises `ModelError` when a Hub base is not in the local cache (load it first)."""
+    """What a base was loaded from. Raises `ModelError` when a Hub base is not in the local cache (load it first), and
+    for files that are not to be read."""
     folder = source.folder
     commit = None
     if folder is None:
         folder = _cached_folder(source)
         commit = folder.name
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and role_of(path.name) is not None}
-    return Snapshot(folder, commit, found)
+    names = [*small_names(folder), *weight_names(folder, read_model_config(folder))]
+    return Snapshot(folder, commit, checked_files(folder, sorted(names)))
 
 
 def _cached_folder(source: BaseSource) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source.location, "config.json", revision=source.revision)
+    found = try_to_load_from_cache(source.location, CONFIG_NAME, revision=source.revision)
     if not isinstance(found, str):
         raise ModelError(f"{source.name} is not in the local cache", fix="load it once, for instance by `peft plan`")
     return Path(found).parent
 
 
+def small_names(folder: Path) -> list[str]:
+    """Configuration, tokenizer and templates of a folder, by their names; folders are not among them."""
+    names = [path.name for path in folder.iterdir() if role_of(path.name) is not None and not path.is_dir()]
+    templates = (folder / TEMPLATES_FOLDER).glob("*.jinja")
+    return sorted([*names, *(f"{TEMPLATES_FOLDER}/{path.name}" for path in templates)])
+
+
+def checked_files(folder: Path, names: list[str]) -> dict[str, Path]:
+    """Name -> path. Raises `ModelError` naming every file that is no regular file of the folder."""
+    faults = [
+        Fault(f"{name} {fault}", str(folder / name), "put the file itself there; " + NOT_TRUSTED)
+        for name in names
+        if (fault := file_fault(folder / name, folder)) is not None
+    ]
+    if faults:
+        raise ModelError("files of the folder are not to be read", faults=faults)
+    return {name: folder / name for name in names}
+
+
 def role_of(name: str) -> Role | None:
-    """What a file of a base is for; None for one that is never read."""
-    if name.endswith(".safetensors") or name.endswith(".safetensors.index.json"):
-        return "weights"
+    """What a file beside the weights is for; None for one that is never read."""
     if name in _CONFIG_NAMES:
         return "config"
-    return "tokenizer" if name.endswith(_TOKENIZER_SUFFIXES) and name not in _NOT_READ else None
+    if name in _NOT_READ or name.endswith(_WEIGHTS_ENDS):
+        return None
+    return "tokenizer" if name.endswith(_TOKENIZER_SUFFIXES) or name.startswith("tokenizer.model") else None
