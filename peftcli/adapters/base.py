@@ -83,6 +83,8 @@ class Adapter(ABC):
         self.enabled = True
         self.kept_fields: dict[str, Any] = {}
         """Fields read from a file that the configuration has no use for, written back unchanged."""
+        self.kept_notes: dict[str, Any] = {}
+        """Notes of our own file, such as how prompts looked in training, written back unchanged."""
         self.read_types: dict[str, torch.dtype] = {}
         """Types that a file's tensors had, by key; written so again while that loses nothing."""
         self.absent_keys: frozenset[str] = frozenset()

@@ -110,12 +110,25 @@ class MethodConfig(BaseModel):
             return cls.model_validate(values), kept
         except ValidationError as error:
             raise AdapterError(
-                f"{where} has fields that make no sense",
+                "the adapter's configuration has fields that make no sense",
                 fix="the file is damaged, or of another version; get the adapter again",
-                faults=[
-                    Fault(
-                        f"`{'.'.join(map(str, item['loc']))}`: {item['msg']} (found {item.get('input')!r})"[:300], where
-                    )
-                    for item in error.errors()
-                ],
+                faults=[Fault(fault, where) for fault in field_faults(error)],
             ) from error
+
+
+def field_faults(error: ValidationError) -> list[str]:
+    """pydantic's errors, one for each field, with what was found there. A rule on several fields names them itself; what
+    was found is then the whole document, and is left out."""
+    groups: dict[str, list[Any]] = {}
+    for item in error.errors():
+        groups.setdefault(str(item["loc"][0]) if item["loc"] else "", []).append(item)
+    found = [_reason(item) for item in groups.pop("", ())]
+    for name, items in groups.items():
+        # several errors of one field are the branches of what it may be
+        place = ".".join(map(str, items[0]["loc"])) if len(items) == 1 else name
+        found.append(f"`{place}`: {' or '.join(map(_reason, items))} (found {repr(items[0].get('input'))[:80]})")
+    return [text[:300] for text in found]
+
+
+def _reason(item: Any) -> str:
+    return str(item["msg"]).removeprefix("Value error, ")

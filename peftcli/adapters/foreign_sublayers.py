@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX
+from peftcli.adapters.config import field_faults
 from peftcli.adapters.foreign import ForeignFolder, head_modules, head_tensors
 from peftcli.adapters.sublayer_config import SublayerConfig
 from peftcli.errors import AdapterError, Fault
@@ -91,10 +92,7 @@ def config_of(config_class: type[ConfigT], foreign: ForeignFolder, fields: Mappi
     except ValidationError as error:
         raise AdapterError(
             "the AdapterHub adapter uses what peftcli does not have",
-            faults=[
-                Fault(f"`{item['loc'][0]}`: {item['msg']} (found {item.get('input')!r})"[:300], foreign.where)
-                for item in error.errors()
-            ],
+            faults=[Fault(fault, foreign.where) for fault in field_faults(error)],
         ) from error
 
 

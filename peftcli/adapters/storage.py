@@ -24,12 +24,13 @@ from peftcli import files
 from peftcli.adapters.base import Adapter, Entry, Summary
 from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.registry import config_class_of_type
 from peftcli.adapters.surgery import adapter_of, build, detach, summary
-from peftcli.adapters.tensor_file import is_plain_file, read_header, read_tensors
+from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, Fault, NumericalError
-from peftcli.models.fingerprint import Fingerprint, fingerprint
+from peftcli.models.fingerprint import Fingerprint
+from peftcli.models.own_files import file_fault, is_there
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
@@ -62,8 +63,8 @@ def adapter_files(
     tensors = {key: _in_type(value, adapter.read_types.get(key)) for key, value in tensors.items()}
     _check_finite(tensors, where="the adapter in memory")
     document = config.to_file(adapter.kept_fields)
-    if base_name is not None:
-        document["base_model_name_or_path"] = base_name
+    base_name = base_name if base_name is not None else document["base_model_name_or_path"]
+    document["base_model_name_or_path"] = base_name
     if revision is not None:
         document["revision"] = revision
     if document["task_type"] is None and document["auto_mapping"] is None and "task_type" not in adapter.kept_fields:
@@ -71,12 +72,11 @@ def adapter_files(
         # given a classifier's task, the reference insists on finding its head in the file
         without_head = task_type in ("SEQ_CLS", "TOKEN_CLS") and not document.get("modules_to_save")
         document["task_type"] = None if without_head else task_type
+    said = {**adapter.kept_notes, **(notes or {})}
     contents = {
         CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
         TENSORS_NAME: serialise(tensors, METADATA),
-        OWN_NAME: files.to_json({**_own_document(model, adapter, base_name), "notes": dict(notes or {})}).encode(
-            "utf-8"
-        ),
+        OWN_NAME: files.to_json(_own_document(model, adapter, base_name) | {"notes": said}).encode("utf-8"),
     }
     companions = adapter.companions()
     if companions:
@@ -100,11 +100,16 @@ def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = N
 
 
 def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> dict[str, Any]:
+    base: dict[str, Any] = {"name": base_name, "fingerprint": base_fingerprint(model).to_dict()}
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    if isinstance(commit, str):
+        base["commit"] = commit
     extra = {key: adapter.config.model_dump(mode="json")[key] for key in sorted(adapter.config.recipe_only)}
     return {
         "format": FORMAT,
         "method": adapter.config.name,
-        "base": {"name": base_name, "fingerprint": fingerprint(named_base_parameters(model)).to_dict()},
+        "base": base,
+        "model_class": type(model).__name__,
         "fields": extra,
     }
 
@@ -159,7 +164,9 @@ def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check
     if check_base:
         _check_base(model, own, folder)
     parts = Parts(folder / TENSORS_NAME, None, None)
-    return install(model, config, parts, kept=kept, trainable=trainable)
+    found = install(model, config, parts, kept=kept, trainable=trainable)
+    adapter_of(model).kept_notes = dict(own.get("notes") or {})
+    return found
 
 
 @dataclass(frozen=True)
@@ -219,8 +226,8 @@ def read_document(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise AdapterError("no such adapter folder", where=str(folder), fix="give the folder that holds the adapter")
     path = folder / CONFIG_NAME
-    if not is_plain_file(path):
-        reason = "is a link" if path.is_symlink() else "is not there"
+    reason = file_fault(path, folder)
+    if reason is not None:
         nested = folder / "adapter" / CONFIG_NAME
         fix = f"did you mean {nested.parent}?" if nested.is_file() else "give the folder that holds the adapter"
         raise AdapterError(f"{CONFIG_NAME} {reason}", where=str(folder), fix=fix)
@@ -241,10 +248,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_own(folder: Path) -> dict[str, Any]:
     """Our own file beside the adapter; empty where there is none (an adapter of the reference)."""
     path = folder / OWN_NAME
-    if not path.exists() and not path.is_symlink():
+    if not is_there(path):
         return {}
-    if not is_plain_file(path):
-        raise AdapterError(f"{OWN_NAME} is a link", where=str(path), fix="copy the file itself")
+    if (fault := file_fault(path, folder)) is not None:
+        raise AdapterError(f"{OWN_NAME} {fault}", where=str(path), fix="copy the file itself")
     document = _read_json(path)
     if document.get("format") != FORMAT:
         raise AdapterError(
@@ -293,12 +300,12 @@ def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
         expected = Fingerprint.from_dict(recorded)
     except (KeyError, TypeError) as error:
         raise AdapterError("the recorded fingerprint is damaged", where=str(folder / OWN_NAME)) from error
-    difference = expected.difference(fingerprint(named_base_parameters(model)))
+    difference = expected.difference(base_fingerprint(model))
     if difference:
         raise AdapterError(
             f"the adapter was trained on another base ({own['base'].get('name')}): {difference}",
             where=str(folder),
-            fix="load the base that it was trained on",
+            fix="load the base that it was trained on (--model BASE), at the revision that it was trained on",
         )
 
 

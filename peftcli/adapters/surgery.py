@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from peftcli.adapters.base import Adapter, InitContext, Summary
-from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.config import MethodConfig, field_faults
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.registry import method, parse_method
 from peftcli.errors import AdapterError, Fault, RecipeError
@@ -46,10 +46,7 @@ def parse_config(section: str | Mapping[str, Any] | MethodConfig) -> MethodConfi
     except ValidationError as error:
         raise RecipeError(
             "wrong method fields",
-            faults=[
-                Fault(f"method.{'.'.join(map(str, item['loc']))}: {item['msg']} (found {item.get('input')!r})"[:300])
-                for item in error.errors()
-            ],
+            faults=[Fault(f"method: {fault}") for fault in field_faults(error)],
         ) from error
 
 

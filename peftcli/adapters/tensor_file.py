@@ -15,6 +15,7 @@ from torch import Tensor
 
 from peftcli import files
 from peftcli.errors import AdapterError
+from peftcli.models.own_files import file_fault
 
 MAX_TENSORS = 100_000
 """More than the adapters of 128 experts in each of 90 layers have."""
@@ -25,13 +26,10 @@ _VALUE_BYTES = {
 }  # fmt: skip
 
 
-def is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Key -> (dtype, shape) from a safetensors header, bounded, nothing else read. Raises `AdapterError`."""
-    if not is_plain_file(path):
+    fault = file_fault(path, path.parent)
+    if fault is not None:
         pickled = path.with_name("adapter_model.bin")
         if pickled.exists():
             raise AdapterError(
@@ -39,10 +37,9 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 where=str(pickled),
                 fix="convert it where you trust it: safetensors.torch.save_file(torch.load(..., weights_only=True), ...)",
             )
-        reason = "is a link" if path.is_symlink() else "is not there"
-        raise AdapterError(f"{path.name} {reason}", where=str(path), fix="get the adapter again")
+        raise AdapterError(f"{path.name} {fault}", where=str(path), fix="get the adapter again")
     size = path.stat().st_size
-    with files.storage_errors(path), path.open("rb") as stream:
+    with files.reading_errors(path), files.open_regular(path) as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(_HEADER_LIMIT_BYTES, size - 8) or length < 2:

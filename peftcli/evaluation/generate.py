@@ -66,7 +66,7 @@ def generate(
             asked = [prompts[index] for index in chosen]
             written = _write_batch(model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget))
             for index, ids in zip(chosen, written, strict=True):
-                answers[index] = _answer(_Decoder(tokenizer, prompts[index], stops), ids)
+                answers[index] = _answer(_Decoder(tokenizer, _context(model, prompts[index]), stops), ids)
             if progress:
                 progress(len(answers), len(prompts))
     return [answers[index] for index in range(len(prompts))]
@@ -78,7 +78,7 @@ def generate_stream(
     """One answer; `stream` receives its text in pieces, whose concatenation is the returned text."""
     check_fits(model, [prompt], config=config)
     with _writing(model, tokenizer, config, seed=seed) as stops:
-        decoder = _Decoder(tokenizer, prompt, stops)
+        decoder = _Decoder(tokenizer, _context(model, prompt), stops)
         written = _write_batch(
             model,
             [prompt],
@@ -187,11 +187,14 @@ def _write_batch(
 ) -> list[list[int]]:
     """At most `new_tokens` new ids of each prompt, up to the longest answer of the batch."""
     length = max(len(prompt) for prompt in prompts)
+    encoded = _is_encoder_decoder(model)
     input_ids = torch.full((len(prompts), length), pad, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
-        input_ids[row, length - len(prompt) :] = torch.as_tensor(list(prompt), dtype=torch.int64)
-        attention_mask[row, length - len(prompt) :] = 1
+        # a decoder goes on behind the prompt; an encoder counts its positions from the left
+        place = slice(0, len(prompt)) if encoded else slice(length - len(prompt), length)
+        input_ids[row, place] = torch.as_tensor(list(prompt), dtype=torch.int64)
+        attention_mask[row, place] = 1
     device = next(model.parameters()).device
     model.generation_config.max_new_tokens = new_tokens  # our own copy, see `_writing`
     output: Tensor = model.generate(
@@ -199,8 +202,18 @@ def _write_batch(
         attention_mask=attention_mask.to(device),
         streamer=streamer,
     )
-    new: list[list[int]] = output[:, length:].tolist()
+    # an encoder-decoder gives back its start token and the answer, without the prompt
+    new: list[list[int]] = output[:, 1 if encoded else length :].tolist()
     return new
+
+
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _context(model: Any, prompt: Sequence[int]) -> Sequence[int]:
+    """What an answer stands behind: the prompt, or nothing where a decoder begins a text of its own."""
+    return () if _is_encoder_decoder(model) else prompt
 
 
 class _Decoder:

@@ -17,10 +17,15 @@ from peftcli.errors import DataError, ModelError, RecipeError
 _MARK = "\u2042mark\u2042"
 
 
-def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a plain prompt: what the tokenizer puts in front of a text (BOS), the text, and nothing behind."""
+def encode_text(tokenizer: Any, text: str, *, whole: bool = False) -> list[int]:
+    """Ids of a plain prompt: what the tokenizer puts in front of a text (BOS), the text, and nothing behind.
+
+    `whole`: with what it puts behind, as the encoder of an encoder-decoder reads a text that has ended.
+    """
     bare: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer(text)["input_ids"]
+    if whole:
+        return full
     starts = range(len(full) - len(bare) + 1)
     start = next((start for start in starts if full[start : start + len(bare)] == bare), 0)
     return [*full[:start], *bare]
@@ -40,13 +45,18 @@ def encode_messages(
 
 
 def encode_prompt(
-    tokenizer: Any, prompt: str | Sequence[Message], *, system_prompt: str | None = None, chat: bool | None = None
+    tokenizer: Any,
+    prompt: str | Sequence[Message],
+    *,
+    system_prompt: str | None = None,
+    chat: bool | None = None,
+    whole: bool = False,
 ) -> list[int]:
     """Ids of what `peft generate` is asked: messages, or a text.
 
     `chat` says whether a text is one user message or is to be continued as it stands, which must be as the adapter was
     trained (prompt-completion and text rows are plain even where there is a template); None: a message where the
-    tokenizer has a chat template.
+    tokenizer has a chat template. `whole`: a plain text for an encoder.
     """
     if not isinstance(prompt, str):
         return encode_messages(tokenizer, prompt, system_prompt=system_prompt)
@@ -57,7 +67,7 @@ def encode_prompt(
             "generation.system_prompt has no effect on a plain text prompt",
             fix="remove it; a system message needs a chat template and an adapter that was trained on chats",
         )
-    return encode_text(tokenizer, prompt)
+    return encode_text(tokenizer, prompt, whole=whole)
 
 
 def encode_row(
@@ -67,6 +77,7 @@ def encode_row(
     where: str,
     system_prompt: str | None = None,
     chat: bool | None = None,
+    whole: bool = False,
 ) -> list[int]:
     """Ids of a row of `peft generate --input`: `prompt` (a text or messages) or `messages`, with `tools` if it likes.
 
@@ -74,7 +85,7 @@ def encode_row(
     """
     prompt = row.get("prompt", row.get("messages"))
     if isinstance(prompt, str):
-        return encode_prompt(tokenizer, prompt, system_prompt=system_prompt, chat=chat)
+        return encode_prompt(tokenizer, prompt, system_prompt=system_prompt, chat=chat, whole=whole)
     try:
         messages, _ = parse_messages(prompt) if prompt is not None else ([], [])
         while messages and messages[-1]["role"] == "assistant":

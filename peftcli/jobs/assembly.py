@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.base import InitContext
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import Encoded, TokenStore
 from peftcli.data.stream_order import StreamOrder
@@ -24,7 +24,7 @@ from peftcli.evaluation.registry import metric_facts
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
 from peftcli.models.device import start_peak_memory
-from peftcli.models.fingerprint import Fingerprint, fingerprint
+from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.structure import structure
 from peftcli.plan import Prepared
@@ -128,7 +128,7 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         accelerator=accelerator,
         blocks=tuple(structure(model).blocks.values()),
         model_memory_bytes=peak_memory_bytes(resolved.device),
-        base_fingerprint=fingerprint(named_base_parameters(model)),
+        base_fingerprint=base_fingerprint(model),
         quiet=quiet,
         progress=build_progress(quiet=quiet),
         trackers=_trackers(prepared, accelerator, folder),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,17 @@ from peftcli.adapters.storage import (
     adapter_files,
     install,
     load,
+    read_config,
     read_document,
+    read_own,
 )
 from peftcli.adapters.surgery import adapter_of, disabled, summary
 from peftcli.errors import AdapterError, RecipeError, StorageError
+from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.jobs.locating import Location, locate
 from peftcli.jobs.low_rank import LayerCut, LowRank, as_low_rank, values_of
-from peftcli.jobs.opening import auto_class_of, locate
 from peftcli.models.load import load_model
+from peftcli.models.own_files import is_own_file
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import embeddings_are_tied, input_embedding
 from peftcli.models.weights import weight_view
@@ -80,11 +83,31 @@ class _Given:
     folder: Path
     source: BaseSource
     auto_class: str
-    base_name: str
-    foreign: bool
+    location: Location | None
+    """None of an AdapterHub folder."""
 
     def base(self) -> nn.Module:
-        return load_model(self.source, auto_class=self.auto_class)
+        if self.location is None:
+            return load_model(self.source, auto_class=self.auto_class)
+        return load_base(self.location, self.source, auto_class=self.auto_class)
+
+    @property
+    def base_name(self) -> str:
+        """As the adapter names it; a folder whose name depends on where one stands by its whole path."""
+        recorded = None if self.location is None else self.location.recorded
+        if recorded is None or (self.source.is_local and recorded.startswith((".", "~"))):
+            return _shown(self.source)
+        return recorded
+
+    @property
+    def revision(self) -> str | None:
+        """Of a base from the Hub, as the adapter has it."""
+        return None if self.location is None else read_config(self.folder).get("revision")
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the adapter says to whoever uses it, such as how its prompts looked."""
+        return {} if self.location is None else dict(read_own(self.folder).get("notes") or {})
 
 
 def convert_adapter(
@@ -104,7 +127,7 @@ def convert_adapter(
     if output.exists():
         raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
     given = _given(Path(path).expanduser(), base)
-    if to == "peft" and not given.foreign:
+    if to == "peft" and given.location is not None:
         raise RecipeError(
             "the adapter is in this format already", where=str(given.folder), fix="--to lora, or use it as it is"
         )
@@ -130,15 +153,15 @@ def _given(path: Path, base: str | None) -> _Given:
     document = read_document(path) if (path / CONFIG_NAME).exists() else {}
     if not is_foreign(document):
         location = locate(path, base=base)
-        source = resolve_base(location.base, folder=location.base_folder)
-        return _Given(location.adapter, source, auto_class_of(location), _shown(source), foreign=False)
+        source = base_of(location)
+        return _Given(location.adapter, source, auto_class_of(location, source), location)
     name = base if base is not None else document.get("model_name")
     if not isinstance(name, str) or not name:
         raise AdapterError("the adapter does not say which base it belongs to", where=str(path), fix="add --model BASE")
     source = resolve_base(name, folder=Path.cwd() if base is not None else path)
     model_class = str(document.get("model_class", ""))
     auto_class = next((auto for end, auto in _HEADS.items() if model_class.endswith(end)), "AutoModelForCausalLM")
-    return _Given(path, source, auto_class, _shown(source), foreign=True)
+    return _Given(path, source, auto_class, None)
 
 
 def _shown(source: BaseSource) -> str:
@@ -178,10 +201,10 @@ def _written(
         kept_whole=tuple(low_rank.kept_whole) if low_rank else (),
         notes=_notes(adapter_of(model).config),
     )
-    notes: Mapping[str, Any] = {
+    notes = given.notes | {
         "converted": {"from": method, "relative_error": report.relative_error, "max_difference": difference}
     }
-    contents = adapter_files(model, base_name=given.base_name, notes=notes)
+    contents = adapter_files(model, base_name=given.base_name, revision=given.revision, notes=notes)
     with files.staged_folder(output) as staging:
         for name, data in contents.items():
             staging.write(name, data)
@@ -202,13 +225,12 @@ def _notes(config: MethodConfig) -> tuple[str, ...]:
 
 def _beside(given: _Given) -> list[Path]:
     """Tokenizer, template and generation config that lie beside an adapter of ours."""
-    if given.foreign:
+    if given.location is None:
         return []
     return [
         path
         for path in sorted(given.folder.iterdir())
-        if path.is_file()
-        and not path.is_symlink()
+        if is_own_file(path, given.folder)
         and path.name not in _OURS
         and path.suffix not in _ADAPTER_SUFFIXES
         and not path.name.startswith(".")

@@ -12,12 +12,13 @@ from typing import Any
 from peftcli import files
 from peftcli.adapters.storage import read_own
 from peftcli.adapters.surgery import disabled
-from peftcli.errors import DataError, Fault
+from peftcli.errors import AdapterError, DataError, Fault
 from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import generate, generate_stream
 from peftcli.evaluation.prompts import encode_row
 from peftcli.jobs.opening import Opened
+from peftcli.models.auto_class import WRITING
 
 INPUT_LIMIT_BYTES = 1 << 30
 MAX_FAULTS = 5
@@ -87,15 +88,43 @@ def _request(raw: bytes, where: str) -> Request | Fault:
     return Request(row, where)
 
 
+def require_writer(opened: Opened) -> None:
+    """Raises `AdapterError` for an adapter whose models do not write text."""
+    if opened.auto_class not in WRITING:
+        raise AdapterError(
+            f"the adapter is made for {type(opened.model).__name__}, which writes no text",
+            where=str(opened.location.adapter),
+            fix="`peft inspect` shows what it is",
+        )
+
+
+def chat_note(opened: Opened) -> str | None:
+    """What whoever talks to a model must know of it: an adapter that was trained on raw text never saw a conversation."""
+    if _prompt_style(opened) != "plain":
+        return None
+    return (
+        "this adapter was trained on raw text, not on conversations: the chat template is new to it; "
+        '`peft generate --prompt "..."` asks it as it was trained'
+    )
+
+
+def _prompt_style(opened: Opened) -> str | None:
+    """How prompts looked in training: `plain` or `chat`; None where nobody noted it."""
+    style = read_own(opened.location.adapter).get("notes", {}).get("prompt")
+    return style if style in ("plain", "chat") else None
+
+
 def prompt_ids(request: Request, opened: Opened, config: GenerationConfig) -> list[int]:
     """Token ids of a prompt, in the form that the adapter was trained on."""
-    style = read_own(opened.location.adapter).get("notes", {}).get("prompt")
+    require_writer(opened)
+    style = _prompt_style(opened)
     return encode_row(
         opened.tokenizer,
         request.row,
         where=request.origin,
         system_prompt=config.system_prompt,
         chat=None if style is None else style == "chat",
+        whole=opened.auto_class == WRITING[1],
     )
 
 
@@ -134,6 +163,7 @@ def chat_turns(
     seed: int = 0,
 ) -> Iterator[Turn]:
     """A conversation: one turn for each message, the history carried on."""
+    require_writer(opened)
     conversation = Conversation()
     for number, message in enumerate(messages):
         turn = take_turn(

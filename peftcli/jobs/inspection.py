@@ -15,8 +15,9 @@ from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, load, read_confi
 from peftcli.adapters.surgery import adapter_of, summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, MergeError, ModelError, PeftcliError
-from peftcli.jobs.opening import Location, auto_class_of, locate, read_record
-from peftcli.models.load import load_config, load_model
+from peftcli.jobs.adapter_base import base_of, load_base
+from peftcli.jobs.locating import Location, locate, read_record
+from peftcli.models.load import load_config
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.weights import is_linear, weight_view
 
@@ -93,8 +94,7 @@ def _count(shape: tuple[int, ...]) -> int:
 
 def _updates(location: Location) -> tuple[tuple[UpdateFacts, ...], tuple[str, ...]]:
     try:
-        source = resolve_base(location.base, folder=location.base_folder)
-        model = load_model(source, auto_class=auto_class_of(location))
+        model = load_base(location, base_of(location))
         load(model, location.adapter)
     except PeftcliError as error:
         return (), (f"no update norms: {error.message}",)

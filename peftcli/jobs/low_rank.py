@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from peftcli.adapters.base import FILE_PREFIX
 from peftcli.adapters.layers import named_base_modules
 from peftcli.errors import AdapterError
+from peftcli.models.load import new_head_keys
 from peftcli.models.structure import embeddings_are_tied, input_embedding, output_embedding
 from peftcli.models.weights import is_linear, weight_view
 
@@ -83,11 +84,14 @@ def as_low_rank(model: nn.Module, before: Values, *, r: int | None, tied_before:
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     biases: dict[str, Tensor] = {}
     cuts, whole = [], []
+    # a head that the base's files do not hold is another one each time: a change of it says nothing
+    drawn = set(new_head_keys(model))
     for path, module in modules.items():
         changed = _changes(path, module, before)
         if not changed or module is head:
             continue
-        if not isinstance(module, nn.Embedding) and not is_linear(module):
+        is_drawn = any(f"{path}.{name}" in drawn for name in changed)
+        if is_drawn or not (isinstance(module, nn.Embedding) or is_linear(module)):
             _check_whole(path, changed)
             whole.append(path)
             continue

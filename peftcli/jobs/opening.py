@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from peftcli import files
-from peftcli.adapters.storage import CONFIG_NAME, load, read_config, read_own
-from peftcli.errors import AdapterError, CheckpointError, RecipeError
+from peftcli.adapters.storage import load
+from peftcli.adapters.surgery import adapter_of
+from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
-from peftcli.models.load import DTYPES, load_model, load_tokenizer
-from peftcli.models.source import BaseSource, resolve_base
+from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.jobs.locating import RECIPE_NAME, Location, locate
+from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
+from peftcli.models.own_files import is_there
+from peftcli.models.source import BaseSource
 from peftcli.plan import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
 
-RECIPE_NAME = "recipe.yaml"
-RECORD_NAME = "run.json"
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where things lie: the adapter folder, and the run around it if there is one."""
-
-    adapter: Path
-    run: Path | None
-    base: str
-    """As recorded, or as the command was told."""
-    base_folder: Path
-    """What a relative base is relative to."""
-    record: dict[str, Any]
-    """`run.json`, empty for a bare adapter."""
+__all__ = [
+    "Location", "Opened", "Writing", "adapter_tokenizer", "auto_class_of", "locate", "open_adapter", "run_recipe",
+    "writing_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,73 +38,7 @@ class Opened:
     source: BaseSource
     dtype: torch.dtype
     device: str
-
-
-def locate(path: str | Path, *, base: str | None = None) -> Location:
-    """Finds the adapter in a run or adapter folder, and the base that it belongs to.
-
-    Raises `AdapterError` (nothing there), `CheckpointError` (the run wrote no adapter).
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise AdapterError("no such run or adapter folder", where=str(path), fix="check the path")
-    if not path.is_dir():
-        raise AdapterError("this is a file, not a run or adapter folder", where=str(path), fix="name the folder")
-    if (path / CONFIG_NAME).exists():
-        run = path.parent if (path.parent / RECORD_NAME).is_file() else None
-        return _located(path, run, base)
-    if (path / RECORD_NAME).is_file() or (path / RECIPE_NAME).is_file():
-        adapter = path / "adapter"
-        if not (adapter / CONFIG_NAME).exists():
-            seeds = sorted(found.name for found in path.glob("seed-*") if found.is_dir())
-            if seeds:
-                raise AdapterError(
-                    f"this run holds an adapter for each of {len(seeds)} seeds",
-                    where=str(path),
-                    fix=f"name one of them, for instance {path / seeds[0]}",
-                )
-            raise CheckpointError(
-                "the run has not written an adapter", where=str(path), fix="`peft resume` it, or train again"
-            )
-        return _located(adapter, path, base)
-    raise AdapterError("neither a run nor an adapter lies here", where=str(path), fix="name a run or adapter folder")
-
-
-def _located(adapter: Path, run: Path | None, base: str | None) -> Location:
-    record = read_record(run) if run is not None else {}
-    if base is not None:
-        return Location(adapter, run, base, Path.cwd(), record)
-    recorded = (read_own(adapter).get("base") or {}).get("name") or read_config(adapter).get("base_model_name_or_path")
-    if not isinstance(recorded, str) or not recorded:
-        raise AdapterError(
-            "the adapter does not say which base it belongs to", where=str(adapter), fix="add --model BASE"
-        )
-    return Location(adapter, run, recorded, adapter, record)
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """`run.json` as plain JSON; empty while a run has not written one."""
-    path = run / RECORD_NAME
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(files.read_bounded(path, limit_bytes=64 << 20))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("run.json is damaged", where=str(path), fix="train again") from error
-    if not isinstance(record, dict) or not _is_usable(record):
-        raise CheckpointError("run.json is damaged", where=str(path), fix="train again")
-    return record
-
-
-def _is_usable(record: dict[str, Any]) -> bool:
-    """Whether the parts that are used beyond reports are what we write."""
-    settings, samples = record.get("settings", {}), record.get("samples", [])
-    return (
-        isinstance(settings, dict)
-        and str(settings.get("dtype", "float32")) in DTYPES
-        and isinstance(samples, list)
-        and all(isinstance(sample, dict) and isinstance(sample.get("prompt"), str) for sample in samples)
-    )
+    auto_class: str
 
 
 def run_recipe(location: Location, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -135,36 +58,33 @@ def open_adapter(
     location = locate(path, base=base)
     torch.set_num_threads(resolve_threads(threads))
     where = resolve_device(device)
-    source = resolve_base(location.base, folder=location.base_folder)
     dtype = DTYPES[str(location.record.get("settings", {}).get("dtype", "float32"))]
-    model = load_model(source, dtype=dtype, device=where, auto_class=auto_class_of(location))
+    source = base_of(location)
+    auto_class = auto_class_of(location, source)
+    model = load_base(location, source, auto_class=auto_class, dtype=dtype, device=where)
     load(model, location.adapter)
-    return Opened(location, model, adapter_tokenizer(location, source), source, dtype, where)
+    _require_known_head(model, location)
+    return Opened(location, model, adapter_tokenizer(location, source), source, dtype, where, auto_class)
 
 
-def auto_class_of(location: Location) -> str:
-    """The auto class of the adapter's task, from `task_type` of its file."""
-    task_type = read_config(location.adapter).get("task_type")
-    return {
-        "SEQ_CLS": "AutoModelForSequenceClassification",
-        "TOKEN_CLS": "AutoModelForTokenClassification",
-        "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    }.get(str(task_type), "AutoModelForCausalLM")
+def _require_known_head(model: nn.Module, location: Location) -> None:
+    """A head that neither the base nor the adapter holds was drawn at random: its answers mean nothing."""
+    held = {entry.key for entry in adapter_of(model).entries()}
+    unknown = [key for key in new_head_keys(model) if not any(name.endswith(f".{key}") for name in held)]
+    if unknown:
+        raise AdapterError(
+            f"neither the base nor the adapter holds the head `{unknown[0]}`",
+            where=str(location.adapter),
+            fix="name the base that has it: --model BASE",
+        )
 
 
 def adapter_tokenizer(location: Location, source: BaseSource) -> PreTrainedTokenizerBase:
     """The tokenizer and template frozen beside the adapter; the base's where the folder holds none."""
-    _refuse_links(location.adapter)
-    if (location.adapter / "tokenizer.json").is_file():
+    if is_there(location.adapter / "tokenizer.json"):
         frozen = BaseSource(str(location.adapter), str(location.adapter), None, location.adapter)
         return load_tokenizer(frozen)
     return load_tokenizer(source)
-
-
-def _refuse_links(folder: Path) -> None:
-    links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
-    if links:
-        raise AdapterError(f"{links[0]} is a link", where=str(folder), fix="copy the file itself")
 
 
 @dataclass(frozen=True)

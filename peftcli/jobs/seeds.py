@@ -14,8 +14,8 @@ from peftcli.errors import Interrupted, PeftcliError, exit_code_of
 from peftcli.evaluation.result import Verdict
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import gate_results
+from peftcli.jobs.locating import read_record
 from peftcli.jobs.locking import inputs_of, with_results
-from peftcli.jobs.opening import read_record
 from peftcli.jobs.run_folder import RECIPE_NAME, RECORD_NAME, write_recipe
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, read_lock, write_lock

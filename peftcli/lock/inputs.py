@@ -18,6 +18,7 @@ from peftcli.lock.environment import describe
 from peftcli.lock.places import relative
 from peftcli.lock.used_packages import package_versions
 from peftcli.models.fingerprint import Fingerprint
+from peftcli.models.load import fetch_weights
 from peftcli.models.snapshot import snapshot
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
@@ -94,6 +95,8 @@ def _with_relative_paths(value: Any, folder: Path) -> Any:
 
 def _base(prepared: Prepared, folder: Path, loaded: LoadedBase | None) -> BaseLock:
     name = prepared.loaded.recipe.model.base
+    # whoever locks or checks a lock has not loaded them yet: what is not here would be missing from the lock
+    fetch_weights(prepared.source)
     found = snapshot(prepared.source)
     return BaseLock(
         name=relative(name, folder) if os.path.isabs(name) else name,

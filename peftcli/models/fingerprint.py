@@ -1,22 +1,29 @@
 """What a base model is, in a few bytes, so that an adapter is never put on another base unnoticed.
 
-Two hashes over name and shape of every parameter: `exact` also covers every bit of every weight in its stored type;
-`coarse` covers 64 values a tensor rounded to bfloat16, so that a float32 and a bfloat16 copy of one model agree.
+Hashes (SHA-256) over name, shape and every value of every parameter:
+
+    structure   names and shapes only
+    exact       the bits of each value in the type that it was loaded in
+    coarse      each value rounded to bfloat16, so that a float32 and a bfloat16 copy of one model agree
+    half        each value rounded to float16, the same for a float16 copy
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-SAMPLES_PER_TENSOR = 64
-_INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+SCHEME = "2"
+"""Of how the hashes are made: only those of one scheme are compared."""
+_PIECE = 1 << 22
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -25,75 +32,76 @@ class Fingerprint:
 
     structure: str
     coarse: str
+    half: str
     exact: str
     dtype: str
+    """The type of most values."""
+    scheme: str = SCHEME
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Fingerprint:
-        return cls(**{key: str(value[key]) for key in ("structure", "coarse", "exact", "dtype")})
+        """Raises `KeyError` where a part is missing. An older record compares by its structure alone."""
+        scheme = str(value.get("scheme", "1"))
+        names = (
+            ("structure", "exact", "dtype") if scheme != SCHEME else ("structure", "coarse", "half", "exact", "dtype")
+        )
+        found = {key: str(value[key]) for key in names}
+        return cls(**({"coarse": "", "half": ""} | found), scheme=scheme)
 
     def difference(self, other: Fingerprint) -> str | None:
-        """None when both can be the same model; else what differs, as a phrase."""
+        """None when both can be the same model; else what differs, as a phrase.
+
+        Of values in different types those count as equal that rounding to 16 bits makes equal, every one of them.
+        """
         if self.structure != other.structure:
             return "names or shapes of the parameters differ"
+        if self.scheme != other.scheme:
+            return None
+        if self.exact == other.exact:
+            return None
         if self.dtype == other.dtype:
-            return None if self.exact == other.exact else "the weights differ"
-        if "float16" in (self.dtype, other.dtype):
-            return None  # float16 rounds values that bfloat16 rounds elsewhere: not comparable
-        return None if self.coarse == other.coarse else "the weights differ"
+            return "the weights differ"
+        if self.coarse == other.coarse or self.half == other.half:
+            return None
+        if {self.dtype, other.dtype} == {"bfloat16", "float16"}:
+            return "the weights differ, or cannot be told equal in bfloat16 and float16: load them in float32"
+        return "the weights differ"
 
 
 def fingerprint(parameters: Iterable[tuple[str, Tensor]]) -> Fingerprint:
-    """Fingerprint of named parameters. Exact and independent of thread count: only integer sums are taken."""
-    structure, coarse, exact = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    dtypes: dict[str, int] = {}
+    """Fingerprint of named parameters. Exact, and the same on every device and with any number of threads."""
     ordered = sorted(parameters, key=lambda item: item[0])
-    # everything is queued on the device first and fetched in one go: it is waited for once, not once a tensor
-    samples = _on_host([_sample(tensor) for _, tensor in ordered])
-    sums = _on_host([_bit_sums(tensor) for _, tensor in ordered])
-    for (name, tensor), sample, both in zip(ordered, samples, sums, strict=True):
-        head = json.dumps([name, list(tensor.shape)]).encode()
-        structure.update(head)
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        dtypes[dtype] = dtypes.get(dtype, 0) + tensor.numel()
-        coarse.update(head + sample.view(torch.int16).numpy().tobytes())
-        exact.update(head + dtype.encode() + both.numpy().astype("<i8").tobytes())
+    structure, coarse, half, exact = (hashlib.sha256() for _ in range(4))
+    dtypes: dict[str, int] = {}
+    # hashing lets go of the interpreter: tensors are hashed side by side
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+        for (name, tensor), hashes in zip(ordered, pool.map(_hashes, (tensor for _, tensor in ordered)), strict=True):
+            head = json.dumps([name, list(tensor.shape)]).encode()
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            dtypes[dtype] = dtypes.get(dtype, 0) + tensor.numel()
+            structure.update(head)
+            exact.update(head + dtype.encode() + hashes[0])
+            coarse.update(head + hashes[1])
+            half.update(head + hashes[2])
     main_dtype = max(dtypes, key=lambda key: dtypes[key]) if dtypes else "none"
-    return Fingerprint(structure.hexdigest(), coarse.hexdigest(), exact.hexdigest(), main_dtype)
+    return Fingerprint(structure.hexdigest(), coarse.hexdigest(), half.hexdigest(), exact.hexdigest(), main_dtype)
 
 
-def _on_host(tensors: list[Tensor]) -> list[Tensor]:
-    """Flat tensors of one type on the CPU, those of each device by a single copy."""
-    found = list(tensors)
-    for device in {tensor.device for tensor in tensors if tensor.device.type != "cpu"}:
-        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
-        joined = torch.cat([tensors[place] for place in places]).cpu()
-        for place, part in zip(places, joined.split([tensors[place].numel() for place in places]), strict=True):
-            found[place] = part
-    return found
+def _hashes(tensor: Tensor) -> tuple[bytes, bytes, bytes]:
+    """Digests of a tensor's values as they are, in bfloat16 and in float16."""
+    digests = {dtype: hashlib.sha256() for dtype in dict.fromkeys((tensor.dtype, *_HALVES))}
+    for piece in _pieces(tensor):
+        for dtype, digest in digests.items():
+            digest.update(piece.to(dtype).view(torch.uint8).numpy().data)
+    found = {dtype: digest.digest() for dtype, digest in digests.items()}
+    return found[tensor.dtype], found[torch.bfloat16], found[torch.float16]
 
 
-def _sample(tensor: Tensor) -> Tensor:
-    """Evenly spaced values in bfloat16, on the tensor's device."""
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """The values in order, flat, on the CPU; a piece at a time, so that a large table is not held in three types."""
     flat = tensor.detach().reshape(-1)
-    step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
-    return flat[::step][:SAMPLES_PER_TENSOR].to(torch.bfloat16).contiguous()
-
-
-def _bit_sums(tensor: Tensor) -> Tensor:
-    """Two sums of the raw bits modulo 2**64, one weighted by position, so that a swap of two values shows.
-
-    (2,) int64 on the tensor's device, where sums wrap around.
-    """
-    flat = tensor.detach().contiguous().reshape(-1)
-    bits = flat.view(_INTEGER_OF_SIZE[flat.element_size()])
-    sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    chunk = 1 << 22
-    for start in range(0, bits.numel(), chunk):
-        part = bits[start : start + chunk].to(torch.int64)
-        positions = torch.arange(start, start + part.numel(), device=part.device, dtype=torch.int64)
-        sums += torch.stack([part.sum(), (part * (positions % 65521 + 1)).sum()])
-    return sums
+    for start in range(0, flat.numel(), _PIECE):
+        yield flat[start : start + _PIECE].cpu()

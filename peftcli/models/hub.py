@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -14,6 +13,7 @@ _SMALL_PATTERNS = [
     "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm", "*.codes", "*.bpe", "*.vocab", "*.tokenizer",
     "tokenizer.model*",
 ]  # fmt: skip
+_known: dict[tuple[str, str | None, str], Path] = {}
 _DEEPER = ["*/*.json", "*/*.txt", "*/*.model", "*/*.tiktoken"]
 
 
@@ -22,7 +22,7 @@ def cached_folder(source: BaseSource, *, weights: bool) -> Path:
 
     `weights`: with the files that hold them. Raises what huggingface_hub raises.
     """
-    folder = _small_files(source.location, source.revision, constants.HF_HUB_CACHE)
+    folder = _small_files(source)
     if not weights:
         return folder
     config = read_config_file(folder / CONFIG_NAME)
@@ -33,11 +33,22 @@ def cached_folder(source: BaseSource, *, weights: bool) -> Path:
     return folder
 
 
-@functools.lru_cache(maxsize=16)
-def _small_files(location: str, revision: str | None, cache: str) -> Path:
+def known_folder(source: BaseSource) -> Path | None:
+    """The folder that this process has read a Hub base from; None where it has read none yet."""
+    return _known.get((source.location, source.revision, constants.HF_HUB_CACHE))
+
+
+def _small_files(source: BaseSource) -> Path:
     """A branch is looked up once: configuration, tokenizer and weights are then of one commit, whatever is pushed."""
-    found = snapshot_download(location, revision=revision, allow_patterns=_SMALL_PATTERNS, ignore_patterns=_DEEPER)
-    return Path(found)
+    found = known_folder(source)
+    if found is None or not found.is_dir():
+        found = Path(
+            snapshot_download(
+                source.location, revision=source.revision, allow_patterns=_SMALL_PATTERNS, ignore_patterns=_DEEPER
+            )
+        )
+        _known[source.location, source.revision, constants.HF_HUB_CACHE] = found
+    return found
 
 
 def _fetch(location: str, commit: str, names: list[str]) -> None:

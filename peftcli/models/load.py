@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from peftcli.errors import DeviceError, HubError, ModelError
 from peftcli.models.device import loading_options
+from peftcli.models.hub import cached_folder
 from peftcli.models.quantized import packed_type, quantization_of, quantized_base
 from peftcli.models.source import CONFIG_NAME, BaseSource, code_places, code_refused
 from peftcli.models.view import Shown, shown_folder
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_NEW_HEADS = "_peftcli_new_heads"
 
 
 @contextlib.contextmanager
@@ -94,8 +97,7 @@ def _config_of(source: BaseSource, shown: Shown) -> PretrainedConfig:
     """Reads `config.json` of the shown folder; a base whose code or storage is not ours is refused here, once."""
     document = shown.config
     where = source.location if source.is_local else None
-    built_in = document.get("model_type") in CONFIG_MAPPING_NAMES
-    if not built_in and (places := code_places(document)):
+    if places := code_places(document, CONFIG_MAPPING_NAMES):
         raise code_refused(Path(source.location) / CONFIG_NAME, "auto_map", places[0])
     if (storage := quantization_of(document)) is not None:
         raise quantized_base(source.name, storage, where)
@@ -119,6 +121,13 @@ def load_tokenizer(source: BaseSource, *, chat_template: str | None = None) -> P
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def fetch_weights(source: BaseSource) -> None:
+    """Brings the weights of a Hub base into the local cache, where they are not there yet; reads none of them."""
+    if not source.is_local:
+        with _loading(source, "the weights"):
+            cached_folder(source, weights=True)
 
 
 def _auto_class(name: str) -> Any:
@@ -166,15 +175,26 @@ def load_model(
             output_loading_info=True,
             **extra,
         )
+    # it was read from a folder of links; whoever saves it is to name where it really lies
     model.name_or_path = source.location
-    model.config._name_or_path, model.config._commit_hash = config._name_or_path, config._commit_hash
-    _check_complete(source, model, report)
+    if (own := getattr(model, "config", None)) is not None:
+        own._name_or_path, own._commit_hash = config._name_or_path, config._commit_hash
+    model.__dict__[_NEW_HEADS] = _check_complete(source, model, report)
+    if code_places(shown.config):
+        _check_nothing_left(source, report)
     moved: nn.Module = model.to(device).eval()
     return moved
 
 
-def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]) -> None:
-    """transformers fills missing weights at random and only warns: for a base that is silent wrongness."""
+def new_head_keys(model: nn.Module) -> tuple[str, ...]:
+    """Weights of a task head that the base did not hold: they were drawn at random when it was loaded."""
+    found: tuple[str, ...] = model.__dict__.get(_NEW_HEADS, ())
+    return found
+
+
+def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]) -> tuple[str, ...]:
+    """transformers fills missing weights at random and only warns: for a base that is silent wrongness. Returns the
+    weights of new task heads."""
     missing = sorted(report.get("missing_keys", ()))
     backbone_prefix = getattr(model, "base_model_prefix", "")
     essential = [key for key in missing if not _is_new_head(key, backbone_prefix, model)]
@@ -184,6 +204,18 @@ def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]
             f"{source.name} lacks {len(essential)} of its weights: {shown}",
             where=source.location if source.is_local else None,
             fix="download the model again",
+        )
+    return tuple(missing)
+
+
+def _check_nothing_left(source: BaseSource, report: dict[str, Any]) -> None:
+    """A checkpoint that came with code of its own is opened by the family's class: right only if that uses all of it."""
+    left = sorted(report.get("unexpected_keys", ()))
+    if left:
+        raise ModelError(
+            f"{source.name} has {len(left)} weights for code of its own, which transformers' class does not use: {left[0]}",
+            where=source.location if source.is_local else None,
+            fix="use a release of the model in transformers' own format",
         )
 
 

@@ -17,16 +17,13 @@ _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 def file_fault(file: Path, folder: Path) -> str | None:
     """Why `file`, which lies under `folder`, is not to be read, as a phrase behind its name; None where it may be."""
     try:
-        real = file.resolve(strict=True)
-        mode = real.stat().st_mode
+        real, home, is_link = file.resolve(strict=True), folder.resolve(), file.is_symlink()
+        is_regular = stat.S_ISREG(real.stat().st_mode)
     except (OSError, RuntimeError, ValueError):
-        return "is a link that leads nowhere" if file.is_symlink() else "is missing"
-    if not stat.S_ISREG(mode):
-        return "is not a regular file"
-    home = folder.resolve()
-    if real.is_relative_to(home) or _is_cached_blob(real, home):
-        return None
-    return "is a link that leads outside the folder"
+        return "is a link that leads nowhere" if os.path.islink(file) else "is missing"
+    if not (real.is_relative_to(home) or _is_cached_blob(real, home)):
+        return "is a link that leads outside the folder" if is_link else "lies in a linked folder outside"
+    return None if is_regular else "is not a regular file"
 
 
 def is_own_file(file: Path, folder: Path) -> bool:

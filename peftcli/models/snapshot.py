@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from peftcli.errors import Fault, ModelError
+from peftcli.models.hub import known_folder
 from peftcli.models.own_files import file_fault
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_model_config
 from peftcli.models.weight_files import NOT_TRUSTED, weight_names
@@ -51,6 +52,9 @@ def snapshot(source: BaseSource) -> Snapshot:
 def _cached_folder(source: BaseSource) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
+    known = known_folder(source)
+    if known is not None:
+        return known
     found = try_to_load_from_cache(source.location, CONFIG_NAME, revision=source.revision)
     if not isinstance(found, str):
         raise ModelError(f"{source.name} is not in the local cache", fix="load it once, for instance by `peft plan`")

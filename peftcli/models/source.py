@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,14 @@ def read_config_file(file: Path) -> dict[str, Any]:
     return config
 
 
-def code_places(config: Mapping[str, Any]) -> list[str]:
-    """Where a configuration names classes of the model's own (`auto_map`). They count only where transformers does not
-    have the family itself; whoever loads a model decides that, since it takes transformers to know."""
-    return [where for where, section in _sections(config, "config.json") if "auto_map" in section]
+def code_places(config: Mapping[str, Any], families: Container[str] = ()) -> list[str]:
+    """Where a configuration names classes of the model's own (`auto_map`) for a family that is not among `families`:
+    transformers never looks at them for one that it has itself."""
+    return [
+        where
+        for where, section in _sections(config, "config.json")
+        if "auto_map" in section and section.get("model_type") not in families
+    ]
 
 
 def code_refused(file: Path, key: str, where: str) -> ModelError:

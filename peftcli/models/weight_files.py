@@ -30,8 +30,10 @@ def weight_names(folder: Path, config: Mapping[str, Any]) -> list[str]:
     entry = entry_name(folder, config)
     if entry is None:
         return []
-    if not entry.endswith(_INDEX_SUFFIX):
-        return [entry]
+    return _index_and_shards(folder, entry) if entry.endswith(_INDEX_SUFFIX) else [entry]
+
+
+def _index_and_shards(folder: Path, entry: str) -> list[str]:
     fault = file_fault(folder / entry, folder)
     if fault is not None:
         raise ModelError(f"{entry} {fault}", where=str(folder / entry), fix=_AGAIN)
@@ -81,6 +83,9 @@ def check_weight_files(folder: Path, config: Mapping[str, Any]) -> None:
     names = weight_names(folder, config)
     if not names:
         raise _none_here(folder)
+    if names == [SINGLE_NAME] and is_there(folder / INDEX_NAME):
+        # not read, but whoever put it there means it to be: a folder that contradicts itself is not opened
+        names = [SINGLE_NAME, *_index_and_shards(folder, INDEX_NAME)]
     faults = [
         Fault(f"{name} {fault}", str(folder / name), _AGAIN if fault == "is missing" else NOT_TRUSTED)
         for name in names

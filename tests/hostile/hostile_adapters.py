@@ -104,7 +104,13 @@ def evil_base(folder: Path, scene: Scene) -> None:
     base = scene.base()
     path = base / "config.json"
     path.write_text(
-        json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}})
+        json.dumps(
+            {
+                **json.loads(path.read_text()),
+                "model_type": "evil",
+                "auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"},
+            }
+        )
     )
     (base / "modeling_evil.py").write_text(PYTHON_PAYLOAD)
     (folder / "peftcli.json").unlink()

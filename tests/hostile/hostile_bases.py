@@ -94,7 +94,7 @@ def case(
 BENIGN = Case("base", "base", base(lambda folder, scene: None), frozenset({0}), (), TRAIN)
 
 BASES = [
-    case("auto_map", config(auto_map={"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}), "run its own code"),
+    case("auto_map of a family that is built in", config(auto_map={"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}), codes=frozenset({0}), command=TRAIN),
     case("auto_map of an unknown family", config(model_type="evil", auto_map={"AutoConfig": "configuration_evil.Evil"}), "run its own code"),
     case("auto_map inside", config(text_config={"auto_map": {"AutoModel": "modeling_evil.Evil"}}), "run its own code"),
     case("auto_map deep inside", config(a={"b": {"c": {"d": {"e": {"f": {"auto_map": {"AutoModel": "modeling_evil.Evil"}}}}}}}), "run its own code"),

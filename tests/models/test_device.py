@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,30 +158,6 @@ def test_every_way_of_running_out_of_memory_is_known(error: BaseException) -> No
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError("out of memory")])
 def test_other_faults_are_none(error: BaseException) -> None:
     assert not devices.is_out_of_memory(error)
-
-
-def test_the_fingerprint_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of another device are joined before they are fetched: a copy for the samples and one for the sums."""
-    from peftcli.models import fingerprint as module
-
-    fetched: list[int] = []
-    parts = [torch.arange(3), torch.arange(5), torch.arange(0), torch.arange(2)]
-
-    class Far:
-        def __init__(self, tensor: torch.Tensor) -> None:
-            self.tensor, self.device = tensor, torch.device("cuda", 0)
-
-        def numel(self) -> int:
-            return self.tensor.numel()
-
-    def cat(tensors: list[Far]) -> Any:
-        joined = torch.concatenate([far.tensor for far in tensors])
-        return SimpleNamespace(cpu=lambda: fetched.append(len(joined)) or joined)
-
-    monkeypatch.setattr(module.torch, "cat", cat)
-    found = module._on_host([Far(part) for part in parts])  # type: ignore[misc]
-    assert fetched == [10]
-    assert all(torch.equal(one, other) for one, other in zip(found, parts, strict=True))
 
 
 def test_the_fingerprint_of_the_built_in_base_is_what_it_was() -> None:

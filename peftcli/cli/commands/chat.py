@@ -25,13 +25,15 @@ def command(
 
     Example:  peft chat runs/first --set generation.max_new_tokens=100
     """
-    from peftcli.jobs.generate import chat_turns
+    from peftcli.jobs.generate import chat_note, chat_turns
     from peftcli.jobs.opening import open_adapter, writing_of
 
     opened = open_adapter(path, base=model)
     writing = writing_of(opened.location, overrides or ())
     for warning in writing.warnings:
         say(f"warning: {warning}")
+    if (note := chat_note(opened)) is not None:
+        say(f"note: {note}", quiet=quiet)
     plain = _Writer("base>  ", silent=as_json)
     tuned = _Writer("tuned> ", silent=as_json, after=plain)
     turns = []

@@ -1,0 +1,153 @@
+"""The base that an adapter belongs to: where it lies, at which revision, and which model class the adapter was made for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftcli import files
+from peftcli.adapters.storage import TENSORS_NAME, read_config, read_own
+from peftcli.adapters.tensor_file import read_header
+from peftcli.errors import AdapterError, HubError, ModelError
+from peftcli.jobs.locating import Location
+from peftcli.models.auto_class import auto_class_with
+from peftcli.models.load import load_config, load_model, meta_model
+from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
+from peftcli.models.structure import structure
+
+_OTHER_BASE = "name it, or another copy of it: --model BASE"
+_CLASS_OF_TASK = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+"""The reference's task types."""
+_LABELLING = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+
+
+# -- where it lies -----------------------------------------------------------------------------------------------
+
+
+def base_of(location: Location) -> BaseSource:
+    """The base, at the revision that the adapter was made for.
+
+    A relative path is looked for in the working directory (as the reference does), beside the adapter folder and in it.
+    Raises `AdapterError` where none is recorded, none of them exists, or they are different folders.
+    """
+    base = location.base
+    if base is None:
+        raise AdapterError(
+            "the adapter does not say which base it belongs to", where=str(location.adapter), fix="add --model BASE"
+        )
+    if location.told or base.startswith(BUILTIN_PREFIX):
+        return resolve_base(base, folder=Path.cwd(), revision=location.revision)
+    found = _recorded_folder(base, location)
+    if found is not None:
+        return resolve_base(str(found), folder=Path.cwd())
+    return BaseSource(base, base, location.revision, None)
+
+
+def _recorded_folder(base: str, location: Location) -> Path | None:
+    """The folder that a recorded name means; None where it is a name of the Hub."""
+    adapter = location.adapter.absolute()
+    places = [place / Path(base).expanduser() for place in (Path.cwd(), adapter.parent, adapter)]
+    there = list(dict.fromkeys(place.resolve() for place in places if place.is_dir()))
+    if len(there) > 1:
+        raise AdapterError(
+            f"the adapter's base {base} is there twice: {there[0]} and {there[1]}",
+            where=str(location.adapter),
+            fix="say which one: --model BASE",
+        )
+    if there:
+        return there[0]
+    # what is beside the adapter decides nothing here: a name with at most one slash is then one of the Hub
+    if not files.names_a_path(base, adapter / "nowhere"):
+        return None
+    tried = ", ".join(dict.fromkeys(str(place.parent.resolve() / place.name) for place in places))
+    raise AdapterError(
+        f"the adapter's base {base} is gone: looked for {tried}", where=str(location.adapter), fix=_OTHER_BASE
+    )
+
+
+@contextlib.contextmanager
+def model_option_named(location: Location) -> Iterator[None]:
+    """Adds the way out to the error of a recorded base that cannot be had."""
+    try:
+        yield
+    except (HubError, ModelError) as error:
+        if location.told or isinstance(error, AdapterError) or len(error.faults) > 1:
+            raise
+        only = error.faults[0]
+        fix = _OTHER_BASE if only.fix is None else f"{only.fix}; or {_OTHER_BASE}"
+        raise type(error)(only.message, where=only.where, fix=fix) from error
+
+
+# -- which model class -------------------------------------------------------------------------------------------
+
+
+def auto_class_of(location: Location, source: BaseSource | None = None) -> str:
+    """The auto class of the models that the adapter was made for: of its task type, else of the class that it names, else
+    of the base's own architecture. Raises `AdapterError` for a task type or class that nobody has."""
+    config = read_config(location.adapter)
+    task_type = config.get("task_type")
+    if task_type is not None:
+        return _class_of_task(task_type, location)
+    named = (config.get("auto_mapping") or {}).get("base_model_class") or read_own(location.adapter).get("model_class")
+    if isinstance(named, str):
+        found = auto_class_with(named)
+        if found is None:
+            raise AdapterError(
+                f"the adapter was made for a {named}, which transformers does not have", where=str(location.adapter)
+            )
+        return found
+    with model_option_named(location):
+        architectures = load_config(source or base_of(location)).architectures or []
+    return next((found for name in architectures if (found := auto_class_with(str(name)))), "AutoModelForCausalLM")
+
+
+def _class_of_task(task_type: Any, location: Location) -> str:
+    if task_type in _CLASS_OF_TASK:
+        return _CLASS_OF_TASK[task_type]
+    raise AdapterError(
+        f"`task_type` is {str(task_type)[:40]!r}",
+        where=str(location.adapter),
+        fix=f"one of {', '.join(_CLASS_OF_TASK)}",
+    )
+
+
+def load_base(
+    location: Location,
+    source: BaseSource,
+    *,
+    auto_class: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> nn.Module:
+    """The plain base of the class that the adapter was made for, with as many labels as its head has."""
+    with model_option_named(location):
+        auto_class = auto_class or auto_class_of(location, source)
+        labels = _num_labels(location, source, auto_class) if auto_class in _LABELLING else None
+        return load_model(source, auto_class=auto_class, dtype=dtype, device=device, num_labels=labels)
+
+
+def _num_labels(location: Location, source: BaseSource, auto_class: str) -> int | None:
+    """Rows of the last layer of a head that the adapter's file holds whole; None where it holds none."""
+    meta = meta_model(source, auto_class=auto_class)
+    rows = meta.config.num_labels  # type: ignore[union-attr]
+    heads = structure(meta).heads
+    last = [
+        path
+        for path, module in meta.named_modules()
+        if getattr(module, "out_features", None) == rows and any(f"{path}.".startswith(f"{head}.") for head in heads)
+    ]
+    header = read_header(location.adapter / TENSORS_NAME)
+    found = [shape[0] for key, (_, shape) in header.items() if any(key.endswith(f".{path}.weight") for path in last)]
+    return found[0] if found else None

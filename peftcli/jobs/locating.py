@@ -1,0 +1,113 @@
+"""Finding what a command is given: the adapter folder, the run around it, and what they say of the base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftcli import files
+from peftcli.adapters.storage import CONFIG_NAME, read_config, read_own
+from peftcli.errors import AdapterError, CheckpointError
+from peftcli.models.load import DTYPES
+
+RECIPE_NAME = "recipe.yaml"
+RECORD_NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where things lie: the adapter folder, and the run around it if there is one."""
+
+    adapter: Path
+    run: Path | None
+    base: str | None
+    """As recorded, or as the command was told; None where nobody says."""
+    told: bool
+    """Whether the command was told."""
+    recorded: str | None
+    """The base that the adapter itself names."""
+    revision: str | None
+    """Of a base from the Hub: the commit, tag or branch that the adapter was made for."""
+    record: dict[str, Any]
+    """`run.json`, empty for a bare adapter."""
+
+
+def locate(path: str | Path, *, base: str | None = None) -> Location:
+    """Finds the adapter in a run or adapter folder, and the base that it belongs to.
+
+    Raises `AdapterError` (nothing there), `CheckpointError` (the run wrote no adapter).
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise AdapterError("no such run or adapter folder", where=str(path), fix="check the path")
+    if not path.is_dir():
+        raise AdapterError("this is a file, not a run or adapter folder", where=str(path), fix="name the folder")
+    if (path / CONFIG_NAME).exists():
+        run = path.parent if (path.parent / RECORD_NAME).is_file() else None
+        return _located(path, run, base)
+    if (path / RECORD_NAME).is_file() or (path / RECIPE_NAME).is_file():
+        adapter = path / "adapter"
+        if not (adapter / CONFIG_NAME).exists():
+            seeds = sorted(found.name for found in path.glob("seed-*") if found.is_dir())
+            if seeds:
+                raise AdapterError(
+                    f"this run holds an adapter for each of {len(seeds)} seeds",
+                    where=str(path),
+                    fix=f"name one of them, for instance {path / seeds[0]}",
+                )
+            raise CheckpointError(
+                "the run has not written an adapter", where=str(path), fix="`peft resume` it, or train again"
+            )
+        return _located(adapter, path, base)
+    raise AdapterError("neither a run nor an adapter lies here", where=str(path), fix="name a run or adapter folder")
+
+
+def _located(adapter: Path, run: Path | None, base: str | None) -> Location:
+    record = read_record(run) if run is not None else {}
+    name, revision = _recorded_base(adapter)
+    if base is not None:
+        # a revision is one of the repository that it was recorded with
+        own = revision if base == name else None
+        return Location(adapter, run, base, told=True, recorded=name, revision=own, record=record)
+    return Location(adapter, run, name, told=False, recorded=name, revision=revision, record=record)
+
+
+def _recorded_base(adapter: Path) -> tuple[str | None, str | None]:
+    """Name and revision of the base; of a base from the Hub the very commit, where our own file knows it."""
+    own, config = read_own(adapter).get("base") or {}, read_config(adapter)
+    named = config.get("base_model_name_or_path")
+    name = own.get("name") or named
+    revision = own.get("commit") if own.get("name") == name else None
+    revision = revision or (config.get("revision") if named == name else None)
+    return _text(name), _text(revision)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """`run.json` as plain JSON; empty while a run has not written one."""
+    path = run / RECORD_NAME
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(files.read_bounded(path, limit_bytes=64 << 20))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("run.json is damaged", where=str(path), fix="train again") from error
+    if not isinstance(record, dict) or not _is_usable(record):
+        raise CheckpointError("run.json is damaged", where=str(path), fix="train again")
+    return record
+
+
+def _is_usable(record: dict[str, Any]) -> bool:
+    """Whether the parts that are used beyond reports are what we write."""
+    settings, samples = record.get("settings", {}), record.get("samples", [])
+    return (
+        isinstance(settings, dict)
+        and str(settings.get("dtype", "float32")) in DTYPES
+        and isinstance(samples, list)
+        and all(isinstance(sample, dict) and isinstance(sample.get("prompt"), str) for sample in samples)
+    )
