@@ -67,7 +67,7 @@ def test_a_recipe_in_a_folder_finds_the_rows(tmp_path: Path, monkeypatch: pytest
     ("row", "code", "told"),
     [
         ({"foo": "a", "bar": "b"}, 3, "columns"),
-        ({"words": ["a", "b"], "tags": ["O", "B"]}, 3, "token-classification"),
+        ({"tokens": ["a", "b"], "tags": ["O", "B"]}, 3, "token-classification"),
     ],
 )
 def test_rows_that_nothing_trains_on_are_told(
