@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from peftcli.jobs.run_folder import (
 )
 from peftcli.jobs.seeds import run_seeds
 from peftcli.plan import prepare_run
-from peftcli.recipe import load_recipe
+from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
 from peftcli.training.loop import fit
@@ -95,12 +95,18 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
     """One run, from what its draft knows; gates that are not met are in the record and raise nothing."""
     loaded, folder = draft.loaded, draft.folder
     with _failures_recorded(draft, resuming=resuming), saving_is_harmless():
+        say = _teller(quiet)
+        if draft.prepared is None:
+            say(f"{loaded.name}: reading {_sources(loaded)}")
         draft.prepared = prepared = draft.prepared or prepare_run(loaded)
         torch.set_num_threads(prepared.plan.resolved.threads)
         if not resuming:
             write_recipe(folder, loaded, prepared.plan.resolved)
         write_findings(folder, prepared.data.findings)
         raise_failures(prepared.data.findings)
+        say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {folder}")
+        for warning in prepared.plan.warnings:
+            say(f"warning: {warning}")
         draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
         draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
@@ -110,6 +116,15 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         draft.write_adapter()
         draft.write_lock()
         return draft.write_record("completed")
+
+
+def _teller(quiet: bool) -> Callable[[str], None]:
+    return (lambda line: None) if quiet else _warn
+
+
+def _sources(loaded: LoadedRecipe) -> str:
+    names = [source.path for source in loaded.recipe.data.train_sources]
+    return names[0] if len(names) == 1 else f"{len(names)} sources"
 
 
 def _warn(line: str) -> None:

@@ -43,6 +43,8 @@ class MethodConfig(BaseModel):
     """`peft_type` in `adapter_config.json`."""
     in_peft: ClassVar[bool] = False
     """Whether Hugging Face PEFT has the method, so that the files are its format exactly."""
+    served_as_lora: ClassVar[bool] = False
+    """Whether servers that take LoRA files (vLLM, SGLang) take this method's files as they are."""
     learning_rate: ClassVar[float]
     """The rate that `training.learning_rate: auto` starts from, at a base of `learning_rate_width`."""
     learning_rate_width: ClassVar[int] = 64

@@ -41,6 +41,12 @@ def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: b
     raise error
 
 
+def shown_path(path: Path) -> str:
+    """A path as one would type it here: relative where it lies below the working directory."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
 def say(line: str, *, quiet: bool = False) -> None:
     """A line of progress on stderr."""
     if not quiet:

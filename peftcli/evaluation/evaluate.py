@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,8 +24,8 @@ from peftcli.evaluation.thoughts import without_thoughts
 
 __all__ = ["Evaluation", "evaluate", "score"]
 
-Progress = Callable[[int, int], None]
-"""Receives rows done and rows in all."""
+Progress = Callable[[str, int, int], None]
+"""Receives what is done (`score` or `answer`), rows done and rows in all."""
 
 
 class ScoringTask(Protocol):
@@ -78,7 +79,7 @@ def evaluate(
     scores = score(model, task, store, batch_size=config.batch_size, pad_token_id=pad_token_id, progress=progress)
     cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples)
     budget = answer_budget(store) if generation.max_new_tokens == "auto" else generation.max_new_tokens
-    samples = _answer(cases, model, tokenizer, config, generation, budget=budget, seed=seed)
+    samples = _answer(cases, model, tokenizer, config, generation, budget=budget, seed=seed, progress=progress)
     tables = _loss_tables(metrics, scores, store) | _answer_tables(metrics, samples, cases)
     return Evaluation(
         metrics=_numbers(values(tables)),
@@ -120,7 +121,7 @@ def score(
             for name in ("sums", "weights", "correct", "targets"):
                 getattr(found, name)[chosen] = getattr(part, name)
             if progress:
-                progress(min(start + batch_size, len(order)), len(order))
+                progress("score", min(start + batch_size, len(order)), len(order))
     _require_finite(found.sums, store)
     return found
 
@@ -174,6 +175,7 @@ def _answer(
     *,
     budget: int,
     seed: int,
+    progress: Progress | None,
 ) -> list[Sample]:
     origins = [_place(case.origin) for case in cases]
     prompts = [[int(token) for token in case.prompt_ids] for case in cases]
@@ -186,6 +188,7 @@ def _answer(
         seed=seed,
         origins=origins,
         budget=budget,
+        progress=None if progress is None else partial(progress, "answer"),
     )
     return [
         Sample(case.prompt_text, case.reference_text, answer.text, origin, cut=answer.finish == "length")

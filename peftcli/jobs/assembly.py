@@ -99,6 +99,7 @@ class Assembly:
             pad_token_id=self.pad_token_id,
             seed=generation_seed(recipe.seed),
             with_samples=with_samples,
+            progress=self.progress.evaluating,
         )
 
 

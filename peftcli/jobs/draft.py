@@ -85,7 +85,11 @@ class Draft:
             else self.assembly.prepared.source.location,
             revision=recipe.model.revision,
             notes={"prompt": prompt_style(self.assembly.prepared)},
-            card=model_card(RunFacts(record, label=self.folder.name), loads_with_peft=recipe.method.in_peft),
+            card=model_card(
+                RunFacts(record, label=self.folder.name),
+                loads_with_peft=recipe.method.in_peft,
+                served_as_lora=recipe.method.served_as_lora,
+            ),
         )
 
     def write_lock(self) -> None:

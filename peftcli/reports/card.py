@@ -1,5 +1,7 @@
 """The adapter's README.md: a model card as the Hugging Face Hub reads it, with measured numbers only.
 
+It is made to be published, so no row of the data stands in it: samples are for the report, which stays with the run.
+
 Front matter keys: https://huggingface.co/docs/hub/model-cards. Every value is a double-quoted scalar, which YAML 1.2
 reads as JSON does, so that no text can end the front matter or add a key.
 """
@@ -12,8 +14,8 @@ from collections.abc import Sequence
 
 from peftcli.reports import numbers
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markdown import block, code, table
-from peftcli.reports.record import RunRecord, Sample
+from peftcli.reports.markdown import code, table
+from peftcli.reports.record import RunRecord
 from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.visible import clipped
 
@@ -26,11 +28,11 @@ _PIPELINES = {
     "preference": "text-generation",
 }
 _MAX_VALUE = 200
-_SAMPLES = 2
 
 
-def model_card(run: RunFacts, *, loads_with_peft: bool = True) -> str:
-    """The whole README.md. `loads_with_peft`: whether Hugging Face PEFT has the method, for the usage example."""
+def model_card(run: RunFacts, *, loads_with_peft: bool = True, served_as_lora: bool = False) -> str:
+    """The whole README.md. For the usage examples, `loads_with_peft`: whether Hugging Face PEFT has the method,
+    `served_as_lora`: whether servers that take LoRA files take its files."""
     record = run.record
     measured = [score for score in scores(record) if score.tuned is not None]
     parts = [
@@ -38,9 +40,8 @@ def model_card(run: RunFacts, *, loads_with_peft: bool = True) -> str:
         f"# {code(run.name)}",
         f"An adapter ({code(record.method)}) for {code(base_name(record.base))}, trained with peftcli.",
         _results(measured, record),
-        _usage(record, loads_with_peft),
+        _usage(record, loads_with_peft, served_as_lora),
         _training(record),
-        _examples(record.samples),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -117,7 +118,7 @@ def _interval(score: Score) -> str:
     return " to ".join(score.shown(end) for end in score.tuned_interval)
 
 
-def _usage(record: RunRecord, loads_with_peft: bool) -> str:
+def _usage(record: RunRecord, loads_with_peft: bool, served_as_lora: bool) -> str:
     command = 'peft generate ADAPTER_FOLDER --prompt "..." --base'
     parts = [f"## Use\n\n```sh\n{command}\n```"]
     if loads_with_peft and record.task in ("causal-lm", "preference") and is_hub_id(record.base):
@@ -127,6 +128,17 @@ def _usage(record: RunRecord, loads_with_peft: bool) -> str:
             f"base = AutoModelForCausalLM.from_pretrained({base})\n"
             'model = PeftModel.from_pretrained(base, "ADAPTER_FOLDER")\n```'
         )
+        parts.append(
+            "or, with the package peft installed, by transformers alone:\n\n"
+            "```python\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"model = AutoModelForCausalLM.from_pretrained({base})\n"
+            'model.load_adapter("ADAPTER_FOLDER")\n```'
+        )
+        if served_as_lora:
+            parts.append(
+                f"```sh\nvllm serve {record.base} --enable-lora --lora-modules tuned=ADAPTER_FOLDER\n```\n\n"
+                "Ask for the model `tuned`: under the base's own name the base answers."
+            )
     return "\n\n".join(parts)
 
 
@@ -143,11 +155,3 @@ def _training(record: RunRecord) -> str:
         ["peftcli", code(record.version)],
     ]
     return f"## Training\n\n{table(['Fact', 'Value'], rows)}"
-
-
-def _examples(samples: Sequence[Sample]) -> str:
-    shown = [sample for sample in samples if sample.tuned is not None][:_SAMPLES]
-    if not shown:
-        return ""
-    texts = [f"Prompt\n\n{block(sample.prompt)}\n\nAnswer\n\n{block(sample.tuned or '')}" for sample in shown]
-    return "## Examples\n\n" + "\n\n".join(texts)

@@ -158,6 +158,15 @@ def run_summary(run: RunFacts, *, width: int = WIDTH, colour: bool = False) -> s
     return "\n".join(lines)
 
 
+def run_ending(run: RunFacts, folder: str) -> str:
+    """`run_summary`, then where everything lies and what one does next."""
+    lines = [run_summary(run), "", f"run       {folder}", f"report    {folder}/report.html"]
+    if run.record.adapter is not None:
+        lines.append(f"adapter   {folder}/{run.record.adapter}")
+        lines.append(f"next      peft generate {folder} --prompt '...' --base; peft merge {folder} --output merged")
+    return "\n".join(lines)
+
+
 def _wrapped(texts: Sequence[str], width: int) -> list[str]:
     lines: list[str] = []
     for text in texts:

@@ -49,7 +49,7 @@ def judge(record: RunRecord, checks: Sequence[Check]) -> Verdict:
         sentences.insert(0, _stopped(record))
     elif not sentences:
         sentences = ["No evaluation of both base and tuned model was recorded."]
-    return Verdict(grade, _HEADLINES[grade], sentences, _basis(chosen, record.evaluation), _trust(checks))
+    return Verdict(grade, _HEADLINES[grade], sentences, _basis(chosen, record.evaluation), _trust(grade, checks))
 
 
 def _grade(record: RunRecord) -> Grade:
@@ -104,13 +104,15 @@ def describe(score: Score) -> str:
     return f"{name} {verb} from {score.value('base')} to {score.value('tuned')} ({score.change})."
 
 
-def _trust(checks: Sequence[Check]) -> str:
+def _trust(grade: Grade, checks: Sequence[Check]) -> str:
     bad = sum(check.outcome == "bad" for check in checks)
     warned = sum(check.outcome == "warn" for check in checks)
     if bad:
         return f"{bad} finding{'s' if bad > 1 else ''} that forbid{'' if bad > 1 else 's'} trusting this result."
     if warned:
         return f"{warned} thing{'s' if warned > 1 else ''} to look at before trusting this result."
+    if grade in ("failed", "interrupted"):
+        return "The run did not come to its end: what is here says little about what it would have been."
     if checks:
         return f"Nothing suspicious in {len(checks)} checks."
     return "Too little was recorded to check this result."

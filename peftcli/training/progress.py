@@ -7,7 +7,15 @@ import time
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from peftcli.training.interfaces import Metrics
 
@@ -20,6 +28,9 @@ class TrainingProgress(Protocol):
     def start(self, step: int, total_steps: int) -> None: ...
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+
+    def evaluating(self, doing: str, done: int, total: int) -> None:
+        """Rows of an evaluation that are scored or answered; `doing` says which."""
 
     def evaluated(self, step: int, metrics: Metrics) -> None: ...
 
@@ -34,6 +45,8 @@ class NoProgress:
     def start(self, step: int, total_steps: int) -> None: ...
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+
+    def evaluating(self, doing: str, done: int, total: int) -> None: ...
 
     def evaluated(self, step: int, metrics: Metrics) -> None: ...
 
@@ -50,6 +63,8 @@ class PlainProgress:
         self._spoken = 0.0
         self._started = 0.0
         self._first_step = 0
+        self._evaluated_rows = 0
+        self._evaluation_told = 0.0
 
     def start(self, step: int, total_steps: int) -> None:
         self._total_steps, self._first_step, self._started, self._spoken = total_steps, step, time.monotonic(), 0.0
@@ -66,6 +81,16 @@ class PlainProgress:
             line += f"  {tokens_per_second:,.0f} tokens/s  ETA {_clock(seconds_left)}"
         self.say(line)
 
+    def evaluating(self, doing: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._evaluated_rows > done or not self._evaluation_told:
+            # an evaluation begins: what it takes is known after a while only
+            self._evaluation_told = now
+        self._evaluated_rows = done
+        if now - self._evaluation_told >= PLAIN_SECONDS and done < total:
+            self._evaluation_told = now
+            self.say(f"{doing}: {done}/{total} rows")
+
     def evaluated(self, step: int, metrics: Metrics) -> None:
         self.say(f"step {step}  {_listed(metrics)}")
 
@@ -80,7 +105,7 @@ class RichProgress:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("[bold]train"),
+            TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -92,6 +117,7 @@ class RichProgress:
             transient=False,
         )
         self._task = self._progress.add_task("train", total=None, loss="-", speed="-")
+        self._evaluation: TaskID | None = None
 
     def start(self, step: int, total_steps: int) -> None:
         self._progress.start()
@@ -99,6 +125,14 @@ class RichProgress:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", speed=f"{tokens_per_second:,.0f}")
+
+    def evaluating(self, doing: str, done: int, total: int) -> None:
+        if self._evaluation is None:
+            self._evaluation = self._progress.add_task(doing, total=total, loss="-", speed="-")
+        self._progress.update(self._evaluation, description=doing, completed=done, total=total)
+        if done >= total:
+            self._progress.remove_task(self._evaluation)
+            self._evaluation = None
 
     def evaluated(self, step: int, metrics: Metrics) -> None:
         self.say(f"step {step}  {_listed(metrics)}")

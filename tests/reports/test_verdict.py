@@ -260,3 +260,10 @@ def test_the_gravest_check_comes_first_and_trust_follows():
     assert found[0].outcome == "bad"
     assert "forbid" in judge(failed_run().record, found).trust
     assert "Nothing suspicious" in judge(bare_run().record, [checks.Check("a", "clear", "b")]).trust
+
+
+def test_a_run_that_did_not_end_is_never_free_of_suspicion():
+    for run in (failed_run(), interrupted_run()):
+        verdict = judge(run.record, [])
+        assert "Nothing suspicious" not in verdict.trust
+        assert "did not come to its end" in verdict.trust

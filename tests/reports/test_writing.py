@@ -161,3 +161,24 @@ def test_reports_import_neither_torch_nor_rich():
 
 def test_the_recipe_is_on_the_page():
     assert RECIPE.splitlines()[3] in render_html(example_run())
+
+
+def test_a_card_holds_no_row_of_the_data():
+    run = example_run(base="Qwen/Qwen3-0.6B")
+    card = model_card(run)
+    assert run.record.samples
+    for sample in run.record.samples:
+        for text in (sample.prompt, sample.reference, sample.base, sample.tuned):
+            assert text is None or text not in card
+
+
+def test_a_card_tells_how_to_use_the_adapter_in_three_tools():
+    card = model_card(example_run(base="Qwen/Qwen3-0.6B"), served_as_lora=True)
+    for line in (
+        "PeftModel.from_pretrained",
+        'load_adapter("ADAPTER_FOLDER")',
+        "vllm serve Qwen/Qwen3-0.6B --enable-lora",
+    ):
+        assert line in card
+    assert "vllm" not in model_card(example_run(base="Qwen/Qwen3-0.6B"))
+    assert "vllm" not in model_card(example_run(base="/models/mine"), served_as_lora=True)

@@ -16,6 +16,8 @@ def drive(progress: TrainingProgress) -> None:
     progress.start(0, 40)
     for step in range(1, 41):
         progress.step(step, 2.0 / step, 1234.5)
+    progress.evaluating("score", 4, 8)
+    progress.evaluating("score", 8, 8)
     progress.evaluated(40, {"eval_loss": 0.25})
     progress.say("warning: something")
     progress.stop()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Quiet, conclude
+from peftcli.cli.output import AsJson, Quiet, conclude, shown_path
 
 
 def command(
@@ -21,9 +21,9 @@ def command(
     """
     from peftcli.jobs.gates import unmet
     from peftcli.reports.folder import read_run
-    from peftcli.reports.terminal import run_summary
+    from peftcli.reports.terminal import run_ending
     from peftcli.run import resume
 
     record = resume(run, quiet=quiet)
     document = {**record.to_dict(), "run": str(run)}
-    conclude(document, run_summary(read_run(run)), unmet(record, run), as_json=as_json)
+    conclude(document, run_ending(read_run(run), shown_path(run)), unmet(record, run), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, TrustRemoteCode, conclude, say, show
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, TrustRemoteCode, conclude, say, show, shown_path
 
 
 def command(
@@ -44,11 +44,11 @@ def command(
         return
     from peftcli.jobs.gates import unmet
     from peftcli.reports.folder import read_run
-    from peftcli.reports.terminal import run_summary
+    from peftcli.reports.terminal import run_ending
     from peftcli.run import train_into
 
     record, folder = train_into(
         recipe, overrides=overrides or (), output=output, replace=replace, locked=locked, quiet=quiet
     )
     document = {**record.to_dict(), "run": str(folder)}
-    conclude(document, run_summary(read_run(folder)), unmet(record, folder), as_json=as_json)
+    conclude(document, run_ending(read_run(folder), shown_path(folder)), unmet(record, folder), as_json=as_json)

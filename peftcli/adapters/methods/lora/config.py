@@ -108,6 +108,7 @@ class LoraConfig(TargetedConfig):
         "low-rank update B A of each linear layer, with its variants (DoRA, PiSSA, EVA, LoRA+, ...)"
     )
     peft_type: ClassVar[str] = "LORA"
+    served_as_lora: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-3
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "dora": {"use_dora": True},
