@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,14 @@ class Plan:
     adapter_disk_bytes: int
     checkpoint_disk_bytes: int
     warnings: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Path of each layer that the targets could mean and that is not adapted -> why."""
 
     def to_dict(self) -> dict[str, Any]:
         resolved = vars(self.resolved)
         facts = {key: value for key, value in vars(self).items() if key not in ("resolved", "memory", "warnings")}
         facts["targets"] = list(self.targets)
+        facts["left_out"] = dict(self.left_out)
         return {**facts, **resolved, "memory": self.memory.to_dict(), "warnings": list(self.warnings)}
 
 
@@ -148,7 +151,9 @@ def prepare_run(
         warnings=(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
+            *counts.notes,
         ),
+        left_out=counts.left_out,
     )
     return Prepared(loaded, plan, source, tokenizer, data, order)
 
@@ -225,18 +230,21 @@ class _Counts:
     num_layers: int
     intermediate_size: int
     added_positions: int
+    notes: tuple[str, ...]
+    left_out: dict[str, str]
 
 
 def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
     """Exact counts: the method is built on the meta device, exactly as on the real one."""
     shape = structure(skeleton)
     base = sum(parameter.numel() for parameter in skeleton.parameters())
-    added = build(skeleton, loaded.recipe.method).added_positions()
+    adapter = build(skeleton, loaded.recipe.method)
+    added, left_out = adapter.added_positions(), adapter.left_out
     found = summary(skeleton)
     detach(skeleton)
     widths = [max(weight_view(module).shape) for module in shape.linears.values()]
     sizes = (shape.hidden_size, shape.num_layers, max(widths, default=0))
-    return _Counts(found.targets, found.trainable, found.total, base, *sizes, added)
+    return _Counts(found.targets, found.trainable, found.total, base, *sizes, added, tuple(found.notes), left_out)
 
 
 def read_template(loaded: LoadedRecipe) -> str | None:

@@ -11,6 +11,7 @@ serves saving, loading and checking alike.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,8 @@ class Adapter(ABC):
         """Notes of our own file, such as how prompts looked in training, written back unchanged."""
         self.read_types: dict[str, torch.dtype] = {}
         """Types that a file's tensors had, by key; written so again while that loses nothing."""
+        self.left_out: dict[str, str] = {}
+        """Path of each module that the targets could mean and that was not adapted -> why."""
         self.absent_keys: frozenset[str] = frozenset()
         """Optional entries that the loaded file did not carry, left out again when saving."""
 
@@ -215,6 +218,22 @@ class Method(ABC):
         `shapes` are those on disk when loading: a builder takes ranks from them where the file rules (AdaLoRA).
         Raises `AdapterError` when a target matches nothing or does not fit; the model is then untouched.
         """
+
+
+_SHOWN = 4
+
+
+def left_out_notes(left_out: Mapping[str, str]) -> tuple[str, ...]:
+    """One line for each reason, with the layers that it holds for; repeated blocks are shown once."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(path)
+    notes = []
+    for reason, paths in by_reason.items():
+        kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in paths))
+        shown = ", ".join(kinds[:_SHOWN]) + (f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else "")
+        notes.append(f"left out: {len(paths)} layer{'' if len(paths) == 1 else 's'} {reason} ({shown})")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)

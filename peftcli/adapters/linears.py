@@ -17,9 +17,13 @@ from peftcli.errors import AdapterError, Fault
 from peftcli.models.direct_reads import read_directly
 from peftcli.models.plain_linear import linear_fault, table_fault
 from peftcli.models.structure import structure
+from peftcli.models.trace import Participation, participation
 from peftcli.models.weights import is_linear, weight_view
 
 TargetedT = TypeVar("TargetedT", bound=TargetedConfig)
+
+NARROW = "narrower than the method asks for"
+ODD = "that are no plain product with a weight of their own"
 
 Biases = Literal["none", "all", "targets"]
 """Which of the base's biases a method trains too."""
@@ -49,7 +53,7 @@ class LinearsAdapter(LayersAdapter):
         hidden = ("exclude_modules", "layers_to_transform", "layers_pattern")
         if any(getattr(config, field) is not None for field in hidden if field in config.recipe_only):
             changes["target_modules"] = sorted(self.sites)
-        elif config.target_modules == ALL_LINEAR:
+        elif config.target_modules == ALL_LINEAR or self.left_out:
             changes["target_modules"] = shortest_names(self.sites, self.model)
         saved = config.modules_to_save or []
         paths = [path for path, _ in named_base_modules(self.model)]
@@ -104,10 +108,17 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
     def layer(self, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
         """The wrapper for one site."""
 
+    def build(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> LayersAdapter:
+        left_out = {} if shapes is not None else self.left_out(model, config)
+        adapter = super().build(model, config, shapes)
+        adapter.left_out = left_out
+        return adapter
+
     def sites(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
-        found = self.found(model, config)
-        kept = config.modules_to_save or []
-        sites = {path: module for path, module in found.items() if not any(_inside(path, name) for name in kept)}
+        found = self._asked(model, config)
+        # a file's targets are those that it holds tensors for
+        left_out = {} if shapes is not None else self.left_out(model, config)
+        sites = {path: module for path, module in found.items() if path not in left_out}
         faults = [
             Fault(f"`{key}` in {field} matches no adapted layer", fix="name the end of a layer's path")
             for field in ("rank_pattern", "alpha_pattern")
@@ -118,6 +129,37 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         if faults:
             raise AdapterError(f"{config.name} does not fit this model as asked", faults=faults[:10])
         return sites
+
+    def _asked(self, model: nn.Module, config: TargetedT) -> dict[str, nn.Module]:
+        kept = config.modules_to_save or []
+        found = self.found(model, config)
+        return {path: module for path, module in found.items() if not any(_inside(path, name) for name in kept)}
+
+    def left_out(self, model: nn.Module, config: TargetedT) -> dict[str, str]:
+        """Path of each module that the targets name, or that the preset could mean, and that is not adapted -> why.
+
+        Raises `AdapterError` where a name of the user's stands for nothing else.
+        """
+        asked, seen = self._asked(model, config), participation(model)
+        reasons = {path: self.idle(seen, path) for path in asked}
+        if config.target_modules == ALL_LINEAR:
+            narrow = {path: NARROW for path, module in asked.items() if self.faults(config, path, module, None)}
+            # where none is wide enough the faults are told instead
+            reasons |= narrow if len(narrow) < len(asked) else {}
+            reasons |= {path: ODD for path in self.odd_linears(model)}
+        found = {path: reason for path, reason in reasons.items() if reason is not None}
+        _require_use(config, asked, found)
+        return found
+
+    def idle(self, seen: Participation, path: str) -> str | None:
+        """Why what the method puts at a site could not learn; None where it could."""
+        return seen.layer(path)
+
+    def odd_linears(self, model: nn.Module) -> list[str]:
+        """Linear layers that the preset passes over since nothing can be wrapped around them."""
+        bypassed = read_directly(model)
+        supported = {path: m for path, m in structure(model).linears.items() if self.supports(m)}
+        return [path for path, module in supported.items() if path in bypassed or self.misfit(module) is not None]
 
     def found(self, model: nn.Module, config: TargetedT) -> Mapping[str, nn.Module]:
         """Modules that the targets name, in the model's order."""
@@ -186,6 +228,21 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
                 "modules_to_save names modules that this model does not have",
                 faults=[Fault(f"`{name}` matches nothing") for name in unmatched],
             )
+
+
+def _require_use(config: TargetedConfig, asked: Mapping[str, nn.Module], left_out: Mapping[str, str]) -> None:
+    """Every entry of the targets must stand for some module that can be trained."""
+    wanted = config.target_modules
+    entries = wanted if isinstance(wanted, list) else [ALL_LINEAR if wanted is None else wanted]
+    faults = []
+    for entry in entries:
+        named = [path for path in asked if not isinstance(wanted, list) or names_path(entry, path)]
+        if named and all(path in left_out for path in named):
+            reasons = ", ".join(sorted({left_out[path] for path in named}))
+            text = f"`{entry}` names only layers {reasons}: {', '.join(named[:3])}"
+            faults.append(Fault(text, fix="leave it out of target_modules"))
+    if faults:
+        raise AdapterError("target_modules names layers that cannot learn from text", faults=faults)
 
 
 def has_bias(module: nn.Module) -> bool:

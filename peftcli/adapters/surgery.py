@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from peftcli.adapters.base import Adapter, InitContext, Summary
+from peftcli.adapters.base import Adapter, InitContext, Summary, left_out_notes
 from peftcli.adapters.config import MethodConfig, field_faults
 from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.registry import method, parse_method
@@ -153,4 +153,5 @@ def summary(model: nn.Module) -> Summary:
         trainable=sum(trainable.values()),
         total=sum(every.values()),
         tensors=len(trainable),
+        notes=left_out_notes(adapter.left_out),
     )

@@ -22,6 +22,7 @@ from peftcli.adapters.targets import ALL_LINEAR, find_targets
 from peftcli.errors import AdapterError
 from peftcli.models.structure import is_norm
 from peftcli.models.sublayers import stream_norms
+from peftcli.models.trace import Participation
 
 SEGMENT = "ln_tuning_layers."
 
@@ -58,6 +59,10 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
 
     def supports(self, module: nn.Module) -> bool:
         return is_norm(module)
+
+    def idle(self, seen: Participation, path: str) -> str | None:
+        # copies stand in for a norm's parameters however they are read
+        return seen.idle.get(f"{path}.weight")
 
     def found(self, model: nn.Module, config: LnTuningConfig) -> Mapping[str, nn.Module]:
         candidates = dict(named_base_modules(model))

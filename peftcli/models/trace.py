@@ -1,0 +1,170 @@
+"""Which parameters take part in a model's answer: seen in one forward pass of a twin without weights.
+
+The twin is made from the model's own class and configuration on the meta device, and given text alone, as a language
+task gives it. A parameter takes part when a gradient from the answer comes back to it. Towers for images and sound,
+attention to an encoder that is not there, poolers and layers that take keys from an earlier one show without any list
+of names.
+
+What depends on values cannot be followed on the meta device: conditions are taken to hold, and a module that still fails
+(a mixture's grouped product) is passed over with its input; of what lies inside, nothing is then said.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LENGTH = 8
+NEVER_CALLED = "not called for text"
+NO_GRADIENT = "without effect on the answer"
+PASSED_BY = "whose weight is used past their forward"
+
+
+@dataclass(frozen=True)
+class Participation:
+    """What a pass over text alone does not use; empty where nothing is known."""
+
+    idle: Mapping[str, str] = field(default_factory=dict)
+    """Name of each parameter that no gradient comes back to (shared ones by each of their names) -> why."""
+    uncalled: frozenset[str] = frozenset()
+    """Paths of modules whose forward does not run."""
+
+    def layer(self, path: str) -> str | None:
+        """Why an update around the module at `path` could not train its `weight`; None where it could."""
+        name = f"{path}.weight"
+        return self.idle.get(name, PASSED_BY if path in self.uncalled else None)
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, Participation] = weakref.WeakKeyDictionary()
+
+
+def participation(model: nn.Module) -> Participation:
+    """What of a model takes part in its answer to text.
+
+    Nothing is known of modules that are no transformers models, and where the twin cannot be made or run.
+    """
+    if model not in _known:
+        _known[model] = _traced(model)
+    return _known[model]
+
+
+def _traced(model: nn.Module) -> Participation:
+    config = getattr(model, "config", None)
+    if config is None or not callable(getattr(model, "get_input_embeddings", None)):
+        return Participation()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.device("meta"):
+                twin: nn.Module = type(model)(copy.deepcopy(config))
+            twin.tie_weights()  # type: ignore[operator]
+            with torch.enable_grad(), _ValuesTaken():  # type: ignore[no-untyped-call]
+                return _Watch(twin.eval()).participation()
+    except Exception:  # whatever a foreign forward raises on the meta device
+        return Participation()
+
+
+@dataclass
+class _Watch:
+    """One forward pass of the twin, and what was seen of it."""
+
+    twin: nn.Module
+    called: set[str] = field(default_factory=set)
+    passed_over: list[str] = field(default_factory=list)
+
+    def participation(self) -> Participation:
+        modules = dict(self.twin.named_modules())
+        for path, module in modules.items():
+            if path:
+                self._watch(path, module)
+        parameters = {
+            f"{path}.{name}" if path else name: parameter
+            for path, module in modules.items()
+            for name, parameter in module._parameters.items()
+            if parameter is not None and parameter.is_floating_point()
+        }
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        gradients = torch.autograd.grad(_answer(self.twin), list(parameters.values()), allow_unused=True)
+        idle = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+        return Participation(
+            idle={name: self._reason(name) for name in idle if not self._is_hidden(name)},
+            uncalled=frozenset(path for path in modules if path not in self.called and not self._is_hidden(path)),
+        )
+
+    def _reason(self, name: str) -> str:
+        return NO_GRADIENT if name.rpartition(".")[0] in self.called else NEVER_CALLED
+
+    def _is_hidden(self, path: str) -> bool:
+        return any(path.startswith(f"{outer}.") for outer in self.passed_over)
+
+    def _watch(self, path: str, module: nn.Module) -> None:
+        """Notes calls of a module, and lets one that fails pass its input on, so that what lies behind is still seen."""
+        forward = module.forward
+
+        def shielded(*args: Any, **kwargs: Any) -> Any:
+            self.called.add(path)
+            try:
+                return forward(*args, **kwargs)
+            except Exception:
+                inputs = [value for value in _tensors([args, kwargs]) if value.is_floating_point()]
+                if not inputs:
+                    raise
+                self.passed_over.append(path)
+                first, *others = inputs
+                return first + sum((0.0 * other.sum() for other in others), start=torch.zeros((), device="meta"))
+
+        module.forward = shielded
+
+
+def _answer(twin: nn.Module) -> Tensor:
+    """A number that depends on everything that the model says about a few tokens."""
+    ids = torch.ones(1, LENGTH, dtype=torch.int64, device="meta")
+    inputs: dict[str, Any] = {"input_ids": ids}
+    takes = inspect.signature(twin.forward).parameters
+    if bool(getattr(twin.config, "is_encoder_decoder", False)) and "decoder_input_ids" in takes:
+        inputs["decoder_input_ids"] = ids
+    if "use_cache" in takes:
+        inputs["use_cache"] = False
+    output = twin(**inputs)
+    logits = getattr(output, "logits", None)
+    said = [value for value in _tensors([output if logits is None else logits]) if value.is_floating_point()]
+    return torch.stack([value.float().sum() for value in said]).sum()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor inside of nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+class _ValuesTaken(TorchDispatchMode):
+    """On the meta device, where there are no values: conditions hold, numbers are one, every element is non-zero."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        asked = args[0] if args and isinstance(args[0], Tensor) and args[0].is_meta else None
+        if asked is not None:
+            match func._schema.name:
+                case "aten::_local_scalar_dense":
+                    return True if asked.dtype == torch.bool else 1.0 if asked.is_floating_point() else 1
+                case "aten::is_nonzero" | "aten::equal":
+                    return True
+                case "aten::nonzero":
+                    return torch.empty(asked.numel(), asked.dim(), dtype=torch.int64, device="meta")
+        return func(*args, **(kwargs or {}))
