@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all test-faults screenshots recipes reproduce locks demo clean
+.PHONY: help install check lint type test test-all test-faults screenshots recipes reproduce locks demo gpu gpu-wheels clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -75,6 +75,17 @@ locks: $(STAMP)  ## train the quickstart and every tiny recipe, and write the lo
 	  $(BIN)/peft train $$recipe --output $$run --replace --quiet > /dev/null; \
 	  $(BIN)/peft lock $$run; \
 	done
+
+# an interpreter that is named (PYTHON=python3) is used as it is: where a GPU is, torch often is too, and nothing else
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
+DEVICE ?= cuda
+
+gpu: $(if $(filter file,$(origin PYTHON)),$(STAMP))  ## what only a GPU shows; DEVICE=cpu: tiny; offline: PYTHON=python3 WHEELS=build/wheels
+	$(GPU_PYTHON) tests/benchmarks/gpu/run.py --device $(DEVICE) $(if $(WHEELS),--wheels $(WHEELS)) \
+	  $(if $(OUTPUT),--output $(OUTPUT)) $(if $(ONLY),--only $(ONLY))
+
+gpu-wheels: $(STAMP)  ## collect into build/wheels what a GPU machine without a network lacks (CUDA=13.0)
+	$(BIN)/python tests/benchmarks/gpu/wheels.py build/wheels $(if $(CUDA),--cuda $(CUDA))
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

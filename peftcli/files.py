@@ -341,10 +341,16 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+_GROWTH_BYTES = 1 << 16
+
+
 def read_bounded(path: Path, *, limit_bytes: int) -> bytes:
     """Reads a file of at most `limit_bytes`; a larger one is a `StorageError`, so that no file can exhaust memory."""
     with reading_errors(path), open_regular(path) as stream:
-        data = stream.read(limit_bytes + 1)
+        # asked for as many bytes as the limit, `read` takes that much memory at once, whatever the file holds
+        data = stream.read(min(limit_bytes, os.fstat(stream.fileno()).st_size) + 1)
+        while len(data) <= limit_bytes and (grown := stream.read(min(limit_bytes + 1 - len(data), _GROWTH_BYTES))):
+            data += grown
     if len(data) > limit_bytes:
         raise StorageError(f"the file is larger than {limit_bytes:,} bytes", where=str(path))
     return data

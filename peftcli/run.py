@@ -13,6 +13,7 @@ import torch
 from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
+from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.assembly import assemble, fit_setup, score_run
 from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
@@ -107,8 +108,9 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {folder}")
         for warning in prepared.plan.warnings:
             say(f"warning: {warning}")
-        draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
-        draft.attached = attach_method(assembly, resuming=resuming)
+        with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
+            draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
+            draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming))

@@ -67,7 +67,19 @@ def run(arguments: Sequence[str]) -> int:
         fix = "a smaller micro_batch_size or max_length, or gradient_checkpointing"
         return _report(MemoryLimitError("the host ran out of memory", fix=fix), as_json)
     except Exception as error:
+        if _is_out_of_device_memory(error):
+            fix = "free memory on the device, or choose a smaller base or batch"
+            return _report(MemoryLimitError("the device ran out of memory", fix=fix), as_json)
         return _report_bug(error, as_json)
+
+
+def _is_out_of_device_memory(error: Exception) -> bool:
+    """Asked without importing torch: where it is not there yet, it cannot have run out."""
+    if "torch" not in sys.modules:
+        return False
+    from peftcli.models.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -14,6 +14,7 @@ from peftcli.adapters.storage import load
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
+from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
 from peftcli.jobs.locating import RECIPE_NAME, Location, locate
 from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
@@ -61,8 +62,9 @@ def open_adapter(
     dtype = DTYPES[str(location.record.get("settings", {}).get("dtype", "float32"))]
     source = base_of(location)
     auto_class = auto_class_of(location, source)
-    model = load_base(location, source, auto_class=auto_class, dtype=dtype, device=where)
-    load(model, location.adapter)
+    with memory_errors("loading the base and its adapter", "free memory on the device, or use a smaller base"):
+        model = load_base(location, source, auto_class=auto_class, dtype=dtype, device=where)
+        load(model, location.adapter)
     _require_known_head(model, location)
     return Opened(location, model, adapter_tokenizer(location, source), source, dtype, where, auto_class)
 

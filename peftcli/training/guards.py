@@ -34,7 +34,9 @@ class LivenessWatch:
         """Call after each backward pass whose gradients are used; raises `NumericalError` naming the idle tensors."""
         if self._steps_left == 0:
             return
-        self._steps_left = 0 if last else self._steps_left - 1
+        first = self._steps_left == LIVENESS_STEPS
+        # a factor behind another that starts at zero gets its first gradient in the second step
+        self._steps_left = 0 if last and not first else self._steps_left - 1
         alive = _alive(self._pending)
         self._pending = {name: parameter for name, parameter in self._pending.items() if name not in alive}
         if self._steps_left == 0 and self._pending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from peftcli.cli.entry import run as peft
 from peftcli.errors import DeviceError
 from peftcli.models import device as devices
 from peftcli.models import load
@@ -165,3 +167,43 @@ def test_the_fingerprint_of_the_built_in_base_is_what_it_was() -> None:
     lock = Path(__file__).parents[2] / "recipes" / "tiny" / "lora.lock"
     model = load.load_model(SOURCE)
     assert fingerprint(model.named_parameters()).exact in lock.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("where", ["peftcli.jobs.assembly.load_model", "peftcli.jobs.opening.load_base"])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_base_that_does_not_fit_the_device(
+    where: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 9 wherever it happens, and the run says why it failed."""
+    recipe, run = tmp_path / "r.yaml", tmp_path / "run"
+    recipe.write_text(
+        "model: builtin:tiny\ndata: {train: {path: builtin:support, rows: 4}}\nmethod: {type: lora, r: 2}\n"
+        "training: {max_steps: 1, batch_size: 2}\nthreads: 1\n"
+    )
+    if "opening" in where:
+        assert peft(["train", str(recipe), "--output", str(run), "--quiet"]) == 0
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(where, full)
+    command = ["train", str(recipe), "--output", str(run)] if "assembly" in where else ["evaluate", str(run)]
+    assert peft([*command, "--quiet"]) == 9
+    said = capsys.readouterr().err
+    assert "out of memory while loading" in said
+    assert "Traceback" not in said
+    if "assembly" in where:
+        assert json.loads((run / "run.json").read_text())["status"] == "failed"
+
+
+def test_any_other_lack_of_device_memory_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("peftcli.jobs.doctor.examine", full)
+    assert peft(["doctor"]) == 9
+    assert "the device ran out of memory" in capsys.readouterr().err

@@ -199,3 +199,22 @@ def test_an_evaluation_that_is_not_finite_stops(make_tiny: MakeTiny) -> None:
 def test_resume_without_a_store(make_tiny: MakeTiny) -> None:
     with pytest.raises(CheckpointError, match="nothing to resume from"):
         fit(make_tiny(resume=True).setup)
+
+
+def test_a_run_of_one_step_is_no_fault(make_tiny: MakeTiny) -> None:
+    """A factor behind one that starts at zero has no gradient yet; in the second step it must have one."""
+    result = fit(make_tiny(steps=1).setup)
+    assert result.steps == 1
+    idle = make_tiny(steps=2)
+    inner = idle.setup.compute_loss
+    bias = idle.model.bias
+
+    def without_blocks(model: Any, batch: Any) -> Any:
+        loss = inner(model, batch)
+        zero = (bias * 0.0).sum()
+        return type(loss)(loss.total.detach() + bias.sum() + zero, loss.weight)
+
+    idle.setup.compute_loss = without_blocks
+    idle.adapter.extra_loss = lambda: None
+    with pytest.raises(NumericalError, match="no gradient reached"):
+        fit(idle.setup)
