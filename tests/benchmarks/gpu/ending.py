@@ -15,10 +15,11 @@ def end_by(setting: Setting, number: int, code: int) -> str:
     """Sends `number` once a few steps are done; the process must end with `code`, and the resumed run must be equal."""
     steps = 16 if setting.tiny else 400
     recipe = setting.recipe(
-        training={"max_steps": steps, "precision": "bf16" if setting.on_gpu else "fp32", "batch_size": 4, "micro_batch_size": 2},
+        training={"max_steps": steps, "precision": "bf16" if setting.on_gpu else "fp32", "batch_size": 4,
+                  "micro_batch_size": 2},
         evaluation={"every": None, "samples": 0},
         checkpoint={"every": 4 if setting.tiny else 50},
-    )
+    )  # fmt: skip
     whole, part = setting.folder / "whole", setting.folder / "part"
     process = _begin(recipe, part)
     at = _wait_for_step(part / "metrics.jsonl", 5, process)

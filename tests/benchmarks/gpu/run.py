@@ -44,7 +44,7 @@ LANES = {"cuda": 3, "cpu": 2}
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "triton", "peft", "bitsandbytes",
             "schedulefree", "pydantic")  # fmt: skip
 PASSED, NOT_BEGUN = "passed", "not begun"
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 2.0
 LOG_CHARACTERS = 6000
 
 
