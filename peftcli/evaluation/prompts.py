@@ -3,18 +3,16 @@ as plain text behind what the tokenizer puts in front of a text."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftcli.data.chat.bounds import BoundTemplate
+from peftcli.data.chat.limits import TemplateRefusal
 from peftcli.data.chat.messages import parse_messages, parse_tools
-from peftcli.data.chat.sandbox import TemplateRefusal
-from peftcli.data.chat.template import ChatTemplate
 from peftcli.data.faults import RowFault
 from peftcli.data.rows import Message
+from peftcli.data.tokens import chat_template, template_kwargs
 from peftcli.errors import DataError, ModelError, RecipeError
-
-_MARK = "\u2042mark\u2042"
 
 
 def encode_text(tokenizer: Any, text: str, *, whole: bool = False) -> list[int]:
@@ -107,34 +105,27 @@ def stop_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _template_stop(tokenizer: Any) -> int | None:
-    """The special token that a chat template writes right after an answer."""
-    if not tokenizer.chat_template:
-        return None
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+    """The special token with which a chat template ends the turn of an answer: the last one, where it writes several."""
+    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     try:
-        rendered = _render(tokenizer, messages, None, prompt=False)
-    except (DataError, ModelError):
+        template = _template(tokenizer, tools=False, tokens=tuple(special))
+        end = "" if template is None else template.turn_end()
+    except ModelError:
         # a template with needs of its own: the other two sources have to do
         return None
-    if rendered.count(_MARK) != 1:
-        return None
-    behind = tokenizer(rendered.partition(_MARK)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return int(behind[0]) if behind and behind[0] in special else None
+    ending = [text for text in special if text.strip() and end.rstrip().endswith(text)]
+    return special[max(ending, key=len)] if ending else None
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], tools: list[Any] | None, *, prompt: bool) -> str:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default") or next(iter(template.values()), None)
-    if not template:
+    template = _template(tokenizer, tools=bool(tools))
+    if template is None:
         raise ModelError(
             "this tokenizer has no chat template, so it cannot hold a conversation",
             fix="give the recipe one with `model.chat_template`, or use `peft generate --prompt`",
         )
-    variables = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     try:
-        return _compiled(template, tuple(sorted(variables.items()))).render(list(messages), tools, prompt=prompt)
+        return template.render(messages, tools, prompt=prompt)
     except TemplateRefusal as refusal:
         raise DataError(
             f"the chat template refuses this conversation: {refusal}",
@@ -142,9 +133,12 @@ def _render(tokenizer: Any, messages: Sequence[Message], tools: list[Any] | None
         ) from refusal
 
 
-@functools.lru_cache(maxsize=4)
-def _compiled(template: str, variables: tuple[tuple[str, str], ...]) -> ChatTemplate:
-    return ChatTemplate(template, dict(variables))
+def _template(tokenizer: Any, *, tools: bool, tokens: tuple[str, ...] = ()) -> BoundTemplate | None:
+    source = chat_template(tokenizer, tools=tools)
+    if not source:
+        return None
+    named = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return BoundTemplate(source, {**named, **template_kwargs(tokenizer)}, tokens=tokens, stops=tokens)
 
 
 def _with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from peftcli.data.names import check_names
 from peftcli.data.preview import read_parts
 from peftcli.errors import DataError
 
+TEMPLATES = Path(__file__).parent / "templates"
 WORDS = "the cat sat on a mat while some dog ran to its park and then saw four birds near old stone walls".split()  # noqa: SIM905
 
 
@@ -45,6 +47,15 @@ def _template(start: str, turn: str, prompt: str) -> str:
 NO_STOP = _template("", "m.role + ': ' + m.content + '\\n'", "'assistant: '")
 TWO_BOS = _template("{{ bos_token + bos_token }}", "m.role + ':' + m.content + '<|end|>'", "'assistant:'")
 OTHER_PROMPT = _template("", "'<|' + m.role + '|>' + m.content + '<|end|>'", "'<|im_start|>assistant\\n'")
+NO_SYSTEM = (
+    "{% for m in messages if m.role != 'system' %}{{ m.role + ':' + m.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+def _thinking(thought: str) -> dict[str, Any]:
+    user, answer = _turns("why", "because")["messages"]
+    return {"messages": [user, {**answer, "reasoning": thought}]}
 
 
 @dataclass
@@ -79,6 +90,14 @@ PLANTED = [
     Planted("doubled-bos", CLEAN_CHATS[:3], 1, 3, template=TWO_BOS),
     Planted("doubled-bos", [*CLEAN_PAIRS, {"prompt": "<s>hello", "completion": " there"}], 41),
     Planted("prompt-mismatch", CLEAN_CHATS[:3], 1, 3, template=OTHER_PROMPT),
+    Planted("empty-thought", CLEAN_CHATS[:3], 1, 3, template=(TEMPLATES / "qwen3.jinja").read_text()),
+    Planted("dropped-thoughts", [*CLEAN_CHATS, _thinking("so it is")], 41),
+    Planted(
+        "lost-text",
+        [*CLEAN_CHATS, _turns("be kind", "a", "b", roles=("system", "user", "assistant"))],
+        41,
+        template=NO_SYSTEM,
+    ),
     Planted("role-order", [*CLEAN_CHATS, _turns("a", "b", "c", "d", roles=("user", "assistant", "assistant"))], 41),
     Planted("role-order", [*CLEAN_CHATS, _turns("a", "b", "c", roles=("user", "system", "assistant"))], 41),
     Planted("empty-rows", [*CLEAN_TEXT, {"text": " \n"}], 41),

@@ -1,22 +1,24 @@
-"""Chat templates: rendered as transformers renders them, and bounded in size, work, memory and output."""
+"""Chat templates: rendered as transformers renders them, in a process that bounds what they may use."""
 
 from __future__ import annotations
 
-import itertools
+import os
 import resource
 import time
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from peftcli.data.chat.sandbox import TemplateRefusal
-from peftcli.data.chat.template import MAX_TEMPLATE_BYTES, ChatTemplate
+from peftcli.data.chat import bounds
+from peftcli.data.chat.bounds import MAX_TEMPLATE_BYTES, BoundTemplate
+from peftcli.data.chat.limits import TemplateRefusal
+from peftcli.data.rows import ChatRow
 from peftcli.errors import ModelError
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 
-HOSTILE = [
+WORKING = [
     "{{ 'x' * 2000000000 }}",
     "{{ 'x' * 20000000000 }}",
     "{{ [1] * 2000000000 }}",
@@ -44,6 +46,24 @@ HOSTILE = [
     "{{ messages | tojson(indent=2000000000) }}",
     "{{ messages | batch(2000000000, 1) | list }}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ '%*d' % (2000000000, 1) }}",
+    "{{ '{:>{}}'.format(1, 2000000000) }}",
+    "{{ 'x'.encode().center(2000000000) }}",
+    "{{ (1).to_bytes(2000000000, 'big') }}",
+    "{{ 'x'.translate({120: 'y' * 1000000}) * 3000 }}",
+    "{{ ('x\\n' * 100000) | indent('y' * 100000) }}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(9) %}{% set ns.x = ns.x * 1000000 %}{% endfor %}",
+    "{% set ns = namespace(x={}) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% macro f(n) %}{% if n %}{% set x = f(n - 1) or f(n - 1) %}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{{ ('9' * 4000) | int ** (('9' * 4) | int) }}",
+    "{{ (1e308 * 10) | int }}",
+    "{{ (range(100000) | list | tojson) * 5000 }}",
+    "{{ range(99999) | map('string') | map('center', 999999) | join }}",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = a * b %}{% endfor %}{% endfor %}",
+    "{{ range(99999) | batch(1) | map('list') | list | tojson(indent=100000) }}",
+]
+FORBIDDEN = [
     "{{ ''.__class__.__mro__ }}",
     "{{ messages.__init__.__globals__ }}",
     "{{ cycler.__init__.__globals__.os }}",
@@ -58,37 +78,82 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("source", HOSTILE, ids=lambda source: source[:40])
-def test_hostile_templates_are_refused_quickly_and_in_little_memory(source: str) -> None:
+@pytest.fixture
+def little_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Half a second and a fresh process for each template."""
+    monkeypatch.setattr(bounds, "MAX_SECONDS", 0.5)
+    bounds._process.close()
+    yield
+    bounds._process.close()
+
+
+def _outcome(source: str) -> str | ModelError:
+    try:
+        return BoundTemplate(source, {}).render(MESSAGES)
+    except ModelError as error:
+        return error
+
+
+@pytest.mark.parametrize("source", [*WORKING, *FORBIDDEN], ids=lambda source: source[:40])
+def test_hostile_templates_end_quickly_and_in_little_memory(source: str, little_time: None) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.process_time()
-    with pytest.raises(ModelError) as caught:
-        ChatTemplate(source, {}).render(MESSAGES)
-    assert time.process_time() - began < 5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 << 10
-    assert caught.value.exit_code == 4
-    assert len(caught.value.render()) < 1000
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = os.times()
+    outcome = _outcome(source)
+    if isinstance(outcome, ModelError):
+        assert outcome.exit_code == 4
+        assert len(outcome.render()) < 1000
+    else:
+        # bounded as a whole: what is cheap may go through
+        assert source in WORKING
+        assert len(outcome) < 4 << 20
+    bounds._process.close()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime + used.ru_stime - children.ru_utime - children.ru_stime < 3
+    assert os.times().user - began.user < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 
-def test_a_template_without_end_is_stopped_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count()
-    clock = SimpleNamespace(monotonic=lambda: next(ticks) / 10)
-    monkeypatch.setattr("peftcli.data.chat.budget.time", clock)
-    source = "{% for i in range(900) %}{% for j in range(900) %}{{ '' }}{% endfor %}{% endfor %}"
-    with pytest.raises(ModelError, match="seconds"):
-        ChatTemplate(source, {}).render(MESSAGES)
+def test_the_row_that_breaks_a_template_is_told_and_the_rows_before_it_stand(little_time: None) -> None:
+    bomb = "{% if m.content == 'bomb' %}{{ 'x' * 9000000000 }}{% endif %}"
+    source = f"{{% for m in messages %}}{{{{ m.content }}}}{bomb}{{% endfor %}}"
+    rows = [ChatRow([{"role": "user", "content": text}], [None]) for text in ("one", "two", "bomb", "three")]
+    outcomes = BoundTemplate(source, {}).render_rows(rows)
+    assert [getattr(outcome, "text", "error") for outcome in outcomes] == ["one", "two", "error"]
+    assert isinstance(outcomes[-1], ModelError)
+    # the next template gets a fresh process
+    assert BoundTemplate("{{ messages[0].content }}", {}).render(MESSAGES) == "hi"
+
+
+def test_nothing_of_this_process_reaches_the_template(monkeypatch: pytest.MonkeyPatch, little_time: None) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    BoundTemplate("{{ 1 }}", {}).render(MESSAGES)
+    child = bounds._process._child
+    assert child is not None
+    with open(f"/proc/{child.pid}/environ", "rb") as stream:
+        assert b"secret" not in stream.read()
+
+
+def test_rendering_in_bulk_is_quick() -> None:
+    template = BoundTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", {})
+    rows = [ChatRow([{"role": "user", "content": "hello " * 20}] * 4, [None] * 4)] * 2000
+    template.render_rows(rows[:1])
+    began = time.perf_counter()
+    template.render_rows(rows)
+    # some 30 microseconds a row alone; the bound is for a busy machine
+    assert time.perf_counter() - began < 4
 
 
 def test_a_refusal_of_the_template_itself_is_told_apart() -> None:
     with pytest.raises(TemplateRefusal, match="roles"):
-        ChatTemplate("{{ raise_exception('roles') }}", {}).render(MESSAGES)
+        BoundTemplate("{{ raise_exception('roles') }}", {}).render(MESSAGES)
 
 
 @pytest.mark.parametrize("name", ["chatml", "qwen3", "gemma", "mistral", "phi", "zephyr"])
 @pytest.mark.parametrize("prompt", [False, True])
 def test_templates_render_as_in_transformers(name: str, prompt: bool, make_tokenizer: Any, template_of: Any) -> None:
     tokenizer = make_tokenizer(template=template_of(name))
-    ours = ChatTemplate(
+    ours = BoundTemplate(
         tokenizer.chat_template, {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
     )
     for messages in (MESSAGES, [{"role": "system", "content": "be kind"}, *MESSAGES, MESSAGES[0]]):
@@ -96,21 +161,29 @@ def test_templates_render_as_in_transformers(name: str, prompt: bool, make_token
         assert ours.render(messages, prompt=prompt) == theirs
 
 
+@pytest.mark.parametrize("name", ["function", "context", "operator", "args", "value", "name"])
+def test_any_name_may_be_an_argument_of_a_macro_or_namespace(name: str) -> None:
+    macro = f"{{% macro say({name}) %}}{{{{ {name} }}}}{{% endmacro %}}{{{{ say({name}='yes') }}}}"
+    space = f"{{% set ns = namespace({name}='yes') %}}{{{{ ns.{name} }}}}{{{{ dict({name}='no').{name} }}}}"
+    assert BoundTemplate(macro, {}).render(MESSAGES) == "yes"
+    assert BoundTemplate(space, {}).render(MESSAGES) == "yesno"
+
+
 def test_generation_marks_and_loop_controls_are_understood() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' %}{% continue %}{% endif %}"
         "{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
     )
-    assert ChatTemplate(source, {}).render([*MESSAGES, *MESSAGES]) == "yo"
+    assert BoundTemplate(source, {}).render([*MESSAGES, *MESSAGES]) == "yo"
 
 
 def test_dates_do_not_move() -> None:
-    assert ChatTemplate("{{ strftime_now('%d %b %Y') }}", {}).render(MESSAGES) == "26 Jul 2024"
+    assert BoundTemplate("{{ strftime_now('%d %b %Y') }}", {}).render(MESSAGES) == "26 Jul 2024"
 
 
 def test_a_failing_template_names_its_line() -> None:
     with pytest.raises(ModelError) as caught:
-        ChatTemplate("one\ntwo\n{{ messages[0].content + 1 }}", {}).render(MESSAGES)
+        BoundTemplate("one\ntwo\n{{ messages[0].content + 1 }}", {}).render(MESSAGES)
     assert caught.value.where == "chat template, line 3"
     with pytest.raises(ModelError, match="line 2"):
-        ChatTemplate("one\n{% for %}", {})
+        BoundTemplate("one\n{% for %}", {})

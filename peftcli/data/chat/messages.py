@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from peftcli.data.chat.marks import THOUGHTS
 from peftcli.data.faults import RowFault, excerpt
 from peftcli.data.names import nearest
 from peftcli.data.readers.jsonl import json_kind
@@ -67,7 +68,20 @@ def _message(message: Message, turn: Mapping[str, Any], number: int) -> Message:
     else:
         message.pop("tool_calls", None)
     message["content"] = _content(message, number)
-    return message
+    return message | dict.fromkeys(THOUGHTS, thought) if (thought := _thought(message, number)) is not None else message
+
+
+def _thought(message: Message, number: int) -> str | None:
+    """The thought before an answer, under whichever of its names; templates find it under each of them."""
+    given = {name: message[name] for name in THOUGHTS if name in message}
+    for name, thought in given.items():
+        if not isinstance(thought, str):
+            raise RowFault(f"message {number}: {name!r} is {json_kind(thought)}, not text")
+    if len(set(given.values())) > 1:
+        raise RowFault(
+            f"message {number}: {' and '.join(map(repr, given))} differ, and are one thing", "keep one of them"
+        )
+    return next(iter(given.values()), None)
 
 
 def _content(message: Message, number: int) -> str:

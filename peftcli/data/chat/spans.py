@@ -1,22 +1,23 @@
-"""Where the trained text lies in a rendered conversation, found by rendering prefixes of it.
-
-For the answer at message i, the text before it is what the template renders for the messages before with its generation
-prompt: exactly what the model is given at inference. The answer is what follows, up to and with its stop token.
-"""
+"""The trained text of a conversation: where each answer stands, and whether the template writes all that was given."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from peftcli.data.chat.template import ChatTemplate
-from peftcli.data.config import TrainOn
+from peftcli.data.chat.answers import Answer, Hit, locate
+from peftcli.data.chat.borders import Borders
+from peftcli.data.chat.conversation import Conversation, Template
+from peftcli.data.chat.frames import Frames
+from peftcli.data.chat.limits import TemplateFailure, TemplateRefusal
+from peftcli.data.chat.marks import Leaf
+from peftcli.data.chat.remedy import remedy_for
 from peftcli.data.faults import RowFault
 from peftcli.data.rows import ChatRow, Message
 
-_THOUGHT_END = "</think>"
+if TYPE_CHECKING:
+    from peftcli.data.config import TrainOn
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,95 +35,97 @@ class Rendered:
 
     text: str
     spans: list[Span] = field(default_factory=list)
-    hits: list[tuple[str, str]] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
 
 
 class Renderer:
-    """Renders rows with one template. `stops`: pattern of the special tokens that may end an answer; None: no such."""
+    """Renders rows with one template. Raises what the template raises, and `RowFault` for rows that cannot be trained."""
 
-    def __init__(self, template: ChatTemplate, stops: re.Pattern[str] | None, train_on: TrainOn) -> None:
+    def __init__(self, template: Template, borders: Borders, train_on: TrainOn) -> None:
         self._template = template
+        self._borders = borders
         self._train_on = train_on
-        self._stop = re.compile(rf"\s*(?:{stops.pattern})") if stops else None
-        self._stop_at_end = re.compile(rf"(?:{stops.pattern})\s*\Z") if stops else None
+        self._frames = Frames()
+        self._losses: dict[tuple[object, ...], list[Hit]] = {}
+        self._remedies: dict[str, str] = {}
 
     def render(self, row: ChatRow) -> Rendered:
-        """The row's text and trained spans. `RowFault` where an answer cannot be found in the text."""
-        messages, tools = row.messages, row.tools
-        self._check_tools(row)
-        out = Rendered(self._template.render(messages, tools))
-        for number, weight in enumerate(message_weights(row, self._train_on)):
-            # where the text around answers is trained, an answer of weight 0 is to be left out of it
-            if weight > 0 or (self._train_on == "all" and row.weights[number] == 0):
-                start = self._start(out, messages, number, tools)
-                out.spans.append(Span(start, self._end(out, start, messages, number, tools), weight))
-        return out
-
-    def _check_tools(self, row: ChatRow) -> None:
+        """The row's text and trained spans."""
+        weights = message_weights(row, self._train_on)
+        # where the text around answers is trained, an answer of weight 0 is to be left out of it
+        wanted = [
+            number
+            for number, weight in enumerate(weights)
+            if weight > 0 or (self._train_on == "all" and row.weights[number] == 0)
+        ]
         if row.tools and "tools" not in self._template.reads:
             raise RowFault("the row describes tools, and the chat template has no place for them")
-        if not self._template.calls_tools and any("tool_calls" in message for message in row.messages):
-            raise RowFault("the row calls tools, and the chat template does not write tool calls")
+        conversation = Conversation(self._template, row.messages, row.tools)
+        out = Rendered(conversation.text, hits=list(self._lost(conversation, wanted)))
+        for number in wanted:
+            answer = self._answer(conversation, number)
+            if out.spans and answer.start < out.spans[-1].end:
+                raise RowFault(f"message {number + 1}: the chat template writes its answer before an earlier one ends")
+            out.spans.append(Span(answer.start, answer.end, weights[number]))
+            out.hits += [(check, self._told(conversation, number, check, why)) for check, why in answer.hits]
+        return out
 
-    def _start(self, out: Rendered, messages: Sequence[Message], number: int, tools: Any) -> int:
-        after = out.spans[-1].end if out.spans else 0
-        if number == 0:
-            # nothing was asked before: no template renders a prompt of no messages
-            return _find(out.text, messages[0], after)
-        prompt = self._template.render(messages[:number], tools, prompt=True)
-        if out.text.startswith(prompt) and len(prompt) >= after:
-            return len(prompt)
-        shared = _shared_length(out.text, prompt)
-        out.hits.append(
-            (
-                "prompt-mismatch",
-                f"message {number + 1}: the prompt at inference is not the text before the answer in training "
-                f"(they part after {shared} characters)",
-            )
-        )
-        return _find(out.text, messages[number], after)
+    def _answer(self, conversation: Conversation, number: int) -> Answer:
+        tools = bool(conversation.tools)
+        if number and conversation.text.startswith(prompt := conversation.prompt(number)):
+            found = self._frames.find(conversation.text, len(prompt), conversation.messages, number, tools)
+            if found is not None:
+                return found
+        answer = locate(conversation, number, self._borders)
+        if number:
+            self._frames.learn(conversation, number, answer)
+        return answer
 
-    def _end(self, out: Rendered, start: int, messages: Sequence[Message], number: int, tools: Any) -> int:
-        message = messages[number]
-        if "tool_calls" not in message and (end := self._plain_end(out.text, start, message["content"])):
-            return end
-        region = self._region(out, start, messages, number, tools)
-        if not _holds_answer(region, message):
-            raise RowFault(f"message {number + 1}: the chat template does not render this answer")
-        length = len(region.rstrip())
-        if self._stop_at_end is None or not self._stop_at_end.search(region):
-            out.hits.append(("stop-token", f"message {number + 1}: no stop token follows the answer"))
-        return start + length
+    def _told(self, conversation: Conversation, number: int, check: str, why: str) -> str:
+        if check in ("prompt-mismatch", "empty-thought"):
+            if check not in self._remedies:
+                self._remedies[check] = remedy_for(conversation, number, check, self._borders)
+            why += self._remedies[check]
+        return f"message {number + 1}: {why}"
 
-    def _plain_end(self, text: str, start: int, content: str) -> int | None:
-        """The end when the content stands there as it is, or stripped, and a special token follows."""
-        if self._stop is None:
-            return None
-        if not text.startswith(content, start):
-            content = content.strip()
-            while start < len(text) and text[start].isspace():
-                start += 1
-            if not text.startswith(content, start):
-                return None
-        found = self._stop.match(text, start + len(content))
-        return found.end() if found else None
+    def _lost(self, conversation: Conversation, wanted: Sequence[int]) -> list[Hit]:
+        """What the row holds and the template does not write; looked at once for each shape of rows without calls."""
+        shape = tuple(map(_shape, conversation.messages)), bool(conversation.tools), tuple(wanted)
+        calls = any("tool_calls" in message for message in conversation.messages)
+        if calls or shape not in self._losses:
+            self._losses[shape] = lost(conversation, wanted)
+        return self._losses[shape]
 
-    def _region(self, out: Rendered, start: int, messages: Sequence[Message], number: int, tools: Any) -> str:
-        """The text from `start` to the end of the message, told from the conversation cut off behind it."""
-        if number == len(messages) - 1:
-            return out.text[start:]
-        cut_off = self._template.render(messages[: number + 1], tools)
-        tail = cut_off[start:] if cut_off[:start] == out.text[:start] else ""
-        # some templates drop the thought of an answer once another turn follows: then the rest of it must be there
-        probe = out.text[start : start + 8]
-        at = 0
-        while tail[at:] and not out.text.startswith(tail[at:], start):
-            at = tail.find(probe, at + 1)
-            if at < 0:
-                break
-        if at < 0 or not tail[at:].strip():
-            raise RowFault(f"message {number + 1}: the chat template renders this answer differently when turns follow")
-        return tail[at:]
+
+def _shape(message: Message) -> tuple[object, ...]:
+    kinds = [name for name, value in message.items() if isinstance(value, str) and value.strip()]
+    return message["role"], *sorted(kinds), len(message.get("tool_calls", ()))
+
+
+def lost(conversation: Conversation, wanted: Sequence[int]) -> list[Hit]:
+    """Texts that are given and not written: told, or a `RowFault` where they belong to an answer that is trained."""
+    found = conversation.places
+    if found is None:
+        return []
+    hits: list[Hit] = []
+    for number, leaf in enumerate(found.leaves):
+        if found.shown(number):
+            continue
+        if leaf.kind == "thought":
+            hits.append(("dropped-thoughts", f"message {leaf.message + 1}: the chat template leaves its thought out"))
+        elif leaf.message in wanted:
+            raise RowFault(f"message {leaf.message + 1}: the chat template does not render {_what(leaf)}")
+        else:
+            role = conversation.messages[leaf.message]["role"]
+            what = f"message {leaf.message + 1} ({role}): the chat template leaves out {_what(leaf)}"
+            hits.append(("lost-text", what))
+    return hits
+
+
+def _what(leaf: Leaf) -> str:
+    return (
+        f"the whole of tool call {leaf.call}" if leaf.call else "the text" if leaf.kind == "content" else "the thought"
+    )
 
 
 def message_weights(row: ChatRow, train_on: TrainOn) -> list[float]:
@@ -146,21 +149,18 @@ def message_weights(row: ChatRow, train_on: TrainOn) -> list[float]:
     return [weight if number == last else 0.0 for number, weight in enumerate(weights)]
 
 
-def _find(text: str, message: Message, after: int) -> int:
-    content = message["content"].strip()
-    at = text.find(content, after) if content else -1
-    if at < 0:
-        raise RowFault("the chat template does not render the answer where it can be found")
-    return at
-
-
-def _holds_answer(region: str, message: Message) -> bool:
-    content = message["content"].strip()
-    answer = content.rsplit(_THOUGHT_END, 1)[-1].strip()
-    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
-    return (content in region or bool(answer and answer in region)) and all(name in region for name in names)
-
-
-def _shared_length(one: str, other: str) -> int:
-    length = min(len(one), len(other))
-    return next((at for at in range(length) if one[at] != other[at]), length)
+def turn_end(template: Template, borders: Borders) -> str:
+    """What the template writes behind a plain answer as the end of its turn; empty where it does not tell."""
+    messages: list[Message] = [
+        {"role": "user", "content": "A question."},
+        {"role": "assistant", "content": "An answer."},
+    ]
+    try:
+        conversation = Conversation(template, messages, None)
+        answer = locate(conversation, 1, borders)
+    except (RowFault, TemplateRefusal, TemplateFailure):
+        # a template with needs of its own
+        return ""
+    found = conversation.places_of(1)
+    last = None if found is None else found.last(1)
+    return "" if last is None else conversation.text[last : answer.end]

@@ -1,98 +1,104 @@
-"""A chat template, compiled once and rendered within bounds of size, work, memory and time."""
+"""A chat template, compiled once. To be run where its work is bounded: see `bounds.py`."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta
 
-from peftcli.data.chat.budget import TemplateLimit
-from peftcli.data.chat.sandbox import BoundedEnvironment
-from peftcli.data.faults import excerpt
+from peftcli.data.chat.limits import TemplateFailure, TemplateLimit, TemplateRefusal
+from peftcli.data.chat.sandbox import DAY_VARIABLE, FIXED_DAY, Sandbox
 from peftcli.data.rows import Message
-from peftcli.errors import ModelError
 
-MAX_TEMPLATE_BYTES = 64 << 10
+MAX_CHARACTERS = 64 << 20
 _NAME = "<template>"
-_RENDER_ERRORS = (
-    TemplateError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    RecursionError,
-    NotImplementedError,
-)
+_PROBE = "Qv0z"
 
 
 class ChatTemplate:
-    """Renders conversations. One thread at a time: the work counter belongs to the template.
+    """Renders conversations. `variables`: what it may read besides the conversation (special tokens, the recipe's own).
 
-    `reads`: names of the variables that it looks at; `calls_tools`: whether it writes the tool calls of an answer.
-
-    Raises `ModelError` (exit 4) with the line for a template that is too large, malformed, fails or does too much work;
-    `TemplateRefusal` passes through when the template itself refuses a conversation.
+    `reads`: names of the variables that it looks at. Raises `TemplateFailure` with the line for a template that is
+    malformed or fails, `TemplateLimit` for one that may not run; `TemplateRefusal` when the template itself refuses.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
-        size = len(source.encode("utf-8", "surrogatepass"))
-        if size > MAX_TEMPLATE_BYTES:
-            raise ModelError(f"the chat template has {size:,} bytes; more than {MAX_TEMPLATE_BYTES:,} are not rendered")
-        self._environment = BoundedEnvironment()
-        self.calls_tools = "tool_calls" in source
-        self._variables = dict(variables)
+    def __init__(self, source: str, variables: Mapping[str, Any]) -> None:
+        self._variables = {name: value for name, value in variables.items() if name != DAY_VARIABLE}
+        environment = Sandbox(str(variables.get(DAY_VARIABLE, FIXED_DAY)))
         try:
-            tree = self._environment.parse_bounded(source)
-            self.reads = frozenset(meta.find_undeclared_variables(tree))
-            code = self._environment.compile(tree, filename=_NAME)
-            self._template = self._environment.template_class.from_code(
-                self._environment, code, self._environment.make_globals(None)
-            )
+            tree = environment.parse_alone(source)
+            self.reads = frozenset(meta.find_undeclared_variables(tree)) | _globals_read(tree)
+            code = environment.compile(tree, filename=_NAME)
+            self._template = environment.template_class.from_code(environment, code, environment.make_globals(None))
         except TemplateSyntaxError as error:
-            raise ModelError(
-                f"the chat template is not valid Jinja: {excerpt(error.message or '', 200)}",
-                where=f"chat template, line {error.lineno}",
-                fix="mend it, or name another: `model.chat_template: FILE`",
-            ) from error
-        except (TemplateLimit, RecursionError, TemplateError, ArithmeticError, MemoryError) as error:
-            raise _over_limit(error) from error
+            raise TemplateFailure(f"not valid Jinja: {error.message or ''}", error.lineno) from error
+        except (RecursionError, MemoryError) as error:
+            raise TemplateLimit(str(error) or type(error).__name__) from error
+        except Exception as error:  # jinja computes constants while it compiles, so that anything may happen
+            raise TemplateFailure(f"{type(error).__name__}: {error}") from error
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, prompt: bool = False) -> str:
-        """The conversation as text; with `prompt` it ends where the assistant begins to answer."""
-        self._environment.budget.start()
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        *,
+        prompt: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The conversation as text; with `prompt` it ends where the assistant begins to answer. `extra`: variables that
+        win over those of the template's making."""
+        if self.takes_parts:
+            messages = [_in_parts(message) for message in messages]
+        return self._rendered(messages, tools, prompt, extra)
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None, prompt: bool, extra: Mapping[str, Any] | None
+    ) -> str:
+        given = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompt}
         try:
-            return "".join(
-                self._template.generate(
-                    {
-                        **self._variables,
-                        "messages": messages,
-                        "tools": tools,
-                        "documents": None,
-                        "add_generation_prompt": prompt,
-                    }
-                )
-            )
-        except TemplateLimit as error:
-            raise _over_limit(error) from error
-        except _RENDER_ERRORS as error:
-            raise ModelError(
-                f"the chat template fails: {excerpt(str(error) or type(error).__name__, 200)}",
-                where=_line_of(error),
-                fix="mend the row or the template, or name another: `model.chat_template: FILE`",
-            ) from error
+            text = "".join(self._template.generate({**self._variables, **(extra or {}), **given}))
+        except TemplateRefusal:
+            raise
+        except (MemoryError, RecursionError) as error:
+            raise TemplateLimit(str(error) or type(error).__name__) from error
+        except TemplateError as error:
+            raise TemplateFailure(str(error) or type(error).__name__, _line_of(error)) from error
+        except Exception as error:  # whatever a template does wrong with Python's own types
+            raise TemplateFailure(str(error) or type(error).__name__, _line_of(error)) from error
+        if len(text) > MAX_CHARACTERS:
+            raise TemplateLimit(f"more than {MAX_CHARACTERS:,} characters of text")
+        return text
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether it reads content only as a list of parts, as templates of models with images do."""
+        return not self._shows({"role": "user", "content": _PROBE}) and self._shows(
+            _in_parts({"role": "user", "content": _PROBE})
+        )
+
+    def _shows(self, message: Message) -> bool:
+        try:
+            return _PROBE in self._rendered([message], None, False, None)
+        except (TemplateFailure, TemplateRefusal):
+            return False
 
 
-def _over_limit(error: Exception) -> ModelError:
-    reason = str(error) if isinstance(error, TemplateLimit) else type(error).__name__
-    return ModelError(
-        f"the chat template is refused: {excerpt(reason, 200)}",
-        fix="name one that you trust: `model.chat_template: FILE`",
-    )
+def _in_parts(message: Message) -> Message:
+    content = message["content"]
+    # a call without words has no part: an empty one would be written as an empty text
+    parts = [{"type": "text", "text": content}] if content or "tool_calls" not in message else []
+    return {**message, "content": parts}
 
 
-def _line_of(error: Exception) -> str:
+def _globals_read(tree: Any) -> frozenset[str]:
+    from jinja2 import nodes
+
+    return frozenset({DAY_VARIABLE} & {node.name for node in tree.find_all(nodes.Name)})
+
+
+def _line_of(error: Exception) -> int:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _NAME]
-    return f"chat template, line {lines[-1]}" if lines else "chat template"
+    return lines[-1] or 0 if lines else 0

@@ -1,18 +1,24 @@
 """Conversations: rendered, encoded as one text, and the mask proven on every row.
 
-The proof: the ids that carry loss, decoded, are exactly the answer as the template renders it with its stop token.
-Where a token lies across the edge of an answer, the row is encoded again in pieces, and has to pass the same proof.
+The ids are those that the tokenizer gives for the whole text, which is what `apply_chat_template` does. The proof: the ids
+that carry loss, decoded, are exactly the answer as the template renders it with its stop token; for tokenizers that do not
+give back what they read (case, spaces after a special token), the text up to either edge of an answer, encoded by itself,
+is exactly the ids up to there.
+
+Where a token lies across an edge, the row is encoded again in pieces, cut there: its ids differ from the tokenizer's own at
+these edges and nowhere else, and what it decodes to must be what the tokenizer's own ids decode to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
-from peftcli.data.chat.sandbox import TemplateRefusal
-from peftcli.data.chat.spans import Rendered, Renderer, Span
+from peftcli.data.chat.bounds import Outcome
+from peftcli.data.chat.limits import TemplateRefusal
+from peftcli.data.chat.spans import Rendered, Span
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
 from peftcli.data.faults import RowFault, excerpt
 from peftcli.data.rows import ChatRow
@@ -21,6 +27,7 @@ from peftcli.errors import ModelError
 
 Run = tuple[list[int], float]
 """Consecutive tokens of one weight."""
+Render = Callable[[Sequence[ChatRow]], list[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +42,18 @@ class _Candidate:
     def answers(self) -> list[list[int]]:
         return [ids for ids, _ in self.runs[1::2]]
 
+    @property
+    def ids(self) -> list[int]:
+        return list(chain.from_iterable(ids for ids, _ in self.runs))
+
+    @property
+    def edges(self) -> list[int]:
+        """How many tokens stand before each edge of an answer."""
+        return list(accumulate(len(ids) for ids, _ in self.runs))[:-1]
+
 
 def encode_chats(
-    codec: Codec, renderer: Renderer, rows: Sequence[ChatRow], settings: EncodeSettings, place: Place
+    codec: Codec, render: Render, rows: Sequence[ChatRow], settings: EncodeSettings, place: Place
 ) -> EncodedRows:
     """The rows whose mask is proven, in order; the others are refused with the reason.
 
@@ -45,14 +61,14 @@ def encode_chats(
     """
     out = EncodedRows()
     context = 1.0 if settings.train_on == "all" else 0.0
-    rendered = _rendered(renderer, rows, place, out)
+    rendered = _rendered(render(rows), place, out)
     encodings = codec.encode_with_offsets([each.text for _, each in rendered])
     candidates = [
         _Candidate(row, each, runs_of(encoding.ids, each.spans, token_ranges(encoding, each.spans), context))
         for (row, each), encoding in zip(rendered, encodings, strict=True)
     ]
-    for candidate, holds in zip(candidates, _proven(codec, candidates), strict=True):
-        proven = candidate if holds else _in_pieces(codec, candidate, context)
+    for candidate, holds in zip(candidates, _decode_to_answers(codec, candidates), strict=True):
+        proven = candidate if holds or _begins_alike(codec, candidate) else _in_pieces(codec, candidate, context)
         if proven is None:
             out.refused[candidate.row] = "the mask cannot be proven: the trained tokens are not exactly the answer"
         else:
@@ -60,20 +76,18 @@ def encode_chats(
     return out
 
 
-def _rendered(
-    renderer: Renderer, rows: Sequence[ChatRow], place: Place, out: EncodedRows
-) -> list[tuple[int, Rendered]]:
+def _rendered(outcomes: Sequence[Outcome], place: Place, out: EncodedRows) -> list[tuple[int, Rendered]]:
     found = []
-    for number, row in enumerate(rows):
-        try:
-            found.append((number, renderer.render(row)))
-        except TemplateRefusal as refusal:
-            out.refused[number] = f"the chat template refuses the row: {excerpt(str(refusal), 160)}"
-        except RowFault as fault:
-            out.refused[number] = fault.message
-        except ModelError as error:
-            where = f"{error.where}; {place(number)}" if error.where else place(number)
-            raise ModelError(error.message, where=where, fix=error.fix) from error
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, Rendered):
+            found.append((number, outcome))
+        elif isinstance(outcome, RowFault):
+            out.refused[number] = outcome.message
+        elif isinstance(outcome, TemplateRefusal):
+            out.refused[number] = f"the chat template refuses the row: {excerpt(str(outcome), 160)}"
+        else:
+            where = f"{outcome.where}; {place(number)}" if outcome.where else place(number)
+            raise ModelError(outcome.message, where=where, fix=outcome.fix)
     return found
 
 
@@ -97,7 +111,7 @@ def runs_of(ids: list[int], spans: Sequence[Span], ranges: Sequence[tuple[int, i
     return [*runs, (ids[at:], context)]
 
 
-def _proven(codec: Codec, candidates: Sequence[_Candidate]) -> list[bool]:
+def _decode_to_answers(codec: Codec, candidates: Sequence[_Candidate]) -> list[bool]:
     """Whether the answers of each row decode to its spans; all rows in one call of the decoder."""
     decoded = iter(codec.decode([ids for candidate in candidates for ids in candidate.answers]))
     return [
@@ -106,12 +120,16 @@ def _proven(codec: Codec, candidates: Sequence[_Candidate]) -> list[bool]:
     ]
 
 
-def _in_pieces(codec: Codec, candidate: _Candidate, context: float) -> _Candidate | None:
-    """The row encoded so that no token lies across an edge of an answer; None when the proof does not hold even so.
+def _begins_alike(codec: Codec, candidate: _Candidate) -> bool:
+    """Whether the text up to each edge of an answer, encoded by itself, gives the row's ids up to there."""
+    text, ids = candidate.rendered.text, candidate.ids
+    edges = [edge for span in candidate.rendered.spans for edge in (span.start, span.end)]
+    alone = codec.encode([text[:edge] for edge in edges])
+    return all(ids[:count] == begin for begin, count in zip(alone, candidate.edges, strict=True))
 
-    Tokenizers that change text (case, accents, unknown words) cannot give it back: for them the answers must decode to
-    what the tokenizer makes of each answer alone.
-    """
+
+def _in_pieces(codec: Codec, candidate: _Candidate, context: float) -> _Candidate | None:
+    """The row encoded so that no token lies across an edge of an answer; None when the proof does not hold even so."""
     text, spans = candidate.rendered.text, candidate.rendered.spans
     edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(text)]
     pieces = [_piece(codec, text, start, end) for start, end in pairwise(edges)]
@@ -119,17 +137,28 @@ def _in_pieces(codec: Codec, candidate: _Candidate, context: float) -> _Candidat
     ranges = list(zip(ends[0:-1:2], ends[1::2], strict=True))
     runs = runs_of(list(chain.from_iterable(pieces)), spans, ranges, context)
     again = _Candidate(candidate.row, candidate.rendered, runs)
-    if all(_proven(codec, [again])) or codec.decode(again.answers) == codec.decode(pieces[1::2]):
+    whole, cut = codec.decode([codec.encode([text])[0], again.ids])
+    if whole == cut and (all(_decode_to_answers(codec, [again])) or _read_alike(codec, again)):
         return again
     return None
+
+
+def _read_alike(codec: Codec, candidate: _Candidate) -> bool:
+    """For tokenizers that change text: each answer decodes to what the tokenizer reads between its edges."""
+    text, spans = candidate.rendered.text, candidate.rendered.spans
+    before = codec.decode(codec.encode([text[: span.start] for span in spans]))
+    until = codec.decode(codec.encode([text[: span.end] for span in spans]))
+    return all(
+        longer.startswith(shorter) and longer[len(shorter) :].strip() == answer.strip()
+        for shorter, longer, answer in zip(before, until, codec.decode(candidate.answers), strict=True)
+    )
 
 
 def _piece(codec: Codec, text: str, start: int, end: int) -> list[int]:
     if start == end:
         return []
-    pattern = codec.special_pattern
-    specials = pattern.finditer(text, 0, start) if pattern else ()
-    begins = start == 0 or any(found.end() == start for found in specials)
+    tokens = codec.added_pattern.finditer(text, 0, start) if codec.added_pattern else ()
+    begins = start == 0 or any(found.end() == start for found in tokens)
     return (codec.encode if begins else codec.encode_continuations)([text[start:end]])[0]
 
 

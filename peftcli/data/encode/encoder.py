@@ -7,8 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import cast
 
-from peftcli.data.chat.spans import Renderer
-from peftcli.data.chat.template import ChatTemplate
+from peftcli.data.chat.bounds import BoundTemplate, Outcome
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
 from peftcli.data.encode.chat import encode_chats
 from peftcli.data.encode.pieces import encode_pieces
@@ -24,14 +23,11 @@ class RowEncoder:
     def __init__(self, facts: TokenizerFacts, settings: EncodeSettings) -> None:
         self.codec = Codec(facts)
         self.settings = settings
-        self._renderer: Renderer | None = None
-        if facts.template is not None:
-            template = ChatTemplate(facts.template, facts.template_variables)
-            self._renderer = Renderer(template, self.codec.stop_pattern, settings.train_on)
+        self._templates = _Templates(self.codec, settings) if facts.template is not None else None
 
     @property
     def has_template(self) -> bool:
-        return self._renderer is not None
+        return self._templates is not None
 
     def encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:
         """The rows' tokens and weights. `place(position)`: file and line of a row, for errors of the template."""
@@ -46,7 +42,7 @@ class RowEncoder:
         return out
 
     def _shaped(self, row: Row) -> Row:
-        if isinstance(row, ChatRow) and self._renderer is None and row.plain is not None:
+        if isinstance(row, ChatRow) and self._templates is None and row.plain is not None:
             return row.plain
         return row
 
@@ -57,14 +53,47 @@ class RowEncoder:
         if kind is PiecesRow:
             return encode_pieces(self.codec, cast(list[PiecesRow], rows), self.settings)
         if kind is ChatRow:
-            if self._renderer is None:
+            if self._templates is None:
                 raise no_template()
-            return encode_chats(self.codec, self._renderer, cast(list[ChatRow], rows), self.settings, place)
+            return encode_chats(
+                self.codec, self._templates.render_rows, cast(list[ChatRow], rows), self.settings, place
+            )
         raise RecipeError(
             "task causal-lm cannot train on rows of this format",
             fix="for the text alone: `format: text`; for a prompt and its answer: `format: prompt-completion` "
             "with `columns`",
         )
+
+
+class _Templates:
+    """The chat template, and the one for rows with tools where there are two."""
+
+    def __init__(self, codec: Codec, settings: EncodeSettings) -> None:
+        self._codec = codec
+        self._settings = settings
+        assert codec.facts.template is not None
+        self._plain = self._bound(codec.facts.template)
+        own = codec.facts.tool_template
+        self._with_tools = self._plain if own is None else self._bound(own)
+
+    def _bound(self, source: str) -> BoundTemplate:
+        facts = self._codec.facts
+        return BoundTemplate(
+            source,
+            {**facts.template_variables, **facts.template_kwargs},
+            tokens=self._codec.added,
+            stops=self._codec.stops,
+            train_on=self._settings.train_on,
+        )
+
+    def render_rows(self, rows: Sequence[ChatRow]) -> list[Outcome]:
+        """What becomes of each row, up to one on which its template breaks."""
+        outcomes: list[Outcome] = []
+        for tools, group in groupby(rows, key=lambda row: self._with_tools if row.tools else self._plain):
+            outcomes += tools.render_rows(list(group))
+            if isinstance(outcomes[-1], ModelError):
+                break
+        return outcomes
 
 
 def _shifted(place: Place, by: int, position: int) -> str:

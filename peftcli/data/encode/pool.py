@@ -18,8 +18,9 @@ from typing import cast
 
 from peftcli.data.encode.base import EncodedRows, Place
 from peftcli.data.encode.encoder import RowEncoder
-from peftcli.data.encode.worker import chunk_frame, read_frame, result_of, write_frame
+from peftcli.data.encode.worker import chunk_frame, result_of
 from peftcli.data.rows import ChatRow, Row
+from peftcli.data.wire import read_frame, write_frame
 from peftcli.errors import DeviceError
 
 # below this much data the processes would not be ready before the work is done

@@ -1,12 +1,10 @@
-"""A process that encodes chunks of conversations: frames of JSON and raw arrays on its standard streams, no pickle.
+"""A process that encodes chunks of conversations: frames of JSON and raw arrays on its standard streams.
 
-A frame is a line of JSON, whose `bytes` entry says how much raw data follows it. The first frame holds the tokenizer and
-the settings, each later one a chunk; every chunk is answered by one frame.
+The first frame holds the tokenizer and the settings, each later one a chunk; every chunk is answered by one frame.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from array import array
 from collections.abc import Sequence
@@ -16,23 +14,8 @@ from typing import IO, Any
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit
 from peftcli.data.rows import ChatRow
 from peftcli.data.tokens import TokenizerFacts
+from peftcli.data.wire import read_frame, write_frame
 from peftcli.errors import ModelError
-
-
-def write_frame(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
-    stream.write(json.dumps({**head, "bytes": len(body)}).encode() + b"\n")
-    stream.write(body)
-    stream.flush()
-
-
-def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame, or None at the end of the stream."""
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        return None
-    head = json.loads(line)
-    body = stream.read(head["bytes"])
-    return (head, body) if len(body) == head["bytes"] else None
 
 
 def chunk_frame(rows: Sequence[ChatRow], places: Sequence[str]) -> dict[str, Any]:

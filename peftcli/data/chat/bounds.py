@@ -1,0 +1,195 @@
+"""Chat templates, rendered in a process of their own that bounds their work as a whole: see `server.py`.
+
+One such process serves all templates of this one; it starts with the first and is replaced when a template breaks it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peftcli.data.chat.limits import TemplateRefusal
+from peftcli.data.chat.spans import Rendered, Span
+from peftcli.data.config import TrainOn
+from peftcli.data.faults import RowFault, excerpt
+from peftcli.data.rows import ChatRow, Message
+from peftcli.data.wire import read_frame, write_frame
+from peftcli.errors import ModelError
+
+MAX_TEMPLATE_BYTES = 64 << 10
+MAX_SECONDS = 5.0
+MAX_MEMORY_BYTES = 1 << 30
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from peftcli.data.chat.server import serve; serve(*json.loads(sys.argv[2]))"
+)
+_MEND = "mend it, or name another: `model.chat_template: FILE`"
+
+Outcome = Rendered | RowFault | TemplateRefusal | ModelError
+"""What becomes of a row."""
+
+
+class _Process:
+    """The process and the templates that it has opened. Safe for several threads, one request at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._ids: dict[str, tuple[int, list[str]]] = {}
+
+    def ask(self, key: str, opening: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request about a template; `{"limit": why}` where the process did not outlive it."""
+        with self._lock:
+            if key not in self._ids:
+                opened = self._exchange({"do": "open", **opening})
+                if "template" not in opened:
+                    return opened
+                self._ids[key] = opened["template"], opened["reads"]
+            number, reads = self._ids[key]
+            if request["do"] == "open":
+                return {"reads": reads}
+            return self._exchange({**request, "template": number})
+
+    def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
+        child = self._child or self._started()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            write_frame(child.stdin, request)
+            answer = read_frame(child.stdout)
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            self.close()
+            return {"limit": "it needs more time or memory than any conversation does"}
+        if "limit" in answer[0]:
+            # what it holds of memory may never come back
+            self.close()
+        return answer[0]
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        limits = json.dumps([MAX_SECONDS, MAX_MEMORY_BYTES])
+        # nothing of this process's environment: no credentials, no libraries that are loaded into every program
+        self._child = subprocess.Popen(
+            [sys.executable, "-I", "-c", _START, json.dumps(sys.path), limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PYTHONUTF8": "1", "PYTHONHASHSEED": "0"},
+        )
+        return self._child
+
+    def close(self) -> None:
+        with self._lock:
+            child, self._child = self._child, None
+            self._ids.clear()
+            if child is not None:
+                child.kill()
+                child.communicate()
+
+
+_process = _Process()
+atexit.register(_process.close)
+
+
+class BoundTemplate:
+    """A chat template. `variables`: what it may read besides the conversation; `tokens` and `stops`: the texts of the
+    tokenizer's added tokens, and of those that may end an answer. `reads`: names of the variables that it looks at.
+
+    Raises `ModelError` (exit 4) with the line for a template that is too large, malformed, fails or does too much work;
+    `TemplateRefusal` passes through when the template itself refuses a conversation.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, Any],
+        *,
+        tokens: Sequence[str] = (),
+        stops: Sequence[str] = (),
+        train_on: TrainOn = "completions",
+    ) -> None:
+        size = len(source.encode("utf-8", "surrogatepass"))
+        if size > MAX_TEMPLATE_BYTES:
+            raise ModelError(f"the chat template has {size:,} bytes; more than {MAX_TEMPLATE_BYTES:,} are not rendered")
+        self._opening = {
+            "source": source,
+            "variables": dict(variables),
+            "tokens": sorted(tokens),
+            "stops": sorted(stops),
+            "train_on": train_on,
+        }
+        self._key = json.dumps(self._opening)
+        answer = self._ask({"do": "open"})
+        if "reads" not in answer:
+            raise _broken(answer)
+        self.reads = frozenset(answer["reads"])
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, prompt: bool = False) -> str:
+        """The conversation as text; with `prompt` it ends where the assistant begins to answer."""
+        request = {"do": "text", "messages": list(messages), "tools": tools, "prompt": prompt}
+        return self._text(self._ask(request))
+
+    def turn_end(self) -> str:
+        """What the template writes behind an answer as the end of its turn; empty where it does not tell."""
+        return self._text(self._ask({"do": "turn end"}))
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        return _process.ask(self._key, self._opening, request)
+
+    def _text(self, answer: dict[str, Any]) -> str:
+        if "refusal" in answer:
+            raise TemplateRefusal(answer["refusal"])
+        if "text" not in answer:
+            raise _broken(answer)
+        return str(answer["text"])
+
+    def render_rows(self, rows: Sequence[ChatRow]) -> list[Outcome]:
+        """What becomes of each row; nothing comes behind a row on which the template breaks (`ModelError`)."""
+        request = {"do": "rows", "rows": [[row.messages, row.weights, row.tools] for row in rows]}
+        answer = self._ask(request)
+        if "rows" in answer:
+            if answer["rows"] and "limit" in answer["rows"][-1]:
+                _process.close()
+            return [_outcome(each) for each in answer["rows"]]
+        if len(rows) == 1:
+            return [_broken(answer)]
+        outcomes: list[Outcome] = []
+        for row in rows:
+            outcomes += self.render_rows([row])
+            if isinstance(outcomes[-1], ModelError):
+                break
+        return outcomes
+
+
+def _outcome(answer: dict[str, Any]) -> Outcome:
+    if "text" in answer:
+        spans = [Span(start, end, weight) for start, end, weight in answer["spans"]]
+        return Rendered(answer["text"], spans, [(check, message) for check, message in answer["hits"]])
+    if "fault" in answer:
+        return RowFault(answer["fault"], answer["fix"])
+    if "refusal" in answer:
+        return TemplateRefusal(answer["refusal"])
+    return _broken(answer)
+
+
+def _broken(answer: dict[str, Any]) -> ModelError:
+    if "limit" in answer:
+        return ModelError(
+            f"the chat template is refused: {excerpt(answer['limit'], 200)}",
+            fix="name one that you trust: `model.chat_template: FILE`",
+        )
+    if "failure" in answer:
+        reason, line = excerpt(answer["failure"], 200), answer["line"]
+        where = f"chat template, line {line}" if line else "chat template"
+        if reason.startswith("not valid Jinja"):
+            return ModelError(f"the chat template is {reason}", where=where, fix=_MEND)
+        return ModelError(
+            f"the chat template fails: {reason}", where=where, fix=f"mend the row or the template; {_MEND}"
+        )
+    return ModelError(f"the chat template refuses: {excerpt(str(answer.get('refusal', '')), 200)}", fix=_MEND)

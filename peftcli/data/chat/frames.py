@@ -1,0 +1,110 @@
+"""What a template writes around an answer, learnt from one row and recognised in the next ones to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftcli.data.chat.answers import Answer, Hit
+from peftcli.data.chat.conversation import Conversation
+from peftcli.data.chat.marks import THOUGHTS, Kind
+from peftcli.data.rows import Message
+
+MAX_FRAMES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """`pieces`: text and the kind of the message's text behind it, by turns; then `closing`, which is still trained, and
+    `rest`, up to the next message's text or the end. Training begins `skipped` characters behind the prompt."""
+
+    pieces: tuple[tuple[str, Kind], ...]
+    closing: str
+    rest: str
+    last: bool
+    skipped: int
+    hits: tuple[Hit, ...]
+
+    def match(self, text: str, at: int, message: Message) -> Answer | None:
+        """The answer behind the prompt that ends at `at`, where the text is this frame around the message's texts."""
+        start = at + self.skipped
+        prompt = at
+        for literal, kind in self.pieces:
+            if not text.startswith(literal, at):
+                return None
+            at += len(literal)
+            whole = _text(message, kind)
+            if not text.startswith(whole, at):
+                whole = whole.strip()
+                if not text.startswith(whole, at):
+                    return None
+            at += len(whole)
+        if not text.startswith(self.closing, at) or not text.startswith(self.rest, at + len(self.closing)):
+            return None
+        end = at + len(self.closing)
+        if self.last and end + len(self.rest) != len(text):
+            return None
+        return Answer(start, end, prompt, self.hits)
+
+
+Key = tuple[Any, ...]
+
+
+class Frames:
+    """The frames of a template by the shape of the answer and of the turns around it."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, list[Frame]] = {}
+
+    def find(self, text: str, prompt: int, messages: Sequence[Message], number: int, tools: bool) -> Answer | None:
+        for frame in self._known.get(_key(messages, number, tools), ()):
+            found = frame.match(text, prompt, messages[number])
+            if found is not None:
+                return found
+        return None
+
+    def learn(self, conversation: Conversation, number: int, answer: Answer) -> None:
+        """Keeps the frame of an answer that was located, where it has one."""
+        known = self._known.setdefault(_key(conversation.messages, number, bool(conversation.tools)), [])
+        frame = _frame(conversation, number, answer)
+        if frame is not None and frame not in known and len(known) < MAX_FRAMES:
+            known.append(frame)
+
+
+def _key(messages: Sequence[Message], number: int, tools: bool) -> Key:
+    return (
+        messages[number - 1]["role"],
+        messages[number + 1]["role"] if number + 1 < len(messages) else None,
+        "tool_calls" in messages[number],
+        bool(_text(messages[number], "thought")),
+        tools,
+    )
+
+
+def _text(message: Message, kind: Kind) -> str:
+    if kind == "content":
+        return str(message["content"])
+    return next((str(message[name]) for name in THOUGHTS if message.get(name)), "")
+
+
+def _frame(conversation: Conversation, number: int, answer: Answer) -> Frame | None:
+    """None where the texts do not stand there letter for letter (calls, cut thoughts, white space around them)."""
+    found = conversation.places_of(number)
+    if answer.prompt < 0 or found is None or "tool_calls" in conversation.messages[number]:
+        return None
+    text, at = conversation.text, answer.prompt
+    pieces: list[tuple[str, Kind]] = []
+    begins = sorted((found.begins[leaf], leaf) for leaf in found.of(number) if leaf in found.begins)
+    for begin, leaf in begins:
+        known = found.leaves[leaf]
+        if begin < at or text[begin : found.ends.get(leaf)] != known.text:
+            return None
+        pieces.append((text[at:begin], known.kind))
+        at = begin + len(known.text)
+    behind = found.next_begin(number)
+    last = number == len(conversation.messages) - 1
+    skipped = answer.start - answer.prompt
+    if not pieces or skipped > len(pieces[0][0]) or answer.end < at or (behind is None) != last:
+        return None
+    return Frame(tuple(pieces), text[at : answer.end], text[answer.end : behind], last, skipped, answer.hits)

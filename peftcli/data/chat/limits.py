@@ -1,0 +1,20 @@
+"""What ends a rendering early: the template itself, a fault in it, or the bounds of its process."""
+
+from __future__ import annotations
+
+
+class TemplateRefusal(Exception):
+    """The template itself refuses the conversation (`raise_exception`)."""
+
+
+class TemplateFailure(Exception):
+    """The template fails on a conversation. `line`: where in the template, 0 where that is not known."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.line = line
+
+
+class TemplateLimit(BaseException):
+    """A template does more work than any conversation needs. Not an `Exception`: no handler on the way may keep it."""

@@ -1,0 +1,38 @@
+"""Which variable of the template would make training and inference agree; found by trying, not by its name."""
+
+from __future__ import annotations
+
+from peftcli.data.chat.answers import locate
+from peftcli.data.chat.borders import Borders
+from peftcli.data.chat.conversation import Conversation
+from peftcli.data.chat.limits import TemplateFailure, TemplateRefusal
+from peftcli.data.faults import RowFault
+
+GIVEN = frozenset(
+    (
+        *("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"),
+        *("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"),
+        *("range", "dict", "namespace", "joiner", "cycler", "lipsum"),
+    )
+)
+"""Variables that every rendering gets; the others are `model.chat_template_kwargs`."""
+
+
+def remedy_for(conversation: Conversation, number: int, check: str, borders: Borders) -> str:
+    """`; set model.chat_template_kwargs: ...` with a setting under which the check does not fire, or nothing."""
+    for name in sorted(conversation.template.reads - GIVEN):
+        for value in (False, True):
+            if _mends(conversation, number, check, borders, name, value):
+                return f"; set `model.chat_template_kwargs: {{{name}: {str(value).lower()}}}`"
+    return ""
+
+
+def _mends(conversation: Conversation, number: int, check: str, borders: Borders, name: str, value: bool) -> bool:
+    other = conversation.under({name: value})
+    if other is None:
+        return False
+    try:
+        answer = locate(other, number, borders)
+    except (RowFault, TemplateRefusal, TemplateFailure):
+        return False
+    return not any(found in ("prompt-mismatch", "empty-thought") for found, _ in answer.hits)

@@ -1,0 +1,122 @@
+"""The process in which chat templates run: what they may use of memory and time is bounded by the kernel.
+
+A template is code of somebody else. Whatever it does in here, by loops, by recursion or by one call of C that works for
+hours, ends at the bounds of this process: at its memory a `MemoryError`, at its time a signal, and where that is not
+heard its death. It answers frames on its standard streams and imports neither torch nor a tokenizer.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peftcli.data.chat.answers import Hit
+from peftcli.data.chat.borders import Borders
+from peftcli.data.chat.limits import TemplateFailure, TemplateLimit, TemplateRefusal
+from peftcli.data.chat.spans import Renderer, turn_end
+from peftcli.data.chat.template import ChatTemplate
+from peftcli.data.faults import RowFault
+from peftcli.data.rows import ChatRow
+from peftcli.data.wire import read_frame, write_frame
+
+Answer = dict[str, Any]
+# a signal is heard between two steps of Python only: after this many times the allowed time the process ends
+_PATIENCE = 1.5
+
+
+class _Opened:
+    """A template with what renders rows under it."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.template = ChatTemplate(request["source"], request["variables"])
+        self.borders = Borders(request["tokens"], request["stops"])
+        self.renderer = Renderer(self.template, self.borders, request["train_on"])
+
+
+class Server:
+    """Answers requests. `seconds`: of computing that one request of a rendering, or one row, may take."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._opened: list[_Opened] = []
+
+    def answer(self, request: dict[str, Any]) -> Answer:
+        if request["do"] == "open":
+            return self._guarded(lambda: self._open(request))
+        opened = self._opened[request["template"]]
+        if request["do"] == "rows":
+            return {"rows": self._rows(opened, request["rows"])}
+        if request["do"] == "turn end":
+            return self._guarded(lambda: {"text": turn_end(opened.template, opened.borders)})
+        messages, tools, prompt = request["messages"], request["tools"], request["prompt"]
+        return self._guarded(lambda: {"text": opened.template.render(messages, tools, prompt=prompt)})
+
+    def _open(self, request: dict[str, Any]) -> Answer:
+        self._opened.append(_Opened(request))
+        return {"template": len(self._opened) - 1, "reads": sorted(self._opened[-1].template.reads)}
+
+    def _rows(self, opened: _Opened, rows: list[Any]) -> list[Answer]:
+        """What becomes of each row, up to the first on which the template itself breaks."""
+        answers = []
+        for messages, weights, tools in rows:
+            row = ChatRow(messages, weights, tools)
+            answers.append(self._guarded(lambda row=row: _rendered(opened.renderer, row)))  # type: ignore[misc]
+            if "failure" in answers[-1] or "limit" in answers[-1]:
+                break
+        return answers
+
+    def _guarded(self, work: Callable[[], Answer]) -> Answer:
+        try:
+            with _limited(self._seconds):
+                return work()
+        except TemplateRefusal as refusal:
+            return {"refusal": str(refusal)}
+        except RowFault as fault:
+            return {"fault": fault.message, "fix": fault.fix}
+        except TemplateFailure as failure:
+            return {"failure": failure.reason[:1000], "line": failure.line}
+        except TemplateLimit as limit:
+            return {"limit": str(limit)[:1000]}
+        except (MemoryError, RecursionError) as error:
+            return {"limit": type(error).__name__}
+
+
+def _rendered(renderer: Renderer, row: ChatRow) -> Answer:
+    rendered = renderer.render(row)
+    spans = [[span.start, span.end, span.weight] for span in rendered.spans]
+    hits: list[Hit] = rendered.hits
+    return {"text": rendered.text, "spans": spans, "hits": hits}
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises `TemplateLimit` after so much computing."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds / 10)
+    signal.setitimer(signal.ITIMER_PROF, seconds * _PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def serve(seconds: float, memory_bytes: int) -> None:
+    """Answers frames until the requests end."""
+
+    def out_of_time(*_: Any) -> None:
+        raise TemplateLimit(f"it computes for more than {seconds:g} seconds")
+
+    signal.signal(signal.SIGVTALRM, out_of_time)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    # an interrupt is for the process that asks, which then closes this one's requests
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    server = Server(seconds)
+    while (frame := read_frame(requests)) is not None:
+        write_frame(answers, server.answer(frame[0]))
