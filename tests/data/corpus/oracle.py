@@ -144,8 +144,11 @@ class Oracle:
         """What the template writes also where the conversation ends here belongs to the turn, whatever it is."""
         cut = self.rendered(messages[: number + 1], tools)
         least = ends.start
-        at = cut.find(text[max(least - 6, 0) : least], max(least - 60, 0))
-        tail = cut[at + min(6, least) :].rstrip() if at >= 0 else ""
+        if cut.startswith(text[:least]):
+            at = least
+        else:
+            at = cut.find(text[max(least - 6, 0) : least], max(least - 60, 0)) + min(6, least)
+        tail = cut[at:].rstrip() if at >= 6 else ""
         return max(ends.stop, least + len(tail) + 1) if tail and text.startswith(tail, least) else ends.stop
 
     def _call_start(self, text: str, messages: list[Any], tools: Any, number: int) -> int | None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tests.data.corpus.corpus import run, table
 
 pytestmark = pytest.mark.slow
