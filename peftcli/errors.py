@@ -107,6 +107,13 @@ class AdapterError(ModelError):
     """An adapter is damaged, belongs to another base, or its targets are not found."""
 
 
+class AdapterWarning(UserWarning):
+    """An adapter loads, or is written, although something about it is odd; the message says what that means.
+
+    A Python warning, so that it reaches whoever loads from Python; the command line prints it as one line on stderr.
+    """
+
+
 class MergeError(ModelError):
     """The method, or this adapter on this base, cannot be merged; the model is untouched."""
 

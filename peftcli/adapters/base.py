@@ -20,14 +20,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from peftcli.adapters.adapter_file import AdapterFile, Shapes
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import MergeError
 
+__all__ = ["FILE_PREFIX", "Adapter", "Entry", "InitContext", "Method", "Shapes", "Summary", "cannot_merge"]
+
 FILE_PREFIX = "base_model.model."
 """What the reference puts before a module path in its keys."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Key on disk -> shape, read from a file's header before anything is allocated."""
 
 
 @dataclass
@@ -99,6 +99,13 @@ class Adapter(ABC):
     def entries(self) -> list[Entry]:
         """Every tensor that belongs in the adapter file, live tensor and key on disk, in a fixed order."""
 
+    def file_entries(self) -> list[Entry]:
+        """Every tensor of the adapter file: the entries, and copies of the base's own tensors that a file brought along."""
+        return self.entries()
+
+    def settle(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Called once a file's tensors are read, which are given again; `where` names the file."""
+
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything that is trained; names are stable keys (those on disk where it is stored)."""
         return {entry.key: entry.tensor for entry in self.entries() if isinstance(entry.tensor, nn.Parameter)}
@@ -121,7 +128,7 @@ class Adapter(ABC):
 
     def saved(self) -> tuple[MethodConfig, dict[str, Tensor]]:
         """Configuration and tensors as they go to disk (a method whose start shifts the base converts itself here)."""
-        tensors = {entry.key: entry.stored() for entry in self.entries() if entry.key not in self.absent_keys}
+        tensors = {entry.key: entry.stored() for entry in self.file_entries() if entry.key not in self.absent_keys}
         return self.file_config(), tensors
 
     def companions(self) -> dict[str, Tensor]:
@@ -206,10 +213,17 @@ class Method(ABC):
     """A method as shared code sees it: a configuration class and a builder."""
 
     config_class: ClassVar[type[MethodConfig]]
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Names of tensors in other tools, where they stand transposed -> names here."""
 
     @property
     def name(self) -> str:
         return self.config_class.name
+
+    def adopt(self, model: nn.Module, config: Any, file: AdapterFile) -> tuple[Any, AdapterFile]:
+        """A file in an older layout of this method as it is laid out today; called before `build`. Raises
+        `AdapterError` where that cannot be done."""
+        return config, file
 
     @abstractmethod
     def build(self, model: nn.Module, config: Any, shapes: Shapes | None) -> Adapter:

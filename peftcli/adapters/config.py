@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from peftcli.adapters.file_values import Bounds, as_switches, beyond_bounds
+from peftcli.adapters.oddities import named, tell
 from peftcli.errors import AdapterError, Fault
 
 PEFT_LEVEL = "0.21.2"
@@ -58,6 +60,10 @@ class MethodConfig(BaseModel):
     written where this class has no field of that name."""
     refused_variants: ClassVar[Mapping[str, str]] = {}
     """Fields of the reference that switch on a variant which is not here, and the variant's name."""
+    idle_variants: ClassVar[Mapping[str, str]] = {}
+    """Fields of the reference that change no answer of a trained adapter, and why: a file loads without them."""
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {}
+    """Fields whose numbers may lie further out in a file than in a recipe, and how far."""
     recipe_only: ClassVar[frozenset[str]] = frozenset()
     """Fields of this class that steer training and are not written to `adapter_config.json`."""
 
@@ -97,7 +103,7 @@ class MethodConfig(BaseModel):
         faults = [
             Fault(f"`{field}` asks for {variant}, which peftcli does not have", where)
             for field, variant in cls.refused_variants.items()
-            if document.get(field, cls.file_defaults.get(field)) != cls.file_defaults.get(field)
+            if cls._switched_on(document, field)
         ]
         if faults:
             raise AdapterError("the adapter uses a variant that peftcli does not have", faults=faults)
@@ -108,14 +114,39 @@ class MethodConfig(BaseModel):
             if name in document or name in cls.file_defaults
         }
         kept = {key: value for key, value in document.items() if key not in own and key != "peft_type"}
+        for field in [field for field in cls.idle_variants if cls._switched_on(document, field)]:
+            tell(f"`{field}` is left out: {cls.idle_variants[field]}", where=where)
+            kept.pop(field, None)
+        known = own | {*COMMON_FILE_FIELDS, *cls.file_defaults, *cls.refused_variants, *cls.idle_variants}
+        strange = [key for key, value in kept.items() if key not in known and value not in (None, False, [], {})]
+        if strange:
+            tell(f"fields of another version, which change nothing here: {named(strange)}", where=where)
+        switches = as_switches(values, cls.model_fields)
+        if switches:
+            tell(f"neither true nor false, taken as the reference does: {named(switches)}", where=where)
+        return cls._validated({**values, **switches}, where=where), kept
+
+    @classmethod
+    def _switched_on(cls, document: Mapping[str, Any], field: str) -> bool:
+        value = document.get(field, cls.file_defaults.get(field))
+        return value not in (None, False, [], cls.file_defaults.get(field))
+
+    @classmethod
+    def _validated(cls, values: Mapping[str, Any], *, where: str) -> Self:
         try:
-            return cls.model_validate(values), kept
+            return cls.model_validate(values)
         except ValidationError as error:
-            raise AdapterError(
-                "the adapter's configuration has fields that make no sense",
-                fix="the file is damaged, or of another version; get the adapter again",
-                faults=[Fault(fault, where) for fault in field_faults(error)],
-            ) from error
+            odd = beyond_bounds(error, values, cls.file_bounds)
+            if not odd:
+                raise AdapterError(
+                    "the adapter's configuration has fields that make no sense",
+                    fix="the file is damaged, or of another version; get the adapter again",
+                    faults=[Fault(fault, where) for fault in field_faults(error)],
+                ) from error
+        shown = ", ".join(f"{name}: {value}" for name, value in odd.items())
+        tell(f"no recipe may say {shown}; loaded as the file has it", where=where)
+        others = {name: value for name, value in values.items() if name not in odd}
+        return cls._validated(others, where=where).model_copy(update=odd)
 
 
 def field_faults(error: ValidationError) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Method, Shapes
+from peftcli.adapters.base_copies import BaseCopies
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import MergeError
 from peftcli.models.weights import UnadaptedWeight
@@ -181,6 +182,8 @@ class LayersAdapter(Adapter):
         super().__init__(model, config)
         self.layers: list[tuple[str, AdapterLayer]] = []
         self._shared: dict[int, list[Place]] | None = None
+        self.base_copies = BaseCopies(model, {}, None)
+        """What a file brings along of the base itself."""
 
     def wrap(self, path: str, layer: AdapterLayer) -> None:
         """Puts a wrapper in the place of the module at `path` (which it must hold as its base layer)."""
@@ -219,12 +222,19 @@ class LayersAdapter(Adapter):
             for name, tensor in layer.tensors().items()
         ]
 
+    def file_entries(self) -> list[Entry]:
+        return [*self.entries(), *self.base_copies.entries()]
+
+    def settle(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        self.base_copies.settle(tensors, where)
+
     def initialise(self, context: InitContext) -> None:
         for _, layer in self.layers:
             layer.initialise(context)
 
     def set_enabled(self, enabled: bool) -> None:
         self.enabled = enabled
+        self.base_copies.show(enabled)
         for _, layer in self.layers:
             layer.enabled = enabled
 
@@ -235,6 +245,7 @@ class LayersAdapter(Adapter):
             for place in self._places(path):
                 setattr(*place, layer.base_layer)
         self.layers.clear()
+        self.base_copies.show(False)
 
     def targets(self) -> list[str]:
         return list(dict.fromkeys(path for path, _ in self.layers))
@@ -258,6 +269,7 @@ class LayersAdapter(Adapter):
             for base, name, old in reversed(replaced):
                 _set_parameter(base, name, old)
             raise
+        self.base_copies.keep()
         self.remove()
 
 
@@ -298,9 +310,11 @@ class LayersMethod(Method, Generic[ConfigT]):
     def build(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> LayersAdapter:
         adapter = self.new_adapter(model, config)
         try:
+            adapter.base_copies = BaseCopies(model, dict(named_base_modules(model)), shapes)
             for path, module in self.sites(model, config, shapes).items():
                 self.place(adapter, config, path, module, shapes)
             self.finish(adapter, config, shapes)
+            adapter.base_copies.leave({entry.key for entry in adapter.entries()})
         except BaseException:
             adapter.remove()
             raise

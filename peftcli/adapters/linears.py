@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import nn
 
+from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import FILE_PREFIX, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
+from peftcli.adapters.oddities import tell
 from peftcli.adapters.selection import SelectedParameters, wrap_named_modules
 from peftcli.adapters.target_config import TargetedConfig
 from peftcli.adapters.targets import ALL_LINEAR, find_targets, names_path, pattern_value, unmatched_pattern_keys
 from peftcli.errors import AdapterError, Fault
+from peftcli.models.conversions import Conversions
 from peftcli.models.direct_reads import read_directly
 from peftcli.models.plain_linear import linear_fault, table_fault
 from peftcli.models.structure import structure
@@ -53,7 +56,7 @@ class LinearsAdapter(LayersAdapter):
         hidden = ("exclude_modules", "layers_to_transform", "layers_pattern")
         if any(getattr(config, field) is not None for field in hidden if field in config.recipe_only):
             changes["target_modules"] = sorted(self.sites)
-        elif config.target_modules == ALL_LINEAR or self.left_out:
+        elif config.target_modules == ALL_LINEAR or self.left_out or (self.sites and not config.target_modules):
             changes["target_modules"] = shortest_names(self.sites, self.model)
         saved = config.modules_to_save or []
         paths = [path for path, _ in named_base_modules(self.model)]
@@ -68,6 +71,44 @@ class LinearsAdapter(LayersAdapter):
                 if stable != pattern:
                     changes[field] = stable
         return changes
+
+
+def with_present_names(model: nn.Module, config: TargetedT, file: AdapterFile, prefix: str) -> TargetedT:
+    """The configuration with the names that transformers gave modules since; patterns become the modules that the file
+    holds."""
+    modules = dict(named_base_modules(model))
+    held = sites_in_file(modules, file.shapes, prefix)
+    changes: dict[str, Any] = {}
+    if isinstance(config.target_modules, str):
+        if file.renamed:
+            changes["target_modules"] = sorted(held)
+    elif config.target_modules:
+        changes["target_modules"] = [_present(model, entry, modules, held) for entry in config.target_modules]
+    if config.modules_to_save:
+        changes["modules_to_save"] = [_present(model, entry, modules, modules) for entry in config.modules_to_save]
+    changes = {field: value for field, value in changes.items() if value != getattr(config, field)}
+    return config.model_copy(update=changes) if changes else config
+
+
+def _present(model: nn.Module, entry: str, modules: Mapping[str, Any], holders: Mapping[str, Any]) -> str:
+    """An entry that names no module, by the name that it has now, where one of `holders` has it."""
+    if any(names_path(entry, path) for path in modules):
+        return entry
+    present = Conversions(model).present_name(f"{entry}.weight").removesuffix(".weight")
+    if not any(names_path(present, path) for path in holders):
+        return entry
+    tell(f"`{entry}` is `{present}` in this transformers: read as that, though Hugging Face PEFT leaves it out")
+    return present
+
+
+def sites_in_file(supported: Mapping[str, nn.Module], shapes: Shapes, prefix: str) -> dict[str, nn.Module]:
+    """Modules that the keys of a file have tensors for, whose names begin with `prefix`; none without a prefix."""
+    if not prefix:
+        return {}
+    paths = {
+        path for path, _, name in (key.removeprefix(FILE_PREFIX).rpartition(f".{prefix}") for key in shapes) if name
+    }
+    return {path: module for path, module in supported.items() if path in paths}
 
 
 def shortest_names(paths: Sequence[str], model: nn.Module) -> list[str]:
@@ -89,6 +130,9 @@ def order_free(pattern: Mapping[str, int | float], paths: Sequence[str]) -> dict
 class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
     """Finds the targets, checks what was asked of them, and wraps each; subclasses make the wrapper."""
 
+    tensor_prefix: ClassVar[str] = ""
+    """What the names of a site's tensors begin with, behind the path of the module."""
+
     def new_adapter(self, model: nn.Module, config: TargetedT) -> LinearsAdapter:
         return LinearsAdapter(model, config)
 
@@ -108,6 +152,9 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
     def layer(self, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
         """The wrapper for one site."""
 
+    def adopt(self, model: nn.Module, config: TargetedT, file: AdapterFile) -> tuple[TargetedT, AdapterFile]:
+        return with_present_names(model, config, file, self.tensor_prefix), file
+
     def build(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> LayersAdapter:
         left_out = {} if shapes is not None else self.left_out(model, config)
         adapter = super().build(model, config, shapes)
@@ -115,24 +162,25 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         return adapter
 
     def sites(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
-        found = self._asked(model, config)
+        found = self._asked(model, config, shapes)
         # a file's targets are those that it holds tensors for
         left_out = {} if shapes is not None else self.left_out(model, config)
         sites = {path: module for path, module in found.items() if path not in left_out}
-        faults = [
-            Fault(f"`{key}` in {field} matches no adapted layer", fix="name the end of a layer's path")
+        names = self.pattern_names(model, config, sites)
+        unmatched = [
+            f"`{key}` in {field} matches no adapted layer"
             for field in ("rank_pattern", "alpha_pattern")
-            for key in unmatched_pattern_keys(getattr(config, field, None) or {}, sites)
-            if shapes is None
+            for key in unmatched_pattern_keys(getattr(config, field, None) or {}, names)
         ]
+        faults = [Fault(text, fix="name the end of a layer's path") for text in unmatched if shapes is None]
         faults += [fault for path, module in sites.items() for fault in self.faults(config, path, module, shapes)]
         if faults:
             raise AdapterError(f"{config.name} does not fit this model as asked", faults=faults[:10])
         return sites
 
-    def _asked(self, model: nn.Module, config: TargetedT) -> dict[str, nn.Module]:
+    def _asked(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> dict[str, nn.Module]:
         kept = config.modules_to_save or []
-        found = self.found(model, config)
+        found = self.found(model, config, shapes)
         return {path: module for path, module in found.items() if not any(_inside(path, name) for name in kept)}
 
     def left_out(self, model: nn.Module, config: TargetedT) -> dict[str, str]:
@@ -140,7 +188,7 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
 
         Raises `AdapterError` where a name of the user's stands for nothing else.
         """
-        asked, seen = self._asked(model, config), participation(model)
+        asked, seen = self._asked(model, config, None), participation(model)
         reasons = {path: self.idle(seen, path) for path in asked}
         if config.target_modules == ALL_LINEAR:
             narrow = {path: NARROW for path, module in asked.items() if self.faults(config, path, module, None)}
@@ -161,10 +209,12 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         supported = {path: m for path, m in structure(model).linears.items() if self.supports(m)}
         return [path for path, module in supported.items() if path in bypassed or self.misfit(module) is not None]
 
-    def found(self, model: nn.Module, config: TargetedT) -> Mapping[str, nn.Module]:
-        """Modules that the targets name, in the model's order."""
-        if not config.target_modules:
-            raise AdapterError("target_modules is empty", fix="all-linear, a list of names, or a regular expression")
+    def pattern_names(self, model: nn.Module, config: TargetedT, sites: Iterable[str]) -> list[str]:
+        """Names that `rank_pattern` and `alpha_pattern` may mean."""
+        return list(sites)
+
+    def found(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        """Modules that the targets name, in the model's order; with `shapes`, those of a file."""
         candidates = dict(named_base_modules(model))
         bypassed = read_directly(model)
         fit = {
@@ -172,6 +222,8 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
             for path, module in candidates.items()
             if self.supports(module) and self.misfit(module) is None and path not in bypassed
         }
+        if not config.target_modules:
+            return self.held(fit, shapes)
         return find_targets(
             candidates,
             config.target_modules,
@@ -181,6 +233,7 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
             layers_pattern=config.layers_pattern,
             supported=fit,
             why_not=lambda path: self._why_not(candidates[path], bypassed.get(path)),
+            from_file=shapes is not None,
         )
 
     def misfit(self, module: nn.Module) -> str | None:
@@ -194,6 +247,15 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
             return None
         read = f"{reader} computes with its weight itself and passes by what wraps the layer" if reader else None
         return self.misfit(module) or read
+
+    def held(self, supported: Mapping[str, nn.Module], shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        """Modules that a file holds tensors for: what counts where it names no targets (in the reference, the default of
+        a list of families). Raises `AdapterError` where there is none."""
+        found = sites_in_file(supported, shapes or {}, self.tensor_prefix)
+        if not found:
+            raise AdapterError("target_modules is empty", fix="all-linear, a list of names, or a regular expression")
+        tell(f"target_modules names nothing: the {len(found)} modules that the file has tensors for are adapted")
+        return found
 
     def place(
         self, adapter: LayersAdapter, config: TargetedT, path: str, module: nn.Module, shapes: Shapes | None

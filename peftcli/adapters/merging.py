@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peftcli.adapters.layers import named_base_modules
-from peftcli.adapters.surgery import adapter_of, forget
+from peftcli.adapters.surgery import adapter_of, bare, forget
 from peftcli.errors import MergeError
 from peftcli.models.structure import input_embedding, output_embedding
 
@@ -19,6 +19,7 @@ def merge(model: nn.Module) -> None:
     Tied embeddings of which one side was adapted are untied, in the tensors and in `model.config`.
     Raises `MergeError` (the model is untouched) when the method has no weight-space form or a value is not finite.
     """
+    model = bare(model)
     adapter = adapter_of(model)
     shared = _shared_places(model)
     adapter.merge()

@@ -3,40 +3,26 @@
 Python's `re` may try a number of ways that is exponential in the length of a path. Here all places where a part of the
 pattern can end are followed at once, as bits of one number (Thompson, CACM 11, 1968), so that the work is bounded by the
 lengths of pattern and path. The syntax is that of `re`; back references, which need backtracking, are refused.
+
+An atomic group (and a possessive repeat) goes on from one place alone: the end that `re` would try first. Inside one, ends
+are found in that order (`pattern_order`).
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
 from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
+from peftcli.adapters.pattern_order import Ordered, ordered, too_long
+from peftcli.adapters.pattern_text import Step, Text, character_test, is_word
 from peftcli.errors import AdapterError
 
 MAX_LENGTH = 1000
 MAX_TEXT = 2000
-
-Step = Callable[["_Text", int], int]
-"""Takes the places where a part may begin and returns those where it may end, as bits."""
-
-
-class _Text:
-    """A text, and the places of its characters: bit `i` stands for the place before character `i`."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.end = 1 << len(text)
-        self.every = (self.end << 1) - 1
-        self._places: dict[int, int] = {}
-
-    def places(self, part: int, fits: Callable[[str], bool]) -> int:
-        """Where a character fits; counted once for each part of a pattern."""
-        if part not in self._places:
-            self._places[part] = sum(1 << place for place, char in enumerate(self.text) if fits(char))
-        return self._places[part]
+_READ_FLAGS = re.UNICODE | re.IGNORECASE | re.DOTALL | re.MULTILINE | re.VERBOSE | re.ASCII
 
 
 class Pattern:
@@ -44,18 +30,18 @@ class Pattern:
 
     def __init__(self, pattern: str) -> None:
         parsed = sre_parser.parse(pattern)
-        if parsed.state.flags & ~re.UNICODE:
-            raise re.error("flags are not supported")
-        self._step = _sequence(parsed)
+        if parsed.state.flags & ~_READ_FLAGS:
+            raise re.error("this flag is not supported")
+        self._step = _sequence(parsed, parsed.state.flags)
 
     def fullmatch(self, text: str) -> bool:
         """Whether the pattern matches the whole text."""
-        place = _Text(text[:MAX_TEXT])
+        place = Text(text[:MAX_TEXT])
         return bool(self._step(place, 1) & place.end)
 
     def match(self, text: str) -> bool:
         """Whether the pattern matches the beginning of the text."""
-        return bool(self._step(_Text(text[:MAX_TEXT]), 1))
+        return bool(self._step(Text(text[:MAX_TEXT]), 1))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -75,10 +61,10 @@ def compile_pattern(pattern: str, *, what: str) -> Pattern:
         ) from error
 
 
-def _sequence(parsed: Any) -> Step:
-    steps = [_part(operator, argument) for operator, argument in parsed]
+def _sequence(parsed: Any, flags: int) -> Step:
+    steps = [_part(operator, argument, flags) for operator, argument in parsed]
 
-    def run(text: _Text, places: int) -> int:
+    def run(text: Text, places: int) -> int:
         for step in steps:
             places = step(text, places)
             if not places:
@@ -88,54 +74,28 @@ def _sequence(parsed: Any) -> Step:
     return run
 
 
-def _part(operator: Any, argument: Any) -> Step:
-    if operator in (sre.LITERAL, sre.NOT_LITERAL):
-        return _character(lambda char: (ord(char) == argument) == (operator is sre.LITERAL))
-    if operator is sre.ANY:
-        return _character(lambda char: char != "\n")
-    if operator is sre.IN:
-        return _character(_set(argument))
-    if operator is sre.SUBPATTERN and not argument[1] and not argument[2]:
-        return _sequence(argument[3])
+def _part(operator: Any, argument: Any, flags: int) -> Step:
+    test = character_test(operator, argument, flags)
+    if test is not None:
+        return lambda text, places: (places & text.places(id(test), test)) << 1
+    if operator is sre.SUBPATTERN:
+        return _sequence(argument[3], (flags | argument[1]) & ~argument[2])
     if operator is sre.BRANCH:
-        return _branch([_sequence(branch) for branch in argument[1]])
+        return _branch([_sequence(branch, flags) for branch in argument[1]])
     if operator in (sre.MAX_REPEAT, sre.MIN_REPEAT):
-        return _repeat(argument[0], argument[1], _sequence(argument[2]))
+        return _repeat(argument[0], argument[1], _sequence(argument[2], flags))
+    if operator in (sre.ATOMIC_GROUP, sre.POSSESSIVE_REPEAT):
+        return _first_end(ordered([(operator, argument)], flags, zero_width))
+    return zero_width(operator, argument, flags)
+
+
+def zero_width(operator: Any, argument: Any, flags: int) -> Step:
+    """A part that takes no characters: anchors and what is looked at. Raises `re.error` for any other part."""
     if operator in (sre.ASSERT, sre.ASSERT_NOT):
-        return _look(argument[0] > 0, operator is sre.ASSERT, _sequence(argument[1]))
+        return _look(argument[0] > 0, operator is sre.ASSERT, _sequence(argument[1], flags))
     if operator is sre.AT:
-        return _anchor(argument)
+        return _anchor(argument, flags)
     raise re.error(f"{str(operator).lower().replace('_', ' ')} is not supported")
-
-
-def _character(fits: Callable[[str], bool]) -> Step:
-    return lambda text, places: (places & text.places(id(fits), fits)) << 1
-
-
-def _set(items: Any) -> Callable[[str], bool]:
-    tests = [_item(operator, argument) for operator, argument in items if operator is not sre.NEGATE]
-    negated = len(tests) < len(items)
-    return lambda char: any(test(char) for test in tests) != negated
-
-
-def _item(operator: Any, argument: Any) -> Callable[[str], bool]:
-    if operator is sre.LITERAL:
-        return lambda char: ord(char) == argument
-    if operator is sre.RANGE:
-        return lambda char: argument[0] <= ord(char) <= argument[1]
-    kinds: dict[Any, Callable[[str], bool]] = {
-        sre.CATEGORY_DIGIT: str.isdecimal,
-        sre.CATEGORY_NOT_DIGIT: lambda char: not char.isdecimal(),
-        sre.CATEGORY_SPACE: str.isspace,
-        sre.CATEGORY_NOT_SPACE: lambda char: not char.isspace(),
-        sre.CATEGORY_WORD: _is_word,
-        sre.CATEGORY_NOT_WORD: lambda char: not _is_word(char),
-    }
-    return kinds[argument]
-
-
-def _is_word(char: str) -> bool:
-    return char.isalnum() or char == "_"
 
 
 def _branch(branches: list[Step]) -> Step:
@@ -143,7 +103,7 @@ def _branch(branches: list[Step]) -> Step:
 
 
 def _repeat(least: int, most: Any, step: Step) -> Step:
-    def run(text: _Text, places: int) -> int:
+    def run(text: Text, places: int) -> int:
         for _ in range(least):
             before, places = places, step(text, places)
             if places == before:
@@ -159,8 +119,25 @@ def _repeat(least: int, most: Any, step: Step) -> Step:
     return run
 
 
+def _first_end(part: Ordered) -> Step:
+    """From each place, the end that comes first."""
+
+    def run(text: Text, places: int) -> int:
+        found = 0
+        for place in range(len(text.text) + 1):
+            if places >> place & 1:
+                try:
+                    end = next(iter(part(text, place)), None)
+                except RecursionError as error:
+                    raise too_long() from error
+                found |= 0 if end is None else 1 << end
+        return found
+
+    return run
+
+
 def _look(ahead: bool, wanted: bool, step: Step) -> Step:
-    def run(text: _Text, places: int) -> int:
+    def run(text: Text, places: int) -> int:
         single = [1 << place for place in range(len(text.text) + 1)]
         if ahead:
             found = sum(place for place in single if step(text, place))
@@ -171,15 +148,18 @@ def _look(ahead: bool, wanted: bool, step: Step) -> Step:
     return run
 
 
-def _anchor(kind: Any) -> Step:
+def _anchor(kind: Any, flags: int) -> Step:
+    lines = bool(flags & re.MULTILINE)
     if kind in (sre.AT_BEGINNING, sre.AT_BEGINNING_STRING):
-        return lambda text, places: places & 1
+        each = lines and kind is sre.AT_BEGINNING
+        return lambda text, places: places & (1 | (text.line_ends << 1 if each else 0))
     if kind in (sre.AT_END, sre.AT_END_STRING):
-        return lambda text, places: places & text.end
+        each = lines and kind is sre.AT_END
+        return lambda text, places: places & (text.end | (text.line_ends if each else 0))
     wanted = kind is sre.AT_BOUNDARY
 
-    def boundary(text: _Text, places: int) -> int:
-        words = [False, *(_is_word(char) for char in text.text), False]
+    def boundary(text: Text, places: int) -> int:
+        words = [False, *(is_word(char, flags) for char in text.text), False]
         edges = sum(1 << place for place in range(len(words) - 1) if words[place] != words[place + 1])
         return places & (edges if wanted else text.every & ~edges)
 

@@ -21,12 +21,14 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from peftcli import files
+from peftcli.adapters.adapter_file import AdapterFile, Header
 from peftcli.adapters.base import Adapter, Entry, Summary
 from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.file_keys import KeyReading, read_keys
 from peftcli.adapters.identity import base_fingerprint
-from peftcli.adapters.registry import config_class_of_type
-from peftcli.adapters.surgery import adapter_of, build, detach, summary
+from peftcli.adapters.registry import config_class_of_type, method
+from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, Fault, NumericalError
 from peftcli.models.fingerprint import Fingerprint
@@ -58,6 +60,7 @@ def adapter_files(
 
     Raises `NumericalError` when a tensor is not finite: such an adapter is never written.
     """
+    model = bare(model)
     adapter = adapter_of(model)
     config, tensors = adapter.saved()
     tensors = {key: _in_type(value, adapter.read_types.get(key)) for key, value in tensors.items()}
@@ -100,7 +103,8 @@ def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = N
 
 
 def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> dict[str, Any]:
-    base: dict[str, Any] = {"name": base_name, "fingerprint": base_fingerprint(model).to_dict()}
+    with disabled(model):  # the base's own embeddings, not those that a file brought along
+        base: dict[str, Any] = {"name": base_name, "fingerprint": base_fingerprint(model).to_dict()}
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     if isinstance(commit, str):
         base["commit"] = commit
@@ -142,14 +146,22 @@ def save(model: nn.Module, folder: str | Path, *, base_name: str | None = None) 
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check_base: bool = True) -> Summary:
+def load(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    trainable: bool = False,
+    check_base: bool = True,
+    converting: bool = False,
+) -> Summary:
     """Puts an adapter from disk on a model, ours or Hugging Face PEFT's.
 
     `trainable`: leave its tensors with `requires_grad`, to train on. `check_base`: compare the base's fingerprint where
-    the folder records one.
+    the folder records one. `converting`: read keys that another tool gave its tensors, too.
+    Warns (`AdapterWarning`) of what is odd about it.
     Raises `AdapterError` naming everything that does not fit; the model is then untouched.
     """
-    folder = Path(folder)
+    model, folder = bare(model), Path(folder)
     document = read_document(folder)
     if "peft_type" not in document:
         from peftcli.adapters.foreign import is_foreign, load_foreign
@@ -164,7 +176,7 @@ def load(model: nn.Module, folder: str | Path, *, trainable: bool = False, check
     if check_base:
         _check_base(model, own, folder)
     parts = Parts(folder / TENSORS_NAME, None, None)
-    found = install(model, config, parts, kept=kept, trainable=trainable)
+    found = install(model, config, parts, kept=kept, trainable=trainable, converting=converting)
     adapter_of(model).kept_notes = dict(own.get("notes") or {})
     return found
 
@@ -177,7 +189,7 @@ class Parts:
     tensors: Mapping[str, Tensor] | None
     companions: Mapping[str, Tensor] | None
 
-    def header(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def header(self) -> Header:
         """Key -> (type, shape)."""
         if self.tensors is None:
             return read_header(self.path)
@@ -185,6 +197,19 @@ class Parts:
 
     def read(self) -> Mapping[str, Tensor]:
         return read_tensors(self.path) if self.tensors is None else self.tensors
+
+    def file(self, reading: KeyReading) -> AdapterFile:
+        """The same by the keys of a model."""
+        header = self.header()
+        turned = reading.turned
+        found = {key: header[name] for key, name in reading.names.items()}
+        facts = {key: (dtype, shape[::-1] if key in turned else shape) for key, (dtype, shape) in found.items()}
+
+        def read() -> dict[str, Tensor]:
+            tensors = self.read()
+            return {key: tensors[name].T if key in turned else tensors[name] for key, name in reading.names.items()}
+
+        return AdapterFile(facts, read, reading.renamed)
 
     def read_companions(self) -> Mapping[str, Tensor]:
         """Empty where there are none."""
@@ -194,22 +219,39 @@ class Parts:
         return self.companions
 
 
+def has_other_keys(model: nn.Module, folder: str | Path) -> bool:
+    """Whether the keys of an adapter in the reference's format are not as the reference writes them for this model:
+    another tool made them, or wrappers left their names in them."""
+    path = Path(folder) / TENSORS_NAME
+    owner = method(config_class_of_type(read_config(Path(folder))["peft_type"], where=str(folder)).name)
+    reading = read_keys(read_header(path), model, other_names=owner.other_names, converting=True, where=str(path))
+    return any(key != name for key, name in reading.names.items())
+
+
 def install(
-    model: nn.Module, config: MethodConfig, parts: Parts, *, kept: Mapping[str, Any], trainable: bool
+    model: nn.Module,
+    config: MethodConfig,
+    parts: Parts,
+    *,
+    kept: Mapping[str, Any],
+    trainable: bool,
+    converting: bool = False,
 ) -> Summary:
     """Builds a method on a model and fills it, everything checked before a value is copied. Raises `AdapterError` naming
     everything that does not fit; the model is then untouched."""
-    header = parts.header()
-    folder = parts.path.parent
-    shapes = {key: shape for key, (_, shape) in header.items()}
-    with bounded_allocation(model, shapes, where=str(folder / CONFIG_NAME)):
-        adapter = build(model, config, shapes)
+    where, folder = str(parts.path), parts.path.parent
+    owner = method(config.name)
+    reading = read_keys(parts.header(), model, other_names=owner.other_names, converting=converting, where=where)
+    config, file = owner.adopt(model, config, parts.file(reading))
+    with bounded_allocation(model, file.shapes, where=str(folder / CONFIG_NAME)):
+        adapter = build(model, config, file.shapes)
     try:
         adapter.kept_fields = {**adapter.kept_fields, **kept}
-        _check_header(adapter, header, parts.path)
-        tensors = parts.read()
-        _check_finite(tensors, where=str(parts.path))
+        _check_header(adapter, file.header, parts.path)
+        tensors = file.read()
+        _check_finite(tensors, where=where)
         _fill(adapter, tensors, folder)
+        adapter.settle(tensors, where)
         companions = parts.read_companions()
         if companions:
             _check_finite(companions, where=str(folder / COMPANIONS_NAME))
@@ -285,7 +327,10 @@ def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path)
     if not fields:
         return config
     try:
-        return type(config).model_validate({**config.model_dump(), **fields})
+        # the file's own fields stand as they were read, also beyond what a recipe may say
+        known = {key: value for key, value in type(config)().model_dump().items() if key not in fields}
+        checked = type(config).model_validate({**known, **fields})
+        return config.model_copy(update={key: getattr(checked, key) for key in fields})
     except ValueError as error:
         raise AdapterError(
             f"{OWN_NAME} has fields that make no sense", where=str(folder / OWN_NAME), fix="get it again"
@@ -309,8 +354,8 @@ def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _check_header(adapter: Adapter, header: Mapping[str, tuple[str, tuple[int, ...]]], path: Path) -> None:
-    expected = {entry.key: entry for entry in adapter.entries()}
+def _check_header(adapter: Adapter, header: Header, path: Path) -> None:
+    expected = {entry.key: entry for entry in adapter.file_entries()}
     faults = [
         Fault(f"`{key}` is missing") for key, entry in expected.items() if key not in header and not entry.optional
     ]
@@ -345,7 +390,7 @@ def stored_shape(entry: Entry) -> tuple[int, ...]:
 
 
 def _fill(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    for entry in adapter.entries():
+    for entry in adapter.file_entries():
         if entry.key not in tensors:
             continue
         if entry.fixed:

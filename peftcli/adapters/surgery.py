@@ -13,18 +13,30 @@ from torch.nn.parameter import is_lazy
 
 from peftcli.adapters.base import Adapter, InitContext, Summary, left_out_notes
 from peftcli.adapters.config import MethodConfig, field_faults
+from peftcli.adapters.file_keys import COMPILED, WRAPPERS
 from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.model_methods import override, restore
 from peftcli.adapters.registry import method, parse_method
 from peftcli.errors import AdapterError, Fault, RecipeError
 from peftcli.models.plain_linear import quantized_layers
 
 _SLOT = "_peftcli_adapter"
 _REQUIRES_GRAD = "_peftcli_requires_grad"
+_METHODS = "_peftcli_methods"
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, under what `torch.compile` puts around it; compiled again by itself once it has changed."""
+    while COMPILED in model._modules:
+        inner = model._modules[COMPILED]
+        assert inner is not None
+        model = inner
+    return model
 
 
 def attached(model: nn.Module) -> Adapter | None:
     """The adapter on a model, None where there is none."""
-    found = model.__dict__.get(_SLOT)
+    found = bare(model).__dict__.get(_SLOT)
     assert found is None or isinstance(found, Adapter)
     return found
 
@@ -80,7 +92,9 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
     """Freezes the base and builds the method on it without start values: the first phase of attach and load."""
     if attached(model) is not None:
         raise AdapterError("the model carries an adapter already", fix="adapters.detach or adapters.merge it first")
+    model = bare(model)
     _refuse_packed(model)
+    _refuse_wrapped(model)
     grads = {parameter: parameter.requires_grad for _, parameter in named_base_parameters(model)}
     for parameter in grads:
         parameter.requires_grad_(False)
@@ -92,6 +106,7 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
     adapter.set_trainable(True)
     model.__dict__[_SLOT] = adapter
     model.__dict__[_REQUIRES_GRAD] = grads
+    model.__dict__[_METHODS] = override(model)
     return adapter
 
 
@@ -111,6 +126,14 @@ def _refuse_packed(model: nn.Module) -> None:
         )
 
 
+def _refuse_wrapped(model: nn.Module) -> None:
+    """An adapter goes on the model, and what wraps it or its parts goes around both."""
+    wrapped = [path for path, _ in model.named_modules() if not WRAPPERS.isdisjoint(path.split("."))]
+    if wrapped or type(model).__module__.startswith("torch.nn.parallel."):
+        what = f"`{wrapped[0]}` is compiled or wrapped" if wrapped else f"the model is a {type(model).__name__}"
+        raise AdapterError(f"{what}: an adapter goes on the model itself", fix="attach or load it first, then wrap")
+
+
 def _restore_requires_grad(grads: Mapping[nn.Parameter, bool]) -> None:
     for parameter, required in grads.items():
         parameter.requires_grad_(required)
@@ -124,6 +147,8 @@ def detach(model: nn.Module) -> None:
 
 def forget(model: nn.Module) -> None:
     """Drops our book-keeping once an adapter is removed or merged."""
+    model = bare(model)
+    restore(model, model.__dict__.pop(_METHODS))
     del model.__dict__[_SLOT]
     _restore_requires_grad(model.__dict__.pop(_REQUIRES_GRAD))
 

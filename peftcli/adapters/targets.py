@@ -1,7 +1,8 @@
 """Which modules a configuration names: `all-linear`, names, paths or one regular expression.
 
 The rules are those of the reference (a list entry matches an exact path or the end of one after a dot, a string is a
-full-match regular expression), but every entry must match something: a misspelt name is an error with near names.
+full-match regular expression), but every entry must match something: a misspelt name is an error with near names. In a
+file, where it is too late to mend it, it is a warning as long as something is left to adapt.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from peftcli.adapters.oddities import named, tell
 from peftcli.adapters.patterns import compile_pattern
 from peftcli.errors import AdapterError, Fault
 
@@ -35,26 +37,32 @@ def find_targets(
     layers_pattern: str | Sequence[str] | None = None,
     supported: Mapping[str, nn.Module] | None = None,
     why_not: Callable[[str], str | None] = lambda path: None,
+    from_file: bool = False,
 ) -> dict[str, nn.Module]:
     """Paths and modules that a configuration names, in the model's order.
 
     `candidates`: every module by path; `all_linear`: what `all-linear` stands for; `supported`: those that the method
-    can adapt (a match outside is an error that says so, with the reason that `why_not` gives for a path).
+    can adapt (a match outside is an error that says so, with the reason that `why_not` gives for a path); `from_file`: the
+    configuration is that of a trained adapter.
     Raises `AdapterError` with one fault for each entry that matches nothing.
     """
+    if from_file and isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
+        target_modules = ALL_LINEAR
     if target_modules == ALL_LINEAR:
         chosen = [path for path in candidates if path in all_linear]
         if not chosen:
             raise AdapterError("`target_modules: all-linear` finds no linear layer in this model")
     else:
-        chosen = _matched(candidates, target_modules, supported)
+        chosen = _matched(candidates, target_modules, supported, lenient=from_file)
     if exclude_modules is not None:
-        excluded = set(_matched(candidates, exclude_modules, None, what="exclude_modules"))
+        excluded = set(_excluded(candidates, exclude_modules, lenient=from_file))
         chosen = [path for path in chosen if path not in excluded]
-    if layers_to_transform is not None:
+    if from_file and layers_to_transform == []:
+        tell("layers_to_transform is empty, which stands for every layer")
+    elif layers_to_transform is not None:
         # the reference applies the layer filter to list entries that name the end of a path, not to whole paths
         exact = set() if isinstance(target_modules, str) else set(target_modules)
-        chosen = _of_layers(chosen, layers_to_transform, layers_pattern, exact)
+        chosen = _of_layers(chosen, layers_to_transform, layers_pattern, exact, lenient=from_file)
     if not chosen:
         raise AdapterError("no module is left to adapt", fix="check exclude_modules and layers_to_transform")
     if supported is not None:
@@ -73,7 +81,9 @@ def _matched(
     supported: Mapping[str, nn.Module] | None,
     *,
     what: str = "target_modules",
+    lenient: bool = False,
 ) -> list[str]:
+    """`lenient`: an entry that matches nothing is told, as long as another one matches."""
     if isinstance(wanted, str):
         pattern = compile_pattern(wanted, what=what)
         chosen = [path for path in candidates if path and pattern.fullmatch(path)]
@@ -81,9 +91,11 @@ def _matched(
     else:
         chosen = [path for path in candidates if path and any(names_path(entry, path) for entry in wanted)]
         unmatched = [entry for entry in wanted if not any(names_path(entry, path) for path in chosen)]
-    if unmatched:
+    if unmatched and lenient and chosen:
+        tell(f"{what} names what this model does not have: {named(unmatched)}")
+    elif unmatched:
         near_pool = candidates if supported is None else supported
-        raise AdapterError(
+        raise UnmatchedError(
             f"{what} names modules that this model does not have",
             faults=[_unmatched_fault(entry, near_pool, what) for entry in unmatched],
         )
@@ -95,6 +107,22 @@ def _unsupported_fault(path: str, module: nn.Module, reason: str | None) -> Faul
     if reason is None:
         return Fault(f"{kind}, which this method cannot adapt", fix="name its linear layers instead")
     return Fault(f"{kind} that cannot be adapted: {reason}", fix="leave it out of target_modules")
+
+
+def _excluded(candidates: Mapping[str, nn.Module], wanted: str | Sequence[str], *, lenient: bool) -> list[str]:
+    if not wanted and lenient:
+        return []
+    try:
+        return _matched(candidates, wanted, None, what="exclude_modules", lenient=lenient)
+    except UnmatchedError:
+        if not lenient:
+            raise
+        tell("exclude_modules excludes nothing in this model")
+        return []
+
+
+class UnmatchedError(AdapterError):
+    """A configuration names modules that the model does not have."""
 
 
 def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:
@@ -110,31 +138,43 @@ def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:
 
 
 def layer_index(path: str, layers_pattern: str | Sequence[str] | None) -> int | None:
-    """Number of the block that a path lies in, None where it lies in none."""
+    """Number of the block that a path lies in, None where it lies in none.
+
+    `layers_pattern`: names of the list of blocks, or regular expressions for the end of its path, as in the reference.
+    """
     if not layers_pattern:
         found = _FIRST_LAYER_INDEX.search("." + path)
         return int(found.group(1)) if found else None
-    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern
-    for name in patterns:
-        found = re.match(rf"(?:^|.*?\.){re.escape(name)}\.(\d+)\.", path)
-        if found:
-            return int(found.group(1))
+    parts = path.split(".")
+    for name in [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern:
+        pattern = compile_pattern(rf"(?:.*\.)?(?:{name})", what="layers_pattern")
+        for place, part in enumerate(parts[:-1]):
+            if part.isdecimal() and pattern.fullmatch(".".join(parts[:place])):
+                return int(part)
     return None
 
 
 def _of_layers(
-    paths: list[str], layers: int | Sequence[int], layers_pattern: str | Sequence[str] | None, exact: set[str]
+    paths: list[str],
+    layers: int | Sequence[int],
+    layers_pattern: str | Sequence[str] | None,
+    exact: set[str],
+    *,
+    lenient: bool,
 ) -> list[str]:
     wanted = {layers} if isinstance(layers, int) else set(layers)
     indices = {path: layer_index(path, layers_pattern) for path in paths}
     there = {index for index in indices.values() if index is not None}
-    beyond = sorted(wanted - there)
-    if beyond:
+    beyond = ", ".join(map(str, sorted(wanted - there)))
+    chosen = [path for path in paths if path in exact or indices[path] in wanted]
+    if beyond and not (lenient and chosen):
         raise AdapterError(
-            f"layers_to_transform names layers that hold no target: {', '.join(map(str, beyond))}",
+            f"layers_to_transform names layers that hold no target: {beyond}",
             fix=f"layers with targets: {', '.join(map(str, sorted(there))) or 'none'}",
         )
-    return [path for path in paths if path in exact or indices[path] in wanted]
+    if beyond:
+        tell(f"layers_to_transform names layers that this model does not have: {beyond}")
+    return chosen
 
 
 def pattern_value(pattern: Mapping[str, Any], path: str, default: Any) -> Any:

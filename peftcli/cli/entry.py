@@ -8,10 +8,11 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from peftcli.errors import MemoryLimitError, PeftcliError, StorageError, exit_code_of
+from peftcli.errors import AdapterWarning, MemoryLimitError, PeftcliError, StorageError, exit_code_of
 from peftcli.redaction import redacted
 
 _QUIET_LIBRARIES = {
@@ -44,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     from peftcli.cli.app import app, interruptions, usage_error
 
     as_json = "--json" in arguments
+    warnings.showwarning = _show_warning
     try:
         found = app(list(arguments), prog_name="peft", standalone_mode=False)
         sys.stdout.flush()
@@ -80,6 +82,21 @@ def _is_out_of_device_memory(error: Exception) -> bool:
     from peftcli.models.device import is_out_of_memory
 
     return is_out_of_memory(error)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """What is odd about an adapter as one line; every other warning as Python shows it."""
+    if issubclass(category, AdapterWarning):
+        print(f"warning: {visible(redacted(str(message)))}", file=sys.stderr, flush=True)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -1,4 +1,4 @@
-"""`peft convert`: an AdapterHub adapter in our format, or any mergeable adapter as LoRA with the stated error."""
+"""`peft convert`: another tool's adapter in our format, or any mergeable adapter as LoRA with the stated error."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from peftcli.adapters.storage import (
     TENSORS_NAME,
     Parts,
     adapter_files,
+    has_other_keys,
     install,
     load,
     read_config,
@@ -115,8 +116,8 @@ def convert_adapter(
 ) -> ConvertReport:
     """Writes the adapter of an adapter or run folder in another form to `output`, which must not exist.
 
-    `to`: `peft` (an AdapterHub adapter in our format) or `lora` (any mergeable adapter; `r`: its rank). `base`: where
-    the base is (default: as recorded).
+    `to`: `peft` (an AdapterHub adapter, or one whose keys another tool named, in our format) or `lora` (any mergeable
+    adapter; `r`: its rank). `base`: where the base is (default: as recorded).
     Raises `RecipeError`, `StorageError`, `MergeError` (no weight-space form), and every error of loading.
     """
     output = Path(output)
@@ -127,12 +128,12 @@ def convert_adapter(
     if output.exists():
         raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
     given = _given(Path(path).expanduser(), base)
-    if to == "peft" and given.location is not None:
+    model = given.base()
+    if to == "peft" and given.location is not None and not has_other_keys(model, given.folder):
         raise RecipeError(
             "the adapter is in this format already", where=str(given.folder), fix="--to lora, or use it as it is"
         )
-    model = given.base()
-    load(model, given.folder)
+    load(model, given.folder, converting=True)
     method = summary(model).method
     tuned = probe(model)
     with disabled(model):

@@ -64,6 +64,11 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, LINEAR_TYPES)
 
 
+def is_adaptable(module: nn.Module) -> bool:
+    """Whether a module is a plain linear map or a table of embeddings."""
+    return is_linear(module) or isinstance(module, nn.Embedding)
+
+
 def weight_view(module: nn.Module) -> WeightView:
     """The view of a linear layer, an embedding or a convolution of width one (Conv1D as GPT-2 has it)."""
     return WeightView(module, transposed=isinstance(module, Conv1D))

@@ -24,7 +24,7 @@ GROUND = os.environ.get("PEFTCLI_GROUND")
 pytestmark = pytest.mark.skipif(GROUND is None, reason="PEFTCLI_GROUND names no measuring ground")
 
 FAMILY = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "VERA"}
-REFUSED = {"lora_alora": "aLoRA", "lora_bdlora": "BD-LoRA", "lora_kasa": "KaSA", "lora_velora": "VeLoRA"}
+REFUSED = {"lora_alora": "aLoRA", "lora_bdlora": "BD-LoRA", "lora_kasa": "KaSA"}
 SHIFTED = {"lora_pissa", "lora_olora"}
 OF_NO_LANGUAGE_MODEL = "conv2d_"
 LOGIT_TOLERANCE = 1e-5

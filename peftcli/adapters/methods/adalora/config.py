@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peftcli.adapters.methods.adalora.file_fields import FILE_DEFAULTS, REFUSED_VARIANTS
+from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
+from peftcli.adapters.methods.adalora.file_fields import FILE_DEFAULTS, IDLE_VARIANTS, REFUSED_VARIANTS
 from peftcli.adapters.target_config import TargetedConfig
 
 
@@ -19,7 +20,9 @@ class AdaloraConfig(TargetedConfig):
     peft_type: ClassVar[str] = "ADALORA"
     learning_rate: ClassVar[float] = 2e-2
     file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {"lora_alpha": ANY_NUMBER, "lora_dropout": SHARE}
     refused_variants: ClassVar[Mapping[str, str]] = REFUSED_VARIANTS
+    idle_variants: ClassVar[Mapping[str, str]] = IDLE_VARIANTS
 
     target_r: Annotated[int, Field(ge=1)] = 8
     """Mean rank that is left in the end."""
@@ -57,3 +60,9 @@ class AdaloraConfig(TargetedConfig):
         if self.total_step is not None and (self.tinit or 0) + (self.tfinal or 0) >= self.total_step:
             raise ValueError("tinit + tfinal leaves no step for pruning before total_step")
         return self
+
+    @classmethod
+    def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        # inherited from LoRA, where it may name a start; here any name is a start as the base
+        how = document.get("init_lora_weights")
+        return {"init_lora_weights": bool(how)} if isinstance(how, str) else {}

@@ -51,18 +51,19 @@ FILE_DEFAULTS: Mapping[str, Any] = {
 
 REFUSED_VARIANTS: Mapping[str, str] = {
     "use_dora": "DoRA inside AdaLoRA",
-    "use_rslora": "rank-stabilised AdaLoRA",
-    "alpha_pattern": "AdaLoRA with alpha_pattern",
     "trainable_token_indices": "AdaLoRA with trainable tokens",
     "alora_invocation_tokens": "aLoRA",
-    "use_bdlora": "BD-LoRA",
-    "kasa_config": "KaSA",
-    "velora_config": "VeLoRA",
-    "arrow_config": "Arrow",
-    "use_qalora": "QALoRA",
-    "monteclora_config": "MonteCLoRA",
     "layer_replication": "layer replication",
     "megatron_config": "Megatron parallel layers",
-    "lora_bias": "AdaLoRA with a bias of B",
     "target_parameters": "AdaLoRA on fused experts",
 }
+
+_UNREAD = "AdaLoRA does not read it"
+IDLE_VARIANTS: Mapping[str, str] = dict.fromkeys(
+    (
+        "use_rslora", "alpha_pattern", "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "arrow_config",
+        "velora_config", "monteclora_config",
+    ),
+    _UNREAD,
+)  # fmt: skip
+"""Fields that the reference's AdaLoRA inherits from LoRA and does not read."""

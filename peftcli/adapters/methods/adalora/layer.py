@@ -24,7 +24,8 @@ class AdaloraLinear(AdapterLayer):
         self.r = r
         self.config = config
         # as the reference has it, so that both give one number; pruning leaves the scale as it was
-        self.scaling = config.lora_alpha / (config.init_r + 1e-5)
+        alpha = config.lora_alpha if config.lora_alpha > 0 else config.init_r
+        self.scaling = alpha / (config.init_r + 1e-5)
         self.lora_A = nn.Parameter(torch.empty(r, in_features, device=view.device))
         self.lora_E = nn.Parameter(torch.empty(r, 1, device=view.device))
         self.lora_B = nn.Parameter(torch.empty(out_features, r, device=view.device))

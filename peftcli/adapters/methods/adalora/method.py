@@ -134,6 +134,7 @@ class Adalora(LinearsMethod[AdaloraConfig]):
     """Wraps each linear layer that is targeted, at init_r or at what a file says is left."""
 
     config_class = AdaloraConfig
+    tensor_prefix = "lora_"
 
     def new_adapter(self, model: nn.Module, config: AdaloraConfig) -> AdaloraAdapter:
         return AdaloraAdapter(model, config)

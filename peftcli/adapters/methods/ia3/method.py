@@ -10,10 +10,12 @@ Compared with peft 0.21.2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.base import InitContext, Shapes
+from peftcli.adapters.base import FILE_PREFIX, InitContext, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.ia3.config import Ia3Config
@@ -71,6 +73,13 @@ class Ia3Adapter(LinearsAdapter):
         # factors of one leave the base as it is; decay would silence what they scale
         return False
 
+    def resolved_fields(self) -> dict[str, Any]:
+        changes = super().resolved_fields()
+        if self.config.feedforward_modules is None:
+            inner = [path for path, layer in self.layers if isinstance(layer, Ia3Layer) and layer.feedforward]
+            changes["feedforward_modules"] = sorted(inner)
+        return changes
+
     def start_differs(self) -> str | None:
         return None if self.config.init_ia3_weights else "init_ia3_weights: false starts at random"
 
@@ -79,11 +88,16 @@ class Ia3(LinearsMethod[Ia3Config]):
     """Finds the targets and which of them are feed-forward."""
 
     config_class = Ia3Config
+    tensor_prefix = "ia3_"
 
     def new_adapter(self, model: nn.Module, config: Ia3Config) -> Ia3Adapter:
         return Ia3Adapter(model, config)
 
     def layer(self, config: Ia3Config, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        shape = (shapes or {}).get(f"{FILE_PREFIX}{path}.ia3_l")
+        if shape is not None and config.feedforward_modules is None:
+            # left to the reference's table of families: the tensor itself says which side it scales
+            return Ia3Layer(module, config, feedforward=shape[0] == 1)
         return Ia3Layer(module, config, feedforward=is_feedforward(config, path))
 
     def finish(self, adapter: LayersAdapter, config: Ia3Config, shapes: Shapes | None) -> None:

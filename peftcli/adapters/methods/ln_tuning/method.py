@@ -53,6 +53,7 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
     """Wraps norms."""
 
     config_class = LnTuningConfig
+    tensor_prefix = SEGMENT
 
     def new_adapter(self, model: nn.Module, config: LnTuningConfig) -> LnTuningAdapter:
         return LnTuningAdapter(model, config)
@@ -64,11 +65,13 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
         # copies stand in for a norm's parameters however they are read
         return seen.idle.get(f"{path}.weight")
 
-    def found(self, model: nn.Module, config: LnTuningConfig) -> Mapping[str, nn.Module]:
+    def found(self, model: nn.Module, config: LnTuningConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
         candidates = dict(named_base_modules(model))
         norms = {path: module for path, module in candidates.items() if is_norm(module)}
         if not norms:
             raise AdapterError("ln_tuning trains norms, and this model has none with parameters")
+        if shapes is not None and not config.target_modules:
+            return self.held(norms, shapes)
         by_default = config.target_modules is None
         return find_targets(
             candidates,
@@ -79,6 +82,7 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
             layers_to_transform=config.layers_to_transform,
             layers_pattern=config.layers_pattern,
             supported=norms,
+            from_file=shapes is not None,
         )
 
     def layer(self, config: LnTuningConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:

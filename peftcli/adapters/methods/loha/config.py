@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
 
 
@@ -27,6 +28,12 @@ class LohaConfig(TargetedConfig):
         "module_dropout": 0.0,
         "use_effective_conv2d": False,
         "init_weights": True,
+    }
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {
+        "alpha": ANY_NUMBER,
+        "alpha_pattern": ANY_NUMBER,
+        "rank_dropout": SHARE,
+        "module_dropout": SHARE,
     }
 
     r: Annotated[int, Field(ge=1)] = 8

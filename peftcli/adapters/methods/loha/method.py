@@ -94,6 +94,7 @@ class Loha(LinearsMethod[LohaConfig]):
     """Wraps each linear layer that is targeted."""
 
     config_class = LohaConfig
+    tensor_prefix = "hada_"
 
     def new_adapter(self, model: nn.Module, config: LohaConfig) -> LohaAdapter:
         return LohaAdapter(model, config)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
 
 
@@ -30,6 +31,12 @@ class LokrConfig(TargetedConfig):
         "decompose_factor": -1,
         "rank_dropout_scale": False,
         "init_weights": True,
+    }
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {
+        "alpha": ANY_NUMBER,
+        "alpha_pattern": ANY_NUMBER,
+        "rank_dropout": SHARE,
+        "module_dropout": SHARE,
     }
 
     r: Annotated[int, Field(ge=1)] = 8

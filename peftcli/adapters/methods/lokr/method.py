@@ -122,6 +122,7 @@ class Lokr(LinearsMethod[LokrConfig]):
     """Wraps each linear layer that is targeted."""
 
     config_class = LokrConfig
+    tensor_prefix = "lokr_"
 
     def new_adapter(self, model: nn.Module, config: LokrConfig) -> LokrAdapter:
         return LokrAdapter(model, config)

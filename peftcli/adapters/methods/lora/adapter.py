@@ -10,11 +10,17 @@ from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext
 from peftcli.adapters.config import MethodConfig
-from peftcli.adapters.layers import AdapterLayer, unwrapped
-from peftcli.adapters.linears import LinearsAdapter
+from peftcli.adapters.layers import unwrapped
+from peftcli.adapters.linears import LinearsAdapter, shortest_names
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
 from peftcli.adapters.methods.lora.eva import start_from_activations, take_ranks
+from peftcli.adapters.methods.lora.expert_names import (
+    fields_with_weights,
+    layers_named_as_weights,
+    mistaken,
+    tell_mistaken,
+)
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.gradient_start import start_from_gradients
 from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
@@ -42,6 +48,26 @@ class LoraAdapter(LinearsAdapter):
     def linear_pairs(self) -> list[tuple[str, LoraLinear]]:
         """Path and wrapper of every adapted linear layer."""
         return [(path, layer) for path, layer in self.layers if isinstance(layer, LoraLinear)]
+
+    def resolved_fields(self) -> dict[str, Any]:
+        changes = super().resolved_fields()
+        named = layers_named_as_weights(self.model, self.config)
+        sites = [path for path in self.sites if path not in named]
+        odd = mistaken(self.model, sites)
+        if odd and (unfit := self._unfit_for_weights()):
+            tell_mistaken(odd, unfit)
+        elif odd or (named and "target_modules" in changes):
+            modules = shortest_names([path for path in sites if path not in odd], self.model)
+            config = self.config.model_copy(update=changes)
+            changes |= fields_with_weights(self.model, config, odd, modules)
+        if self.config.target_parameters or "target_parameters" in changes:
+            # the reference refuses it there, and answers do not depend on it
+            changes["lora_dropout"] = 0.0
+        return changes
+
+    def _unfit_for_weights(self) -> str:
+        """Fields of this configuration that no weight can have in a file."""
+        return ", ".join(field for field in ("use_dora", "lora_bias") if getattr(self.config, field))
 
     # -- life cycle -------------------------------------------------------------------------------------------------
 
@@ -71,7 +97,7 @@ class LoraAdapter(LinearsAdapter):
     # -- tensors -------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
-        return [*super().entries(), *self._tied_entries(), *self._embedding_copies()]
+        return [*super().entries(), *self._tied_entries()]
 
     def _tied_entries(self) -> Iterator[Entry]:
         for path, layer in self.layers:
@@ -79,15 +105,6 @@ class LoraAdapter(LinearsAdapter):
                 key, pair = f"{FILE_PREFIX}{self.disk_path(path, layer)}", layer.embedding
                 yield Entry(f"{key}.lora_A.weight", pair.lora_embedding_B, to_disk=torch.t, fixed=True)
                 yield Entry(f"{key}.lora_B.weight", pair.lora_embedding_A, to_disk=torch.t, fixed=True)
-
-    def _embedding_copies(self) -> list[Entry]:
-        """The reference writes the whole base embedding beside an adapted one; read and compared, not written anew."""
-        roles = {id(module) for module in embedding_modules(self.model)}
-        return [
-            Entry(f"{FILE_PREFIX}{path}.base_layer.weight", _weight(layer), optional=True, fixed=True)
-            for path, layer in self.layers
-            if isinstance(layer, LoraLinear | LoraEmbedding | LoraTiedHead) and id(unwrapped(layer)) in roles
-        ]
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         found: dict[str, nn.Parameter] = {}
@@ -190,7 +207,3 @@ def embedding_modules(model: nn.Module) -> list[nn.Module]:
     """Input and output embedding of the base, where the model has them."""
     found = (input_embedding(model), output_embedding(model))
     return [unwrapped(module) for module in found if module is not None]
-
-
-def _weight(layer: AdapterLayer) -> Tensor:
-    return unwrapped(layer).get_parameter("weight")

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
+from peftcli.adapters.oddities import tell
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
 from peftcli.errors import AdapterError
 
@@ -48,14 +50,19 @@ REFUSED_VARIANTS: Mapping[str, str] = {
     "alora_invocation_tokens": "aLoRA",
     "use_bdlora": "BD-LoRA",
     "kasa_config": "KaSA",
-    "velora_config": "VeLoRA",
     "arrow_config": "Arrow",
-    "use_qalora": "QALoRA",
-    "monteclora_config": "MonteCLoRA",
     "megatron_config": "Megatron parallel layers",
 }
 
-REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ", "mica": "MiCA"}
+IDLE_VARIANTS: Mapping[str, str] = {
+    "velora_config": "VeLoRA compresses what the backward pass needs, and changes training only",
+    "monteclora_config": "MonteCLoRA samples around the weights while training only",
+    "use_qalora": "QALoRA changes layers that are quantized in groups only",
+}
+
+REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ"}
+TRAINING_INITS: Mapping[str, str] = {"mica": "MiCA starts B from the weight and trains A alone"}
+"""Starts that leave nothing behind but A and B, and are not here."""
 
 REFERENCE_SCALE = 2.0
 """The scale lora_alpha / r that the method's learning rate was measured at."""
@@ -121,7 +128,13 @@ class LoraConfig(TargetedConfig):
         "lora_fa": {"freeze_a": True},
     }
     file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {
+        "lora_alpha": ANY_NUMBER,
+        "alpha_pattern": ANY_NUMBER,
+        "lora_dropout": SHARE,
+    }
     refused_variants: ClassVar[Mapping[str, str]] = REFUSED_VARIANTS
+    idle_variants: ClassVar[Mapping[str, str]] = IDLE_VARIANTS
     recipe_only: ClassVar[frozenset[str]] = frozenset({"loraplus_lr_ratio", "freeze_a"})
 
     r: Annotated[int, Field(ge=1)] = 16
@@ -213,14 +226,21 @@ class LoraConfig(TargetedConfig):
     @classmethod
     def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
         how = document.get("init_lora_weights")
-        return {f"{start}_config": None for start in ("eva", "lora_ga") if how != start}
+        empty = {"megatron_config": None} if document.get("megatron_config") == {} else {}
+        return {f"{start}_config": None for start in ("eva", "lora_ga") if how != start} | empty
 
     @classmethod
     def from_file(cls, document: Mapping[str, Any], *, where: str) -> tuple[Self, dict[str, Any]]:
-        """As in `MethodConfig`; starts that peftcli does not have are refused by name."""
+        """As in `MethodConfig`; starts that peftcli does not have are refused by name, but for those that only training
+        sees."""
         how = document.get("init_lora_weights")
-        if isinstance(how, str) and how.lower() in REFUSED_INITS:
-            raise AdapterError(
-                f"`init_lora_weights` asks for {REFUSED_INITS[how.lower()]}, which peftcli does not have", where=where
-            )
+        if isinstance(how, str):
+            how = how.lower()
+            if how in REFUSED_INITS:
+                raise AdapterError(
+                    f"`init_lora_weights` asks for {REFUSED_INITS[how]}, which peftcli does not have", where=where
+                )
+            if how in TRAINING_INITS:
+                tell(f"`init_lora_weights: {how}` is left out: {TRAINING_INITS[how]}", where=where)
+            document = {**document, "init_lora_weights": True if how in TRAINING_INITS else how}
         return super().from_file(document, where=where)

@@ -1,7 +1,8 @@
 """The update of a weight that belongs to no linear layer: `target_parameters`, for instance fused experts.
 
 Of a weight W (E, out, in), the experts' matrices one after another, W_e + s B_e A_e with A (r E, in), expert by expert,
-and B (out, r E), rank by rank and within it expert by expert. A weight (out, in) is the case E = 1.
+and B (out, r E), rank by rank and within it expert by expert. A weight (out, in) is the case E = 1. Where a model states
+that its experts are transposed (gpt-oss: E, in, out), the update is transposed too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.inits import start_pair
 from peftcli.adapters.methods.lora.linear import hold
 from peftcli.errors import AdapterError
+from peftcli.models.experts import experts_are_transposed
 from peftcli.models.weights import UnadaptedWeight
 
 
@@ -37,7 +39,8 @@ class LoraParameter(AdapterLayer):
         self.scaling = scaling
         self.config = config
         self.experts = weight.shape[0] if weight.dim() == 3 else 1
-        rows, columns = weight.shape[-2:]
+        self.transposed = weight.dim() == 3 and experts_are_transposed(unwrapped(base_layer))
+        rows, columns = weight.shape[:-3:-1] if self.transposed else weight.shape[-2:]
         device = weight.device
         hold(self, "lora_A", torch.empty(r * self.experts, columns, device=device), trained=not config.freeze_a)
         self.lora_B = nn.Parameter(torch.empty(rows, r * self.experts, device=device))
@@ -60,7 +63,8 @@ class LoraParameter(AdapterLayer):
         lora_a = self.lora_A.view(self.experts, self.r, -1)  # (E, r, in)
         lora_b = self.lora_B.view(-1, self.r, self.experts).permute(2, 0, 1)  # (E, out, r)
         delta = (lora_b @ lora_a) * self.scaling
-        return delta.view(unwrapped(self.base_layer).get_parameter(self.name).shape)
+        delta = delta.mT if self.transposed else delta
+        return delta.reshape(unwrapped(self.base_layer).get_parameter(self.name).shape)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}

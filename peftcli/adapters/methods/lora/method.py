@@ -14,10 +14,12 @@ DoRA `P.lora_magnitude_vector`; tokens `P.token_adapter.trainable_tokens_delta`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from torch import nn
 
+from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import Shapes
 from peftcli.adapters.layers import (
     AdapterLayer,
@@ -29,36 +31,46 @@ from peftcli.adapters.layers import (
 )
 from peftcli.adapters.linears import Biases, LinearsMethod, rank_faults
 from peftcli.adapters.methods.lora.adapter import LoraAdapter, embedding_modules
+from peftcli.adapters.methods.lora.adoption import adopted
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
+from peftcli.adapters.methods.lora.expert_names import layers_named_as_weights, pattern_name
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
-from peftcli.adapters.methods.lora.tokens import TokenRows
+from peftcli.adapters.methods.lora.tokens import TokenRows, input_embedding_path, token_sites
+from peftcli.adapters.oddities import named, tell
 from peftcli.adapters.selection import wrap_named_modules
 from peftcli.adapters.targets import names_path, pattern_value
 from peftcli.errors import AdapterError, Fault
-from peftcli.models.structure import embeddings_are_tied, input_embedding
-from peftcli.models.weights import is_linear
+from peftcli.models.structure import embeddings_are_tied
+from peftcli.models.weights import is_adaptable
 
 
 class Lora(LinearsMethod[LoraConfig]):
     """Finds the targets and wraps each."""
 
     config_class = LoraConfig
+    tensor_prefix = "lora_"
+    other_names: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 
     def new_adapter(self, model: nn.Module, config: LoraConfig) -> LoraAdapter:
         return LoraAdapter(model, config)
 
     def supports(self, module: nn.Module) -> bool:
-        return is_linear(module) or isinstance(module, nn.Embedding)
+        return is_adaptable(module)
+
+    def adopt(self, model: nn.Module, config: LoraConfig, file: AdapterFile) -> tuple[LoraConfig, AdapterFile]:
+        config, file = super().adopt(model, config, file)
+        return adopted(model, config, file)
 
     def trained_biases(self, config: LoraConfig) -> Biases:
         return "targets" if config.bias == "lora_only" else config.bias
 
-    def found(self, model: nn.Module, config: LoraConfig) -> Mapping[str, nn.Module]:
-        if not config.target_modules and config.target_parameters:
-            return {}
-        found = dict(super().found(model, config))
+    def found(self, model: nn.Module, config: LoraConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        found = layers_named_as_weights(model, config)
+        if config.target_modules or not config.target_parameters:
+            found |= super().found(model, config, shapes)
+            found = {path: module for path, module in named_base_modules(model) if path in found}
         ties = tied_paths(model) if config.ensure_weight_tying else None
         if ties is not None and found.keys() & ties:
             if config.use_dora:
@@ -68,6 +80,12 @@ class Lora(LinearsMethod[LoraConfig]):
             found.pop(head, None)
             found = {embedding: dict(named_base_modules(model))[embedding], **found}
         return found
+
+    def pattern_names(self, model: nn.Module, config: LoraConfig, sites: Iterable[str]) -> list[str]:
+        weights = [name for name, _ in named_base_parameters(model)]
+        wanted = config.target_parameters or []
+        named = [name for name in weights if any(names_path(entry, name) for entry in wanted)]
+        return [*(pattern_name(config, path) for path in sites), *named]
 
     def faults(self, config: LoraConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
         tensor = "lora_embedding_A" if isinstance(module, nn.Embedding) else "lora_A.weight"
@@ -84,7 +102,6 @@ class Lora(LinearsMethod[LoraConfig]):
         _wrap_parameters(adapter, config, shapes)
         _wrap_tokens(adapter, config)
         super().finish(adapter, config, shapes)
-        adapter.absent_keys = frozenset(entry.key for entry in adapter.entries() if entry.optional)
         if shapes is not None and config.shifts_base:
             adapter.rebuild_start()
 
@@ -106,12 +123,12 @@ class Lora(LinearsMethod[LoraConfig]):
 
 def rank_of(config: LoraConfig, path: str) -> int:
     """Rank of one layer after `rank_pattern`."""
-    return int(pattern_value(config.rank_pattern, path, config.r))
+    return int(pattern_value(config.rank_pattern, pattern_name(config, path), config.r))
 
 
 def scaling_of(config: LoraConfig, path: str, r: int) -> float:
     """The factor s of one layer after `alpha_pattern`."""
-    alpha = float(pattern_value(config.alpha_pattern, path, config.lora_alpha))
+    alpha = float(pattern_value(config.alpha_pattern, pattern_name(config, path), config.lora_alpha))
     return alpha / math.sqrt(r) if config.use_rslora else alpha / r
 
 
@@ -122,21 +139,6 @@ def tied_paths(model: nn.Module) -> tuple[str, str] | None:
     paths = {id(module): path for path, module in named_base_modules(model)}
     embedding, head = (paths[id(module)] for module in embedding_modules(model))
     return embedding, head
-
-
-def paths_of_weight(model: nn.Module, path: str) -> list[str]:
-    """Paths of every module whose `weight` is the very tensor of the one at `path`, itself included."""
-    modules = dict(named_base_modules(model))
-    weight = modules[path]._parameters.get("weight")
-    return [other for other, module in modules.items() if module._parameters.get("weight") is weight is not None]
-
-
-def input_embedding_path(model: nn.Module) -> str | None:
-    """Path of the token embedding, seen through wrappers; None where there is none."""
-    embedding = input_embedding(model)
-    if embedding is None:
-        return None
-    return next(path for path, module in named_base_modules(model) if module is unwrapped(embedding))
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
@@ -158,7 +160,9 @@ def _wrap_parameters(adapter: LoraAdapter, config: LoraConfig, shapes: Shapes | 
     wanted = config.target_parameters or []
     names = [name for name, _ in named_base_parameters(adapter.model)]
     unmatched = [entry for entry in wanted if not any(names_path(entry, name) for name in names)]
-    if unmatched:
+    if unmatched and shapes is not None and (adapter.sites or len(unmatched) < len(wanted)):
+        tell(f"target_parameters names what this model does not have: {named(unmatched)}")
+    elif unmatched:
         weights = sorted({name.rsplit(".", 1)[-1] for name, p in named_base_parameters(adapter.model) if p.dim() == 3})
         raise AdapterError(
             "target_parameters names weights that this model does not have",
@@ -168,7 +172,7 @@ def _wrap_parameters(adapter: LoraAdapter, config: LoraConfig, shapes: Shapes | 
             ],
         )
     for name in names:
-        if any(names_path(entry, name) for entry in wanted):
+        if any(names_path(entry, name) for entry in wanted) and name.removesuffix(".weight") not in adapter.sites:
             path, leaf = name.rsplit(".", 1)
             r = rank_of(config, name)
             layer = LoraParameter(module_at(adapter.model, path), leaf, r, scaling_of(config, name, r), config)
@@ -177,7 +181,7 @@ def _wrap_parameters(adapter: LoraAdapter, config: LoraConfig, shapes: Shapes | 
 
 
 def _wrap_tokens(adapter: LoraAdapter, config: LoraConfig) -> None:
-    wanted = _token_paths(adapter.model, config)
+    wanted, shared = token_sites(adapter.model, config)
     taken = set(adapter.sites) | {path for path, _ in adapter.layers}
     kept = [path for path in wanted if any(names_path(name, path) for name in config.modules_to_save or [])]
     twice = sorted(taken & wanted.keys()) + kept
@@ -186,7 +190,6 @@ def _wrap_tokens(adapter: LoraAdapter, config: LoraConfig) -> None:
             f"trainable_token_indices and another part of the configuration both adapt {', '.join(twice)}",
             fix="leave it out of target_modules and modules_to_save",
         )
-    shared = _sharing_table(adapter.model, wanted, config)
     for path, indices in wanted.items():
         if path in shared:
             continue
@@ -202,42 +205,6 @@ def _token_rows(adapter: LoraAdapter, path: str, indices: list[int], rows: nn.Pa
     layer = TokenRows(module, indices, is_head=not isinstance(unwrapped(module), nn.Embedding), rows=rows)
     adapter.wrap(path, layer)
     return layer
-
-
-def _sharing_table(model: nn.Module, wanted: Mapping[str, list[int]], config: LoraConfig) -> list[str]:
-    """Where the rows of the input embedding must stand too: modules that read the same table (output embedding,
-    encoder and decoder), unless they are named with other tokens of their own."""
-    path = input_embedding_path(model)
-    if path is None or path not in wanted:
-        return []
-    others = [other for other in paths_of_weight(model, path) if other != path]
-    odd = [other for other in others if wanted.get(other, wanted[path]) != wanted[path]]
-    if odd and config.ensure_weight_tying:
-        raise AdapterError(
-            f"trainable_token_indices gives `{path}` and {', '.join(odd)} different tokens, and ensure_weight_tying "
-            "wants them to be one table",
-            fix="give them the same tokens, or leave ensure_weight_tying at false",
-        )
-    return [other for other in others if other not in odd]
-
-
-def _token_paths(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
-    wanted = config.trainable_token_indices
-    if not wanted:
-        return {}
-    if not isinstance(wanted, dict):
-        path = input_embedding_path(model)
-        if path is None:
-            raise AdapterError("trainable_token_indices needs a model with a token embedding")
-        return {path: wanted}
-    modules = dict(named_base_modules(model))
-    found: dict[str, list[int]] = {}
-    for name, indices in wanted.items():
-        paths = [path for path in modules if path and names_path(name, path)]
-        if not paths:
-            raise AdapterError(f"trainable_token_indices names `{name}`, which this model does not have")
-        found |= dict.fromkeys(paths, indices)
-    return found
 
 
 METHOD = Lora()

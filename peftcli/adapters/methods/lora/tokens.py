@@ -6,6 +6,7 @@ embedding is the same tensor, its logits for these tokens come from the trained 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
-from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers import AdapterLayer, named_base_modules, unwrapped
 from peftcli.adapters.lookups import look_up
+from peftcli.adapters.methods.lora.config import LoraConfig
+from peftcli.adapters.targets import names_path
 from peftcli.errors import AdapterError
 from peftcli.models.plain_linear import linear_fault, table_fault
+from peftcli.models.structure import input_embedding
 from peftcli.models.weights import weight_view
 
 ROWS = "token_adapter.trainable_tokens_delta"
@@ -84,3 +88,60 @@ class TokenRows(AdapterLayer):
         weight = weight_view(unwrapped(self.base_layer)).dense().clone()
         weight[self.ids] = self.rows.detach().float()
         return {"weight": weight}
+
+
+def paths_of_weight(model: nn.Module, path: str) -> list[str]:
+    """Paths of every module whose `weight` is the very tensor of the one at `path`, itself included."""
+    modules = dict(named_base_modules(model))
+    weight = modules[path]._parameters.get("weight")
+    return [other for other, module in modules.items() if module._parameters.get("weight") is weight is not None]
+
+
+def input_embedding_path(model: nn.Module) -> str | None:
+    """Path of the token embedding, seen through wrappers; None where there is none."""
+    embedding = input_embedding(model)
+    if embedding is None:
+        return None
+    return next(path for path, module in named_base_modules(model) if module is unwrapped(embedding))
+
+
+def token_sites(model: nn.Module, config: LoraConfig) -> tuple[dict[str, list[int]], list[str]]:
+    """Tokens to train by the path of their table, and the paths that share the rows of the input embedding."""
+    wanted = _token_paths(model, config)
+    return wanted, _sharing_table(model, wanted, config)
+
+
+def _sharing_table(model: nn.Module, wanted: Mapping[str, list[int]], config: LoraConfig) -> list[str]:
+    """Where the rows of the input embedding must stand too: modules that read the same table (output embedding,
+    encoder and decoder), unless they are named with other tokens of their own."""
+    path = input_embedding_path(model)
+    if path is None or path not in wanted:
+        return []
+    others = [other for other in paths_of_weight(model, path) if other != path]
+    odd = [other for other in others if wanted.get(other, wanted[path]) != wanted[path]]
+    if odd and config.ensure_weight_tying:
+        raise AdapterError(
+            f"trainable_token_indices gives `{path}` and {', '.join(odd)} different tokens, and ensure_weight_tying "
+            "wants them to be one table",
+            fix="give them the same tokens, or leave ensure_weight_tying at false",
+        )
+    return [other for other in others if other not in odd]
+
+
+def _token_paths(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
+    wanted = config.trainable_token_indices
+    if not wanted:
+        return {}
+    if not isinstance(wanted, dict):
+        path = input_embedding_path(model)
+        if path is None:
+            raise AdapterError("trainable_token_indices needs a model with a token embedding")
+        return {path: wanted}
+    modules = dict(named_base_modules(model))
+    found: dict[str, list[int]] = {}
+    for name, indices in wanted.items():
+        paths = [path for path in modules if path and names_path(name, path)]
+        if not paths:
+            raise AdapterError(f"trainable_token_indices names `{name}`, which this model does not have")
+        found |= dict.fromkeys(paths, indices)
+    return found

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from peftcli.adapters.file_values import SHARE, Bounds
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
 
 
@@ -31,6 +32,7 @@ class OftConfig(TargetedConfig):
         "use_cayley_neumann": True,
         "num_cayley_neumann_terms": 5,
     }
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {"module_dropout": SHARE}
 
     r: Annotated[int, Field(ge=0)] = 0
     """Number of blocks a layer; 0: as many as `oft_block_size` makes. Give one of the two."""

@@ -157,6 +157,7 @@ class Oft(LinearsMethod[OftConfig]):
     """Wraps each linear layer that is targeted."""
 
     config_class = OftConfig
+    tensor_prefix = "oft_"
 
     def new_adapter(self, model: nn.Module, config: OftConfig) -> OftAdapter:
         return OftAdapter(model, config)

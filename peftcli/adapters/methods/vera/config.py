@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftcli.adapters.file_values import SHARE, Bounds
 from peftcli.adapters.target_config import TargetedConfig
 
 
@@ -31,6 +32,7 @@ class VeraConfig(TargetedConfig):
         "layers_to_transform": None,
         "layers_pattern": None,
     }
+    file_bounds: ClassVar[Mapping[str, Bounds]] = {"vera_dropout": SHARE}
     recipe_only: ClassVar[frozenset[str]] = frozenset({"exclude_modules"})
 
     r: Annotated[int, Field(ge=1)] = 256

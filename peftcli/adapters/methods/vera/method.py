@@ -119,6 +119,7 @@ class Vera(LinearsMethod[VeraConfig]):
     """Wraps each linear layer that is targeted, then gives them one pair as large as the largest needs."""
 
     config_class = VeraConfig
+    tensor_prefix = "vera_lambda_"
 
     def new_adapter(self, model: nn.Module, config: VeraConfig) -> VeraAdapter:
         return VeraAdapter(model, config)

@@ -1,0 +1,75 @@
+"""Layers whose names the reference takes for those of experts, and how a file names them so that it does not.
+
+Since transformers 5 keeps the experts of a mixture in one weight, the reference reads the names that their matrices had
+before (`gate_proj`, `w1`, and the router's `gate`) as that weight, in every file of such a model, and no longer finds the
+dense layers and shared experts of the same name. Named as weights (`target_parameters`), they are read as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.methods.lora.config import LoraConfig
+from peftcli.adapters.oddities import named, tell
+from peftcli.adapters.targets import names_path, pattern_value
+from peftcli.models.conversions import Conversions
+from peftcli.models.plain_linear import linear_fault
+from peftcli.models.weights import is_linear, weight_view
+
+ROUTER = "gate"
+
+
+def mistaken(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Of some paths, those that end in a name which the experts' matrices had; none in a model without such experts."""
+    former = Conversions(model).former_names()
+    return [path for path in paths if former and path.rsplit(".", 1)[-1] in former | {ROUTER}]
+
+
+def layers_named_as_weights(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
+    """Linear layers that `target_parameters` names by their weight: the same update as that of the layer itself."""
+    wanted = config.target_parameters or []
+    return {
+        path: module
+        for path, module in (named_base_modules(model) if wanted else ())
+        if is_linear(module)
+        and linear_fault(module) is None
+        and not weight_view(module).transposed
+        and any(names_path(entry, f"{path}.weight") for entry in wanted)
+    }
+
+
+def pattern_name(config: LoraConfig, path: str) -> str:
+    """The name by which `rank_pattern` and `alpha_pattern` know a layer: of its weight where it is named so."""
+    name = f"{path}.weight"
+    return name if any(names_path(entry, name) for entry in config.target_parameters or []) else path
+
+
+def fields_with_weights(model: nn.Module, config: LoraConfig, layers: list[str], modules: list[str]) -> dict[str, Any]:
+    """Fields that name `layers` as weights and `modules` by themselves, with the ranks and scales that they have."""
+    fields: dict[str, Any] = {
+        "target_modules": modules,
+        "target_parameters": [*(config.target_parameters or []), *(f"{path}.weight" for path in layers)],
+    }
+    for field, default in (("rank_pattern", config.r), ("alpha_pattern", config.lora_alpha)):
+        pattern = dict(getattr(config, field))
+        found = {path: pattern_value(pattern, path, default) for path in layers}
+        odd = {
+            f"{p}.weight": value
+            for p, value in found.items()
+            if pattern_value(pattern, f"{p}.weight", default) != value
+        }
+        if odd:
+            fields[field] = odd | pattern
+    return fields
+
+
+def tell_mistaken(paths: list[str], why: str) -> None:
+    """Says that the reference will answer otherwise."""
+    tell(
+        f"Hugging Face PEFT takes {named(paths)} for the experts of this model and answers otherwise; a file can name "
+        f"them rightly only without {why}"
+    )

@@ -1,0 +1,24 @@
+"""How a mixture of experts keeps the weights of all its experts in one tensor."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn
+from transformers.integrations.moe import use_experts_implementation
+
+from peftcli.errors import ModelError
+
+_LAYOUT = "is_transposed"
+"""The attribute by which transformers states that fused weights are (experts, in, out); classes without it have
+(experts, out, in)."""
+
+
+def experts_are_transposed(module: nn.Module) -> bool:
+    """Whether a module's fused weights are (experts, in, out). Raises `ModelError` where transformers does not say."""
+    if _LAYOUT not in inspect.signature(use_experts_implementation).parameters:
+        raise ModelError(
+            "this release of transformers states the layout of fused experts in a way that is not known here",
+            fix="use an earlier release of transformers, or a newer peftcli",
+        )
+    return bool(getattr(module, _LAYOUT, False))
