@@ -46,6 +46,8 @@ def test_the_shortest_recipe_is_valid(tmp_path: Path) -> None:
     block = re.search(r"The shortest recipe that trains:\n\n```yaml\n(.*?)```", text, re.DOTALL)
     assert block is not None
     (tmp_path / "shortest.yaml").write_text(block.group(1))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "support.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     assert peft(["validate", str(tmp_path / "shortest.yaml")]) == 0
 
 

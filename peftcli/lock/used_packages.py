@@ -8,7 +8,6 @@ from importlib import metadata
 import peftcli
 from peftcli.evaluation.registry import get_metric
 from peftcli.recipe import Recipe
-from peftcli.training.optimizers import package_of
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "jinja2", "pydantic",
@@ -30,7 +29,7 @@ def package_versions(recipe: Recipe) -> dict[str, str]:
 
 def _of_choices(recipe: Recipe) -> Iterator[str]:
     """What the recipe's optimizer, metrics and parts of other packages bring in."""
-    if (package := package_of(recipe.training.optimizer)) is not None:
+    if (package := recipe.training.optimizer.package) is not None:
         yield package
     for metric in recipe.evaluation.metrics:
         yield from get_metric(metric).packages

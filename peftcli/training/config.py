@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -18,7 +18,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-class AdamWConfig(_Section):
+class _Optimizer(_Section):
+    package: ClassVar[str | None] = None
+    """Import name of the package that it comes from; None for torch and what peftcli always has."""
+
+
+class AdamWConfig(_Optimizer):
     """AdamW of torch, fused where the device has it (arXiv:1711.05101)."""
 
     type: Literal["adamw"] = "adamw"
@@ -29,7 +34,7 @@ class AdamWConfig(_Section):
     """Added to the denominator."""
 
 
-class SGDConfig(_Section):
+class SGDConfig(_Optimizer):
     """Stochastic gradient descent."""
 
     type: Literal["sgd"] = "sgd"
@@ -46,7 +51,7 @@ class SGDConfig(_Section):
         return self
 
 
-class AdafactorConfig(_Section):
+class AdafactorConfig(_Optimizer):
     """Adafactor of transformers with the rate of the recipe (arXiv:1804.04235): factored second moments."""
 
     type: Literal["adafactor"] = "adafactor"
@@ -59,7 +64,7 @@ class AdafactorConfig(_Section):
     """Scale each rate by the tensor's root mean square; slow for tensors that start at zero, such as `lora_B`."""
 
 
-class LionConfig(_Section):
+class LionConfig(_Optimizer):
     """Lion (arXiv:2302.06675): the sign of an interpolated momentum; use a rate 3 to 10 times below AdamW's."""
 
     type: Literal["lion"] = "lion"
@@ -68,7 +73,7 @@ class LionConfig(_Section):
     """Interpolation of the update, and decay of the momentum."""
 
 
-class MuonConfig(_Section):
+class MuonConfig(_Optimizer):
     """Muon of torch for matrices, AdamW for every other tensor; the rate keeps AdamW's scale (arXiv:2502.16982)."""
 
     type: Literal["muon"] = "muon"
@@ -85,8 +90,10 @@ class MuonConfig(_Section):
     """AdamW's epsilon, for tensors that are no matrices."""
 
 
-class ScheduleFreeConfig(_Section):
+class ScheduleFreeConfig(_Optimizer):
     """Schedule-free AdamW of the `schedulefree` package (arXiv:2405.15682); needs `scheduler: constant`."""
+
+    package: ClassVar[str | None] = "schedulefree"
 
     type: Literal["schedule_free"] = "schedule_free"
     """The optimizer's name."""
@@ -96,8 +103,10 @@ class ScheduleFreeConfig(_Section):
     """Added to the denominator."""
 
 
-class EightBitAdamWConfig(_Section):
+class EightBitAdamWConfig(_Optimizer):
     """AdamW of bitsandbytes: 8-bit states, or states paged to host memory."""
+
+    package: ClassVar[str | None] = "bitsandbytes"
 
     type: Literal["adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
     """The optimizer's name."""

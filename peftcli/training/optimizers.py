@@ -87,18 +87,8 @@ def require_optimizer(config: OptimizerConfig, *, device: str) -> None:
     """Raises `DeviceError` where the optimizer's package or device is missing; cheap, so ask before loading a base."""
     if isinstance(config, EightBitAdamWConfig) and not device.startswith("cuda"):
         raise DeviceError(f"optimizer {config.type} needs a CUDA GPU", fix="use optimizer: adamw")
-    if (package := package_of(config)) is not None:
-        _require(package, config.type)
-
-
-def package_of(config: OptimizerConfig) -> str | None:
-    """The package that an optimizer comes from; None for torch and what peftcli always has."""
-    match config:
-        case ScheduleFreeConfig():
-            return "schedulefree"
-        case EightBitAdamWConfig():
-            return "bitsandbytes"
-    return None
+    if config.package is not None:
+        _require(config.package, config.type)
 
 
 def _fused(groups: Groups) -> bool:

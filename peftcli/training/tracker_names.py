@@ -16,6 +16,8 @@ TRACKER_PACKAGES = {
     "swanlab": "swanlab",
 }
 """Name as Accelerate knows it -> distribution to install."""
+TRACKER_MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
+"""Modules of which any one will do; else the tracker's own name."""
 
 
 def require_tracker(name: str) -> None:

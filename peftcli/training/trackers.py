@@ -19,10 +19,8 @@ from accelerate.tracking import GeneralTracker, filter_trackers
 from peftcli.errors import DeviceError, Fault
 from peftcli.files import storage_errors
 from peftcli.training.interfaces import Emit
-from peftcli.training.tracker_names import TRACKER_PACKAGES
+from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
 
-_MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}
-"""Modules of which any one will do; else the tracker's own name."""
 _QUIET = {
     "WANDB_MODE": "offline",
     "WANDB_ERROR_REPORTING": "false",
@@ -40,7 +38,7 @@ def require_packages(names: Sequence[str]) -> None:
     faults = [
         Fault(f"tracking: {name} needs a package that is missing", fix=f"pip install {TRACKER_PACKAGES[name]}")
         for name in names
-        if not any(importlib.util.find_spec(module) for module in _MODULES.get(name, (name,)))
+        if not any(importlib.util.find_spec(module) for module in TRACKER_MODULES.get(name, (name,)))
     ]
     if faults:
         raise DeviceError("packages of the recipe's trackers are missing", faults=faults)

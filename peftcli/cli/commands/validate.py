@@ -11,15 +11,18 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a recipe: schema and cross-field rules, all faults at once. Loads no model, reaches no network.
+    """Check a recipe: schema, cross-field rules, and whether its files, packages and device are here; all faults at
+    once. Loads no model, reaches no network.
 
     Where the base's config.json is here, also whether the method works on such a model.
 
     Example:  peft validate quickstart.yaml --set method.r=16
     """
     from peftcli.recipe import check_pairing, load_recipe
+    from peftcli.recipe.surroundings import require_surroundings
 
     loaded = load_recipe(recipe, overrides or ())
+    require_surroundings(loaded)
     check_pairing(loaded)
     for warning in loaded.warnings:
         say(f"warning: {warning}")

@@ -1,0 +1,112 @@
+"""What a recipe needs of this machine: files, the base, packages, a device; looked up without importing torch.
+
+`validate` tells all of it at once; a Hub id is not asked for, since that would need the network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftcli.data.sources import is_local, resolve
+from peftcli.errors import DataError, DeviceError, Fault, ModelError, PeftcliError
+from peftcli.evaluation.registry import get_metric
+from peftcli.models.source import BUILTIN_PREFIX, resolve_base
+from peftcli.recipe.loading import LoadedRecipe
+from peftcli.recipe.paths import is_path
+from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
+
+Lacking = tuple[type[PeftcliError], Fault]
+
+
+def require_surroundings(loaded: LoadedRecipe) -> None:
+    """Raises one error with everything that is missing, of the class of the first: data, model, environment."""
+    lacking = [found for look in (_data, _files, _base, _packages, _device) for found in look(loaded)]
+    if lacking:
+        kind = lacking[0][0]
+        count = f"{len(lacking)} things" if len(lacking) > 1 else "something"
+        raise kind(f"{loaded.path.name} needs {count} that this machine lacks", faults=[fault for _, fault in lacking])
+
+
+def _told(loaded: LoadedRecipe, key: str, look: Callable[[], object]) -> Iterator[Lacking]:
+    """What `look` raises, at the place of the recipe that asks for it."""
+    try:
+        look()
+    except PeftcliError as error:
+        for fault in error.faults:
+            at = f" ({fault.where})" if fault.where and fault.where not in fault.message else ""
+            yield type(error), Fault(f"{fault.message}{at}", loaded.origin(key), fault.fix)
+
+
+def _data(loaded: LoadedRecipe) -> Iterator[Lacking]:
+    data = loaded.recipe.data
+    for key, sources in (("data.train", data.train_sources), ("data.validation", data.validation_sources)):
+        for source in sources:
+            if is_local(source.path, loaded.folder) or source.path.startswith(BUILTIN_PREFIX):
+                yield from _told(loaded, key, lambda source=source: _readable(source, loaded.folder))  # type: ignore[misc]
+
+
+def _readable(source: object, folder: Path) -> None:
+    found = resolve(source, folder)  # type: ignore[arg-type]
+    for path in getattr(found, "paths", ()):
+        if not path.is_file():
+            raise DataError("no such data file", where=str(path), fix="check the path; it is relative to the recipe")
+
+
+def _files(loaded: LoadedRecipe) -> Iterator[Lacking]:
+    template = loaded.recipe.model.chat_template
+    if template is not None and not Path(template).is_file():
+        yield (
+            ModelError,
+            Fault(f"no such chat template: {template}", loaded.origin("model.chat_template"), "check the path"),
+        )
+
+
+def _base(loaded: LoadedRecipe) -> Iterator[Lacking]:
+    base = loaded.recipe.model.base
+    if base.startswith(BUILTIN_PREFIX) or is_path(base, loaded.folder):
+        yield from _told(loaded, "model.base", lambda: resolve_base(base, folder=loaded.folder))
+
+
+@dataclass(frozen=True)
+class _Need:
+    """A package that a key of the recipe asks for; of several modules any one will do."""
+
+    key: str
+    what: str
+    modules: tuple[str, ...]
+    fix: str
+
+
+def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
+    recipe = loaded.recipe
+    optimizer = recipe.training.optimizer
+    if (package := optimizer.package) is not None:
+        yield _Need("training.optimizer.type", f"optimizer {optimizer.type}", (package,), f"pip install {package}")
+    for name in recipe.evaluation.metrics:
+        for package in get_metric(name).packages:
+            yield _Need("evaluation.metrics", f"metric {name}", (package,), "pip install 'peftcli[metrics]'")
+    for name in recipe.tracking:
+        modules = TRACKER_MODULES.get(name, (name,))
+        yield _Need("tracking", f"tracking by {name}", modules, f"pip install {TRACKER_PACKAGES[name]}")
+
+
+def _packages(loaded: LoadedRecipe) -> Iterator[Lacking]:
+    for need in _needs(loaded):
+        if not any(importlib.util.find_spec(module) for module in need.modules):
+            message = f"{need.what} needs the package {need.modules[0]}"
+            yield DeviceError, Fault(message, loaded.origin(need.key), need.fix)
+
+
+def _device(loaded: LoadedRecipe) -> Iterator[Lacking]:
+    if loaded.recipe.device == "cuda" and not _may_have_cuda():
+        fix = "use `device: auto`; `peft doctor` tells what this machine has"
+        yield DeviceError, Fault("device cuda: this machine has no NVIDIA driver", loaded.origin("device"), fix)
+
+
+def _may_have_cuda() -> bool:
+    """Whether a driver is there at all; only torch itself can tell whether it works."""
+    places = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version", "/dev/kfd", "C:/Windows/System32/nvcuda.dll")
+    return any(Path(place).exists() for place in places)
