@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import importlib
@@ -58,6 +59,20 @@ def get_metric(name: str) -> Metric:
     outside = _outside_metrics().get(key)
     metric: Metric = outside.load() if outside else importlib.import_module(f"peftcli.evaluation.metrics.{key}").METRIC
     return metric
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """Packages that one of our metrics says it needs, read from its file's text: importing it would import numpy.
+
+    Nothing for a metric of another package, whose file nobody knows; `load_metrics` asks it.
+    """
+    key = resolve_metric_name(name)
+    path = _FOLDER / f"{key}.py"
+    if key in _outside_metrics() or not path.is_file():
+        return ()
+    calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    found = [word.value for call in calls for word in call.keywords if word.arg == "packages"]
+    return tuple(package for value in found for package in ast.literal_eval(value))
 
 
 def load_metrics(names: Iterable[str]) -> dict[str, Metric]:

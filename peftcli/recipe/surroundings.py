@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peftcli.data.sources import is_local, resolve
 from peftcli.errors import DataError, DeviceError, Fault, ModelError, PeftcliError
-from peftcli.evaluation.registry import get_metric
+from peftcli.evaluation.registry import packages_of
 from peftcli.models.source import BUILTIN_PREFIX, resolve_base
 from peftcli.recipe.loading import LoadedRecipe
 from peftcli.recipe.paths import is_path
@@ -86,7 +86,7 @@ def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
     if (package := optimizer.package) is not None:
         yield _Need("training.optimizer.type", f"optimizer {optimizer.type}", (package,), f"pip install {package}")
     for name in recipe.evaluation.metrics:
-        for package in get_metric(name).packages:
+        for package in packages_of(name):
             yield _Need("evaluation.metrics", f"metric {name}", (package,), "pip install 'peftcli[metrics]'")
     for name in recipe.tracking:
         modules = TRACKER_MODULES.get(name, (name,))

@@ -132,6 +132,11 @@ def test_numbers_of_rows_add_up(name: str) -> None:
     assert many[0] == pytest.approx(value(name, *PAIRS))
 
 
+@pytest.mark.parametrize("name", registry.metric_names())
+def test_packages_are_known_without_importing_the_metric(name: str) -> None:
+    assert registry.packages_of(name) == registry.get_metric(name).packages
+
+
 def test_names_in_any_spelling() -> None:
     assert resolve_metric_name("Exact-Match") == resolve_metric_name("eval_exact_match") == "exact_match"
     assert registry.metric_facts("eval_loss").better == "lower"
