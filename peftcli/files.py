@@ -210,14 +210,14 @@ class StagedFolder:
             disk.make_folder(scratch)
             yield scratch
             for source in sorted(path for path in scratch.rglob("*") if path.is_file() and not path.is_symlink()):
-                self._copy(source, str(source.relative_to(scratch)))
+                self.copy(source, str(source.relative_to(scratch)))
                 source.unlink()
             shutil.rmtree(scratch)
 
-    def _copy(self, source: Path, name: str) -> None:
-        """Copies a file, however large, with our permissions."""
+    def copy(self, source: Path, name: str) -> None:
+        """Copies a file, however large, byte for byte, with our permissions."""
         digest = hashlib.sha256()
-        with storage_errors(self.target / name), source.open("rb") as stream:
+        with storage_errors(self.target / name), open_regular(source) as stream:
             disk.make_folder((self.path / name).parent)
             descriptor = disk.create(self.path / name)
             try:

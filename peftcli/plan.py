@@ -22,6 +22,7 @@ from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DeviceError, MemoryLimitError, ModelError, RecipeError
 from peftcli.memory import MemoryEstimate, Shape, estimate
+from peftcli.models.companions import check_vocabulary
 from peftcli.models.device import before_start, has_bf16
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
@@ -117,7 +118,7 @@ def prepare_run(
     skeleton = meta_model(source, auto_class=task.auto_class)
     counts = _attached_counts(skeleton, loaded)
     tokenizer = load_tokenizer(source, chat_template=read_template(loaded))
-    _check_vocabulary(skeleton, tokenizer, source)
+    check_vocabulary(skeleton, tokenizer, source.location)
     data = prepare(
         recipe.data,
         tokenizer=tokenizer,
@@ -260,16 +261,6 @@ def read_template(loaded: LoadedRecipe) -> str | None:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ModelError("the chat template is not UTF-8", where=str(path), fix="save it as UTF-8") from error
-
-
-def _check_vocabulary(skeleton: nn.Module, tokenizer: PreTrainedTokenizerBase, source: BaseSource) -> None:
-    rows = skeleton.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the base embeds {rows}",
-            where=source.location,
-            fix="use the tokenizer that belongs to the base",
-        )
 
 
 def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData) -> None:

@@ -144,7 +144,7 @@ def test_a_copied_run_evaluates_and_merges_with_the_base_named(
         == 0
     )
     report = json.loads(capsys.readouterr().out)
-    assert report["max_difference"] <= report["tolerance"] == 1e-4
+    assert report["max_difference"] <= report["tolerance"] < 1e-3 * report["adapter_effect"]
     assert report["adapter_effect"] > 1e-2, "the adapter changes nothing, so the merge proves nothing"
 
 
@@ -175,7 +175,8 @@ def test_a_merge_beyond_tolerance_writes_nothing(
 ) -> None:
     from peftcli.jobs import merge
 
-    monkeypatch.setattr(merge, "TOLERANCE_FP32", 1e-12)
+    monkeypatch.setattr(merge, "FLOOR", 0.0)
+    monkeypatch.setattr(merge, "NOISE_FACTOR", 1e-6)
     assert peft(["merge", str(trained), "--output", str(tmp_path / "merged"), "--quiet"]) == 10
     assert "drifted most" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -156,6 +156,9 @@ class Adapter(ABC):
     def remove(self) -> None:
         """Takes the adapter out; afterwards the model is the object tree that it was before."""
 
+    def require_mergeable(self) -> None:
+        """Raises `MergeError` for a method that has no weight-space form, at little cost."""
+
     @abstractmethod
     def merge(self) -> None:
         """Folds the adapter into the base and removes it. Raises `MergeError` before touching anything."""

@@ -252,25 +252,55 @@ class LayersAdapter(Adapter):
 
     # -- merging -------------------------------------------------------------------------------------------------
 
+    def require_mergeable(self) -> None:
+        for layer in {type(layer): layer for _, layer in self.layers}.values():
+            layer.merged()
+
     def merge(self) -> None:
         """Computes every new weight in float32, rounds once, and replaces the parameters only when all are finite.
 
-        A weight that another module shares (tied embeddings) is given to this module alone: the caller unties the
-        configuration.
+        A weight that another module shares (tied embeddings) is given to this module alone: the caller settles what
+        that means for the others.
         """
         replaced: list[tuple[nn.Module, str, nn.Parameter | None]] = []
         try:
-            for path, layer in self.layers:
-                base = unwrapped(layer)
-                for name, value in layer.merged().items():
-                    replaced.append((base, name, _get_parameter(base, name)))
-                    _replace_parameter(base, name, value, f"{path}.{name}")
+            for wrappers in self._by_base():
+                self._merge_stack(wrappers, replaced)
         except BaseException:
             for base, name, old in reversed(replaced):
                 _set_parameter(base, name, old)
             raise
         self.base_copies.keep()
         self.remove()
+
+    def _by_base(self) -> list[list[tuple[str, AdapterLayer]]]:
+        """The wrappers of each module of the base together, inner first."""
+        stacks: dict[int, list[tuple[str, AdapterLayer]]] = {}
+        for path, layer in self.layers:
+            stacks.setdefault(id(unwrapped(layer)), []).append((path, layer))
+        return list(stacks.values())
+
+    def _merge_stack(
+        self, wrappers: list[tuple[str, AdapterLayer]], replaced: list[tuple[nn.Module, str, nn.Parameter | None]]
+    ) -> None:
+        """Each wrapper reads what the one inside it has made, in float32: only the end is rounded to the base's type."""
+        first: dict[str, torch.dtype] = {}
+        for path, layer in wrappers:
+            base = unwrapped(layer)
+            for name, value in layer.merged().items():
+                if not torch.isfinite(value).all():
+                    raise MergeError(
+                        f"the merged weight of `{path}.{name}` is not finite",
+                        fix="the adapter is broken: train it again",
+                    )
+                old = _get_parameter(base, name)
+                reference = old if old is not None else next(base.parameters())
+                first.setdefault(name, reference.dtype)
+                replaced.append((base, name, old))
+                _set_parameter(base, name, _frozen(value.to(device=reference.device, dtype=torch.float32)))
+        path, layer = wrappers[0]
+        for name, dtype in first.items():
+            _round_parameter(unwrapped(layer), name, dtype, f"{path}.{name}")
 
 
 def _get_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
@@ -290,18 +320,16 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module, leaf
 
 
-def _replace_parameter(module: nn.Module, name: str, value: Tensor, shown: str) -> None:
-    if not torch.isfinite(value).all():
-        raise MergeError(f"the merged weight of `{shown}` is not finite", fix="the adapter is broken: train it again")
-    old = _get_parameter(module, name)
-    reference = old if old is not None else next(module.parameters())
-    rounded = value.to(device=reference.device, dtype=reference.dtype)
+def _frozen(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.contiguous(), requires_grad=False)
+
+
+def _round_parameter(module: nn.Module, name: str, dtype: torch.dtype, shown: str) -> None:
+    exact = module.get_parameter(name)
+    rounded = exact.detach().to(dtype)
     if not torch.isfinite(rounded).all():
-        raise MergeError(
-            f"the merged weight of `{shown}` overflows {reference.dtype}", fix="merge with --dtype float32"
-        )
-    new = nn.Parameter(rounded.contiguous(), requires_grad=False)
-    _set_parameter(module, name, new)
+        raise MergeError(f"the merged weight of `{shown}` overflows {dtype}", fix="merge with --dtype float32")
+    _set_parameter(module, name, _frozen(rounded))
 
 
 class LayersMethod(Method, Generic[ConfigT]):

@@ -2,57 +2,146 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from peftcli.adapters.layers import named_base_modules
-from peftcli.adapters.surgery import adapter_of, bare, forget
+from peftcli.adapters.layers import LayersAdapter, named_base_modules, unwrapped
+from peftcli.adapters.surgery import adapter_of, bare, disabled, forget
 from peftcli.errors import MergeError
+from peftcli.models.calling import token_inputs
 from peftcli.models.structure import input_embedding, output_embedding
+
+_TIE = "tie_word_embeddings"
 
 
 def merge(model: nn.Module) -> None:
     """Bakes the adapter into the base's weights, computed in float32 and rounded once, and takes the wrappers out.
 
-    Tied embeddings of which one side was adapted are untied, in the tensors and in `model.config`.
-    Raises `MergeError` (the model is untouched) when the method has no weight-space form or a value is not finite.
+    Tied tensors of which one place was adapted are untied at every place, in the tensors and in `model.config`.
+    Raises `MergeError` (the model is untouched) when the method has no weight-space form, a value is not finite, or the
+    family computes otherwise once its tensors are not tied.
     """
     model = bare(model)
     adapter = adapter_of(model)
-    shared = _shared_places(model)
+    shared = _shared_embeddings(model)
+    paths = [path for path, _ in adapter.layers] if isinstance(adapter, LayersAdapter) else []
+    if any(_touches_a_part(paths, group) for group in shared):
+        _require_free_of_tying(model)
     adapter.merge()
     forget(model)
     _settle_tying(model, shared)
     _check_plain(model)
 
 
-Place = tuple[nn.Module, str]
-"""A module and the name of its parameter."""
+Place = tuple[str, nn.Module, str]
+"""Path of a module, the module, and the name of its parameter."""
 
 
-def _shared_places(model: nn.Module) -> list[list[Place]]:
-    """Places of each base parameter that stands in more than one."""
+def _shared_embeddings(model: nn.Module) -> list[list[Place]]:
+    """Places of each tensor that an embedding or the head shares with others: what the configuration calls tied."""
     places: dict[int, list[Place]] = {}
-    for _, module in named_base_modules(model):
+    for path, module in named_base_modules(model):
         for name, parameter in module.named_parameters(recurse=False):
-            places.setdefault(id(parameter), []).append((module, name))
-    return [group for group in places.values() if len(group) > 1]
+            places.setdefault(id(parameter), []).append((path, module, name))
+    roles = {id(unwrapped(found)) for found in (input_embedding(model), output_embedding(model)) if found is not None}
+    return [group for group in places.values() if len(group) > 1 and any(id(module) in roles for _, module, _ in group)]
+
+
+def _touches_a_part(paths: list[str], group: list[Place]) -> bool:
+    """Whether the adapter may change some places of a shared tensor and leave others."""
+    inside = [any(path == target or path.startswith(target + ".") for target in paths) for path, _, _ in group]
+    return any(inside) and not all(inside)
 
 
 def _settle_tying(model: nn.Module, shared: list[list[Place]]) -> None:
-    """What was one tensor is one again where the merge left it equal everywhere; else the configuration says so."""
-    embeddings = {id(module) for module in (input_embedding(model), output_embedding(model))}
-    for (first, name), *others in shared:
-        tensor = first.get_parameter(name)
-        if all(torch.equal(tensor, module.get_parameter(other)) for module, other in others):
-            for module, other in others:
-                module.register_parameter(other, tensor)
-        elif any(id(module) in embeddings for module, _ in [(first, name), *others]):
-            config: Any = model.config
+    """What was one tensor is one again where the merge left it equal at every place.
+
+    Else the configuration says that nothing is tied, and then every place of every such tensor needs a tensor of its
+    own, also those that the adapter did not touch: they hang on the same setting (`shared` of T5 and BART stands at
+    four places, the bias of BERT's head at two).
+    """
+    untied = not all(_equal(group) for group in shared)
+    for group in shared:
+        seen: set[int] = set()
+        for _, module, name in group:
+            tensor = module.get_parameter(name)
+            if not untied:
+                module.register_parameter(name, _tensor(group[0]))
+            elif id(tensor) in seen:
+                module.register_parameter(name, _own(tensor))
+            seen.add(id(tensor))
+    if untied:
+        for config in _configs(model):
             config.tie_word_embeddings = False
-            config.get_text_config().tie_word_embeddings = False
+
+
+def _own(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad)
+
+
+def _tensor(place: Place) -> nn.Parameter:
+    return place[1].get_parameter(place[2])
+
+
+def _equal(group: list[Place]) -> bool:
+    first = _tensor(group[0])
+    return all(torch.equal(first, _tensor(place)) for place in group[1:])
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configurations in which the model's tying is written: its own and that of its text part."""
+    config: Any = model.config
+    return [config, config.get_text_config()]
+
+
+# -- families that compute otherwise once untied -------------------------------------------------------------------
+
+
+def _require_free_of_tying(model: nn.Module) -> None:
+    """Some families scale the last hidden state while their embeddings are tied, and not once they are not (T5): an
+    untied folder would then be another model. Found by asking both the configuration and the forward pass."""
+    config: Any = getattr(model, "config", None)
+    if config is None or not getattr(config, _TIE, False):
+        return
+    if _follows_in_config(config) or _follows_in_forward(model):
+        raise MergeError(
+            f"{type(model).__name__} computes otherwise once its tied embeddings are separate, which this merge needs",
+            fix="leave embeddings and head out of target_modules, or serve the adapter beside its base",
+        )
+
+
+def _follows_in_config(config: Any) -> bool:
+    """Whether another field of the configuration is set from the tying when it is read from a file."""
+    tied, untied = ({**config.to_dict(), _TIE: value} for value in (True, False))
+    read = [type(config).from_dict(document).to_dict() for document in (tied, untied)]
+    return any(read[0].get(key) != read[1].get(key) for key in {*read[0], *read[1]} - {_TIE})
+
+
+@torch.no_grad()
+def _follows_in_forward(model: nn.Module) -> bool:
+    row = torch.arange(4, device=next(model.parameters()).device)[None]
+    with disabled(model):
+        tied = model(**token_inputs(model, row))[0]
+        with _flag_off(model):
+            untied = model(**token_inputs(model, row))[0]
+    return not torch.equal(tied, untied)
+
+
+@contextlib.contextmanager
+def _flag_off(model: nn.Module) -> Iterator[None]:
+    configs = {id(config): config for config in _configs(model)}
+    before = {key: getattr(config, _TIE, None) for key, config in configs.items()}
+    for config in configs.values():
+        config.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config.tie_word_embeddings = before[key]
 
 
 def _check_plain(model: nn.Module) -> None:

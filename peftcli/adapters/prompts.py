@@ -150,6 +150,9 @@ class PromptAdapter(Adapter):
         return "virtual tokens are read from the first step on"
 
     def merge(self) -> None:
+        self.require_mergeable()
+
+    def require_mergeable(self) -> None:
         raise cannot_merge(self.config.name, "a prompt lengthens the input, no weight can stand for it")
 
     def targets(self) -> list[str]:

@@ -95,11 +95,14 @@ def encode_row(
         raise DataError(fault.message, where=where, fix=fault.fix) from fault
 
 
-def stop_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: of the tokenizer, of the model's generation config and of the chat template."""
+def stop_token_ids(model: Any, tokenizer: Any, *, chat: bool = True) -> list[int]:
+    """Every token that ends an answer: of the tokenizer, of the model's generation config and of the chat template.
+
+    `chat`: whether the template's counts; it means nothing to an adapter that was trained on plain text.
+    """
     found: list[int] = []
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    for ids in (tokenizer.eos_token_id, configured, _template_stop(tokenizer)):
+    for ids in (tokenizer.eos_token_id, configured, _template_stop(tokenizer) if chat else None):
         found += ids if isinstance(ids, list) else [] if ids is None else [ids]
     return sorted(set(found))
 

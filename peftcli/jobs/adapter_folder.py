@@ -11,6 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from peftcli import files
 from peftcli.adapters.storage import adapter_files
+from peftcli.evaluation.prompts import stop_token_ids
+from peftcli.jobs.merge_folder import write_generation_config
+from peftcli.models.companions import write_tokenizer
+from peftcli.models.snapshot import snapshot
+from peftcli.models.source import BaseSource
 from peftcli.redaction import redacted
 
 
@@ -19,6 +24,7 @@ def write_adapter_folder(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    source: BaseSource,
     base_name: str,
     revision: str | None,
     card: str | None = None,
@@ -26,16 +32,18 @@ def write_adapter_folder(
 ) -> int:
     """Writes adapter, tokenizer, chat template, generation config and model card as one committed folder.
 
+    Tokenizer and generation config are the base's own files, from `source`, but for a template that the recipe gave and
+    for the token by which that ends an answer.
+
     Returns the bytes of the adapter's own tensors file. Replaces an older adapter only once the new one is complete.
     """
     contents = adapter_files(model, base_name=base_name, revision=revision, notes=notes)
     with files.staged_folder(folder, replace=True) as staging:
         for name, data in contents.items():
             staging.write(name, data)
-        with staging.scratch() as scratch:
-            tokenizer.save_pretrained(scratch)
-            if getattr(model, "generation_config", None) is not None:
-                model.generation_config.save_pretrained(scratch)  # type: ignore[union-attr, operator]
+        write_tokenizer(staging, tokenizer, snapshot(source).folder)
+        chat = (notes or {}).get("prompt") != "plain"
+        write_generation_config(staging, source, model, stop_token_ids(model, tokenizer, chat=chat))
         if card is not None:
             staging.write("README.md", redacted(card).encode("utf-8"))
     return len(contents["adapter_model.safetensors"])

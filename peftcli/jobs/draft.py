@@ -80,6 +80,7 @@ class Draft:
             self.folder / "adapter",
             self.assembly.model,
             self.assembly.tokenizer,
+            source=self.assembly.prepared.source,
             base_name=self.assembly.prepared.source.name
             if not self.assembly.prepared.source.is_local or recipe.model.base.startswith("builtin:")
             else self.assembly.prepared.source.location,

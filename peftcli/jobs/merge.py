@@ -1,40 +1,75 @@
 """`peft merge`: a plain base-format model with the adapter baked in, proven by reloading it before it is put in place.
 
-base + adapter -> logits on real prompts
-merge in memory (float32, one rounding) -> written aside -> reloaded from disk -> logits on the same prompts
-within tolerance: renamed into place; beyond: nothing is written, and the layers that drifted are named
+base + adapter in float32 -> logits on prompts that meet what was changed, answers of each adapted module
+merge in memory -> the same answers of each module -> rounded once to the types of the base's files -> written aside
+reloaded from disk -> the same bits; logits as before but for that rounding; enough of the update left -> put in place
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from peftcli import files
 from peftcli.adapters.merging import merge as merge_in_memory
-from peftcli.adapters.surgery import disabled
+from peftcli.adapters.storage import read_own
+from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import CheckFailed, Fault, RecipeError, StorageError
-from peftcli.jobs.opening import Opened, auto_class_of, open_adapter
+from peftcli.evaluation.prompts import stop_token_ids
+from peftcli.jobs.merge_answers import (
+    FLOOR,
+    MEASURABLE,
+    NOISE_FACTOR,
+    agreement,
+    block_outputs,
+    can_compute_in_float64,
+    drift,
+    logits_of,
+    max_difference,
+    require_finite,
+    scale_of,
+    shake,
+    surviving_share,
+)
+from peftcli.jobs.merge_folder import Changes, require_space, write_beside, write_generation_config, write_model
+from peftcli.jobs.merge_prompts import encode_prompts, meeting_rows
+from peftcli.jobs.merge_report import MergeReport, merge_text, percent
+from peftcli.jobs.merge_witness import (
+    Survival,
+    Witness,
+    adapted_sites,
+    digests,
+    in_float64,
+    named_tensors,
+    require_same_bits,
+    require_same_function,
+    round_to_file_types,
+    witness,
+)
+from peftcli.jobs.opening import Opened, open_adapter
 from peftcli.jobs.sizes import parse_size
+from peftcli.models.companions import check_vocabulary, tokenizer_files
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.source import BaseSource
-from peftcli.models.structure import structure
-from peftcli.plan import total_memory_bytes
+from peftcli.models.stored import StoredTypes, main_type, tensors_of_base
+from peftcli.plan import resolve_device, total_memory_bytes
 
-TOLERANCE_FP32 = 1e-4
+__all__ = ["MergeReport", "merge_adapter", "merge_text"]
+
+LEAST_SHARE = 0.9
+"""A merge that keeps less of the adapter's effect, on the logits or on the weights together, fails."""
+LEAST_SHARE_OF_ONE = 0.5
+"""The same for a single weight that carries a tenth of the mean update or more."""
+MOST_POSITIONS = 0.9
 PRECISE_SHARE = 0.4
-"""Of the total memory that may hold a model in float64 while float32 weights are compared."""
-NOISE_FACTOR = 3.0
-"""In half precision the merged model may differ by this many times the base's own rounding noise."""
-PROMPT_TOKENS = 64
+"""Of the total memory that may hold a model in float64 while it is compared."""
 SAMPLE_PROMPTS = 8
+REMEDY = "merge with --dtype float32, which keeps all of it"
 PROMPTS = (
     "Please write a short reply to the following request.",
     "The quick brown fox jumps over the lazy dog, and then",
@@ -48,23 +83,15 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class MergeReport:
-    """What was proven. Differences are of logits, the largest in absolute value."""
+class _Answers:
+    """What the model with its adapter on says, and the base."""
 
-    output: str
-    dtype: str
-    prompts: int
-    max_difference: float
-    tolerance: float
-    agreement: float
-    """Share of positions where both models would pick the same token."""
-    adapter_effect: float
-    """The same difference between base and base + adapter: how much there was to bake in."""
-    untied: bool
-    files: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "files": list(self.files)}
+    rows: list[Tensor]
+    unmet: list[str]
+    precise: bool
+    expected: list[Tensor]
+    plain: list[Tensor]
+    blocks: dict[str, Tensor]
 
 
 def merge_adapter(
@@ -78,10 +105,10 @@ def merge_adapter(
 ) -> MergeReport:
     """Merges the adapter of a run or adapter folder into its base and writes the model to `output`.
 
-    `dtype`: of the written weights (default: that of the base in training). Compared on our own prompts and on those of
-    the run's samples.
+    `dtype`: of the written weights (default: each tensor's own in the base's files). Compared on our own prompts, on
+    those of the run's samples, and on tokens that meet what the adapter changed.
     Raises `StorageError` when `output` exists, `MergeError` when the method cannot be merged, `CheckFailed` when the
-    reloaded model differs beyond the tolerance.
+    reloaded model is not what base and adapter say, or keeps too little of the adapter's effect.
     """
     output = Path(output)
     shard_bytes = parse_size(max_shard_size, "--max-shard-size 2GB")
@@ -89,195 +116,230 @@ def merge_adapter(
         raise RecipeError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(DTYPES)}")
     if output.exists():
         raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
-    opened = open_adapter(path, base=base)
-    target = DTYPES[dtype] if dtype else opened.dtype
+    opened = _open(path, base)
+    adapter_of(opened.model).require_mergeable()
+    check_vocabulary(opened.model, opened.tokenizer, str(opened.location.adapter))
+    changes = _changes(opened, None if dtype is None else DTYPES[dtype])
     say("computing the answers of base + adapter")
-    texts = [
-        *PROMPTS,
-        *(str(sample["prompt"]) for sample in opened.location.record.get("samples", [])[:SAMPLE_PROMPTS]),
-    ]
-    inputs = encode_prompts(opened.tokenizer, texts, opened.device)
-    precise = _compares_in_float64(opened, target)
-    with _in_float64(opened.model, precise):
-        expected = logits_of(opened.model, inputs)
-        outputs_before = block_outputs(opened.model, inputs[0])
-        with disabled(opened.model):
-            plain = logits_of(opened.model, inputs)
-    tolerance = _tolerance(opened, target, inputs, plain)
+    answers = _answers(opened)
+    seen = witness(opened.model, changes.type_of, answers.rows)
     tied_before = bool(opened.model.config.tie_word_embeddings)  # type: ignore[union-attr]
     merge_in_memory(opened.model)
-    opened.model.to(target)
-    _require_space(output, opened.model, shard_bytes)
+    require_same_function(opened.model, seen)
+    survival = round_to_file_types(opened.model, seen, changes.type_of)
+    _require_update(survival, changes)
+    written = digests(opened.model)
+    untied = tied_before and not opened.model.config.tie_word_embeddings  # type: ignore[union-attr]
+    require_space(output, opened.model, changes, shard_bytes)
     say("writing the merged model aside, and reading it back")
     with files.staged_folder(output) as staging:
-        write_model(staging, opened.model, opened.tokenizer, shard_bytes)
-        reloaded = load_model(
-            BaseSource(str(output), str(staging.path), None, staging.path),
-            dtype=target,
-            device=opened.device,
-            auto_class=auto_class_of(opened.location),
-        )
-        with _in_float64(reloaded, precise):
-            found = logits_of(reloaded, inputs)
-            outputs_after = block_outputs(reloaded, inputs[0])
-        difference = max_difference(expected, found)
-        if not difference <= tolerance:
-            raise _beyond(output, difference, tolerance, outputs_before, outputs_after)
+        write_beside(staging, opened.source, opened.location.adapter, opened.tokenizer)
+        write_generation_config(staging, opened.source, opened.model, _stops(opened))
+        carried = write_model(staging, opened.model, opened.source, changes, shard_bytes)
+        compared = _compare(output, staging, opened, changes, answers, seen, written)
         names = tuple(sorted(staging.files))
-        tied_after = bool(reloaded.config.tie_word_embeddings)  # type: ignore[union-attr]
+    worst = survival.worst()
     return MergeReport(
         output=str(output),
-        dtype=str(target).removeprefix("torch."),
-        prompts=len(texts),
-        max_difference=difference,
-        tolerance=tolerance,
-        agreement=agreement(expected, found),
-        adapter_effect=max_difference(expected, plain),
-        untied=tied_before and not tied_after,
+        dtype=str(changes.dtype or changes.main).removeprefix("torch."),
+        prompts=len(answers.rows),
+        update_share=survival.share(),
+        worst_weight=None if worst is None else worst[0],
+        worst_share=None if worst is None else worst[1],
+        weights=len(survival.exact),
+        unmet=tuple(answers.unmet),
+        carried=carried,
+        arithmetic="float64" if answers.precise else "float32",
+        classifies=not _writes_text(opened),
+        untied=untied,
         files=names,
+        **compared,
     )
+
+
+# -- opening -----------------------------------------------------------------------------------------------------
+
+
+def _open(path: str | Path, base: str | None) -> Opened:
+    """Base and adapter in float32, which holds every type of a base's files exactly, on a device that has the room."""
+    device = resolve_device("auto")
+    opened = open_adapter(path, base=base, dtype=torch.float32, device="cpu")
+    needed = 6 * sum(parameter.numel() for parameter in opened.model.parameters())
+    if device != "cuda" or needed > total_memory_bytes(device):
+        return opened
+    opened.model.to(device)
+    return replace(opened, device=device)
+
+
+def _changes(opened: Opened, dtype: torch.dtype | None) -> Changes:
+    base = tensors_of_base(opened.source)
+    main = main_type(base)
+    stored = StoredTypes(base, [name for name, _ in named_tensors(opened.model)])
+    narrow = dtype is not None and dtype != torch.float32
+    apart = _kept_apart(opened, dtype) if narrow and main == torch.float32 and dtype is not None else frozenset()
+
+    def type_of(name: str) -> torch.dtype:
+        own = stored.of(name)
+        if dtype is None or not own.is_floating_point:
+            return own
+        kept = narrow and own == torch.float32 and (main != torch.float32 or name in apart)
+        return torch.float32 if kept else dtype
+
+    with disabled(opened.model):
+        config = opened.model.config.to_dict()  # type: ignore[union-attr, operator]
+    return Changes(base, config, type_of, dtype, main)
+
+
+def _kept_apart(opened: Opened, dtype: torch.dtype) -> frozenset[str]:
+    """Tensors that the family keeps in float32 in a model of half precision (biases of routers)."""
+    model = load_model(opened.source, dtype=dtype, auto_class=opened.auto_class)
+    return frozenset(name for name, tensor in named_tensors(model) if tensor.dtype == torch.float32)
+
+
+def _writes_text(opened: Opened) -> bool:
+    return opened.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+
+
+def _stops(opened: Opened) -> list[int]:
+    """Every token that ends an answer; the template's only where the adapter was trained through it, as its notes say,
+    or as it seems where it brings a tokenizer of its own."""
+    adapter = opened.location.adapter
+    style = (read_own(adapter).get("notes") or {}).get("prompt")
+    chat = style == "chat" or (style is None and "tokenizer.json" in tokenizer_files(adapter))
+    return stop_token_ids(opened.model, opened.tokenizer, chat=chat)
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: str) -> list[Tensor]:
-    """Each text as its own unpadded row (1, length)."""
-    rows = [tokenizer(text, truncation=True, max_length=PROMPT_TOKENS)["input_ids"] for text in texts]
-    return [torch.tensor([row or [tokenizer.eos_token_id or 0]], device=device) for row in rows]
+def _answers(opened: Opened) -> _Answers:
+    samples = opened.location.record.get("samples", [])[:SAMPLE_PROMPTS]
+    texts = [*PROMPTS, *(str(sample["prompt"]) for sample in samples)]
+    rows = encode_prompts(opened.tokenizer, texts, opened.device)
+    rows, unmet = meeting_rows(opened.model, adapted_sites(opened.model), rows)
+    precise = _has_room_for_float64(opened) and can_compute_in_float64(opened.model, rows[0])
+    with in_float64(opened.model, precise):
+        expected = logits_of(opened.model, rows)
+        blocks = block_outputs(opened.model, rows[0])
+        with disabled(opened.model):
+            plain = logits_of(opened.model, rows)
+    require_finite(expected, "base + adapter", plain)
+    return _Answers(rows, unmet, precise, expected, plain, blocks)
 
 
-def _compares_in_float64(opened: Opened, target: torch.dtype) -> bool:
-    """Float32 weights are compared in float64 arithmetic where memory allows: the rounding of the forward pass itself,
-    which says nothing about the merge, is then out of the way."""
-    if target != torch.float32 or opened.dtype != torch.float32 or opened.device == "mps":
-        return False
+def _has_room_for_float64(opened: Opened) -> bool:
+    """In float64 the rounding of the forward pass itself, which says nothing about the merge, is out of the way."""
     needed = 8 * sum(parameter.numel() for parameter in opened.model.parameters())
     return needed < PRECISE_SHARE * total_memory_bytes(opened.device)
 
 
-@contextlib.contextmanager
-def _in_float64(model: nn.Module, precise: bool) -> Iterator[None]:
-    """Float32 weights as float64 inside the block; there and back is exact."""
-    if precise:
-        model.double()
-    try:
-        yield
-    finally:
-        if precise:
-            model.float()
+def _compare(
+    output: Path,
+    staging: files.StagedFolder,
+    opened: Opened,
+    changes: Changes,
+    answers: _Answers,
+    seen: Witness,
+    written: dict[str, str],
+) -> dict[str, Any]:
+    """The folder, read back, against what was seen before."""
+    folder = BaseSource(str(output), str(staging.path), None, staging.path)
+    reloaded = load_model(folder, dtype=torch.float32, device=opened.device, auto_class=opened.auto_class)
+    require_same_bits(reloaded, written)
+    with in_float64(reloaded, answers.precise):
+        found = logits_of(reloaded, answers.rows)
+        blocks = block_outputs(reloaded, answers.rows[0])
+    require_finite(found, "the merged model", answers.plain)
+    ground = _base_as_written(reloaded, seen, changes, answers)
+    shaken = _shaken(reloaded, seen, changes, answers)
+    del reloaded
+    effect = max_difference(answers.expected, answers.plain)
+    positions, tolerance = _tolerance(found, shaken, effect, answers)
+    difference = max_difference(answers.expected, found, positions)
+    if not difference <= tolerance:
+        raise _beyond(output, difference, tolerance, drift(answers.blocks, blocks))
+    least = MEASURABLE[torch.float64 if answers.precise else torch.float32] * scale_of(answers.expected)
+    share = surviving_share(answers.expected, answers.plain, found, ground, least)
+    if share is not None and share < LEAST_SHARE:
+        raise _eaten(f"of the adapter's effect on the logits {percent(share)} is left", changes)
+    _require_usable(folder, opened, changes, answers)
+    return {
+        "max_difference": difference,
+        "tolerance": tolerance,
+        "positions": positions,
+        "agreement": agreement(answers.expected, found),
+        "adapter_effect": effect,
+        "logits_share": share,
+    }
 
 
-def logits_of(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Float32 logits (length, vocab) of each row, on the CPU."""
-    with torch.inference_mode():
-        return [model(input_ids=row, use_cache=False).logits[0].float().cpu() for row in inputs]
-
-
-def max_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Largest absolute difference over all rows; infinite where one is not finite."""
-    worst = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
-    return worst if worst == worst else float("inf")
-
-
-def agreement(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Share of positions with the same most likely token."""
-    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(one, other, strict=True))
-    return same / sum(len(a) for a in one)
-
-
-def _tolerance(opened: Opened, target: torch.dtype, inputs: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
-    """Float32: fixed. Half precision: a multiple of what rounding the base alone does to its own logits."""
-    if target == torch.float32 and opened.dtype == torch.float32:
-        return TOLERANCE_FP32
-    others = (torch.float32, target) if opened.dtype == target else (target,)
-    noise = 0.0
-    for dtype in others:
-        if dtype == opened.dtype:
-            continue
-        copy = load_model(opened.source, dtype=dtype, device=opened.device, auto_class=auto_class_of(opened.location))
-        noise = max(noise, max_difference(plain, logits_of(copy, inputs)))
-        del copy
-    return NOISE_FACTOR * noise
-
-
-def block_outputs(model: nn.Module, row: Tensor) -> dict[str, Tensor]:
-    """Output of each block on one row, to tell where two models part."""
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            found[path] = hidden.detach().float().cpu()
-
-        return hook
-
-    handles = [block.register_forward_hook(keep(path)) for path, block in structure(model).blocks.items()]
-    try:
-        with torch.inference_mode():
-            model(input_ids=row, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+@torch.no_grad()
+def _base_as_written(model: nn.Module, seen: Witness, changes: Changes, answers: _Answers) -> Sequence[Tensor]:
+    """Answers of the base in the types of the folder: what remains when the adapter is taken out of `model` again."""
+    if changes.dtype in (None, torch.float32):
+        return answers.plain
+    tensors = {name: tensor for name, tensor in named_tensors(model) if name in seen.originals}
+    merged = {name: tensor.clone() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        tensor.copy_(seen.originals[name].to(changes.type_of(name)))
+    with in_float64(model, answers.precise):
+        found = logits_of(model, answers.rows)
+    for name, tensor in tensors.items():
+        tensor.copy_(merged[name])
     return found
 
 
-def _beyond(
-    output: Path, difference: float, tolerance: float, before: dict[str, Tensor], after: dict[str, Tensor]
-) -> CheckFailed:
-    drift = {
-        path: float((before[path] - after[path]).abs().max() / before[path].abs().max().clamp_min(1e-12))
-        for path in before
-        if path in after
-    }
-    worst = sorted(drift, key=lambda path: -drift[path])[:5]
-    shown = ", ".join(f"{path} ({drift[path]:.1e})" for path in worst)
+def _shaken(model: nn.Module, seen: Witness, changes: Changes, answers: _Answers) -> list[Tensor]:
+    """Answers once the weights that were rounded are moved by as much again, at random. Spoils the model."""
+    narrowed = changes.dtype not in (None, torch.float32)
+    names = frozenset(name for name, _ in named_tensors(model)) if narrowed else seen.may_change
+    shake(model, names, changes.type_of, every=not answers.precise)
+    with in_float64(model, answers.precise):
+        return logits_of(model, answers.rows)
+
+
+def _tolerance(found: list[Tensor], shaken: list[Tensor], effect: float, answers: _Answers) -> tuple[float, float]:
+    """The share of positions to compare at, and what logits may differ by there: what rounding alone does to them.
+
+    All positions, but where rounding alone makes some differ as much as the adapter does: a router that decides
+    otherwise on a token says nothing of the weights.
+    """
+    floor = FLOOR * scale_of(answers.expected)
+    for positions in (1.0, MOST_POSITIONS):
+        tolerance = floor + NOISE_FACTOR * max_difference(found, shaken, positions)
+        if tolerance <= 0.5 * effect:
+            break
+    return positions, tolerance
+
+
+def _require_usable(folder: BaseSource, opened: Opened, changes: Changes, answers: _Answers) -> None:
+    """In half precision a model can overflow whose weights are all finite: it is run as it will be used."""
+    kind = changes.dtype or changes.main
+    if kind.itemsize >= torch.float32.itemsize:
+        return
+    model = load_model(folder, dtype=kind, device=opened.device, auto_class=opened.auto_class)
+    name = str(kind).removeprefix("torch.")
+    require_finite(logits_of(model, answers.rows), f"the merged model in {name}", answers.plain)
+
+
+def _require_update(survival: Survival, changes: Changes) -> None:
+    share, worst = survival.share(), survival.worst()
+    if share is not None and share < LEAST_SHARE:
+        raise _eaten(f"of the adapter's update of the weights {percent(share)} is left", changes)
+    if worst is not None and worst[1] < LEAST_SHARE_OF_ONE:
+        raise _eaten(f"of the update of {worst[0]} {percent(worst[1])} is left", changes)
+
+
+def _eaten(what: str, changes: Changes) -> CheckFailed:
+    kind = str(changes.dtype or changes.main).removeprefix("torch.")
+    fault = Fault(f"{what}: rounding to {kind} ate the rest (required are {LEAST_SHARE:.0%})", fix=REMEDY)
+    return CheckFailed("the merge would lose the adapter; nothing was written", faults=[fault])
+
+
+def _beyond(output: Path, difference: float, tolerance: float, drifted: str) -> CheckFailed:
     fault = Fault(
         f"the merged model's logits differ by {difference:.3g}, allowed are {tolerance:.3g}; nothing was written",
         where=str(output),
-        fix=f"drifted most, relative: {shown}; merge with --dtype float32, or report this",
+        fix=f"drifted most, relative: {drifted}; merge with --dtype float32, or report this",
     )
     return CheckFailed("the merge could not be proven", faults=[fault])
-
-
-# -- writing -----------------------------------------------------------------------------------------------------
-
-
-def _require_space(output: Path, model: nn.Module, shard_bytes: int) -> None:
-    """Room for the model and, for a moment, a second copy of one of its files."""
-    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
-    needed = int(1.05 * (model_bytes + min(shard_bytes, model_bytes)))
-    free = files.free_bytes(output.absolute())
-    if free < needed:
-        raise StorageError(
-            f"no space for the merged model: {needed:,} bytes are needed, {free:,} are free",
-            where=str(output),
-            fix="free some space, or choose an --output on another disk",
-        )
-
-
-def write_model(
-    staging: files.StagedFolder,
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    shard_bytes: int,
-) -> None:
-    """The model, tokenizer, template and generation config as plain transformers reads them."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    with staging.scratch() as scratch:
-        model.save_pretrained(scratch, max_shard_size=shard_bytes)  # type: ignore[operator]
-        tokenizer.save_pretrained(scratch)
-
-
-def merge_text(report: MergeReport) -> str:
-    """What `peft merge` prints."""
-    lines = [
-        f"merged into {report.output} ({report.dtype})",
-        f"proven by reloading it: logits on {report.prompts} prompts differ by {report.max_difference:.2g} at most",
-        f"(allowed {report.tolerance:.2g}; the adapter itself changes them by {report.adapter_effect:.2g}),",
-        f"same most likely token at {100 * report.agreement:.1f} % of positions",
-    ]
-    if report.untied:
-        lines.append("input and output embeddings were tied and are now separate")
-    return "\n".join(lines)

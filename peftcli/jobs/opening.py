@@ -50,16 +50,22 @@ def run_recipe(location: Location, overrides: Sequence[str] = ()) -> LoadedRecip
 
 
 def open_adapter(
-    path: str | Path, *, base: str | None = None, device: str = "auto", threads: int | str = "auto"
+    path: str | Path,
+    *,
+    base: str | None = None,
+    device: str = "auto",
+    threads: int | str = "auto",
+    dtype: torch.dtype | None = None,
 ) -> Opened:
     """Loads base, tokenizer and adapter for use (not for training).
 
-    The base's type is that of training where the run recorded it, else float32. Raises every error of loading.
+    The base's type is that of training where the run recorded it, else float32; `dtype` is another one. Raises every
+    error of loading.
     """
     location = locate(path, base=base)
     torch.set_num_threads(resolve_threads(threads))
     where = resolve_device(device)
-    dtype = DTYPES[str(location.record.get("settings", {}).get("dtype", "float32"))]
+    dtype = dtype or DTYPES[str(location.record.get("settings", {}).get("dtype", "float32"))]
     source = base_of(location)
     auto_class = auto_class_of(location, source)
     with memory_errors("loading the base and its adapter", "free memory on the device, or use a smaller base"):

@@ -17,7 +17,9 @@ from peftcli.data.config import DataConfig, SourceConfig
 from peftcli.errors import CheckFailed, DataError, MergeError
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.locking import Overrides
-from peftcli.jobs.merge import PROMPTS, encode_prompts, logits_of, max_difference, merge_adapter
+from peftcli.jobs.merge import PROMPTS, merge_adapter
+from peftcli.jobs.merge_answers import logits_of, max_difference
+from peftcli.jobs.merge_prompts import encode_prompts
 from peftcli.jobs.opening import open_adapter
 from peftcli.jobs.tiny_base import LAYERS, WIDTH, write_tiny_base
 from peftcli.models.source import resolve_base

@@ -33,6 +33,13 @@ def forward_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(inspect.signature(forward).parameters)
 
 
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward pass has an argument of this name, or takes any."""
+    if name in forward_names(module):
+        return True
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
+
+
 @functools.lru_cache(maxsize=1024)
 def _names(function: Callable[..., Any]) -> tuple[str, ...]:
     # follows the wrappers that rename an old spelling, to the names of the function inside

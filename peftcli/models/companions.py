@@ -1,0 +1,156 @@
+"""The files that lie beside the weights: tokenizer, template, processor, licence. What is unchanged is carried over byte
+for byte, since every library that writes such files writes them a little differently."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from peftcli import files
+from peftcli.errors import ModelError
+from peftcli.models.load import load_tokenizer
+from peftcli.models.own_files import is_own_file
+from peftcli.models.snapshot import TEMPLATES_FOLDER
+from peftcli.models.source import CONFIG_NAME, BaseSource
+from peftcli.models.structure import input_embedding
+
+GENERATION_NAME = "generation_config.json"
+TEMPLATE_NAME = "chat_template.jinja"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_NAME = re.compile(
+    r"tokenizer.*|.*\.(tiktoken|model|jinja)|special_tokens_map\.json|added_tokens\.json|vocab.*\.(json|txt)"
+    r"|merges\.txt|chat_template\.json|.*processor(_config)?\.json"
+)
+_WEIGHTS_NAME = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|ot|npz|index\.json)")
+"""Weights in any format: the copies of other libraries would be those of the base."""
+_OURS = frozenset({CONFIG_NAME, GENERATION_NAME, "adapter_config.json", "peftcli.json"})
+
+
+def files_beside_weights(folder: Path) -> dict[str, Path]:
+    """Name -> path of every regular file of a model folder that is neither weights nor one of the two configurations."""
+    found = {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+        and path.name not in _OURS
+        and not _WEIGHTS_NAME.fullmatch(path.name)
+        and is_own_file(path, folder)
+    }
+    templates = sorted((folder / TEMPLATES_FOLDER).glob("*.jinja"))
+    return found | {f"{TEMPLATES_FOLDER}/{path.name}": path for path in templates if is_own_file(path, folder)}
+
+
+def tokenizer_files(folder: Path) -> dict[str, Path]:
+    """Those of them that a tokenizer or processor consists of."""
+    return {name: path for name, path in files_beside_weights(folder).items() if _TOKENIZER_NAME.fullmatch(name)}
+
+
+def write_tokenizer(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The files of a tokenizer that was read from `folder`: as they are there, but for a template that was replaced.
+
+    Written anew only where the copies would not give the same tokenizer.
+    """
+    found = {name: path for name, path in tokenizer_files(folder).items()}
+    original = _loaded(folder) if found else None
+    if original is not None and same_tokenizer(original, tokenizer):
+        for name, path in found.items():
+            staging.copy(path, name)
+    elif original is not None and isinstance(tokenizer.chat_template, str) and _same_core(original, tokenizer):
+        _write_with_template(staging, found, tokenizer.chat_template)
+    else:
+        _write_anew(staging, tokenizer)
+
+
+def _loaded(folder: Path) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_tokenizer(BaseSource(str(folder), str(folder), None, folder))
+    except ModelError:
+        return None
+
+
+def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give the same ids for every text, special token and conversation."""
+    return one.chat_template == other.chat_template and _same_core(one, other)
+
+
+def _same_core(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    return _core(one) == _core(other) and _special(one) == _special(other)
+
+
+def _core(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What turns text into ids. Truncation and padding are how a call was made, and stay behind in the object."""
+    core: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in core.items() if key not in ("truncation", "padding")}
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Special tokens but the pad token, which never shows in an answer and which a base may not have."""
+    return {name: str(value) for name, value in tokenizer.special_tokens_map.items() if name != "pad_token"}
+
+
+def _write_with_template(staging: files.StagedFolder, found: Mapping[str, Path], template: str) -> None:
+    for name, path in found.items():
+        if name == _TOKENIZER_CONFIG:
+            document = json.loads(files.read_bounded(path, limit_bytes=64 << 20))
+            document.pop("chat_template", None)
+            staging.write_json(name, document)
+        elif name not in (TEMPLATE_NAME, "chat_template.json"):
+            staging.copy(path, name)
+    staging.write(TEMPLATE_NAME, template.encode("utf-8"))
+
+
+def _write_anew(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase) -> None:
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        with staging.scratch() as scratch:
+            tokenizer.save_pretrained(scratch)
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
+
+
+# -- stop tokens ---------------------------------------------------------------------------------------------------
+
+
+def generation_document(raw: bytes | None, stops: list[int], *, fallback: Mapping[str, Any]) -> bytes | None:
+    """`generation_config.json` that names every stop token; the base's own bytes where they do so already.
+
+    `raw`: the base's file, None where it has none; `fallback` is then what a new file says, written only where a stop
+    token is missing in it. None: no file is needed.
+    """
+    document: dict[str, Any] = dict(fallback) if raw is None else json.loads(raw)
+    named = document.get("eos_token_id")
+    before = list(named) if isinstance(named, list) else [] if named is None else [named]
+    missing = [token for token in stops if token not in before]
+    if not missing:
+        return raw
+    every = [*before, *missing]
+    document["eos_token_id"] = every[0] if len(every) == 1 else every
+    return files.to_json(document).encode("utf-8")
+
+
+# -- vocabulary ----------------------------------------------------------------------------------------------------
+
+
+def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raises `ModelError` for a tokenizer with ids that the model has no embedding row for."""
+    embedding = input_embedding(model)
+    rows = None if embedding is None else getattr(embedding, "num_embeddings", None)
+    highest = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if rows is not None and highest > rows:
+        raise ModelError(
+            f"the tokenizer has {highest} tokens, the base embeds {rows}",
+            where=where,
+            fix="use the tokenizer that belongs to the base",
+        )

@@ -1,0 +1,103 @@
+"""The tensors in the weight files of a base: names, types and values as they are stored, apart from any model class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from peftcli.models.snapshot import snapshot
+from peftcli.models.source import BaseSource
+
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file. `dtype` is None for a type that we have no name for."""
+
+    name: str
+    file: Path
+    dtype: torch.dtype | None
+    shape: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype is not None and self.dtype.is_floating_point
+
+    def read(self) -> Tensor:
+        with safe_open(self.file, "pt") as opened:
+            tensor: Tensor = opened.get_tensor(self.name)
+        return tensor
+
+
+def tensors_of_base(source: BaseSource) -> dict[str, StoredTensor]:
+    """Name -> tensor of every weight file that is read when the base is loaded."""
+    return tensors_in(path for name, path in snapshot(source).files.items() if name.endswith(".safetensors"))
+
+
+def tensors_in(paths: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Name -> tensor, from the headers alone."""
+    found: dict[str, StoredTensor] = {}
+    for path in paths:
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  (no mapping)
+                part = opened.get_slice(name)
+                found[name] = StoredTensor(name, path, _TYPES.get(part.get_dtype()), tuple(part.get_shape()))
+    return found
+
+
+def main_type(tensors: Mapping[str, StoredTensor]) -> torch.dtype:
+    """The floating type that most values have; float32 where there is none."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        if tensor.dtype is not None and tensor.is_float:
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + torch.Size(tensor.shape).numel()
+    return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
+
+
+class StoredTypes:
+    """The type that each tensor of a loaded model has in the files of its base.
+
+    A model may know a tensor under another name than the file (a prefix more or less, experts fused into one): the
+    longest common end of the names decides, then the types of what no name has been found for.
+    """
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], live: Iterable[str]) -> None:
+        self._types = {name: found.dtype for name, found in tensors.items() if found.dtype is not None}
+        self._main = main_type(tensors)
+        live = set(live)
+        floats = {tensor.dtype for tensor in tensors.values() if tensor.dtype is not None and tensor.is_float}
+        ends: dict[str, list[str]] = {}
+        for name in self._types:
+            for end in _ends(name):
+                ends.setdefault(end, []).append(name)
+        self._ends = ends if len(floats) > 1 else {}
+        rest = {name: dtype for name, dtype in self._types.items() if name not in live and dtype.is_floating_point}
+        counts: dict[torch.dtype, int] = {}
+        for name, dtype in rest.items():
+            counts[dtype] = counts.get(dtype, 0) + torch.Size(tensors[name].shape).numel()
+        self._rest = max(counts, key=lambda dtype: counts[dtype], default=self._main)
+
+    def of(self, name: str) -> torch.dtype:
+        """The floating type of a tensor that the model calls `name`."""
+        if name in self._types:
+            return self._types[name]
+        for end in _ends(name):
+            found = {self._types[other] for other in self._ends.get(end, ())}
+            if len(found) == 1:
+                return found.pop()
+        return self._rest
+
+
+def _ends(name: str) -> list[str]:
+    """Ends of a dotted name that still say which layer it is in, the longest first: two parts at least."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(1, max(1, len(parts) - 1))]
