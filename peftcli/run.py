@@ -14,7 +14,7 @@ from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.evaluation.memory import memory_errors
-from peftcli.jobs.assembly import assemble, fit_setup, score_run
+from peftcli.jobs.assembly import assemble, fit_setup, require_fit_base, score_run
 from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import require_met
@@ -110,6 +110,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
             say(f"warning: {warning}")
         with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
             draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
+            require_fit_base(assembly)
             draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
         draft.training_begins()

@@ -12,7 +12,7 @@ import numpy as np
 
 from peftcli.data.cases import Case, answer_budget, generation_cases
 from peftcli.data.store import Origin, TokenStore
-from peftcli.errors import DataError, Fault, NumericalError
+from peftcli.errors import DataError, Fault, ModelError, NumericalError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.generate import fits, generate
 from peftcli.evaluation.memory import memory_errors
@@ -79,7 +79,14 @@ def evaluate(
     scores = score(model, task, store, batch_size=config.batch_size, pad_token_id=pad_token_id, progress=progress)
     cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples)
     budget = answer_budget(store) if generation.max_new_tokens == "auto" else generation.max_new_tokens
-    samples = _answer(cases, model, tokenizer, config, generation, budget=budget, seed=seed, progress=progress)
+    unanswered: str | None = None
+    try:
+        samples = _answer(cases, model, tokenizer, config, generation, budget=budget, seed=seed, progress=progress)
+    except ModelError as error:
+        if _compares_texts(metrics):
+            raise
+        # samples are to look at: a base that cannot write may still be trained and scored
+        samples, unanswered = [], error.message
     tables = _loss_tables(metrics, scores, store) | _answer_tables(metrics, samples, cases)
     return Evaluation(
         metrics=_numbers(values(tables)),
@@ -93,6 +100,7 @@ def evaluate(
         answered=len(samples),
         cut=sum(sample.cut for sample in samples),
         budget=budget if samples else None,
+        unanswered=unanswered,
         tables=tables,
     )
 
@@ -143,6 +151,10 @@ def _numbers(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
+def _compares_texts(metrics: Mapping[str, Metric]) -> bool:
+    return any(metric.needs == "generations" for metric in metrics.values())
+
+
 def _cases(
     metrics: Mapping[str, Metric],
     store: TokenStore,
@@ -154,7 +166,7 @@ def _cases(
     with_samples: bool,
 ) -> list[Case]:
     """What has to be answered: every row where a metric compares texts, else a few rows whose prompt fits."""
-    if any(metric.needs == "generations" for metric in metrics.values()):
+    if _compares_texts(metrics):
         cases = generation_cases(store, tokenizer, len(store))
         if not cases:
             raise DataError("no row has an answer to compare with", fix="use metrics of the loss, such as perplexity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from peftcli.adapters.surgery import attached
+from peftcli.adapters.surgery import attached, disabled
 from peftcli.errors import DataError, Fault, ModelError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.padding import batches
 from peftcli.evaluation.prompts import stop_token_ids
+from peftcli.models.device import is_out_of_memory
 
 Stream = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -150,7 +151,11 @@ def _writing(model: Any, tokenizer: Any, config: GenerationConfig, *, seed: int)
     own = model.generation_config
     model.generation_config = _settings(own, config, stops, pad=_filler(tokenizer, stops))
     try:
-        with evaluating(model, seed=seed), memory_errors("generating", "a smaller evaluation.batch_size"):
+        with (
+            evaluating(model, seed=seed),
+            memory_errors("generating", "a smaller evaluation.batch_size"),
+            _own_failures(model),
+        ):
             yield stops
     finally:
         model.generation_config = own
@@ -175,6 +180,36 @@ def _settings(own: Any, config: GenerationConfig, stops: list[int], *, pad: int)
         **(sampling if config.do_sample else dict.fromkeys([*sampling, "min_p", "typical_p"])),
     )
     return settings
+
+
+@contextmanager
+def _own_failures(model: Any) -> Iterator[None]:
+    """Some families' own `generate` fails on every input: what it raises is told as theirs, where it is theirs."""
+    try:
+        yield
+    except (AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error) or not _fails_alone(model):
+            raise
+        raise _cannot_write(model, error) from error
+
+
+def _fails_alone(model: Any) -> bool:
+    """Whether the base without an adapter cannot go on behind two tokens either."""
+    ids = torch.ones((1, 2), dtype=torch.int64, device=next(model.parameters()).device)
+    with disabled(model) if attached(model) is not None else nullcontext():
+        try:
+            model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1)
+        except Exception:
+            return True
+    return False
+
+
+def _cannot_write(model: Any, error: BaseException) -> ModelError:
+    text = " ".join(str(error).split())
+    return ModelError(
+        f"{type(model).__name__} cannot write text in transformers: {type(error).__name__}: {text[:200]}",
+        fix="it can be trained and scored without; metrics of the loss need no text",
+    )
 
 
 def _write_batch(

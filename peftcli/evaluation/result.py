@@ -91,6 +91,8 @@ class Evaluation:
     """Answers among these that their length ended."""
     budget: int | None = None
     """New tokens that an answer could have; None where nothing was written."""
+    unanswered: str | None = None
+    """Why there are no samples, where the model cannot write text."""
     tables: dict[str, Table] = field(repr=False, default_factory=dict)
 
 

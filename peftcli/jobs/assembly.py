@@ -20,6 +20,7 @@ from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import Encoded, TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
+from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.registry import metric_facts
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
@@ -134,6 +135,21 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         progress=build_progress(quiet=quiet),
         trackers=_trackers(prepared, accelerator, folder),
     )
+
+
+def require_fit_base(assembly: Assembly) -> None:
+    """Raises `ModelError` where the base cannot do the task, whatever it would learn: asked on the longest row."""
+    recipe = assembly.prepared.loaded.recipe
+    store, micro = assembly.prepared.data.train, assembly.prepared.plan.resolved.micro_batch_size
+    (longest,) = _longest_rows(store, 1)
+    pads = micro > 1 or (assembly.validation is not None and recipe.evaluation.batch_size > 1)
+    with evaluating(assembly.model):
+        assembly.task.require_fit(
+            assembly.model,
+            [int(token) for token in store[longest].input_ids],
+            pad_token_id=assembly.pad_token_id,
+            pads=pads,
+        )
 
 
 def _trackers(prepared: Prepared, accelerator: Accelerator, folder: Path) -> Trackers | None:

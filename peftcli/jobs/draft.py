@@ -215,6 +215,8 @@ class Draft:
             found += self.result.warnings
         if evaluation is not None:
             found += warnings_of(evaluation)
+        if self.scores is not None and self.scores.base is not None and self.scores.base.unanswered:
+            found.append(f"samples are left out: {self.scores.base.unanswered}")
         if self.assembly is not None and self.assembly.trackers is not None and self.assembly.trackers.failure:
             found.append(f"tracking stopped at {self.assembly.trackers.failure}; metrics.jsonl has everything")
         return list(dict.fromkeys(found))

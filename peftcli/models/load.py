@@ -135,14 +135,33 @@ def _auto_class(name: str) -> Any:
 
 
 def _check_architecture(source: BaseSource, config: PretrainedConfig, auto_class: str) -> None:
-    if type(config) not in _auto_class(auto_class)._model_mapping:
-        known = sorted({key.model_type for key in _auto_class(auto_class)._model_mapping})
-        near = difflib.get_close_matches(str(config.model_type), known, n=3)
+    if type(config) in _auto_class(auto_class)._model_mapping:
+        return
+    where = source.location if source.is_local else None
+    others = _auto_classes_of(config)
+    text = config.get_text_config()
+    if text is not config and others:
         raise ModelError(
-            f"{source.name} ({config.model_type}) cannot be loaded with {auto_class}",
-            where=source.location if source.is_local else None,
-            fix="choose a model for this task" + (f"; near families: {', '.join(near)}" if near else ""),
+            f"{source.name} ({config.model_type}) is a model for text with images or sound, which transformers loads "
+            f"with {others[0]} and not with {auto_class}",
+            where=where,
+            fix=f"use a text model; the text part of this one is of the family {text.model_type}",
         )
+    known = sorted({key.model_type for key in _auto_class(auto_class)._model_mapping})
+    near = difflib.get_close_matches(str(config.model_type), known, n=3)
+    loads = f" (transformers loads it with {', '.join(others[:3])})" if others else ""
+    raise ModelError(
+        f"{source.name} ({config.model_type}) cannot be loaded with {auto_class}{loads}",
+        where=where,
+        fix="choose a model for this task" + (f"; near families: {', '.join(near)}" if near else ""),
+    )
+
+
+def _auto_classes_of(config: PretrainedConfig) -> list[str]:
+    """Auto classes for a purpose that load a configuration: those for text with images first, then those that write."""
+    names = [name for name in dir(transformers) if name.startswith("AutoModelFor")]
+    mapped = [name for name in names if type(config) in getattr(_auto_class(name), "_model_mapping", ())]
+    return sorted(mapped, key=lambda name: ("ToText" not in name, not name.endswith("LM"), name))
 
 
 def load_model(

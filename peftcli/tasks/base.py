@@ -61,6 +61,12 @@ class Task(ABC):
     auto_class: ClassVar[str]
     """The transformers auto class that loads the base."""
 
+    def require_fit(self, model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int, pads: bool) -> None:
+        """Asked once of the base before training, in evaluation mode: raises `ModelError` where it cannot do the task.
+
+        `token_ids`: a row of the data. `pads`: whether rows will be padded.
+        """
+
     @abstractmethod
     def collate(self, rows: Sequence[Row], *, pad_token_id: int) -> Batch:
         """One batch on the CPU. `pad_token_id` only fills; which positions are real is told by their place."""

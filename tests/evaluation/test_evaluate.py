@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peftcli.data.store import Columns, RowIndex, TokenStore
-from peftcli.errors import DataError, MemoryLimitError, NumericalError
+from peftcli.errors import DataError, MemoryLimitError, ModelError, NumericalError
 from peftcli.evaluation import evaluate as evaluate_module
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.evaluate import evaluate
@@ -279,3 +279,39 @@ def test_a_loss_beyond_floats_has_an_infinite_perplexity_and_no_fault(
     assert found.metrics["eval_loss"] > 709
     assert found.metrics["eval_perplexity"] == float("inf")
     assert "eval_perplexity" not in found.intervals
+
+
+def test_a_base_that_cannot_write_is_scored_without_samples(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    """Some families' own `generate` fails on every input; metrics of texts need it, metrics of the loss do not."""
+
+    def broken(**kwargs: Any) -> Any:
+        raise AttributeError("'BltConfig' object has no attribute 'num_hidden_layers'")
+
+    monkeypatch.setattr(model, "generate", broken)
+    store = build_store(tokenizer)
+    found = evaluate(
+        model, TASK, store, tokenizer, config=EvaluationConfig(samples=2), generation=GENERATION, pad_token_id=0
+    )
+    assert found.samples == []
+    assert found.unanswered is not None
+    assert "cannot write text in transformers" in found.unanswered
+    assert found.metrics["eval_loss"] > 0
+    with pytest.raises(ModelError, match="num_hidden_layers"):
+        evaluate(
+            model, TASK, store, tokenizer,
+            config=EvaluationConfig(metrics=["exact_match"]), generation=GENERATION, pad_token_id=0,
+        )  # fmt: skip
+
+
+def test_a_failure_of_the_adapter_is_not_blamed_on_the_base(model: Any, tokenizer: Any, monkeypatch: Any) -> None:
+    calls = []
+
+    def broken_once(**kwargs: Any) -> Any:
+        calls.append(kwargs)
+        if len(calls) == 1:
+            raise ValueError("ours")
+        return torch.zeros(1, 1)
+
+    monkeypatch.setattr(model, "generate", broken_once)
+    with pytest.raises(ValueError, match="ours"):
+        generate(model, tokenizer, [[5, 6, 7]], config=GENERATION)

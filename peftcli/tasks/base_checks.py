@@ -1,0 +1,81 @@
+"""Whether a base may be trained by a task at all: asked of the base itself, on tokens of the data, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.errors import ModelError
+
+PROBE_LENGTH = 32
+FILLER = 7
+"""Padded positions behind the probe."""
+TOLERANCE = 1e-4
+"""Of logits, relative to the largest of them; no less than a few steps of the arithmetic's own grid."""
+GRID_STEPS = 4
+PADDED_SHARE = 0.1
+"""Of the positions: rounding may send a token of a mixture to another expert here and there."""
+
+
+@torch.no_grad()
+def require_causal(model: nn.Module, token_ids: Sequence[int]) -> None:
+    """Raises `ModelError` where a later token changes what the model says before it: it would see the answer."""
+    ids = _probe(model, token_ids)
+    other = ids.clone()
+    other[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else (ids[0, -1] + 1) % _vocabulary(model)
+    seen = _difference(_logits(model, ids)[:-1], _logits(model, other)[:-1])
+    if bool((seen > _allowed(model)).any()):
+        raise ModelError(
+            f"{type(model).__name__} sees the tokens that it should predict: another last token changes its answers "
+            f"before it by {float(seen.max()):.2g} of their size",
+            fix="choose a decoder; of BERT and its kin `is_decoder: true` in config.json makes one, "
+            "elsewhere two-way attention must be off",
+        )
+
+
+@torch.no_grad()
+def require_blind_to_padding(model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int) -> None:
+    """Raises `ModelError` where padding behind a row changes the model's answers to the row."""
+    ids = _probe(model, token_ids)
+    length = ids.shape[1]
+    padded = torch.cat([ids, torch.full((1, FILLER), pad_token_id, dtype=ids.dtype, device=ids.device)], dim=1)
+    mask = torch.ones_like(padded)
+    mask[:, length:] = 0
+    seen = _difference(_logits(model, ids), _logits(model, padded, attention_mask=mask)[:length])
+    if float((seen > _allowed(model)).double().mean()) > PADDED_SHARE:
+        raise ModelError(
+            f"{type(model).__name__} does not heed the attention mask: padding behind a row changes its answers to the "
+            f"row by {float(seen.max()):.2g} of their size",
+            fix="training.micro_batch_size: 1 and evaluation.batch_size: 1, so that no row is padded",
+        )
+
+
+def _probe(model: nn.Module, token_ids: Sequence[int]) -> Tensor:
+    """A row of a few tokens, (1, length), as the data has them."""
+    ids = [int(token) for token in token_ids[:PROBE_LENGTH]]
+    while len(ids) < 2:
+        ids.append(0 if not ids or ids[-1] else 1)
+    return torch.tensor([ids], device=next(model.parameters()).device)
+
+
+def _logits(model: nn.Module, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+    answer: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+    return answer
+
+
+def _difference(one: Tensor, other: Tensor) -> Tensor:
+    """Largest difference at each position, relative to the largest logit, (length,)."""
+    return (one - other).abs().amax(dim=-1) / one.abs().max().clamp_min(torch.finfo(one.dtype).tiny)
+
+
+def _allowed(model: nn.Module) -> float:
+    grid = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+    return max(TOLERANCE, GRID_STEPS * grid)
+
+
+def _vocabulary(model: nn.Module) -> int:
+    found: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    return found
