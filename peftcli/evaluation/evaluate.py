@@ -27,6 +27,9 @@ __all__ = ["Evaluation", "evaluate", "score"]
 Progress = Callable[[str, int, int], None]
 """Receives what is done (`score` or `answer`), rows done and rows in all."""
 
+SHOWN_ROWS = 3
+"""Rows that an error names."""
+
 
 class ScoringTask(Protocol):
     """The part of a task that evaluation uses."""
@@ -135,12 +138,14 @@ def score(
 
 
 def _require_finite(sums: np.ndarray, store: TokenStore) -> None:
-    faults = [
-        Fault("the loss of this row is not finite", where=_place(store[int(row)].origin))
-        for row in np.flatnonzero(~np.isfinite(sums))
-    ]
-    if faults:
-        raise NumericalError("the evaluation loss is not finite", faults=faults)
+    wrong = [_place(store[int(row)].origin) for row in np.flatnonzero(~np.isfinite(sums))]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN_ROWS:,} more" if len(wrong) > SHOWN_ROWS else ""
+        raise NumericalError(
+            f"the evaluation loss is not finite in {len(wrong):,} of {len(store):,} rows",
+            where=", ".join(wrong[:SHOWN_ROWS]) + more,
+            fix="the adapter's tensors or its lora_alpha are out of range (or the base is broken): train it again",
+        )
 
 
 def _numbers(metrics: dict[str, float]) -> dict[str, float]:

@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from peftcli.adapters.surgery import attached, disabled
-from peftcli.errors import DataError, Fault, ModelError
+from peftcli.errors import DataError, Fault, ModelError, NumericalError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.padding import batches
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.models.device import is_out_of_memory
+from peftcli.models.structure import input_embedding
 
 Stream = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -60,6 +61,7 @@ def generate(
     with their answer.
     """
     check_fits(model, prompts, config=config, origins=origins)
+    _check_known(model, tokenizer, prompts)
     answers: dict[int, Generated] = {}
     with _writing(model, tokenizer, config, seed=seed) as stops:
         pad = _filler(tokenizer, stops)
@@ -78,6 +80,7 @@ def generate_stream(
 ) -> Generated:
     """One answer; `stream` receives its text in pieces, whose concatenation is the returned text."""
     check_fits(model, [prompt], config=config)
+    _check_known(model, tokenizer, [prompt])
     with _writing(model, tokenizer, config, seed=seed) as stops:
         decoder = _Decoder(tokenizer, _context(model, prompt), stops)
         written = _write_batch(
@@ -107,6 +110,19 @@ def check_fits(
             faults.append(Fault(message, where, "shorten the prompt, or lower generation.max_new_tokens"))
     if faults:
         raise DataError("prompts cannot be answered", faults=faults)
+
+
+def _check_known(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> None:
+    """Raises `ModelError` for a token that the model has no row for: a tokenizer of another base."""
+    embedding = input_embedding(model)
+    rows = len(embedding.weight) if embedding is not None and isinstance(embedding.weight, Tensor) else None
+    highest = max((max(prompt) for prompt in prompts), default=0)
+    if rows is not None and highest >= rows:
+        raise ModelError(
+            f"the prompt holds token {highest} ({tokenizer.convert_ids_to_tokens(highest)!r}), "
+            f"the model embeds {rows} tokens",
+            fix="use the tokenizer that belongs to the base, or the base that the tokens were added to (--model)",
+        )
 
 
 def fits(model: Any, prompt: Sequence[int], config: GenerationConfig) -> bool:
@@ -150,6 +166,7 @@ def _writing(model: Any, tokenizer: Any, config: GenerationConfig, *, seed: int)
     stops = stop_token_ids(model, tokenizer)
     own = model.generation_config
     model.generation_config = _settings(own, config, stops, pad=_filler(tokenizer, stops))
+    hook = model.register_forward_hook(require_finite_scores)
     try:
         with (
             evaluating(model, seed=seed),
@@ -158,6 +175,7 @@ def _writing(model: Any, tokenizer: Any, config: GenerationConfig, *, seed: int)
         ):
             yield stops
     finally:
+        hook.remove()
         model.generation_config = own
 
 
@@ -249,6 +267,17 @@ def _is_encoder_decoder(model: Any) -> bool:
 def _context(model: Any, prompt: Sequence[int]) -> Sequence[int]:
     """What an answer stands behind: the prompt, or nothing where a decoder begins a text of its own."""
     return () if _is_encoder_decoder(model) else prompt
+
+
+def require_finite_scores(_model: Any, _inputs: Any, output: Any) -> None:
+    """A hook behind each forward pass that writes: a best token, by a finite score, must be there for each row."""
+    scores: Tensor = output.logits[:, -1]  # (batch, vocab)
+    # NaN and infinity are each the largest of their row; a row of minus infinities has no finite one
+    if not bool(torch.isfinite(scores.amax(-1)).all()):
+        raise NumericalError(
+            "the model's scores for the next token are not finite: no text can be written from them",
+            fix="the adapter's tensors or its lora_alpha are out of range (or the base is broken): train it again",
+        )
 
 
 class _Decoder:

@@ -20,6 +20,7 @@ from peftcli.jobs.locating import RECIPE_NAME, Location, locate
 from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
+from peftcli.models.structure import input_embedding
 from peftcli.plan import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
 
@@ -72,7 +73,25 @@ def open_adapter(
         model = load_base(location, source, auto_class=auto_class, dtype=dtype, device=where)
         load(model, location.adapter)
     _require_known_head(model, location)
-    return Opened(location, model, adapter_tokenizer(location, source), source, dtype, where, auto_class)
+    tokenizer = adapter_tokenizer(location, source)
+    _require_rows(model, tokenizer, location, source)
+    return Opened(location, model, tokenizer, source, dtype, where, auto_class)
+
+
+def _require_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, location: Location, source: BaseSource) -> None:
+    """Tokens were added to the tokenizer beside the adapter, and this base has no rows for them.
+
+    Some bases come with a tokenizer that has more tokens than they embed; that alone is no fault.
+    """
+    embedding = input_embedding(model)
+    rows = None if embedding is None else len(embedding.weight)  # type: ignore[arg-type]
+    if rows is None or len(tokenizer) <= rows or len(tokenizer) <= len(load_tokenizer(source)):
+        return
+    raise AdapterError(
+        f"the tokenizer beside the adapter has {len(tokenizer)} tokens, the base embeds {rows}",
+        where=str(location.adapter),
+        fix="give the base that the tokens were added to (--model), or put the base's own tokenizer in its place",
+    )
 
 
 def _require_known_head(model: nn.Module, location: Location) -> None:

@@ -24,7 +24,11 @@ SPIKE_NATS = 0.1
 
 
 class LivenessWatch:
-    """Watches the first steps: every trainable tensor must receive a finite gradient that is not zero."""
+    """Watches the first steps: every trainable tensor must receive a finite gradient that is not zero.
+
+    Many a method starts with a factor at zero (LoRA's B), behind which every other gradient is zero until that factor
+    has moved: a run of one step is judged by less, that its tensors take part in the loss and what reaches them is finite.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], exempt: frozenset[str] = frozenset()) -> None:
         self._pending = {name: parameter for name, parameter in parameters.items() if name not in exempt}
@@ -35,10 +39,12 @@ class LivenessWatch:
         if self._steps_left == 0:
             return
         first = self._steps_left == LIVENESS_STEPS
-        # a factor behind another that starts at zero gets its first gradient in the second step
-        self._steps_left = 0 if last and not first else self._steps_left - 1
-        alive = _alive(self._pending)
+        self._steps_left -= 1
+        early = last and self._steps_left > 0
+        alive = _alive(self._pending, above=-1.0 if first and last else 0.0)
         self._pending = {name: parameter for name, parameter in self._pending.items() if name not in alive}
+        if early:
+            self._steps_left = 0
         if self._steps_left == 0 and self._pending:
             names = sorted(self._pending)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -74,11 +80,12 @@ class EffectWatch:
             )
 
 
-def _alive(parameters: Mapping[str, nn.Parameter]) -> set[str]:
-    """Names of the parameters whose gradient is finite and not zero; waits for the device once, not once a tensor."""
+def _alive(parameters: Mapping[str, nn.Parameter], *, above: float) -> set[str]:
+    """Names of the parameters whose gradient is finite and in size above a bound; waits for the device once, not once
+    a tensor."""
     sizes = {name: p.grad.detach().abs().max().float() for name, p in parameters.items() if p.grad is not None}
     values = torch.stack(list(sizes.values())).tolist() if sizes else []
-    return {name for name, size in zip(sizes, values, strict=True) if math.isfinite(size) and size > 0.0}
+    return {name for name, size in zip(sizes, values, strict=True) if math.isfinite(size) and size > above}
 
 
 def non_finite_gradients(parameters: Mapping[str, nn.Parameter]) -> list[str]:

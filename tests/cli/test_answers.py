@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 import peftcli
 from peftcli.cli.entry import run as peft
+from peftcli.errors import NumericalError
+from peftcli.evaluation.generate import require_finite_scores
 
 RECIPE = """
 model: builtin:tiny
@@ -104,3 +112,90 @@ def test_a_conversation_streams_both_models(
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("base>  ")
     assert second.startswith("tuned> ")
+
+
+# -- adapters that are out of range, tokens that the base lacks ------------------------------------------------------
+
+
+@pytest.fixture
+def bare(run: str, tmp_path: Path) -> Path:
+    """A copy of the adapter, away from its run, which may be spoiled."""
+    return Path(shutil.copytree(Path(run) / "adapter", tmp_path / "adapter"))
+
+
+def huge_alpha(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 1e308}))
+
+
+def huge_tensors(adapter: Path) -> None:
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    changed = {name: (tensor.double() * 1e30).float() for name, tensor in tensors.items()}
+    save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def huge_factor(adapter: Path) -> None:
+    """Finite numbers, whose product is none."""
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    changed = {name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()}
+    save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def stops(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 8 and a short message, without a word of an answer."""
+    assert peft(arguments) == 8, arguments
+    shown = capsys.readouterr()
+    assert "not finite" in shown.err
+    assert len(shown.err.strip().splitlines()) <= 5
+    assert shown.out.strip() in ("", "tuned>")
+
+
+@pytest.mark.parametrize("spoil", [huge_alpha, huge_tensors, huge_factor])
+def test_no_text_is_written_from_scores_that_are_not_finite(
+    bare: Path, spoil: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(bare)
+    stops(["generate", str(bare), "--prompt", "Hello."], capsys)
+
+
+def test_no_command_answers_from_scores_that_are_not_finite(
+    bare: Path, tmp_path: Path, requests: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge_alpha(bare)
+    output = tmp_path / "out.jsonl"
+    stops(["generate", str(bare), "--prompt", "Hello.", "--set", "generation.do_sample=true"], capsys)
+    stops(["generate", str(bare), "--input", str(requests), "--output", str(output)], capsys)
+    assert not output.exists()
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n"))
+    stops(["chat", str(bare)], capsys)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE.replace("{train: builtin:support,", "{train: builtin:support, validation: 8,"))
+    stops(["evaluate", str(bare), str(recipe)], capsys)
+
+
+def test_scores_that_rule_tokens_out_are_finite_enough() -> None:
+    def check(*rows: list[float]) -> None:
+        require_finite_scores(None, None, SimpleNamespace(logits=torch.tensor(rows)[:, None]))
+
+    check([1.0, -torch.inf, 2.0])
+    for wrong in ([1.0, torch.nan, -torch.inf], [torch.inf, 1.0, 1.0], [-torch.inf] * 3):
+        with pytest.raises(NumericalError):
+            check([0.0, 0.0, 0.0], wrong)
+
+
+def test_tokens_that_the_base_lacks_are_told_before_anything_runs(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(bare)
+    rows = len(tokenizer)
+    tokenizer.add_tokens([f"<added-{number}>" for number in range(4000)])
+    tokenizer.save_pretrained(bare)
+    monkeypatch.setattr("sys.stdin", io.StringIO("<added-3999>\n"))
+    for arguments in (
+        ["generate", str(bare), "--prompt", "<added-3999>"],
+        ["chat", str(bare)],
+    ):
+        assert peft(arguments) == 4, arguments
+        shown = capsys.readouterr().err
+        assert f"has {rows + 4000} tokens, the base embeds" in shown
+        assert "Traceback" not in shown

@@ -218,3 +218,27 @@ def test_a_run_of_one_step_is_no_fault(make_tiny: MakeTiny) -> None:
     idle.adapter.extra_loss = lambda: None
     with pytest.raises(NumericalError, match="no gradient reached"):
         fit(idle.setup)
+
+
+def test_a_run_of_one_step_has_no_gradient_behind_zero_yet(make_tiny: MakeTiny) -> None:
+    tiny = make_tiny(steps=1)
+    tiny.model.behind_zero = torch.nn.Parameter(torch.ones(3))
+    tiny.adapter.extra_loss = lambda: (tiny.model.behind_zero * torch.zeros(3)).sum()
+    assert fit(tiny.setup).steps == 1
+
+
+def test_a_tensor_outside_of_the_loss_is_named_in_a_run_of_one_step(make_tiny: MakeTiny) -> None:
+    tiny = make_tiny(steps=1)
+    tiny.model.idle = torch.nn.Parameter(torch.ones(3))
+    tiny.adapter.extra_loss = lambda: None
+    with pytest.raises(NumericalError, match="no gradient reached 1 trainable tensors: idle"):
+        fit(tiny.setup)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_gradient_that_stays_zero_is_named(make_tiny: MakeTiny, steps: int) -> None:
+    tiny = make_tiny(steps=steps)
+    tiny.model.behind_zero = torch.nn.Parameter(torch.ones(3))
+    tiny.adapter.extra_loss = lambda: (tiny.model.behind_zero * torch.zeros(3)).sum()
+    with pytest.raises(NumericalError, match="no gradient reached 1 trainable tensors: behind_zero"):
+        fit(tiny.setup)
