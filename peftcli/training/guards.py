@@ -38,13 +38,10 @@ class LivenessWatch:
         """Call after each backward pass whose gradients are used; raises `NumericalError` naming the idle tensors."""
         if self._steps_left == 0:
             return
-        first = self._steps_left == LIVENESS_STEPS
-        self._steps_left -= 1
-        early = last and self._steps_left > 0
-        alive = _alive(self._pending, above=-1.0 if first and last else 0.0)
+        only = last and self._steps_left == LIVENESS_STEPS
+        self._steps_left = 0 if last else self._steps_left - 1
+        alive = _alive(self._pending, above=-1.0 if only else 0.0)
         self._pending = {name: parameter for name, parameter in self._pending.items() if name not in alive}
-        if early:
-            self._steps_left = 0
         if self._steps_left == 0 and self._pending:
             names = sorted(self._pending)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
