@@ -13,7 +13,7 @@
     ├── MemoryLimitError         9   out of memory, host or device
     ├── CheckFailed             10   a check did not hold: merge tolerance, expect, reproduce, --locked
     ├── HubError                11   network or hub
-    └── Interrupted            130   SIGINT after a checkpoint (143: SIGTERM)
+    └── Interrupted            130   SIGINT after a checkpoint (143: SIGTERM, 129: SIGHUP)
 
 The number is the exit code of the command line. An error gathers every fault of its kind before it is raised, so that
 a user mends them all at once.
@@ -171,7 +171,7 @@ class Interrupted(PeftcliError):
     """A signal stopped the run after a checkpoint."""
 
     exit_code = 130
-    summary = "interrupted (130: SIGINT, 143: SIGTERM), after a checkpoint; `peft resume RUN` goes on"
+    summary = "interrupted (130: SIGINT, 143: SIGTERM, 129: SIGHUP), after a checkpoint; `peft resume RUN` goes on"
 
     def __init__(self, message: str, *, signal_number: int, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(message, where=where, fix=fix)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -25,7 +25,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from peftcli import system
 from peftcli.errors import StorageError
+from peftcli.streams import tell
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -37,10 +39,10 @@ class Disk:
     """The system calls that change the disk. A test replaces `peftcli.files.disk` by a subclass that fails."""
 
     def create(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.CLOSED_IN_CHILDREN, 0o666)
 
     def open_append(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | system.CLOSED_IN_CHILDREN, 0o666)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         return os.write(descriptor, data)
@@ -49,7 +51,7 @@ class Disk:
         os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        os.rename(source, target)
+        os.replace(source, target)
 
     def remove_file(self, path: Path) -> None:
         os.unlink(path)
@@ -133,7 +135,9 @@ def _write_new_file(path: Path, data: bytes | memoryview) -> None:
 
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder durable (a rename is durable only once its parent is synced)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    if not system.FOLDERS_CAN_BE_OPENED:
+        return
+    descriptor = os.open(path, os.O_RDONLY | system.FOLDER)
     try:
         disk.sync(descriptor)
     finally:
@@ -261,10 +265,12 @@ def staged_folder(
 @contextlib.contextmanager
 def _lock_of(folder: Path) -> Iterator[bool]:
     """Holds a folder's lock, which ends with the process; False where it cannot be had (in use, or a network disk)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not system.FOLDERS_CAN_BE_OPENED:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY | system.FOLDER | system.CLOSED_IN_CHILDREN)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = True
+        held = system.try_lock(descriptor) is system.Lock.HELD
     except OSError:
         held = False
     try:
@@ -285,7 +291,7 @@ def _remove_leftovers(path: Path) -> None:
 def _writer_lives(temporary: Path) -> bool:
     """Whether a process of this machine has the number that is in a temporary name."""
     number = temporary.name.split("-")[-2]
-    return not number.isdecimal() or Path("/proc", number).exists()
+    return not number.isdecimal() or system.process_lives(int(number))
 
 
 def _commit(staging: Path, path: Path, *, replace: bool) -> None:
@@ -334,7 +340,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
 
 def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file for reading. A pipe, a device or a folder is an `OSError` at once: it may never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | system.AT_ONCE | system.CLOSED_IN_CHILDREN)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -378,19 +384,71 @@ def owned_folder(folder: Path) -> Iterator[None]:
     """Holds the lock of a run folder: one process writes into it at a time; a second one gets `StorageError`."""
     with storage_errors(folder):
         disk.make_folder(folder)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(folder / LOCK_NAMES[0], os.O_RDWR | os.O_CREAT | system.CLOSED_IN_CHILDREN, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                "another process owns this run folder", where=str(folder), fix="wait for it, or choose another output"
-            ) from error
-        with storage_errors(folder):
+        with storage_errors(folder), contextlib.ExitStack() as marked:
+            found = system.try_lock(descriptor)
+            if found is system.Lock.IN_USE:
+                raise StorageError(
+                    "another process owns this run folder",
+                    where=str(folder),
+                    fix="wait for it, or choose another output",
+                )
+            if found is system.Lock.UNKNOWN:
+                marked.enter_context(_owner_file(folder))
             _clear_owned(folder)
-        yield
+            marked_until_the_end = marked.pop_all()
+        with marked_until_the_end:
+            yield
     finally:
         os.close(descriptor)
+
+
+LOCK_NAMES = (".lock", ".lock-owner")
+"""What a run folder holds for its lock: the file that is locked, and where there are no locks who owns the folder."""
+
+
+@contextlib.contextmanager
+def _owner_file(folder: Path) -> Iterator[None]:
+    """Owns a folder by a file that names machine and process, where the file system has no locks.
+
+    Unlike a lock it outlives a killed process: one of this machine that no longer lives is passed over.
+    """
+    path = folder / LOCK_NAMES[1]
+    me = {"machine": platform.node(), "process": os.getpid()}
+    try:
+        descriptor = disk.create(path)
+    except FileExistsError:
+        _require_gone(path, me["machine"])
+        disk.remove_file(path)
+        descriptor = disk.create(path)
+    try:
+        _write_all(descriptor, json_line(me).encode("utf-8"))
+    finally:
+        os.close(descriptor)
+    tell(f"warning: the file system has no locks; {path} keeps other processes out of this run")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _require_gone(path: Path, machine: Any) -> None:
+    """The owner of a run folder is a process of this machine that has ended; else `StorageError`."""
+    try:
+        owner = json.loads(path.read_bytes())
+        here, number = owner["machine"] == machine, int(owner["process"])
+    except (ValueError, KeyError, TypeError):
+        # killed while it wrote its name
+        return
+    if here and not system.process_lives(number):
+        return
+    raise StorageError(
+        f"process {number} of {'this' if here else 'another'} machine owns this run folder",
+        where=str(path),
+        fix="wait for it, or choose another output; if it has ended, remove this file",
+    )
 
 
 _TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-\d+-[0-9a-f]{{8}}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from peftcli import system
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.surgery import build, detach, summary
@@ -188,7 +188,7 @@ def resolve_device(wanted: str) -> str:
 
 def resolve_threads(wanted: int | str) -> int:
     """`auto` is the number of CPUs that this process may use, never the load."""
-    return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
+    return system.usable_cpus() if wanted == "auto" else int(wanted)
 
 
 def resolve_precision(precision: str, dtype: str, device: str) -> tuple[str, str]:
@@ -215,7 +215,7 @@ def total_memory_bytes(device: str) -> int:
     """Total memory of the device: never what is free at the moment, so that `auto` values repeat."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return system.total_memory_bytes()
 
 
 # -- facts of model and data -------------------------------------------------------------------------------------

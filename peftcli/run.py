@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +31,9 @@ from peftcli.plan import prepare_run
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
+from peftcli.streams import tell
 from peftcli.training.loop import fit
-from peftcli.training.signals import saving_is_harmless
+from peftcli.training.signals import StopNow, run_signals
 
 
 def train(
@@ -95,13 +96,15 @@ def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
 def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord:
     """One run, from what its draft knows; gates that are not met are in the record and raise nothing."""
     loaded, folder = draft.loaded, draft.folder
-    with _failures_recorded(draft, resuming=resuming), saving_is_harmless():
+    with _failures_recorded(draft, resuming=resuming), run_signals() as signals, _stops_told(draft):
         say = _teller(quiet)
         if draft.prepared is None:
             say(f"{loaded.name}: reading {_sources(loaded)}")
         draft.prepared = prepared = draft.prepared or prepare_run(loaded)
         torch.set_num_threads(prepared.plan.resolved.threads)
         if not resuming:
+            # the lock first: it knows the recipe that the run's own copy is made of
+            draft.write_first_lock()
             write_recipe(folder, loaded, prepared.plan.resolved)
         write_findings(folder, prepared.data.findings)
         raise_failures(prepared.data.findings)
@@ -116,9 +119,12 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming))
         draft.scores = score_run(assembly, draft.result)
-        draft.write_adapter()
-        draft.write_lock()
-        return draft.write_record("completed")
+        with signals.finishing():
+            draft.write_adapter()
+            draft.write_lock()
+            record = draft.write_record("completed")
+        draft.late_signal = signals.late
+        return record
 
 
 def _teller(quiet: bool) -> Callable[[str], None]:
@@ -131,7 +137,24 @@ def _sources(loaded: LoadedRecipe) -> str:
 
 
 def _warn(line: str) -> None:
-    print(redacted(line), file=sys.stderr, flush=True)
+    tell(redacted(line))
+
+
+@contextlib.contextmanager
+def _stops_told(draft: Draft) -> Iterator[None]:
+    """A signal outside of the training loop: what is on disk goes on from there."""
+    try:
+        yield
+    except StopNow as stop:
+        name = signal.Signals(stop.signal_number).name
+        when = "before training" if draft.result is None else "after training, before the adapter was written"
+        begun = (draft.folder / "recipe.yaml").is_file()
+        raise Interrupted(
+            f"stopped by {name} {when}",
+            signal_number=stop.signal_number,
+            where=str(draft.folder) if begun else None,
+            fix="`peft resume` goes on from there" if begun else None,
+        ) from None
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "redaction": 0,
+    "streams": 0,
+    "system": 0,
     "kernels": 1,
     "data": 1,
     "reports": 1,

@@ -84,7 +84,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU. Raises `AdapterError` when it is damaged."""
     read_header(path)
     try:
-        tensors: dict[str, Tensor] = load_safetensors(path.read_bytes())
+        with files.reading_errors(path):
+            data = path.read_bytes()
+        tensors: dict[str, Tensor] = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise AdapterError(f"{path.name} is damaged: {error}"[:200], where=str(path), fix="get it again") from error
     return tensors

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from peftcli.errors import AdapterWarning, MemoryLimitError, PeftcliError, StorageError, exit_code_of
 from peftcli.redaction import redacted
+from peftcli.streams import lasting_streams, open_missing_descriptors
 
 _QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -36,19 +37,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns: it exits with the contract's code."""
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    open_missing_descriptors()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(given))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; returns its exit code after saying what went wrong."""
+    """Runs one command; returns its exit code after saying what went wrong, whether or not anybody can read it."""
+    with lasting_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     from peftcli.cli.app import app, interruptions, usage_error
 
     as_json = "--json" in arguments
     warnings.showwarning = _show_warning
     try:
         found = app(list(arguments), prog_name="peft", standalone_mode=False)
-        sys.stdout.flush()
+        if found == INTERRUPTED:
+            # what newer parsers make of Ctrl-C
+            print("interrupted", file=sys.stderr)
         return found if isinstance(found, int) else 0
     except PeftcliError as error:
         return _report(error, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from peftcli import files
 from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.redaction import redacted
+from peftcli.streams import tell
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.", show_default=False)]
 RunOrAdapter = Annotated[
@@ -50,4 +50,4 @@ def shown_path(path: Path) -> str:
 def say(line: str, *, quiet: bool = False) -> None:
     """A line of progress on stderr."""
     if not quiet:
-        print(redacted(line), file=sys.stderr, flush=True)
+        tell(redacted(line))

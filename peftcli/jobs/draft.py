@@ -19,7 +19,7 @@ from peftcli.jobs.assembly import Assembly, RunScores
 from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.jobs.gates import gate_results
 from peftcli.jobs.inspection import layer_updates
-from peftcli.jobs.locking import as_first_written, inputs_of, with_results
+from peftcli.jobs.locking import as_first_written, inputs_of, with_results, with_weights
 from peftcli.jobs.run_folder import resolved_values
 from peftcli.jobs.scoring import score_facts, warnings_of
 from peftcli.jobs.showing import shown_rows
@@ -65,6 +65,8 @@ class Draft:
     adapter_bytes: int = 0
     startup_seconds: float = 0.0
     inputs: Lock | None = None
+    late_signal: int | None = None
+    """A stopping signal that came while the finished run was written."""
 
     def training_begins(self) -> None:
         self.startup_seconds = time.monotonic() - self.started
@@ -93,12 +95,18 @@ class Draft:
             ),
         )
 
+    def write_first_lock(self) -> None:
+        """`recipe.lock` before any weight is loaded: a run that is killed now is still known by its own recipe."""
+        assert self.prepared is not None, "called after planning"
+        self.inputs = inputs_of(self.prepared, self.folder)
+        write_lock(self.folder / LOCK_NAME, self.inputs)
+
     def write_lock(self) -> None:
         """`recipe.lock`: the inputs, and once there is an adapter also the results to expect."""
         assert self.prepared is not None, "called after planning"
         if self.inputs is None:
-            self.inputs = as_first_written(inputs_of(self.prepared, self.folder, self.assembly), self.folder)
-        lock = self.inputs
+            self.inputs = as_first_written(inputs_of(self.prepared, self.folder), self.folder)
+        lock = self.inputs if self.assembly is None else with_weights(self.inputs, self.assembly)
         if self.result is not None and self.scores is not None:
             trace = run_trace(
                 self.folder,

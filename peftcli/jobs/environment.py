@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import platform
-import resource
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from peftcli import system
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "pydantic")
 
@@ -57,6 +58,4 @@ def peak_memory_bytes(device: str) -> int:
     """Peak so far: of the device on CUDA, else of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    # Linux counts in KiB, macOS in bytes
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return system.peak_memory_bytes()

@@ -14,7 +14,7 @@ from peftcli.jobs.run_folder import resolved_values
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import difference_error, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock, write_lock
-from peftcli.lock.inputs import LoadedBase, input_lock
+from peftcli.lock.inputs import LoadedBase, input_lock, with_loaded
 from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
@@ -26,11 +26,15 @@ PINNED = ("device", "threads", "model.dtype", "training.precision", "training.mi
 
 def inputs_of(prepared: Prepared, folder: Path, assembly: Assembly | None = None) -> Lock:
     """The lock of a run's inputs; with the assembly also of the weights as loaded."""
-    base = None
-    if assembly is not None:
-        attention = str(getattr(assembly.model.config, "_attn_implementation", ""))
-        base = LoadedBase(assembly.base_fingerprint, attention)
-    return input_lock(prepared, folder, resolved_values(prepared.plan.resolved), base)
+    lock = input_lock(prepared, folder, resolved_values(prepared.plan.resolved))
+    return lock if assembly is None else with_weights(lock, assembly)
+
+
+def with_weights(lock: Lock, assembly: Assembly) -> Lock:
+    """A lock of inputs with the weights as they were loaded."""
+    attention = str(getattr(assembly.model.config, "_attn_implementation", ""))
+    base = LoadedBase(assembly.base_fingerprint, attention)
+    return with_loaded(lock, base, assembly.prepared.plan.resolved.device)
 
 
 def with_results(lock: Lock, runs: Sequence[RunTrace], base: Sequence[Measured], tuned: Sequence[Measured]) -> Lock:

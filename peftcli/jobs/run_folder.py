@@ -72,7 +72,7 @@ def new_run_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
 
 _OURS = {
     "adapter", "checkpoints", "data", "metrics.jsonl", "recipe.lock", RECIPE_NAME, "report.html", "report.md",
-    "run.json", "tracking", ".lock",
+    "run.json", "tracking", *files.LOCK_NAMES,
 }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def _clear(folder: Path) -> None:
     """Removes a run, or what a failed start left; record and recipe first, so that half of it is never read as whole."""
     with files.storage_errors(folder):
         for path in sorted(folder.iterdir(), key=lambda item: item.name not in (RECORD_NAME, RECIPE_NAME)):
-            if path.name == ".lock":
+            if path.name in files.LOCK_NAMES:
                 continue
             files.remove_path(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -84,7 +85,11 @@ def run_seeds(loaded: LoadedRecipe, folder: Path, started: float, run_one: RunOn
                     write_recipe(folder, loaded, prepared.plan.resolved)
                 with files.owned_folder(draft.folder):
                     found = run_one(draft, (draft.folder / RECIPE_NAME).is_file())
-            done.append(found)
+                done.append(found)
+                if draft.late_signal is not None and len(done) < len(seeds):
+                    raise _stopped_between(draft.late_signal, seed, folder)
+            else:
+                done.append(found)
     except PeftcliError as error:
         if done:
             _write(folder, _stopped(loaded, folder, seeds, done, error))
@@ -92,6 +97,15 @@ def run_seeds(loaded: LoadedRecipe, folder: Path, started: float, run_one: RunOn
     if prepared is not None:
         _write_lock(dataclasses.replace(prepared, loaded=loaded), folder, seeds, done)
     return _write(folder, summary(loaded, folder, seeds, done))
+
+
+def _stopped_between(number: int, seed: int, folder: Path) -> Interrupted:
+    return Interrupted(
+        f"stopped by {signal.Signals(number).name} after the run of seed {seed}",
+        signal_number=number,
+        where=str(folder),
+        fix="`peft resume` goes on with the next seed",
+    )
 
 
 def _finished(folder: Path) -> RunRecord | None:

@@ -36,10 +36,10 @@ class LoadedBase:
     attention: str
 
 
-def input_lock(prepared: Prepared, folder: Path, values: Mapping[str, Any], base: LoadedBase | None = None) -> Lock:
-    """The lock of a run's inputs, with paths relative to `folder`.
+def input_lock(prepared: Prepared, folder: Path, values: Mapping[str, Any]) -> Lock:
+    """The lock of a run's inputs before its weights are loaded, with paths relative to `folder`.
 
-    `values`: dotted recipe keys that were `auto`, and what they became. `base`: None before the weights are loaded.
+    `values`: dotted recipe keys that were `auto`, and what they became.
     """
     loaded = prepared.loaded
     recipe = loaded.recipe
@@ -47,14 +47,24 @@ def input_lock(prepared: Prepared, folder: Path, values: Mapping[str, Any], base
         source=relative(loaded.path, folder),
         recipe=_recipe(loaded, folder, values),
         seeds=[recipe.seed + number for number in range(recipe.seeds)],
-        base=_base(prepared, folder, base),
+        base=_base(prepared, folder),
         tokenizer=TokenizerLock(
             sha256=prepared.data.facts.tokenizer_sha256, template_sha256=prepared.data.facts.template_sha256
         ),
         data=_data(prepared, folder),
-        settings=_settings(base, prepared.plan.resolved.device),
+        settings=_settings(prepared.plan.resolved.device),
         packages=package_versions(recipe),
         environment=describe(prepared.plan.resolved.device),
+    )
+
+
+def with_loaded(lock: Lock, base: LoadedBase, device: str) -> Lock:
+    """The lock with what is known only once the weights are loaded."""
+    return lock.model_copy(
+        update={
+            "base": lock.base.model_copy(update={"fingerprint": base.fingerprint.to_dict()}),
+            "settings": {**_settings(device), "attention": base.attention},
+        }
     )
 
 
@@ -93,7 +103,7 @@ def _with_relative_paths(value: Any, folder: Path) -> Any:
 # -- base and data -----------------------------------------------------------------------------------------------
 
 
-def _base(prepared: Prepared, folder: Path, loaded: LoadedBase | None) -> BaseLock:
+def _base(prepared: Prepared, folder: Path) -> BaseLock:
     name = prepared.loaded.recipe.model.base
     # whoever locks or checks a lock has not loaded them yet: what is not here would be missing from the lock
     fetch_weights(prepared.source)
@@ -102,7 +112,6 @@ def _base(prepared: Prepared, folder: Path, loaded: LoadedBase | None) -> BaseLo
         name=relative(name, folder) if os.path.isabs(name) else name,
         commit=found.commit,
         files={file: files.sha256_file(path) for file, path in found.files.items()},
-        fingerprint=None if loaded is None else loaded.fingerprint.to_dict(),
     )
 
 
@@ -137,12 +146,10 @@ def _split(facts: SplitFacts) -> SplitLock:
 # -- the arithmetic ----------------------------------------------------------------------------------------------
 
 
-def _settings(base: LoadedBase | None, device: str) -> dict[str, Any]:
+def _settings(device: str) -> dict[str, Any]:
     found: dict[str, Any] = determinism(device)
     found["matmul_precision"] = torch.get_float32_matmul_precision()
     if device == "cuda":
         found["cudnn_benchmark"] = torch.backends.cudnn.benchmark
         found["cudnn_tf32"] = torch.backends.cudnn.allow_tf32
-    if base is not None:
-        found["attention"] = base.attention
     return found

@@ -16,7 +16,7 @@ from peftcli.training.out_of_memory import memory_limit
 from peftcli.training.seeding import deterministic_kernels
 from peftcli.training.selection import record_evaluation
 from peftcli.training.setup import FitResult, FitSetup
-from peftcli.training.signals import StopNow, StopRequest, stop_signals
+from peftcli.training.signals import StopNow, StopRequest, pass_on, stop_signals
 from peftcli.training.state import TrainingState
 from peftcli.training.stepping import Stepper, set_training
 
@@ -67,6 +67,9 @@ def _listening(setup: FitSetup) -> Iterator[StopRequest]:
         return
     with stop_signals() as stop:
         yield stop
+    if stop.signal_number is not None:
+        # it came when the loop had ended
+        pass_on(stop.signal_number)
 
 
 class _Run:

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from peftcli.streams import lasting, tell
 from peftcli.training.interfaces import Metrics
 
 PLAIN_SECONDS = 10.0
@@ -95,7 +96,7 @@ class PlainProgress:
         self.say(f"step {step}  {_listed(metrics)}")
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
     def stop(self) -> None: ...
 
@@ -148,7 +149,7 @@ def build_progress(*, quiet: bool = False) -> TrainingProgress:
     """The bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
     if quiet:
         return NoProgress()
-    console = Console(stderr=True)
+    console = Console(file=lasting(sys.stderr))
     return RichProgress(console) if console.is_terminal else PlainProgress()
 
 

@@ -1,6 +1,8 @@
-"""Signals: the first SIGINT or SIGTERM asks for a stop after the step, the second leaves at once; SIGUSR1 saves.
+"""Signals: the first SIGINT, SIGTERM or SIGHUP asks for a stop after the step, the second leaves at once; SIGUSR1 saves.
 
-Handlers are installed even where SIGINT is ignored, as it is in a background job or under nohup.
+Handlers are installed even where SIGINT is ignored, as it is in a background job or under nohup; SIGHUP stays ignored
+where it is, since that is what nohup is for. Around the training loop a run stops at once, and what it writes at its
+end is written first.
 """
 
 from __future__ import annotations
@@ -10,16 +12,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+from peftcli import system
+from peftcli.streams import lasting, tell
+
+_STOPS = system.signals("SIGINT", "SIGTERM", "SIGHUP")
+_SAVES = system.signals("SIGUSR1")
+_HANGUPS = system.signals("SIGHUP")
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopNow(BaseException):
-    """Raised inside an interruptible block (an evaluation) by the first stopping signal."""
+    """Raised by the first stopping signal where nothing has to be finished first."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
 
 
 class StopRequest:
@@ -39,7 +50,7 @@ class StopRequest:
     def interruptible(self) -> Iterator[None]:
         """A block without effects on the run's state, which a stop may leave midway by `StopNow`."""
         if self.signal_number is not None:
-            raise StopNow
+            raise StopNow(self.signal_number)
         self._interruptible = True
         try:
             yield
@@ -47,49 +58,88 @@ class StopRequest:
             self._interruptible = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGUSR1:
+        if number in _SAVES:
             self.save_requested = True
             return
         if self.signal_number is not None:
             _leave(number)
         self.signal_number = number
         if self._interruptible:
-            raise StopNow
+            raise StopNow(number)
 
 
 def _leave(number: int) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(_SHOW_CURSOR)
-        sys.stderr.flush()
+    stderr = lasting(sys.stderr)
+    if stderr.isatty():
+        stderr.write(_SHOW_CURSOR)
+        stderr.flush()
     os._exit(128 + number)
+
+
+class RunSignals:
+    """What a whole run does with signals outside of its training loop."""
+
+    def __init__(self) -> None:
+        self.late: int | None = None
+        """The first stopping signal that came while the run was finishing."""
+        self._finishing = False
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """A block that is not stopped midway; a second signal still leaves at once."""
+        self._finishing = True
+        try:
+            yield
+        finally:
+            self._finishing = False
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._finishing:
+            raise StopNow(number)
+        if self.late is not None:
+            _leave(number)
+        self.late = number
+        tell(
+            f"{signal.Signals(number).name}: the run has come to its end and writes its results; once more leaves at once"
+        )
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
     """Listens inside the block and puts the earlier handlers back. Outside the main thread nothing is listened to."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    with _handled({number: request.receive for number in (*_STOPS, *_SAVES)}):
         yield request
-        return
-    before: dict[int, Any] = {}
-    try:
-        for listened in (*_STOPS, signal.SIGUSR1):
-            before[listened] = signal.signal(listened, request.receive)
-        yield request
-    finally:
-        for number, handler in before.items():
-            # None: the handler was not installed from Python and cannot be put back
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
-def saving_is_harmless() -> Iterator[None]:
-    """Around a whole run: SIGUSR1 outside of training finds nothing to save, and must not end the process as it would."""
+def run_signals() -> Iterator[RunSignals]:
+    """Around a whole run: a stop is `StopNow`, and a save finds nothing, which must not end the process as it would."""
+    run = RunSignals()
+    with _handled({**dict.fromkeys(_STOPS, run.receive), **dict.fromkeys(_SAVES, signal.SIG_IGN)}):
+        yield run
+
+
+def pass_on(number: int) -> None:
+    """Gives a signal that came too late for one listener to the one around it, if there is any."""
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Handlers for a block; outside the main thread there can be none."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: Any = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    before: dict[int, Any] = {}
     try:
+        for number, handler in handlers.items():
+            if not (number in _HANGUPS and signal.getsignal(number) is signal.SIG_IGN):
+                before[number] = signal.signal(number, handler)
         yield
     finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL if before is None else before)
+        for listened, earlier in before.items():
+            # None: the handler was not installed from Python and cannot be put back
+            signal.signal(listened, signal.SIG_DFL if earlier is None else earlier)

@@ -18,6 +18,7 @@ from accelerate.tracking import GeneralTracker, filter_trackers
 
 from peftcli.errors import DeviceError, Fault
 from peftcli.files import storage_errors
+from peftcli.streams import tell
 from peftcli.training.interfaces import Emit
 from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
 
@@ -102,7 +103,7 @@ class Trackers:
                 with _speaking_on_stderr():
                     tracker.finish()
             except _tracker_errors() as error:
-                print(f"warning: {tracker.name} did not end well: {_one_line(error)}", file=sys.stderr)
+                tell(f"warning: {tracker.name} did not end well: {_one_line(error)}")
         self._forget()
 
     def _forget(self) -> None:

@@ -61,6 +61,15 @@ def cache_not_writable(place: Place) -> None:
     place.patch.setenv("PEFTCLI_CACHE", str(place.folder / "cache"))
 
 
+def unreadable(name: str) -> Callable[[Place], None]:
+    def prepare(place: Place) -> None:
+        place.run()
+        place.folder.chmod(0o755)
+        (place.folder / "run" / "adapter" / name).chmod(0)
+
+    return prepare
+
+
 def little_space(place: Place) -> None:
     place.patch.setattr(files, "free_bytes", lambda path: 1000)
 
@@ -91,6 +100,10 @@ ENVIRONMENT = [
     Entry("105 no space", 6, ("bytes are needed", "1,000 are free", "peft resume"), command=TRAIN, prepare=little_space),
     Entry("105 no space to merge", 6, ("bytes are needed", "1,000 are free", "free some space"), command="merge run --output m", prepare=little_space_to_merge),
     Entry("106 in use", 6, ("another process owns", "new", "wait"), command=TRAIN, prepare=locked),
+    Entry("unreadable tensors", 6, ("no permission to read", "adapter_model.safetensors", "check the path and its permissions"), lines=3,
+          command="inspect run", prepare=unreadable("adapter_model.safetensors"), as_nobody=True),
+    Entry("unreadable configuration", 6, ("no permission to read", "adapter_config.json", "check the path and its permissions"), lines=3,
+          command="inspect run", prepare=unreadable("adapter_config.json"), as_nobody=True),
     Entry("114 odd surroundings", 0, ("Evaluation loss",), command=TRAIN, prepare=odd_surroundings),
     Entry("115 cache", 6, ("no permission to write", "cache"), command="train r.yaml --output out/new --quiet", prepare=cache_not_writable, as_nobody=True,
           recipe=ON_BASE.replace("./base", "builtin:tiny").replace("builtin:support", "./rows.jsonl")),

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from queue import SimpleQueue
 from typing import cast
 
+from peftcli import system
 from peftcli.data.encode.base import EncodedRows, Place
 from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.encode.worker import chunk_frame, result_of
@@ -33,7 +34,7 @@ Submit = Callable[[Sequence[Row], Place], "Future[EncodedRows]"]
 @contextmanager
 def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterator[tuple[Submit, int]]:
     """A function that takes chunks, and how many of them it works on at once."""
-    count = min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if large and conversations and encoder.has_template else 1
+    count = min(system.usable_cpus(), MAX_PROCESSES) if large and conversations and encoder.has_template else 1
     if count < 2:
         with ThreadPoolExecutor(1) as pool:
             yield lambda rows, place: pool.submit(encoder.encode, rows, place), 1
@@ -45,7 +46,11 @@ def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterat
                 return pool.submit(encoder.encode, rows, place)
             return pool.submit(_ask, idle, cast(Sequence[ChatRow], rows), [place(row) for row in range(len(rows))])
 
-        yield submit, count
+        try:
+            yield submit, count
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _Idle = SimpleQueue["subprocess.Popen[bytes]"]
@@ -56,7 +61,11 @@ def _processes(encoder: RowEncoder, count: int) -> Iterator[_Idle]:
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "peftcli.data.encode.worker"]
     workers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) for _ in range(count)
+        # in a session of its own: Ctrl-C is for the command, which ends its workers
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        )
+        for _ in range(count)
     ]
     idle: _Idle = SimpleQueue()
     try:

@@ -1,0 +1,114 @@
+"""Standard streams that never stop a run: what nobody can read any more is left unsaid.
+
+A reader goes away (`| head`), a terminal is closed, a log's disk is full, a descriptor was never open (`>&-`), an
+encoding lacks a character: none of it is a fault of the run, whose result is on disk and whose exit code is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+_NOBODY_LISTENS = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
+"""Errors of a stream whose other end is gone; any other is worth a word."""
+
+
+class LastingStream:
+    """A text stream that takes everything: what cannot be written is dropped, from the first failure on for good."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: str | None = None
+        """Why it was given up, where somebody may want to know."""
+        self._lost = False
+
+    def write(self, text: str) -> int:
+        if not self._lost:
+            try:
+                self._write(text)
+            except (OSError, ValueError) as error:
+                self._lose(error)
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if not self._lost:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError) as error:
+                self._lose(error)
+
+    def isatty(self) -> bool:
+        return not self._lost and self._stream.isatty()
+
+    def _lose(self, error: OSError | ValueError) -> None:
+        """Gives the stream up. What is still in its buffer, and what libraries write past us, goes to no device."""
+        self._lost = True
+        if isinstance(error, OSError) and error.errno not in _NOBODY_LISTENS:
+            self.failure = error.strerror or str(error)
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = self._stream.fileno()
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def lasting(stream: TextIO | None) -> TextIO:
+    """The stream so that writing to it never fails; a missing one takes everything too."""
+    if isinstance(stream, LastingStream):
+        return cast(TextIO, stream)
+    # a device that takes everything lives as long as the process
+    found = stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return cast(TextIO, LastingStream(found))
+
+
+@contextlib.contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Inside, stdout and stderr take everything. A result that a full disk swallowed is told on stderr in the end."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err = lasting(before[0]), lasting(before[1])
+    try:
+        yield
+    finally:
+        out.flush()
+        failure = cast(LastingStream, out).failure
+        if failure is not None:
+            err.write(f"warning: the output could not be written to stdout: {failure}\n")
+        err.flush()
+        sys.stdout, sys.stderr = before
+
+
+def open_missing_descriptors() -> None:
+    """Opens no device on each of the descriptors 0 to 2 that is closed, before a file of ours takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
+
+
+def tell(line: str) -> None:
+    """A line on stderr that nothing depends on: progress, a warning."""
+    stream = lasting(sys.stderr)
+    stream.write(line + "\n")
+    stream.flush()

@@ -1,0 +1,107 @@
+"""What differs between operating systems, and between file systems: asked here, and nowhere else.
+
+Linux has all of it. macOS lacks the set of allowed CPUs, Windows also file locks of this kind, folders that can be
+opened, and a peak of memory; a network disk may have no locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def _module(name: str) -> ModuleType | None:
+    """A module that not every system has, None there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _psutil() -> Any:
+    """Comes with Accelerate; loaded only where the system itself does not answer."""
+    return importlib.import_module("psutil")
+
+
+def _flag(name: str) -> int:
+    """A flag of `os.open`, nothing where the system has no such flag."""
+    found: int = getattr(os, name, 0)
+    return found
+
+
+CLOSED_IN_CHILDREN = _flag("O_CLOEXEC") | _flag("O_BINARY")
+"""What every descriptor of ours is opened with."""
+AT_ONCE = _flag("O_NONBLOCK")
+"""Opening a pipe does not wait for its other end."""
+FOLDER = _flag("O_DIRECTORY")
+FOLDERS_CAN_BE_OPENED = FOLDER != 0
+"""Whether a folder's names can be synced and locked."""
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use; where that cannot be asked, those of the machine."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def total_memory_bytes() -> int:
+    """Memory of the machine, whatever is in use."""
+    ask = getattr(os, "sysconf", None)
+    return ask("SC_PAGE_SIZE") * ask("SC_PHYS_PAGES") if ask is not None else int(_psutil().virtual_memory().total)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had so far; where nobody kept count, what it has now."""
+    resource = _module("resource")
+    if resource is None:
+        found = _psutil().Process().memory_info()
+        return int(getattr(found, "peak_wset", found.rss))
+    # Linux counts in KiB, macOS in bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def process_lives(number: int) -> bool:
+    """Whether a process of this machine has a number."""
+    return Path("/proc", str(number)).exists() if Path("/proc/self").exists() else bool(_psutil().pid_exists(number))
+
+
+class Lock(Enum):
+    """What came of asking for a lock."""
+
+    HELD = "held"
+    """It is ours until the descriptor is closed, by us or by the end of the process."""
+    IN_USE = "in use"
+    UNKNOWN = "unknown"
+    """System or file system has no locks."""
+
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+
+
+def try_lock(descriptor: int) -> Lock:
+    """Asks for the one lock of an open file or folder, without waiting. Any other failure is an `OSError`."""
+    fcntl = _module("fcntl")
+    if fcntl is None:
+        return Lock.UNKNOWN
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Lock.IN_USE
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return Lock.UNKNOWN
+        raise
+    return Lock.HELD
+
+
+def signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Those of the named signals that the system has."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
