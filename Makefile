@@ -8,7 +8,8 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install check lint type test test-all test-faults screenshots templates recipes reproduce locks demo gpu gpu-wheels clean
+.PHONY: help install check lint type test test-newest test-oldest newest oldest test-all test-faults screenshots \
+  templates recipes reproduce locks demo gpu gpu-wheels clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +40,32 @@ type: $(STAMP)  ## mypy --strict on the package
 
 test: $(STAMP)  ## the default tests
 	$(PYTEST) -n 2 --dist loadgroup
+
+# the newest Python that runs here, on the path or beside it under pyenv
+NEWEST_PYTHON ?= $(shell for version in 3.14 3.13 3.12 3.11; do \
+  for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+    $$python -c '' 2> /dev/null && { command -v $$python; exit; }; done; done)
+OLDEST_PYTHON ?= $(PYTHON)
+SUITE := -m pytest -n 2 --dist loadgroup
+
+newest:  ## make .venv-newest: the newest releases that pyproject.toml allows, on the newest Python here
+	test -x .venv-newest/bin/python || $(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --upgrade --upgrade-strategy eager --editable '.[dev]'
+	@.venv-newest/bin/python .ci/releases.py
+
+oldest:  ## make .venv-oldest: the oldest releases that pyproject.toml allows
+	test -x .venv-oldest/bin/python || $(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python .ci/releases.py --oldest > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-oldest/constraints.txt --editable '.[dev]'
+	@.venv-oldest/bin/python .ci/releases.py
+
+test-newest: newest  ## the default tests on the newest releases
+	.venv-newest/bin/python $(SUITE)
+
+test-oldest: oldest  ## the default tests on the oldest releases
+	.venv-oldest/bin/python $(SUITE)
 
 test-all: $(STAMP)  ## the default tests and the full matrices
 	$(PYTEST) -n 2 --dist loadgroup -m "not browser and not faults"
@@ -92,4 +119,4 @@ gpu-wheels: $(STAMP)  ## collect into build/wheels what a GPU machine without a 
 	$(BIN)/python tests/benchmarks/gpu/wheels.py build/wheels $(if $(CUDA),--cuda $(CUDA))
 
 clean:  ## remove what was built here
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

@@ -6,6 +6,7 @@ PyYAML's parser gives the events; what they mean is decided here: the scalars of
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,20 @@ _NAN = frozenset({".nan", ".NaN", ".NAN"})
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Scalar = str | int | float | bool | None
+
+
+def _events(text: str) -> Iterator[Any]:
+    """The events of a text. The C parser of PyYAML 6.0.4 has a bound of its own on depth, beyond ours, and reads ahead:
+    the Python parser then finds the place where ours is passed."""
+    given = 0
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            yield event
+            given += 1
+    except yaml.MarkedYAMLError as error:
+        if "nesting depth" not in str(error.problem):
+            raise
+        yield from itertools.islice(yaml.parse(text, Loader=yaml.SafeLoader), given, None)
 
 
 @dataclass(frozen=True)
@@ -194,8 +209,7 @@ class _Reader:
     def read(self) -> Parsed:
         node = None
         try:
-            events = iter(yaml.parse(self.text, Loader=_LOADER))
-            node = self._document(events)
+            node = self._document(_events(self.text))
         except yaml.MarkedYAMLError as error:
             self.faults.append(self._syntax_fault(error))
         except yaml.reader.ReaderError as error:

@@ -12,9 +12,12 @@ from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.redaction import redacted
 from peftcli.streams import tell
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe file.", show_default=False)]
+# `readable=False`: what may not be read is told by whoever reads it, with a remedy
+RecipePath = Annotated[
+    Path, typer.Argument(readable=False, metavar="RECIPE", help="The recipe file.", show_default=False)
+]
 RunOrAdapter = Annotated[
-    Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or adapter folder.", show_default=False)
+    Path, typer.Argument(readable=False, metavar="RUN_OR_ADAPTER", help="A run or adapter folder.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]

@@ -97,7 +97,7 @@ DATA = [
     bad("43 no folder", ("no such file", "there is no folder"), {}, on("./data/rows.jsonl")),
     bad("43 pattern", ("no file matches", "*.jsonl"), {}, on('"*.jsonl"')),
     bad("43 a pipe", ("not a regular file", "rows.jsonl"), {}, prepare=pipe),
-    bad("43 unreadable", ("ermission", "rows.jsonl"), {}, prepare=unreadable, as_nobody=True),
+    bad("43 unreadable", ("ermission", "rows.jsonl"), {}, prepare=unreadable, unprivileged=True),
     bad("44 empty", ("no rows", "rows.jsonl"), rows("")),
     bad("44 blank lines", ("no rows", "rows.jsonl"), rows("\n\n  \n")),
     bad("45 all dropped", ("no row of train is left of 2", "2 longer than max_length"), rows(ROWS * 2),

@@ -31,7 +31,7 @@ def alias_bomb() -> str:
 RECIPES = [
     Entry("1 recipe missing", 2, ("recipe not found: r.yml", "did you mean r.yaml"), command="validate r.yml"),
     Entry("2 a folder", 2, ("is a folder", "r.yaml"), command="validate ."),
-    Entry("3 unreadable", 6, ("no permission", "r.yaml", "chmod"), prepare=unreadable, as_nobody=True),
+    Entry("3 unreadable", 6, ("no permission", "r.yaml", "chmod"), prepare=unreadable, unprivileged=True),
     Entry("4 empty", 2, ("recipe is empty", "r.yaml", "peft init"), recipe=""),
     Entry("4 only a comment", 2, ("recipe is empty", "peft init"), recipe="# nothing\n"),
     Entry("5 a list", 2, ("`key: value`", "r.yaml:1:1", "peft init"), recipe="- model\n- data\n"),

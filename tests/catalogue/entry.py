@@ -90,6 +90,6 @@ class Entry:
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     command: str = "validate r.yaml"
     prepare: Callable[[Place], object] = nothing
-    as_nobody: bool = False
+    unprivileged: bool = False
     lines: int = 12
     """How long the message may be."""

@@ -5,7 +5,6 @@ What is to be accepted, or accepted with a warning, is asserted as such. Nothing
 
 from __future__ import annotations
 
-import os
 import shlex
 
 import pytest
@@ -14,11 +13,11 @@ from entries_model import ADAPTERS, MODELS
 from entries_recipe import ARGUMENTS, RECIPES
 from entries_run import CHECKPOINTS, ENVIRONMENT
 from entry import Entry, Place
+from rights import without_privileges
 
 from peftcli.cli.entry import run as peft
 
 CATALOGUE = [*RECIPES, *ARGUMENTS, *DATA, *MODELS, *ADAPTERS, *ENVIRONMENT, *CHECKPOINTS]
-NOBODY = 65534
 
 
 def test_the_catalogue_is_large_and_its_numbers_are_unique() -> None:
@@ -34,7 +33,8 @@ def test_entry(entry: Entry, place: Place, capfd: pytest.CaptureFixture[str]) ->
         place.write(name, content)
     entry.prepare(place)
     capfd.readouterr()
-    code = as_nobody(entry) if entry.as_nobody else peft(shlex.split(entry.command))
+    arguments = shlex.split(entry.command)
+    code = without_privileges(lambda: peft(arguments)) if entry.unprivileged else peft(arguments)
     out, err = capfd.readouterr()
     text = out + err
     assert "Traceback" not in text
@@ -46,18 +46,3 @@ def test_entry(entry: Entry, place: Place, capfd: pytest.CaptureFixture[str]) ->
     assert "error: " in err
     assert "  fix: " in err or "wanted" in err or "must be" in err, err
     assert len(err[err.index("error: ") :].splitlines()) <= entry.lines, err
-
-
-def as_nobody(entry: Entry) -> int:
-    """The command in a fork without the rights of root, which no permission stops."""
-    if os.geteuid() != 0:
-        return peft(shlex.split(entry.command))
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.seteuid(NOBODY)
-            code = peft(shlex.split(entry.command))
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

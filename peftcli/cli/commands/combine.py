@@ -12,7 +12,9 @@ from peftcli.cli.output import AsJson, Quiet
 
 
 def command(
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Adapter folders.", show_default=False)],
+    adapters: Annotated[
+        list[Path], typer.Argument(readable=False, metavar="ADAPTER...", help="Adapter folders.", show_default=False)
+    ],
     weights: Annotated[str, typer.Option("--weights", metavar="W,...", help="One weight for each adapter.")],
     how: Annotated[
         str,

@@ -11,7 +11,9 @@ from peftcli.cli.output import AsJson, Model, Quiet, show
 
 
 def command(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder.", show_default=False)],
+    adapter: Annotated[
+        Path, typer.Argument(readable=False, metavar="ADAPTER", help="An adapter folder.", show_default=False)
+    ],
     to: Annotated[str, typer.Option("--to", help="lora or peft.")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")],
     r: Annotated[

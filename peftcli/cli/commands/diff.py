@@ -11,8 +11,10 @@ from peftcli.cli.output import AsJson, Model, Quiet, show
 
 
 def command(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A run or adapter folder.", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    first: Annotated[
+        Path, typer.Argument(readable=False, metavar="A", help="A run or adapter folder.", show_default=False)
+    ],
+    second: Annotated[Path, typer.Argument(readable=False, metavar="B", help="Another one.", show_default=False)],
     model: Model = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

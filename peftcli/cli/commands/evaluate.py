@@ -12,7 +12,7 @@ from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, show
 
 def command(
     path: RunOrAdapter,
-    recipe: Annotated[Path | None, typer.Argument(help="Another recipe's evaluation data.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(readable=False, help="Another recipe's evaluation data.")] = None,
     model: Model = None,
     overrides: Set = None,
     quiet: Quiet = False,

@@ -13,7 +13,9 @@ from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, say, sho
 def command(
     path: RunOrAdapter,
     prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt.")] = None,
-    input_file: Annotated[Path | None, typer.Option("--input", help="JSONL with `prompt` or `messages`.")] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", readable=False, help="JSONL with `prompt` or `messages`.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSONL to write, with --input.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Put the base model's answer beside it.")] = False,
     model: Model = None,

@@ -11,7 +11,7 @@ from peftcli.cli.output import AsJson, Model, Quiet, show
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="An adapter, run or model folder.")],
+    path: Annotated[Path, typer.Argument(readable=False, help="An adapter, run or model folder.")],
     model: Model = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

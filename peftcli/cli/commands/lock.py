@@ -11,7 +11,9 @@ from peftcli.cli.output import AsJson, Quiet, Set, show
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="A run, or a recipe.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(readable=False, metavar="RUN_OR_RECIPE", help="A run, or a recipe.", show_default=False)
+    ],
     overrides: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

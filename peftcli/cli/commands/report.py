@@ -11,7 +11,9 @@ from peftcli.cli.output import AsJson, Quiet, show
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run, or several to compare.")],
+    runs: Annotated[
+        list[Path], typer.Argument(readable=False, metavar="RUN...", help="One run, or several to compare.")
+    ],
     output: Annotated[Path | None, typer.Option("--output", hidden=True)] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -12,7 +12,9 @@ from peftcli.cli.output import AsJson, Quiet, Set, conclude, say
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="A run, or a recipe.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(readable=False, metavar="RUN_OR_RECIPE", help="A run, or a recipe.", show_default=False)
+    ],
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Only the first steps, on the same schedule.")
     ] = None,

@@ -11,7 +11,7 @@ from peftcli.cli.output import AsJson, Quiet, conclude, shown_path
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(readable=False, help="The run folder.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
