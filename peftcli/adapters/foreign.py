@@ -1,11 +1,19 @@
-"""Adapter folders of AdapterHub's `adapters` library: recognised, checked, and put on a model in our own terms.
+"""Adapter folders of other libraries: recognised, checked, and put on a model in our own terms.
+
+AdapterHub's `adapters`:
 
     adapter_config.json          {"config": {...}, "model_class", "model_name", "name", "version": "adapters.1.3.0"}
     adapter.safetensors          tensors named after the modules of that library's own model classes
     model_head.safetensors       the task head, where one was saved with the adapter
 
-A method that can read such folders has a file `adapterhub.py` beside its `method.py`, with two functions: `reads`
-(whether a configuration is its own) and `translate` (into configuration and keys of ours). No list of methods is here.
+mlx-lm:
+
+    adapter_config.json          {"fine_tune_type": "lora", "lora_parameters": {"rank", "scale", "dropout"}, "model"}
+    adapters.safetensors         tensors named after the modules of the same model in MLX
+
+A method that can read such folders has a file of the library's name (`adapterhub.py`, `mlx.py`) beside its `method.py`,
+with two functions: `reads` (whether a configuration is its own) and `translate` (into configuration and keys of ours).
+No list of methods is here.
 """
 
 from __future__ import annotations
@@ -27,16 +35,31 @@ from peftcli.adapters.tensor_file import read_tensors
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import hidden_size, structure
 
-TENSORS_NAME = "adapter.safetensors"
+
+@dataclass(frozen=True)
+class Library:
+    """One whose folders are read."""
+
+    name: str
+    reader: str
+    """Name of the file beside a method that reads them."""
+    tensors_name: str
+    base_field: str
+    """Where the configuration names the base."""
+
+
+ADAPTERHUB = Library("AdapterHub", "adapterhub", "adapter.safetensors", "model_name")
+MLX = Library("MLX", "mlx", "adapters.safetensors", "model")
 HEAD_NAME = "model_head.safetensors"
 _PICKLED = ("pytorch_adapter.bin", "pytorch_model_head.bin")
 
 
 @dataclass(frozen=True)
 class ForeignFolder:
-    """What an AdapterHub folder holds."""
+    """What a folder of another library holds."""
 
     path: Path
+    library: Library
     document: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
@@ -44,7 +67,7 @@ class ForeignFolder:
     @property
     def fields(self) -> Mapping[str, Any]:
         """The method's own configuration."""
-        fields: Mapping[str, Any] = self.document["config"]
+        fields: Mapping[str, Any] = self.document["config"] if self.library is ADAPTERHUB else self.document
         return fields
 
     @property
@@ -55,7 +78,7 @@ class ForeignFolder:
         """Raises `AdapterError` where there is anything that peftcli does not have."""
         if faults:
             raise AdapterError(
-                "the AdapterHub adapter uses what peftcli does not have",
+                f"the {self.library.name} adapter uses what peftcli does not have",
                 faults=[Fault(fault, self.where) for fault in faults],
             )
 
@@ -66,7 +89,7 @@ class ForeignFolder:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise AdapterError(
                 f"`{strange[0]}`{more} belongs to nothing that peftcli has",
-                where=str(self.path / TENSORS_NAME),
+                where=str(self.path / self.library.tensors_name),
                 fix="save the adapter alone, without fusion or invertible layers",
             )
 
@@ -81,25 +104,31 @@ class Translation:
 
 
 class Reader(Protocol):
-    """What `adapterhub.py` of a method offers."""
+    """What a method's file for a library offers."""
 
     def reads(self, fields: Mapping[str, Any]) -> bool: ...
 
     def translate(self, model: nn.Module, foreign: ForeignFolder) -> Translation: ...
 
 
+def library_of(document: Mapping[str, Any]) -> Library | None:
+    """The other library that wrote an `adapter_config.json`; None where none is known."""
+    if "peft_type" in document:
+        return None
+    if isinstance(document.get("config"), dict) and str(document.get("version", "")).startswith("adapters"):
+        return ADAPTERHUB
+    is_mlx = isinstance(document.get("lora_parameters"), dict) and "fine_tune_type" in document
+    return MLX if is_mlx else None
+
+
 def is_foreign(document: Mapping[str, Any]) -> bool:
-    """Whether an `adapter_config.json` is AdapterHub's."""
-    return (
-        "peft_type" not in document
-        and isinstance(document.get("config"), dict)
-        and str(document.get("version", "")).startswith("adapters")
-    )
+    """Whether another library that is read here wrote an `adapter_config.json`."""
+    return library_of(document) is not None
 
 
 def load_foreign(model: nn.Module, folder: Path, document: Mapping[str, Any], *, trainable: bool) -> Summary:
-    """Puts an AdapterHub adapter on a model, its saved head as trained copies. Raises `AdapterError`; the model is then
-    untouched."""
+    """Puts an adapter of another library on a model, its saved head as trained copies. Raises `AdapterError`; the model
+    is then untouched."""
     foreign = read_foreign(folder, document)
     wanted, there = document.get("hidden_size"), hidden_size(model)
     if isinstance(wanted, int) and wanted != there:
@@ -107,15 +136,17 @@ def load_foreign(model: nn.Module, folder: Path, document: Mapping[str, Any], *,
             f"the adapter belongs to a base of hidden size {wanted}, this one has {there}", where=foreign.where
         )
     translation = reader_of(foreign).translate(model, foreign)
-    kept = {"base_model_name_or_path": document.get("model_name")}
-    parts = Parts(folder / TENSORS_NAME, translation.tensors, translation.companions)
+    kept = {"base_model_name_or_path": document.get(foreign.library.base_field)}
+    parts = Parts(folder / foreign.library.tensors_name, translation.tensors, translation.companions)
     return install(model, translation.config, parts, kept=kept, trainable=trainable)
 
 
 def read_foreign(folder: Path, document: Mapping[str, Any]) -> ForeignFolder:
     """Reads the tensors. Raises `AdapterError` for pickled or damaged files."""
+    library = library_of(document)
+    assert library is not None
     pickled = [name for name in _PICKLED if (folder / name).exists()]
-    if not (folder / TENSORS_NAME).exists() and pickled:
+    if not (folder / library.tensors_name).exists() and pickled:
         raise AdapterError(
             f"the adapter is pickled ({pickled[0]}), which can run code when read",
             where=str(folder / pickled[0]),
@@ -123,7 +154,11 @@ def read_foreign(folder: Path, document: Mapping[str, Any]) -> ForeignFolder:
         )
     head = folder / HEAD_NAME
     return ForeignFolder(
-        folder, document, read_tensors(folder / TENSORS_NAME), read_tensors(head) if head.exists() else {}
+        folder,
+        library,
+        document,
+        read_tensors(folder / library.tensors_name),
+        read_tensors(head) if head.exists() else {},
     )
 
 
@@ -131,13 +166,16 @@ def reader_of(foreign: ForeignFolder) -> Reader:
     """The method that reads this configuration. Raises `AdapterError` where none does."""
     for name in method_names():
         place = f"peftcli.adapters.methods.{name}"
-        if importlib.util.find_spec(place) is None or importlib.util.find_spec(f"{place}.adapterhub") is None:
+        if (
+            importlib.util.find_spec(place) is None
+            or importlib.util.find_spec(f"{place}.{foreign.library.reader}") is None
+        ):
             continue
-        reader = cast(Reader, importlib.import_module(f"{place}.adapterhub"))
+        reader = cast(Reader, importlib.import_module(f"{place}.{foreign.library.reader}"))
         if reader.reads(foreign.fields):
             return reader
-    kind = foreign.fields.get("architecture") or "unknown"
-    raise AdapterError(f"no method reads AdapterHub adapters of the architecture {kind!r}", where=foreign.where)
+    kind = foreign.fields.get("architecture") or foreign.fields.get("fine_tune_type") or "unknown"
+    raise AdapterError(f"no method reads {foreign.library.name} adapters of the kind {kind!r}", where=foreign.where)
 
 
 def head_modules(model: nn.Module, foreign: ForeignFolder) -> list[str] | None:

@@ -10,14 +10,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX
-from peftcli.adapters.config import field_faults
+from peftcli.adapters.config import MethodConfig, field_faults
 from peftcli.adapters.foreign import ForeignFolder, head_modules, head_tensors
-from peftcli.adapters.sublayer_config import SublayerConfig
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import structure
 from peftcli.models.sublayers import Role, sublayers
 
-ConfigT = TypeVar("ConfigT", bound=SublayerConfig)
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 _KEY = re.compile(r"(?P<place>.+)\.adapters\.[^.]+\.(?P<rest>.+)")
 _PLACE_NAMES: Mapping[str, Role] = {"attention_adapters": "attention", "output_adapters": "feed_forward"}
@@ -91,7 +90,7 @@ def config_of(config_class: type[ConfigT], foreign: ForeignFolder, fields: Mappi
         return config_class.model_validate(fields)
     except ValidationError as error:
         raise AdapterError(
-            "the AdapterHub adapter uses what peftcli does not have",
+            f"the {foreign.library.name} adapter uses what peftcli does not have",
             faults=[Fault(fault, foreign.where) for fault in field_faults(error)],
         ) from error
 

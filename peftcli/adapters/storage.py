@@ -280,9 +280,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json` of an adapter in our format: it has a `peft_type`. Raises `AdapterError`."""
     document = read_document(folder)
     if not isinstance(document.get("peft_type"), str):
-        foreign = str(document.get("version", "")).startswith("adapters")
-        fix = "`peft convert` it first (--to peft)" if foreign else "the file is damaged"
-        what = "this is an AdapterHub adapter" if foreign else "`peft_type` is missing or not a string"
+        from peftcli.adapters.foreign import library_of
+
+        library = library_of(document)
+        fix = "the file is damaged" if library is None else "`peft convert ADAPTER --to peft --output DIR` it first"
+        what = "`peft_type` is missing or not a string" if library is None else f"this is an adapter of {library.name}"
         raise AdapterError(what, where=str(folder / CONFIG_NAME), fix=fix)
     return document
 

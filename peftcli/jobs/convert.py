@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.config import MethodConfig
-from peftcli.adapters.foreign import is_foreign
+from peftcli.adapters.foreign import library_of
 from peftcli.adapters.layers import named_base_parameters, unwrapped
 from peftcli.adapters.merging import merge
 from peftcli.adapters.registry import parse_method
@@ -152,11 +152,12 @@ def convert_adapter(
 
 def _given(path: Path, base: str | None) -> _Given:
     document = read_document(path) if (path / CONFIG_NAME).exists() else {}
-    if not is_foreign(document):
+    library = library_of(document)
+    if library is None:
         location = locate(path, base=base)
         source = base_of(location)
         return _Given(location.adapter, source, auto_class_of(location, source), location)
-    name = base if base is not None else document.get("model_name")
+    name = base if base is not None else document.get(library.base_field)
     if not isinstance(name, str) or not name:
         raise AdapterError("the adapter does not say which base it belongs to", where=str(path), fix="add --model BASE")
     source = resolve_base(name, folder=Path.cwd() if base is not None else path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.integrations.moe import use_experts_implementation
 
 from peftcli.errors import ModelError
@@ -22,3 +24,12 @@ def experts_are_transposed(module: nn.Module) -> bool:
             fix="use an earlier release of transformers, or a newer peftcli",
         )
     return bool(getattr(module, _LAYOUT, False))
+
+
+def fused_weights(model: nn.Module) -> Iterator[str]:
+    """Names of the weights that hold all experts of a layer: three dimensions, and no convolution's."""
+    for path, module in model.named_modules():
+        if not isinstance(module, _ConvNd):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 3:
+                    yield f"{path}.{name}"

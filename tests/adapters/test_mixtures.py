@@ -319,3 +319,10 @@ def test_one_weight_of_a_layer_is_the_layer(tmp_path: Path) -> None:
     document = json.loads((tmp_path / CONFIG_NAME).read_text())
     assert (document["target_modules"], document["target_parameters"]) == (["k_proj"], ["q_proj.weight"])
     assert float((reference_logits(tmp_path, qwen3) - expected).abs().max()) < 1e-6
+
+
+def test_all_linear_says_that_it_leaves_fused_experts_out() -> None:
+    found = adapters.attach(mixtral(), "lora")
+    assert any("4 layers of fused experts" in note and "experts.down_proj" in note for note in found.notes), found.notes
+    both = {"type": "lora", "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+    assert not any("fused" in note for note in adapters.attach(mixtral(), both).notes)

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from peftcli import adapters
-from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME
+from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, read_config
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, AdapterWarning
 from peftcli.jobs.convert import convert_adapter
@@ -457,3 +457,46 @@ def test_a_head_brings_its_bias_along(tmp_path: Path) -> None:
     found = loaded(tmp_path, base(), None)
     assert torch.equal(found, expected)
     assert_as_the_reference(tmp_path, base, found)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_folder_of_mlx(kind: str, tmp_path: Path) -> None:
+    fields = {"target_modules": ["q_proj", "v_proj"], "use_dora": kind == "dora"}
+    expected = written(tmp_path / "one", llama(), {**fields})
+    llama().save_pretrained(tmp_path / "base")
+    tensors = load_file(tmp_path / "one" / TENSORS_NAME)
+    lengths = {
+        key.removeprefix(PREFIX).replace("lora_magnitude_vector", "m"): value
+        for key, value in tensors.items()
+        if "magnitude" in key
+    }
+    found = {key: value.contiguous() for key, value in {**mlx(tensors), **lengths}.items()}
+    (tmp_path / "mlx").mkdir()
+    save_file(found, tmp_path / "mlx" / "adapters.safetensors", {"format": "mlx"})
+    document = {
+        "fine_tune_type": kind,
+        "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0},
+        "model": str(tmp_path / "base"),
+        "num_layers": 2,
+    }
+    (tmp_path / "mlx" / CONFIG_NAME).write_text(json.dumps(document))
+    with pytest.raises(AdapterError, match="adapter of MLX") as caught:
+        read_config(tmp_path / "mlx")
+    assert "peft convert" in caught.value.render()
+    convert_adapter(tmp_path / "mlx", to="peft", output=tmp_path / "two")
+    converted = loaded(tmp_path / "two", llama(), None)
+    assert float((converted - expected).abs().max()) < 1e-6
+    assert_as_the_reference(tmp_path / "two", llama, converted)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"fine_tune_type": "full"}, {"lora_parameters": {"rank": 4}}, {"lora_parameters": {"rank": "4", "scale": 1.0}}],
+    ids=str,
+)
+def test_a_folder_of_mlx_that_has_no_counterpart(fields: Mapping[str, Any], tmp_path: Path) -> None:
+    document = {"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": 2.0}, **fields}
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(document))
+    save_file({"model.layers.0.self_attn.q_proj.lora_a": torch.zeros(64, 4)}, tmp_path / "adapters.safetensors")
+    with pytest.raises(AdapterError):
+        adapters.load(llama(), tmp_path)

@@ -23,7 +23,7 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Any mergeable adapter as LoRA, with the stated error, or an AdapterHub adapter in our format.
+    """Any mergeable adapter as LoRA, with the stated error, or another tool's adapter (AdapterHub, MLX) in our format.
 
     Example:  peft convert runs/first/adapter --to lora --r 8 --output converted
     """

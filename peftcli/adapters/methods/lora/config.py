@@ -64,6 +64,9 @@ REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ"}
 TRAINING_INITS: Mapping[str, str] = {"mica": "MiCA starts B from the weight and trains A alone"}
 """Starts that leave nothing behind but A and B, and are not here."""
 
+MLX_NAMES: Mapping[str, str] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+"""Names that mlx-lm gives the halves of a pair, which stand transposed there -> ours."""
+
 REFERENCE_SCALE = 2.0
 """The scale lora_alpha / r that the method's learning rate was measured at."""
 START_FACTORS: Mapping[str, float] = {"pissa": 0.65, "olora": 0.3, "lora_ga": 0.3, "eva": 0.35}

@@ -32,7 +32,7 @@ from peftcli.adapters.layers import (
 from peftcli.adapters.linears import Biases, LinearsMethod, rank_faults
 from peftcli.adapters.methods.lora.adapter import LoraAdapter, embedding_modules
 from peftcli.adapters.methods.lora.adoption import adopted
-from peftcli.adapters.methods.lora.config import LoraConfig
+from peftcli.adapters.methods.lora.config import MLX_NAMES, LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
 from peftcli.adapters.methods.lora.expert_names import layers_named_as_weights, pattern_name
 from peftcli.adapters.methods.lora.experts import LoraParameter
@@ -40,10 +40,13 @@ from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.adapters.methods.lora.tokens import TokenRows, input_embedding_path, token_sites
 from peftcli.adapters.oddities import named, tell
 from peftcli.adapters.selection import wrap_named_modules
-from peftcli.adapters.targets import names_path, pattern_value
+from peftcli.adapters.targets import ALL_LINEAR, names_path, pattern_value
 from peftcli.errors import AdapterError, Fault
+from peftcli.models.experts import fused_weights
 from peftcli.models.structure import embeddings_are_tied
 from peftcli.models.weights import is_adaptable
+
+FUSED = "of fused experts, which `target_parameters` adds"
 
 
 class Lora(LinearsMethod[LoraConfig]):
@@ -51,7 +54,7 @@ class Lora(LinearsMethod[LoraConfig]):
 
     config_class = LoraConfig
     tensor_prefix = "lora_"
-    other_names: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+    other_names: ClassVar[Mapping[str, str]] = MLX_NAMES
 
     def new_adapter(self, model: nn.Module, config: LoraConfig) -> LoraAdapter:
         return LoraAdapter(model, config)
@@ -80,6 +83,15 @@ class Lora(LinearsMethod[LoraConfig]):
             found.pop(head, None)
             found = {embedding: dict(named_base_modules(model))[embedding], **found}
         return found
+
+    def left_out(self, model: nn.Module, config: LoraConfig) -> dict[str, str]:
+        found = super().left_out(model, config)
+        if config.target_modules != ALL_LINEAR:
+            return found
+        wanted = config.target_parameters or []
+        return found | {
+            name: FUSED for name in fused_weights(model) if not any(names_path(entry, name) for entry in wanted)
+        }
 
     def pattern_names(self, model: nn.Module, config: LoraConfig, sites: Iterable[str]) -> list[str]:
         weights = [name for name, _ in named_base_parameters(model)]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcli.adapters.foreign import TENSORS_NAME, ForeignFolder, Translation, head_modules, head_tensors
+from peftcli.adapters.foreign import ForeignFolder, Translation, head_modules, head_tensors
 from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
 from peftcli.adapters.prompts import HEAD_PREFIX, NAME, PROMPT_KEY, SLOT
 from peftcli.errors import AdapterError
@@ -94,7 +94,9 @@ def _tensors(foreign: ForeignFolder) -> dict[str, Tensor]:
     for matched, tensor in matches:
         if not torch.equal(found.setdefault(matched["rest"], tensor), tensor):
             raise AdapterError(
-                f"the copies of `{matched['rest']}` differ", where=str(foreign.path / TENSORS_NAME), fix="get it again"
+                f"the copies of `{matched['rest']}` differ",
+                where=str(foreign.path / foreign.library.tensors_name),
+                fix="get it again",
             )
     return found
 
