@@ -37,6 +37,13 @@ class _Dataset:
         raise AssertionError("a subclass opens the rows")
 
     def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
+        yield from self._chunks(after)
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        """Raises `DataError` where what was read is not what was hashed."""
+
+    def _chunks(self, after: int) -> Iterator[Chunk]:
         rows = self._rows.with_format(None)
         if not len(rows):
             raise DataError("the split holds no rows", where=self.names[0])
@@ -56,6 +63,7 @@ class SavedDataset(_Dataset):
         self.path = path
         self.split = split or "train"
         self._asked = split
+        self._seen: list[FileFacts] | None = None
 
     @cached_property
     def _folder(self) -> Path:
@@ -102,7 +110,13 @@ class SavedDataset(_Dataset):
         found = sorted(
             file for file in self._folder.rglob("*") if file.is_file() and not file.name.startswith("cache-")
         )
-        return [FileFacts(str(file), file.stat().st_size, files.sha256_file(file)) for file in found]
+        self._seen = [FileFacts(str(file), file.stat().st_size, files.sha256_file(file)) for file in found]
+        return self._seen
+
+    def _check_unchanged(self) -> None:
+        # `datasets` maps the files itself: they are hashed once more behind the last row
+        if self._seen is not None and self._seen != self.facts():
+            raise DataError("the dataset changed while it was read", where=self.names[0], fix="run again")
 
 
 class HubDataset(_Dataset):

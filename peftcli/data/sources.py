@@ -15,6 +15,7 @@ from peftcli.data.names import nearest
 from peftcli.data.readers.base import Chunk
 from peftcli.data.readers.compressed import SUFFIXES, unreadable
 from peftcli.data.readers.containers import check_kind, check_start, is_by_row, is_data_file, read_file
+from peftcli.data.readers.verified import HashedFile, hash_file
 from peftcli.errors import DataError
 
 BUILTIN_PREFIX = "builtin:"
@@ -56,12 +57,13 @@ class RowSource(Protocol):
 
 
 class LocalFiles:
-    """Data files on disk. `DataError` when one changes between being hashed and having been read."""
+    """Data files on disk. What is read of a file is what was hashed, else it is a `DataError`."""
 
     def __init__(self, name: str, paths: Sequence[Path], names: Sequence[str]) -> None:
         self.name = name
         self.paths = tuple(paths)
         self.names: Sequence[str] = tuple(names)
+        self._hashed: dict[Path, HashedFile] = {}
         self._seen: dict[Path, tuple[int, int]] = {}
 
     def facts(self) -> list[FileFacts]:
@@ -74,7 +76,8 @@ class LocalFiles:
             try:
                 check_start(path, name)
                 self._seen[path] = _stamp(path)
-                found.append(FileFacts(str(path), path.stat().st_size, files.sha256_file(path)))
+                self._hashed[path] = hashed = hash_file(path)
+                found.append(FileFacts(str(path), hashed.num_bytes, hashed.sha256))
             except OSError as error:
                 raise unreadable(error, name) from error
         return found
@@ -84,7 +87,8 @@ class LocalFiles:
 
     def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
         path = self.paths[file]
-        yield from read_file(path, self.names[file], faults, after)
+        yield from read_file(path, self.names[file], faults, after, self._hashed.get(path))
+        # every byte was the hashed one; a file that somebody writes to is still told, before a run goes on with its start
         if path in self._seen and _stamp(path) != self._seen[path]:
             raise DataError("the file changed while it was read", where=self.names[file], fix="run again")
 

@@ -118,7 +118,7 @@ MODELS = [
     Entry("82 kind of layer", 4, ("RMSNorm", "cannot adapt", "linear"), recipe=targets("[input_layernorm]"), command=PLAN, lines=34),
     Entry("93 beyond the context", 0, ("exceeds the base's context of 1024",), recipe=GOOD.replace("160", "2000"), command=PLAN),
     Entry("94 an adapter as base", 4, ("is an adapter, not a base", "model.init_adapter"), recipe=ON_BASE, command=PLAN, files={"base/adapter_config.json": "{}"}),
-    Entry("own code", 4, ("run its own code (`auto_map`", "built in"), recipe=ON_BASE, command=PLAN, prepare=config(auto_map={"AutoModelForCausalLM": "x.Y"})),
+    Entry("own code", 4, ("run its own code (`auto_map`", "built in"), recipe=ON_BASE, command=PLAN, prepare=config(model_type="x", auto_map={"AutoModelForCausalLM": "x.Y"})),
     Entry("config not JSON", 4, ("config.json is not valid JSON", "download"), recipe=ON_BASE, command=PLAN, files={"base/config.json": "{"}),
 ]  # fmt: skip
 

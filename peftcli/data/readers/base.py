@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli.data.faults import FaultLog
+from peftcli.data.readers.verified import HashedFile
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 1 << 20
@@ -37,6 +38,8 @@ class Reading:
     name: str
     faults: FaultLog
     after: int = 0
+    hashed: HashedFile | None = None
+    """What the file was when its hash was taken; None where nobody took it."""
 
 
 Reader = Callable[[Reading], Iterator[Chunk]]

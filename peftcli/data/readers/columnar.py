@@ -7,6 +7,7 @@ from typing import Any
 
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk, Reading
 from peftcli.data.readers.compressed import SUFFIXES
+from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError
 
 
@@ -17,7 +18,7 @@ def read_parquet(reading: Reading) -> Iterator[Chunk]:
 
     _refuse_compression(reading)
     try:
-        with pyarrow.parquet.ParquetFile(reading.path) as file:
+        with open_raw(reading.path, reading.hashed, reading.name) as raw, pyarrow.parquet.ParquetFile(raw) as file:
             yield from chunks_of(file.iter_batches(batch_size=CHUNK_ROWS))
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(reading, "Parquet", error) from error
@@ -30,7 +31,7 @@ def read_arrow(reading: Reading) -> Iterator[Chunk]:
 
     _refuse_compression(reading)
     try:
-        with pyarrow.memory_map(str(reading.path)) as stream:
+        with open_raw(reading.path, reading.hashed, reading.name) as raw, pyarrow.PythonFile(raw, mode="r") as stream:
             try:
                 file = pyarrow.ipc.open_file(stream)
                 batches: Iterator[Any] = (file.get_batch(number) for number in range(file.num_record_batches))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from peftcli.data.readers.base import Reading
+from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError, DeviceError
 
 MAX_RATIO = 100
@@ -47,16 +49,16 @@ class BoundedStream(io.RawIOBase):
         super().close()
 
 
-def _decompressed(path: Path) -> Any:
+def _decompressed(path: Path, raw: Any) -> Any:
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return gzip.GzipFile(fileobj=raw, mode="rb")
     try:
         import zstandard
     except ImportError as error:
         raise DeviceError(
             ".zst files need the package zstandard", where=str(path), fix="pip install 'peftcli[zstd]'"
         ) from error
-    return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(path.open("rb"), closefd=True)
+    return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw, closefd=False)
 
 
 def unreadable(error: OSError, name: str) -> DataError:
@@ -66,15 +68,14 @@ def unreadable(error: OSError, name: str) -> DataError:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(reading: Reading) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed within bounds. A damaged or unreadable file is a `DataError`."""
+    path = reading.path
     try:
-        if path.suffix not in SUFFIXES:
-            with path.open("rb", buffering=1 << 20) as plain:
-                yield plain
-            return
-        with io.BufferedReader(BoundedStream(_decompressed(path), path), 1 << 20) as stream:
-            yield cast(BinaryIO, stream)
+        with open_raw(path, reading.hashed, reading.name) as raw:
+            stream = raw if path.suffix not in SUFFIXES else BoundedStream(_decompressed(path, raw), path)
+            with io.BufferedReader(stream, 1 << 20) as buffered:
+                yield cast(BinaryIO, buffered)
     except _damage() as error:
         raise DataError(f"the compressed file is damaged: {error}", where=str(path), fix="fetch it again") from error
     except OSError as error:

@@ -11,6 +11,7 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.readers import columnar, delimited, json_array, jsonl, plain_text
 from peftcli.data.readers.base import Chunk, Reader, Reading
 from peftcli.data.readers.compressed import plain_suffix
+from peftcli.data.readers.verified import HashedFile
 from peftcli.errors import DataError
 
 READERS: dict[str, Reader] = {
@@ -37,14 +38,19 @@ def is_by_row(path: Path) -> bool:
     return plain_suffix(path) not in BY_LINE
 
 
-def read_file(path: Path, name: str, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
-    """Chunks of a file's rows behind line (or row) `after`. Raises `DataError` for an empty or unknown file."""
+def read_file(
+    path: Path, name: str, faults: FaultLog, after: int = 0, hashed: HashedFile | None = None
+) -> Iterator[Chunk]:
+    """Chunks of a file's rows behind line (or row) `after`, of the bytes that were `hashed`.
+
+    Raises `DataError` for an empty or unknown file.
+    """
     check_kind(path, name)
     empty = True
     before = faults.count
     # a table needs its first line to be understood, so only readers of bare lines pass over them themselves
     passed_over = after if plain_suffix(path) in (".jsonl", ".ndjson", ".txt") else 0
-    for chunk in READERS[plain_suffix(path)](Reading(path, name, faults, passed_over)):
+    for chunk in READERS[plain_suffix(path)](Reading(path, name, faults, passed_over, hashed)):
         empty = False
         if chunk.lines[-1] > after:
             yield chunk if chunk.lines[0] > after else rows_after(chunk, after)

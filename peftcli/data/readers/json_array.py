@@ -41,7 +41,7 @@ def read(reading: Reading) -> Iterator[Chunk]:
 
 
 def _text(reading: Reading) -> str:
-    with open_bytes(reading.path) as stream:
+    with open_bytes(reading) as stream:
         data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise DataError(

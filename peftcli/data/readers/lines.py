@@ -15,7 +15,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:
     """(line number, text without its end) of every line that is UTF-8; the others become faults."""
-    with open_bytes(reading.path) as stream:
+    with open_bytes(reading) as stream:
         for number, line in enumerate(_bounded_lines(stream, reading), 1):
             if number <= reading.after:
                 continue
