@@ -18,7 +18,7 @@ from peftcli.jobs.assembly import assemble, fit_setup, require_fit_base, score_r
 from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import require_met
-from peftcli.jobs.locking import locked_run
+from peftcli.jobs.locking import locked_run, require_locked_weights
 from peftcli.jobs.run_folder import (
     choose_output,
     existing_run,
@@ -27,6 +27,7 @@ from peftcli.jobs.run_folder import (
     write_recipe,
 )
 from peftcli.jobs.seeds import run_seeds
+from peftcli.lock.document import lock_path, read_lock
 from peftcli.plan import prepare_run
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.redaction import redacted
@@ -74,7 +75,10 @@ def train_into(
             return run_seeds(
                 loaded, folder, started, lambda draft, _: run_draft(draft, quiet=quiet, resuming=False)
             ), folder
-        return run_draft(Draft(folder, loaded, started, prepared=prepared), quiet=quiet, resuming=False), folder
+        draft = Draft(
+            folder, loaded, started, prepared=prepared, lock=None if not locked else read_lock(lock_path(Path(path)))
+        )
+        return run_draft(draft, quiet=quiet, resuming=False), folder
 
 
 def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
@@ -113,6 +117,8 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
             say(f"warning: {warning}")
         with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
             draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
+            if draft.lock is not None:
+                require_locked_weights(draft.lock, assembly)
             require_fit_base(assembly)
             draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()

@@ -32,6 +32,7 @@ from peftcli.adapters.storage import (
 from peftcli.adapters.surgery import adapter_of, disabled, summary
 from peftcli.errors import AdapterError, RecipeError, StorageError
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.jobs.as_written import require_as_written
 from peftcli.jobs.locating import Location, locate
 from peftcli.jobs.low_rank import LayerCut, LowRank, as_low_rank, values_of
 from peftcli.models.load import load_model
@@ -134,6 +135,8 @@ def convert_adapter(
             "the adapter is in this format already", where=str(given.folder), fix="--to lora, or use it as it is"
         )
     load(model, given.folder, converting=True)
+    if given.location is not None:
+        require_as_written(given.location, given.source)
     method = summary(model).method
     tuned = probe(model)
     with disabled(model):

@@ -15,6 +15,7 @@ from peftcli.errors import MergeError, PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
 from peftcli.evaluation.result import facts_of
 from peftcli.jobs.adapter_folder import write_adapter_folder
+from peftcli.jobs.as_written import adapter_hashes
 from peftcli.jobs.assembly import Assembly, RunScores
 from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.jobs.gates import gate_results
@@ -41,6 +42,7 @@ from peftcli.reports.record import (
     RunRecord,
     Seconds,
 )
+from peftcli.reports.seal import sealed
 from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
 from peftcli.training.setup import FitResult
@@ -63,10 +65,13 @@ class Draft:
     result: FitResult | None = None
     scores: RunScores | None = None
     adapter_bytes: int = 0
+    adapter_files: dict[str, str] = field(default_factory=dict)
     startup_seconds: float = 0.0
     inputs: Lock | None = None
     late_signal: int | None = None
     """A stopping signal that came while the finished run was written."""
+    lock: Lock | None = None
+    """What the run may start under, with `--locked`."""
 
     def training_begins(self) -> None:
         self.startup_seconds = time.monotonic() - self.started
@@ -94,6 +99,7 @@ class Draft:
                 served_as_lora=recipe.method.served_as_lora,
             ),
         )
+        self.adapter_files = adapter_hashes(self.folder / "adapter")
 
     def write_first_lock(self) -> None:
         """`recipe.lock` before any weight is loaded: a run that is killed now is still known by its own recipe."""
@@ -120,7 +126,7 @@ class Draft:
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
         record = self.record(status, error)
-        files.write_text(self.folder / "run.json", redacted(record.to_json()))
+        files.write_text(self.folder / "run.json", sealed(redacted(record.to_json())))
         write_reports(self.folder)
         return record
 
@@ -140,6 +146,7 @@ class Draft:
             "started": self.started_at,
             "seconds": self._seconds(),
             "adapter_bytes": self.adapter_bytes,
+            "adapter_files": self.adapter_files,
             "recipe": flat_recipe(recipe),
         }
         if self.prepared is not None:

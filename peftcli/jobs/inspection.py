@@ -16,6 +16,7 @@ from peftcli.adapters.surgery import adapter_of, summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, MergeError, ModelError, PeftcliError
 from peftcli.jobs.adapter_base import base_of, load_base
+from peftcli.jobs.as_written import require_as_written
 from peftcli.jobs.locating import Location, locate, read_record
 from peftcli.models.load import load_config
 from peftcli.models.source import BaseSource, resolve_base
@@ -94,8 +95,11 @@ def _count(shape: tuple[int, ...]) -> int:
 
 def _updates(location: Location) -> tuple[tuple[UpdateFacts, ...], tuple[str, ...]]:
     try:
-        model = load_base(location, base_of(location))
+        require_as_written(location)
+        source = base_of(location)
+        model = load_base(location, source)
         load(model, location.adapter)
+        require_as_written(location, source)
     except PeftcliError as error:
         return (), (f"no update norms: {error.message}",)
     found = layer_updates(model)

@@ -11,6 +11,7 @@ from peftcli import files
 from peftcli.adapters.storage import CONFIG_NAME, read_config, read_own
 from peftcli.errors import AdapterError, CheckpointError
 from peftcli.models.load import DTYPES
+from peftcli.reports.seal import is_broken
 
 RECIPE_NAME = "recipe.yaml"
 RECORD_NAME = "run.json"
@@ -97,6 +98,12 @@ def read_record(run: Path) -> dict[str, Any]:
         record = json.loads(files.read_bounded(path, limit_bytes=64 << 20))
     except (ValueError, RecursionError) as error:
         raise CheckpointError("run.json is damaged", where=str(path), fix="train again") from error
+    if isinstance(record, dict) and is_broken(record):
+        raise CheckpointError(
+            "run.json is not what the run wrote: it does not have its own hash",
+            where=str(path),
+            fix="put the file back, or train again; to use the adapter alone, copy its folder out of the run",
+        )
     if not isinstance(record, dict) or not _is_usable(record):
         raise CheckpointError("run.json is damaged", where=str(path), fix="train again")
     return record

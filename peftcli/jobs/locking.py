@@ -16,6 +16,7 @@ from peftcli.lock.differences import difference_error, environment_differences, 
 from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock, write_lock
 from peftcli.lock.inputs import LoadedBase, input_lock, with_loaded
 from peftcli.lock.places import absolute, moved, relative, without_places
+from peftcli.models.fingerprint import Fingerprint
 from peftcli.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
 
@@ -111,6 +112,19 @@ def locked_run(path: Path, overrides: Overrides, warn: Callable[[str], None]) ->
     for difference in environment_differences(lock, found):
         warn(f"warning: another environment than the lock's: {difference.text}")
     return prepared
+
+
+def require_locked_weights(lock: Lock, assembly: Assembly) -> None:
+    """Raises `CheckFailed` where the weights as loaded are not the lock's, whatever their files were when hashed."""
+    if lock.base.fingerprint is None:
+        return
+    difference = Fingerprint.from_dict(lock.base.fingerprint).difference(assembly.base_fingerprint)
+    if difference is not None:
+        raise CheckFailed(
+            f"the base as loaded is not the one that the lock has: {difference}",
+            where=assembly.prepared.source.location,
+            fix="put it back, or lock the recipe again",
+        )
 
 
 # -- peft lock ---------------------------------------------------------------------------------------------------

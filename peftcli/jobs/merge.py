@@ -51,6 +51,7 @@ from peftcli.jobs.merge_witness import (
     round_to_file_types,
     witness,
 )
+from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.opening import Opened, open_adapter
 from peftcli.jobs.sizes import parse_size
 from peftcli.models.companions import check_vocabulary, tokenizer_files
@@ -192,7 +193,7 @@ def _changes(opened: Opened, dtype: torch.dtype | None) -> Changes:
 
 def _kept_apart(opened: Opened, dtype: torch.dtype) -> frozenset[str]:
     """Tensors that the family keeps in float32 in a model of half precision (biases of routers)."""
-    model = load_model(opened.source, dtype=dtype, auto_class=opened.auto_class)
+    model = load_base(opened.location, opened.source, auto_class=opened.auto_class, dtype=dtype)
     return frozenset(name for name, tensor in named_tensors(model) if tensor.dtype == torch.float32)
 
 

@@ -16,6 +16,7 @@ from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.jobs.as_written import require_as_written
 from peftcli.jobs.locating import RECIPE_NAME, Location, locate
 from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
@@ -75,6 +76,7 @@ def open_adapter(
     _require_known_head(model, location)
     tokenizer = adapter_tokenizer(location, source)
     _require_rows(model, tokenizer, location, source)
+    require_as_written(location, source)
     return Opened(location, model, tokenizer, source, dtype, where, auto_class)
 
 

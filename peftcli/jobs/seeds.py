@@ -33,6 +33,7 @@ from peftcli.reports.record import (
     Seconds,
     SeedRecord,
 )
+from peftcli.reports.seal import sealed
 from peftcli.reports.writing import write_reports
 
 RunOne = Callable[[Draft, bool], RunRecord]
@@ -114,7 +115,7 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _write(folder: Path, record: RunRecord) -> RunRecord:
-    files.write_text(folder / RECORD_NAME, redacted(record.to_json()))
+    files.write_text(folder / RECORD_NAME, sealed(redacted(record.to_json())))
     write_reports(folder)
     return record
 

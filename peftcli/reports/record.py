@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from peftcli import files
 from peftcli.errors import DataError, Fault
 from peftcli.reports.metric_facts import MetricFacts
+from peftcli.reports.seal import is_broken
 
 MAX_RECORD_BYTES = 64 << 20
 
@@ -225,6 +226,8 @@ class RunRecord(Facts):
     """ISO 8601 with offset."""
     adapter: str | None = None
     """Folder of the adapter, relative to the run; None when none was written."""
+    adapter_files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each file of that folder, the card left out."""
     adapter_step: int | None = None
     """The step whose tensors the adapter folder holds; None: the last."""
     planned_steps: int | None = None
@@ -247,6 +250,8 @@ class RunRecord(Facts):
     expect: list[ExpectResult] = Field(default_factory=list)
     seeds: list[SeedRecord] = Field(default_factory=list)
     """The runs that this record sums up; its metrics are their means, its intervals are over seeds."""
+    digest: str | None = None
+    """SHA-256 of everything else in the file; None in memory."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the fields."""
@@ -266,6 +271,12 @@ def load_record(path: Path) -> RunRecord:
         value = json.loads(files.read_bounded(path, limit_bytes=MAX_RECORD_BYTES))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"the run record is not JSON: {error}", where=str(path), fix="run the recipe again") from error
+    if isinstance(value, dict) and is_broken(value):
+        raise DataError(
+            "the run record is not what the run wrote: it does not have its own hash",
+            where=str(path),
+            fix="put the file back, or run the recipe again",
+        )
     try:
         return RunRecord.model_validate(value)
     except ValidationError as error:
