@@ -44,12 +44,24 @@ def evaluate_adapter(
     """Scores base and tuned model on the evaluation rows of the run's recipe, or of another one."""
     opened = open_adapter(path, base=base)
     loaded = load_recipe(Path(recipe), overrides) if recipe is not None else run_recipe(opened.location, overrides)
+    _require_its_task(opened, loaded)
     store, facts = evaluation_rows(loaded, opened)
     with disabled(opened.model):
         plain = score(loaded, opened, store)
     tuned = score(loaded, opened, store)
     record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
     return Scores(plain, tuned, str(loaded.path), record)
+
+
+def _require_its_task(opened: Opened, loaded: LoadedRecipe) -> None:
+    """A task scores the models of its own class: another one's answers are no numbers of it."""
+    wanted = find_task(loaded.recipe.task).auto_class
+    if wanted != opened.auto_class:
+        raise RecipeError(
+            f"the adapter is made for {type(opened.model).__name__}, which `task: {loaded.recipe.task}` does not score",
+            where=str(loaded.path),
+            fix="a recipe of the adapter's own task",
+        )
 
 
 def evaluation_rows(loaded: LoadedRecipe, opened: Opened) -> tuple[TokenStore, DataFacts]:

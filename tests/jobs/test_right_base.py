@@ -422,6 +422,14 @@ def test_a_classifier_writes_no_text(work: Path, command: str, capsys: pytest.Ca
     assert "LlamaForSequenceClassification, which writes no text" in capsys.readouterr().err
 
 
+def test_a_recipe_of_another_task_scores_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(work, tiny(work / "base"), section={**LORA, "modules_to_save": ["score"]}, auto_class=SEQ_CLS, num_labels=3)
+    (work / "rows.jsonl").write_text('{"prompt": "Say hi.", "completion": "Hi."}\n' * 8)
+    (work / "r.yaml").write_text(RECIPE.replace("BASE", "./base").replace("REVISION", "main"))
+    assert peft(["evaluate", "adapter", "r.yaml", "--quiet"]) == 2
+    assert "LlamaForSequenceClassification, which `task: causal-lm` does not score" in capsys.readouterr().err
+
+
 # -- inspect -----------------------------------------------------------------------------------------------------
 
 
