@@ -21,6 +21,7 @@ from peftcli.adapters.storage import read_own
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import CheckFailed, Fault, RecipeError, StorageError
 from peftcli.evaluation.prompts import stop_token_ids
+from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.merge_answers import (
     FLOOR,
     MEASURABLE,
@@ -51,7 +52,6 @@ from peftcli.jobs.merge_witness import (
     round_to_file_types,
     witness,
 )
-from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.opening import Opened, open_adapter
 from peftcli.jobs.sizes import parse_size
 from peftcli.models.companions import check_vocabulary, tokenizer_files
