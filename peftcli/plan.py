@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.data.cache import default_cache_dir
+from peftcli.data.chat_variables import chat_mode
 from peftcli.data.config import AUTO
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
-from peftcli.errors import DeviceError, MemoryLimitError, ModelError, RecipeError
+from peftcli.errors import DeviceError, MemoryLimitError, RecipeError
 from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.device import before_start, has_bf16
@@ -28,7 +28,7 @@ from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import weight_view
-from peftcli.recipe import LoadedRecipe
+from peftcli.recipe import LoadedRecipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.tasks.registry import task as find_task
@@ -80,6 +80,8 @@ class Plan:
     warnings: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Path of each layer that the targets could mean and that is not adapted -> why."""
+    chat: str = ""
+    """The mode in which conversations are written: variables of the chat template, and the date in it."""
 
     def to_dict(self) -> dict[str, Any]:
         resolved = vars(self.resolved)
@@ -117,7 +119,12 @@ def prepare_run(
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
     skeleton = meta_model(source, auto_class=task.auto_class)
     counts = _attached_counts(skeleton, loaded)
-    tokenizer = load_tokenizer(source, chat_template=read_template(loaded))
+    tokenizer = load_tokenizer(
+        source,
+        chat_template=recipe_template(loaded),
+        chat_template_kwargs=recipe.model.chat_template_kwargs,
+    )
+    chats = chat_mode(tokenizer)
     check_vocabulary(skeleton, tokenizer, source.location)
     data = prepare(
         recipe.data,
@@ -153,8 +160,10 @@ def prepare_run(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
             *counts.notes,
+            *(chats.warnings if data.facts.holds_chats else ()),
         ),
         left_out=counts.left_out,
+        chat=chats.text if data.facts.holds_chats else "",
     )
     return Prepared(loaded, plan, source, tokenizer, data, order)
 
@@ -246,21 +255,6 @@ def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
     widths = [max(weight_view(module).shape) for module in shape.linears.values()]
     sizes = (shape.hidden_size, shape.num_layers, max(widths, default=0))
     return _Counts(found.targets, found.trainable, found.total, base, *sizes, added, tuple(found.notes), left_out)
-
-
-def read_template(loaded: LoadedRecipe) -> str | None:
-    """Text of the recipe's chat template file, None where the tokenizer's own is used."""
-    if loaded.recipe.model.chat_template is None:
-        return None
-    path = (loaded.folder / Path(loaded.recipe.model.chat_template).expanduser()).resolve()
-    if not path.is_file():
-        raise ModelError("no such chat template", where=str(path), fix="check `model.chat_template`")
-    if path.stat().st_size > 64 << 10:
-        raise ModelError("the chat template is larger than 64 KiB", where=str(path), fix="check the file")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelError("the chat template is not UTF-8", where=str(path), fix="save it as UTF-8") from error
 
 
 def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData) -> None:

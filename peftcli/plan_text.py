@@ -19,6 +19,8 @@ def plan_text(plan: Plan) -> str:
     if plan.data.get("validation"):
         held_out = ", held out of train" if plan.held_out else ""
         lines.append(f"validation  {_split_text(plan, 'validation')}{held_out}")
+    if plan.chat:
+        lines.append(f"chats       {plan.chat}")
     lines += [
         f"parameters  {plan.trainable:,} trainable of {plan.total:,} ({share:.2f} %), {len(plan.targets)} targets",
         f"steps       {resolved.steps:,} ({epochs:.3g} epochs of {resolved.steps_per_epoch:,}),"

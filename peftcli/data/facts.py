@@ -13,6 +13,7 @@ import numpy as np
 from peftcli.data.sources import FileFacts
 from peftcli.data.store import Columns, TokenStore, gather
 
+_PLAIN_FORMATS = frozenset({"text", "prompt-completion", "segments"})
 HISTOGRAM_BINS = 24
 _HASHED_ROWS = 1 << 16
 
@@ -80,6 +81,12 @@ class DataFacts:
     streaming: bool = False
     validation_trained_on: int = 0
     """Validation rows, before any cut, that are training rows too."""
+
+    @property
+    def holds_chats(self) -> bool:
+        """Whether rows were written by a chat template."""
+        formats = {source.format for source in self.train.sources}
+        return self.template_sha256 is not None and not formats <= _PLAIN_FORMATS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: tuples are lists there."""

@@ -237,13 +237,9 @@ class Draft:
         return list(dict.fromkeys(found))
 
 
-_PLAIN_FORMATS = frozenset({"text", "prompt-completion", "segments"})
-
-
 def prompt_style(prepared: Prepared) -> str:
     """How prompts looked in training: `plain`, or `chat` through the template."""
-    formats = {source.format for source in prepared.data.facts.train.sources}
-    return "plain" if formats <= _PLAIN_FORMATS or not prepared.tokenizer.chat_template else "chat"
+    return "chat" if prepared.data.facts.holds_chats else "plain"
 
 
 def _planned_facts(prepared: Prepared) -> dict[str, Any]:

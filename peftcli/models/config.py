@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from peftcli.data.chat.names import DAY_VARIABLE, RESERVED
 
 LATER_ATTENTION = ("flash_attention_2", "flex_attention")
 
@@ -29,8 +32,24 @@ class ModelConfig(BaseModel):
     """Attention implementation; auto is the fastest one that is exact and here. The last two are not supported yet."""
     chat_template: Annotated[str, Field(min_length=1)] | None = None
     """A Jinja file with the chat template; default: the tokenizer's own."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Variables of the chat template, e.g. `{enable_thinking: false}`: the same in training, evaluation, generation and
+    chat. `strftime_now: 2026-11-27` is the date that templates get which ask for today's."""
     init_adapter: Annotated[str, Field(min_length=1)] | None = None
     """Continue from this adapter: a folder or Hub id. Not supported yet."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _own_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in RESERVED:
+                raise ValueError(f"{name} is given by the conversation itself")
+        if DAY_VARIABLE in value:
+            try:
+                datetime.date.fromisoformat(str(value[DAY_VARIABLE]))
+            except ValueError as error:
+                raise ValueError(f"{DAY_VARIABLE} must be a date like 2026-11-27") from error
+        return value
 
     @field_validator("revision")
     @classmethod

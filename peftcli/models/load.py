@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import DeviceError, HubError, ModelError
 from peftcli.models.device import loading_options
 from peftcli.models.hub import cached_folder
@@ -106,8 +107,14 @@ def _config_of(source: BaseSource, shown: Shown) -> PretrainedConfig:
     return config
 
 
-def load_tokenizer(source: BaseSource, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base; `chat_template` (Jinja text) replaces its own.
+def load_tokenizer(
+    source: BaseSource,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base; `chat_template` (Jinja text) replaces its own, and `chat_template_kwargs` are variables
+    of it that go with the tokenizer, into its saved folder too.
 
     A tokenizer without a pad token pads with its end token: padding is masked by position, so nothing is lost.
     """
@@ -120,6 +127,8 @@ def load_tokenizer(source: BaseSource, *, chat_template: str | None = None) -> P
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
+    if chat_template_kwargs:
+        tokenizer.init_kwargs[KWARGS] = {**template_kwargs(tokenizer), **chat_template_kwargs}
     return tokenizer
 
 

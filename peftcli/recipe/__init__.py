@@ -1,5 +1,6 @@
 """Recipes: what a user wishes, read from a file, checked whole, with the origin of every value."""
 
+from peftcli.recipe.chat_template import check_chat_template, recipe_template
 from peftcli.recipe.expectations import Gate, parse_gate
 from peftcli.recipe.loading import LoadedRecipe, generation_from, load_recipe
 from peftcli.recipe.pairing import check_pairing
@@ -8,6 +9,6 @@ from peftcli.recipe.resolved import flat_recipe, resolved_document, resolved_yam
 from peftcli.recipe.schema import Recipe
 
 __all__ = [
-    "Gate", "LoadedRecipe", "Recipe", "check_pairing", "flat_recipe", "generation_from", "is_path", "load_recipe",
-    "parse_gate", "resolved_document", "resolved_yaml",
+    "Gate", "LoadedRecipe", "Recipe", "check_chat_template", "check_pairing", "flat_recipe", "generation_from",
+    "is_path", "load_recipe", "parse_gate", "recipe_template", "resolved_document", "resolved_yaml",
 ]  # fmt: skip

@@ -150,6 +150,7 @@ def _training(record: RunRecord) -> str:
         ["Steps", numbers.count(record.steps)],
         ["Tokens", f"{numbers.count(record.tokens)}, {numbers.count(record.trained_tokens)} of them with loss"],
         ["Learning rate", f"{record.learning_rate:.3g}" if record.learning_rate is not None else numbers.MISSING],
+        *([["Chat template", code(str(chat))]] if (chat := record.plan.get("chat")) else []),
         ["Seed", str(record.seed)],
         ["Training time", numbers.duration(record.seconds.training)],
         ["peftcli", code(record.version)],

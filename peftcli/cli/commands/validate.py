@@ -18,12 +18,13 @@ def command(
 
     Example:  peft validate quickstart.yaml --set method.r=16
     """
-    from peftcli.recipe import check_pairing, load_recipe
+    from peftcli.recipe import check_chat_template, check_pairing, load_recipe
     from peftcli.recipe.surroundings import require_surroundings
 
     loaded = load_recipe(recipe, overrides or ())
     require_surroundings(loaded)
     check_pairing(loaded)
+    check_chat_template(loaded)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     facts = {"valid": True, "recipe": str(recipe), "name": loaded.name, "method": loaded.recipe.method.name}

@@ -6,16 +6,8 @@ from peftcli.data.chat.answers import locate
 from peftcli.data.chat.borders import Borders
 from peftcli.data.chat.conversation import Conversation
 from peftcli.data.chat.limits import TemplateFailure, TemplateRefusal
+from peftcli.data.chat.names import GIVEN
 from peftcli.data.faults import RowFault
-
-GIVEN = frozenset(
-    (
-        *("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"),
-        *("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"),
-        *("range", "dict", "namespace", "joiner", "cycler", "lipsum"),
-    )
-)
-"""Variables that every rendering gets; the others are `model.chat_template_kwargs`."""
 
 
 def remedy_for(conversation: Conversation, number: int, check: str, borders: Borders) -> str:

@@ -18,10 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from peftcli.data.chat.limits import TemplateRefusal
+from peftcli.data.chat.names import DAY_VARIABLE, FIXED_DAY
 
-# a fixed day: a prompt that held today's date would make two equal runs differ
-FIXED_DAY = "2024-07-26"
-DAY_VARIABLE = "strftime_now"
 _FORBIDDEN = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 # what they give differs from one rendering to the next
 _RANDOM = ("random", "lipsum")

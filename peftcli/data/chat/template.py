@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, meta
 
 from peftcli.data.chat.limits import TemplateFailure, TemplateLimit, TemplateRefusal
-from peftcli.data.chat.sandbox import DAY_VARIABLE, FIXED_DAY, Sandbox
+from peftcli.data.chat.names import DAY_VARIABLE, FIXED_DAY
+from peftcli.data.chat.sandbox import Sandbox
 from peftcli.data.rows import Message
 
 MAX_CHARACTERS = 64 << 20
