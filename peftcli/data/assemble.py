@@ -66,8 +66,11 @@ def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[
     return plans
 
 
-def assemble(plan: SplitPlan, config: DataConfig, seed: int) -> Assembled:
-    """Cuts and mixes the rows of a split. Raises `DataError` when truncation would take too much."""
+def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None) -> Assembled:
+    """Cuts and mixes the rows of a split. `begin`: the token that begins a text.
+
+    Raises `DataError` when truncation would take too much.
+    """
     columns: list[Columns] = [part.data.columns for part in plan.parts]
     files = [name for part in plan.parts for name in part.data.names]
     offsets = np.cumsum([0, *(len(part.data.names) for part in plan.parts)])
@@ -78,7 +81,7 @@ def assemble(plan: SplitPlan, config: DataConfig, seed: int) -> Assembled:
     tallies: Tallies = {}
     cuts: list[Cut] = []
     for part, index in zip(plan.parts, indexes, strict=True):
-        cut = cut_rows(columns, index, config.truncation, config.max_length, joins=part.data.joins)
+        cut = cut_rows(columns, index, config.truncation, config.max_length, joins=part.data.joins, begin=begin)
         columns = cut.columns
         cuts.append(cut)
         tally_cut(cut, index, files, tallies)

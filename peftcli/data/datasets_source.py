@@ -12,6 +12,7 @@ from typing import Any
 from peftcli import files
 from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
+from peftcli.data.readers.arrow_values import plain_row
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk
 from peftcli.data.sources import FileFacts
 from peftcli.errors import DataError, HubError, StorageError
@@ -36,6 +37,11 @@ class _Dataset:
     def _rows(self) -> Any:
         raise AssertionError("a subclass opens the rows")
 
+    @cached_property
+    def _json_columns(self) -> list[str]:
+        """Columns that hold JSON as such: what is null there was null in the row."""
+        return [name for name, feature in self._rows.features.items() if type(feature).__name__ == "Json"]
+
     def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
         yield from self._chunks(after)
         self._check_unchanged()
@@ -51,7 +57,8 @@ class _Dataset:
             columns = rows[start : start + CHUNK_ROWS]
             names = list(columns)
             count = len(columns[names[0]])
-            found = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+            cells = zip(*columns.values(), strict=True)
+            found = [plain_row(dict(zip(names, row, strict=True)), self._json_columns) for row in cells]
             yield Chunk(found, list(range(start + 1, start + count + 1)))
 
 

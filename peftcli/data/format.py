@@ -128,6 +128,12 @@ def _check_parts(chosen: Format, shown: Columns, row: Columns, where: str) -> No
 
 
 def _unrecognised(row: Columns, where: str) -> DataError:
+    if {"role", "text", "parent_id"} <= set(row):
+        return DataError(
+            "each row is one message of a tree (message_id, parent_id, role, text), not a conversation",
+            where=where,
+            fix='write each path from a root to a leaf as one row: {"messages": [{"role": ..., "content": ...}, ...]}',
+        )
     return DataError(
         f"no format has these columns: {', '.join(map(str, row)) or 'none'}",
         where=where,
@@ -142,7 +148,8 @@ def text_part(row: Columns, part: str) -> str:
         return value
     if part not in row:
         raise RowFault(f"the column {part!r} is missing; columns present: {', '.join(map(str, row))}")
-    raise RowFault(f"{part!r} is {json_kind(value)}, not text", "mend or remove the row")
+    fix = "cast the column to text, e.g. with pyarrow's `cast('string')`" if isinstance(value, bytes) else None
+    raise RowFault(f"{part!r} is {json_kind(value)}, not text", fix or "mend or remove the row")
 
 
 def filled_text(row: Columns, part: str) -> str:

@@ -75,7 +75,7 @@ def prepare(
     parts = [part for part in loaded if part is not None]
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
     open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
-    splits = [assemble(plan, config, seed) for plan in plan_splits(config, train, validation, seed)]
+    splits = [assemble(plan, config, seed, facts.bos_id) for plan in plan_splits(config, train, validation, seed)]
     sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
     compared = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)
     findings = _findings(config, sources, splits, compared, cache)

@@ -180,7 +180,8 @@ class RowStream:
         if not columns:
             return TokenStore([], RowIndex(*(np.empty(0, dtype=np.int64) for _ in range(6))), source.source.names)
         whole = RowIndex.concatenate(indexes)
-        cut = cut_rows(columns, whole, self._config.truncation, self._config.max_length, joins=joins)
+        begin, config = self._encoder.codec.bos_id, self._config
+        cut = cut_rows(columns, whole, config.truncation, config.max_length, joins=joins, begin=begin)
         tally_cut(cut, whole, source.source.names, source.reader.scanner.tallies)
         self._count(len(whole.length), cut.dropped, cut.tokens_lost)
         return TokenStore(cut.columns, cut.index, source.source.names)

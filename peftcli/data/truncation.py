@@ -33,8 +33,13 @@ class Cut:
     shortened: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
-def cut_rows(columns: list[Columns], index: RowIndex, policy: Truncation, max_length: int, *, joins: bool) -> Cut:
-    """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide."""
+def cut_rows(
+    columns: list[Columns], index: RowIndex, policy: Truncation, max_length: int, *, joins: bool, begin: int | None
+) -> Cut:
+    """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide.
+
+    `begin`: id of the token that begins a text (BOS), which `left` keeps in front; None: the tokenizer has none.
+    """
     if joins and policy in ("auto", "split"):
         return _joined(columns, index, max_length)
     trained = count_trained(columns, index)
@@ -42,7 +47,7 @@ def cut_rows(columns: list[Columns], index: RowIndex, policy: Truncation, max_le
     cut = Cut(columns, index, len(index.length), too_long=np.flatnonzero(long))
     before = int(index.length.sum()), int(trained.sum())
     if policy == "left":
-        cut.columns, cut.index = _keep_end(columns, index, max_length)
+        cut.columns, cut.index = _keep_end(columns, index, max_length, begin)
     elif policy == "right":
         cut.index = _with_length(index, index.start, np.minimum(index.length, max_length))
     elif policy == "split":
@@ -102,21 +107,28 @@ def _with_length(index: RowIndex, start: np.ndarray, length: np.ndarray) -> RowI
     return RowIndex(index.column, start, length, index.source, index.file, index.line)
 
 
-def _keep_end(columns: list[Columns], index: RowIndex, max_length: int) -> tuple[list[Columns], RowIndex]:
-    """Long rows keep their first token (BOS) and their end."""
+def _keep_end(
+    columns: list[Columns], index: RowIndex, max_length: int, begin: int | None
+) -> tuple[list[Columns], RowIndex]:
+    """Long rows keep their end, and the token in front where it is one that begins a text."""
     long = np.flatnonzero(index.length > max_length)
     if not long.size:
         return columns, index
     shortened = index.take(long)
-    head = _with_length(shortened, shortened.start, np.ones_like(shortened.length))
-    tail_start = shortened.start + shortened.length - (max_length - 1)
-    tail = _with_length(shortened, tail_start, np.full_like(shortened.length, max_length - 1))
+    kept = np.array([_starts_with(columns, shortened, row, begin) for row in range(len(long))], dtype=np.int64)
+    head = _with_length(shortened, shortened.start, kept)
+    tail_length = max_length - kept
+    tail = _with_length(shortened, shortened.start + shortened.length - tail_length, tail_length)
     # head and tail of each row by turns
     both = RowIndex.concatenate([head, tail]).take(np.arange(2 * len(long)).reshape(2, -1).T.ravel())
     flat = gather(columns, both)
     column, start, length = index.column.copy(), index.start.copy(), index.length.copy()
     column[long], start[long], length[long] = len(columns), np.arange(len(long)) * max_length, max_length
     return [*columns, flat], RowIndex(column, start, length, index.source, index.file, index.line)
+
+
+def _starts_with(columns: list[Columns], index: RowIndex, row: int, token: int | None) -> bool:
+    return token is not None and int(columns[int(index.column[row])].tokens[int(index.start[row])]) == token
 
 
 def _split(cut: Cut, trained: np.ndarray, max_length: int) -> Cut:

@@ -15,7 +15,7 @@ from peftcli.jobs.run_folder import RECIPE_NAME, RECORD_NAME
 from peftcli.jobs.showing import shown_rows
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
-from peftcli.reports.data_text import findings_text, rows_text
+from peftcli.reports.data_text import findings_text, ids_text, rows_text
 from peftcli.reports.record import DataRow, Span
 
 BAR_WIDTH = 40
@@ -78,8 +78,8 @@ def data_document(looked: Looked) -> dict[str, Any]:
     return document | ({"kept_batches": kept_document(looked.kept)} if looked.kept else {})
 
 
-def data_text(looked: Looked) -> str:
-    """As text, coloured on a terminal."""
+def data_text(looked: Looked, *, ids: bool = False) -> str:
+    """As text, coloured on a terminal; with `ids` the token ids of each row under it."""
     if looked.prepared is None:
         head = [f"{part.format}: {part.rows_read:,} rows ({part.why})" for part in looked.parts]
         head.append("no task trains on this format yet; the rows are read, checked and shown")
@@ -88,7 +88,12 @@ def data_text(looked: Looked) -> str:
     head = _split_text("train", facts.train)
     if facts.validation is not None:
         head += _split_text("validation", facts.validation)
-    return "\n".join([*head, "", rows_text(looked.rows), "", *kept_text(looked.kept), findings_text(looked.findings)])
+    store = looked.prepared.data.train
+    encoded = [store[number] for number in range(len(looked.rows))] if ids else []
+    shown = [ids_text(row.input_ids.tolist(), row.weights.tolist()) for row in encoded]
+    return "\n".join(
+        [*head, "", rows_text(looked.rows, shown), "", *kept_text(looked.kept), findings_text(looked.findings)]
+    )
 
 
 def _split_text(name: str, split: SplitFacts) -> list[str]:

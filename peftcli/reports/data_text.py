@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Protocol
 
-from peftcli.reports.record import DataRow
+from peftcli.reports.record import DataRow, Span
 from peftcli.reports.visible import reveal
 
 _COLOURS = {"trained": "\x1b[32m", "context": "\x1b[2m", "special": "\x1b[33m"}
-_MARKS = {"trained": ("[[", "]]"), "context": ("", ""), "special": ("<", ">")}
+_UNDERLINE = "\x1b[4m"
 _RESET = "\x1b[0m"
 
 
@@ -38,23 +39,47 @@ def _coloured() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def rows_text(rows: Sequence[DataRow]) -> str:
-    """Each row under its origin; trained text green (in [[ ]] without colours), special tokens yellow."""
+def rows_text(rows: Sequence[DataRow], ids: Sequence[str] = ()) -> str:
+    """Each row under its origin, and under it its `ids` where they are given. What carries loss is green or, where it is
+    a special token, underlined; without colours it stands in [[ ]]."""
     blocks = []
-    for row in rows:
+    for number, row in enumerate(rows):
         counts = "" if row.tokens is None else f": {row.tokens} tokens, {row.trained_tokens} trained"
         head = f"{row.origin}{counts}"
-        blocks.append(head + "\n" + "".join(_piece(reveal(span.text), span.kind) for span in row.spans))
-    legend = "green: trained, dim: context, yellow: special" if _coloured() else "[[trained]] context <special>"
+        blocks.append("\n".join([head, "".join(_runs(row)), *ids[number : number + 1]]))
+    legend = (
+        "green: trained, dim: context, yellow: special, underlined where it is trained"
+        if _coloured()
+        else "[[trained, with the special tokens that end an answer]] context <special>"
+    )
     return "\n\n".join([*blocks, f"({legend})"]) if blocks else ""
 
 
-def _piece(text: str, kind: str) -> str:
+def _runs(row: DataRow) -> Iterator[str]:
+    """The pieces of a row; those that carry loss, special or not, within one pair of marks."""
+    for trained, spans in groupby(row.spans, _is_trained):
+        text = "".join(_piece(reveal(span.text), span.kind, trained) for span in spans)
+        yield f"[[{text}]]" if trained and not _coloured() else text
+
+
+def _is_trained(span: Span) -> bool:
+    return span.kind == "trained" if span.trained is None else span.trained
+
+
+def _piece(text: str, kind: str, trained: bool) -> str:
     if _coloured():
-        return f"{_COLOURS[kind]}{text}{_RESET}"
-    before, after = _MARKS[kind]
+        return f"{_COLOURS[kind]}{_UNDERLINE if trained and kind == 'special' else ''}{text}{_RESET}"
     # a special token of the usual <|name|> form is its own mark
-    return text if kind == "special" and text.startswith("<") else f"{before}{text}{after}"
+    return f"<{text}>" if kind == "special" and not text.startswith("<") else text
+
+
+def ids_text(ids: Sequence[int], weights: Sequence[float]) -> str:
+    """Token ids in a row's order; those that carry loss within `[[ ]]`."""
+    parts = []
+    for trained, pairs in groupby(zip(ids, weights, strict=True), lambda pair: pair[1] > 0):
+        text = " ".join(str(token) for token, _ in pairs)
+        parts.append(f"[[{text}]]" if trained else text)
+    return "ids: " + " ".join(parts)
 
 
 def findings_text(findings: Sequence[FindingLike]) -> str:

@@ -74,7 +74,7 @@ FLAGS = {
     "init": "--output --list --ci",
     "validate": "--set",
     "plan": "--device-memory --set",
-    "data": "--rows --set",
+    "data": "--rows --ids --set",
     "train": "--output --replace --locked --smoke --trust-remote-code --set",
     "resume": "",
     "evaluate": "--model --set",

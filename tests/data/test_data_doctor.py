@@ -98,6 +98,7 @@ PLANTED = [
         41,
         template=NO_SYSTEM,
     ),
+    Planted("doubled-end", [*CLEAN_TEXT, {"text": "it ends here</s>"}], 41),
     Planted("role-order", [*CLEAN_CHATS, _turns("a", "b", "c", "d", roles=("user", "assistant", "assistant"))], 41),
     Planted("role-order", [*CLEAN_CHATS, _turns("a", "b", "c", roles=("user", "system", "assistant"))], 41),
     Planted("empty-rows", [*CLEAN_TEXT, {"text": " \n"}], 41),
@@ -165,7 +166,7 @@ def test_label_balance_needs_no_tokens(tmp_path: Any, write_rows: Any) -> None:
 
 
 def test_every_check_has_a_planted_defect() -> None:
-    assert {planted.check for planted in PLANTED} | {"label-balance"} == set(check_names())
+    assert {planted.check for planted in PLANTED} | {"label-balance", "duplicate-keys"} == set(check_names())
 
 
 @pytest.mark.parametrize("rows", [CLEAN_CHATS, CLEAN_PAIRS, CLEAN_TEXT], ids=["chats", "pairs", "text"])

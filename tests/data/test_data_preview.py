@@ -75,3 +75,23 @@ def test_a_text_row_is_cut_in_the_middle(prepared: Any, chat_tokenizer: Any) -> 
 def test_readme_examples_of_formats_are_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown format"):
         DataConfig(train="x", format="alpacca")
+
+
+def test_the_stop_token_stands_within_the_marks_of_what_is_trained(
+    prepared: Any, chat: Any, chat_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftcli.jobs.showing import shown_row
+    from peftcli.reports import data_text
+
+    data = prepared([chat("question", "the answer")])
+    row = data.train[0]
+    shown = data_text.rows_text([shown_row(row, chat_tokenizer)])
+    assert "[[the answer<|im_end|>]]" in shown
+    assert shown.count("[[") == 2  # and the legend
+    ids = data_text.ids_text(row.input_ids.tolist(), row.weights.tolist())
+    trained = ids[ids.index("[[") + 2 : ids.index("]]")]
+    assert chat_tokenizer.decode([int(each) for each in trained.split()]) == "the answer<|im_end|>"
+    monkeypatch.setattr(data_text, "_coloured", lambda: True)
+    coloured = data_text.rows_text([shown_row(row, chat_tokenizer)])
+    assert "\x1b[33m\x1b[4m<|im_end|>" in coloured
+    assert coloured.count("\x1b[4m") == 1

@@ -12,6 +12,7 @@ from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, show
 def command(
     recipe: RecipePath,
     rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to show.")] = 3,
+    ids: Annotated[bool, typer.Option("--ids", help="Show the token ids of each row too.")] = False,
     overrides: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -27,4 +28,4 @@ def command(
     from peftcli.jobs.data import data_document, data_text, look_at_data
 
     looked = look_at_data(recipe, overrides or (), rows=rows)
-    show(data_document(looked), data_text(looked), as_json=as_json)
+    show(data_document(looked), data_text(looked, ids=ids), as_json=as_json)

@@ -20,6 +20,8 @@ def parse_messages(value: Any) -> tuple[list[Message], list[float | None]]:
 
     Keys whose value is null are left out (columnar files give every message every key). Raises `RowFault`.
     """
+    if isinstance(value, str):
+        value = _from_json(value)
     if not isinstance(value, list):
         raise RowFault(f"'messages' is {json_kind(value)}, not a list of turns")
     if not value:
@@ -33,6 +35,13 @@ def parse_messages(value: Any) -> tuple[list[Message], list[float | None]]:
         weights.append(_weight(message, number))
         messages.append(_message(message, turn, number))
     return messages, weights
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RowFault("'messages' is text but not JSON") from error
 
 
 def require_answer(messages: list[Message]) -> None:
@@ -57,7 +66,13 @@ def _weight(message: Message, number: int) -> float | None:
 def _message(message: Message, turn: Mapping[str, Any], number: int) -> Message:
     role = message.get("role")
     if not isinstance(role, str):
-        raise RowFault(f"message {number} has no role; its keys: {', '.join(map(str, turn))}")
+        sharegpt = "from" in turn and "value" in turn
+        raise RowFault(
+            f"message {number} has no role; its keys: {', '.join(map(str, turn))}",
+            "turns of from and value: `format: sharegpt` and `columns: {conversations: messages}`"
+            if sharegpt
+            else None,
+        )
     if role not in ROLES:
         raise RowFault(
             f"message {number}: unknown role {excerpt(role)!r}{nearest(role, ROLES)}", f"roles: {', '.join(ROLES)}"

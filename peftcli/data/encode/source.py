@@ -19,7 +19,7 @@ from peftcli.data.doctor.run import Scanner
 from peftcli.data.encode.base import EncodedRows
 from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.encode.pool import LARGE_BYTES, encoding
-from peftcli.data.faults import FaultLog, RowFault, place
+from peftcli.data.faults import FaultLog, RowFault, excerpt, place
 from peftcli.data.format import Detected, find_format
 from peftcli.data.readers.base import Chunk
 from peftcli.data.rows import ChatRow, Row, TextRow
@@ -69,7 +69,8 @@ class SourceReader:
             for chunk in self._source.chunks(file, faults):
                 if self._cap is not None and self.rows_read + len(chunk.rows) >= self._cap:
                     left = self._cap - self.rows_read
-                    yield self.parse(Chunk(chunk.rows[:left], chunk.lines[:left]), file, faults)
+                    doubled = [each for each in chunk.doubled if each[0] in chunk.lines[:left]]
+                    yield self.parse(Chunk(chunk.rows[:left], chunk.lines[:left], doubled), file, faults)
                     return
                 yield self.parse(chunk, file, faults)
 
@@ -122,6 +123,9 @@ class SourceReader:
         self.rows_read += len(chunk.rows)
         if not self._scanning:
             return ParsedChunk(file, [], [])
+        for line, key in chunk.doubled:
+            what = f"the key {excerpt(key)!r} stands twice in an object; the last one counts"
+            self.scanner.add("duplicate-keys", self._source.names[file], line, what)
         return self._checked(rows, lines, file, faults)
 
     def _checked(self, rows: list[Row], lines: list[int], file: int, faults: FaultLog) -> ParsedChunk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftcli.data.encode.base import EncodedRows, EncodeSettings, end_token
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit, end_token
 from peftcli.data.rows import TextRow
 from peftcli.data.tokens import Codec
 
@@ -16,6 +16,8 @@ def encode_texts(codec: Codec, rows: Sequence[TextRow], settings: EncodeSettings
     out = EncodedRows(kept=list(range(len(rows))))
     ids, lengths = out.ids, out.lengths
     for encoded in codec.encode([row.text for row in rows]):
+        if end and encoded[-1:] == end:
+            out.hits.append(RowHit("doubled-end", len(lengths), "the text ends with the end token and gets another"))
         whole = [*prefix, *encoded, *end]
         ids.extend(whole)
         lengths.append(len(whole))

@@ -10,6 +10,8 @@ from peftcli.data.rows import ChatRow
 
 def recognise(row: Columns) -> str | None:
     turns = row.get("messages")
+    if isinstance(turns, str) and turns.lstrip().startswith("[{"):
+        return "a column `messages` that holds a list of turns as JSON text"
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
         return "a column `messages` that holds a list of turns"
     return None

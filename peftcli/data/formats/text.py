@@ -7,7 +7,10 @@ from peftcli.data.rows import TextRow
 
 
 def recognise(row: Columns) -> str | None:
-    return "a column `text`" if "text" in row else None
+    # a message of a conversation, one a row
+    if "text" in row and not ("role" in row and ("parent_id" in row or "message_id" in row)):
+        return "a column `text`"
+    return None
 
 
 def parse(row: Columns) -> TextRow:

@@ -17,10 +17,12 @@ MAX_LINE_BYTES = 100 << 20
 
 @dataclass
 class Chunk:
-    """Some rows of one file, in order. `lines[i]` is the line (or row number) of `rows[i]`, from 1."""
+    """Some rows of one file, in order. `lines[i]` is the line (or row number) of `rows[i]`, from 1. `doubled`: line and
+    name of keys that an object of the row has twice."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    doubled: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], line: int) -> None:
         self.rows.append(row)

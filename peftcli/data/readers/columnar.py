@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from peftcli.data.readers.arrow_values import plain_rows
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk, Reading
 from peftcli.data.readers.compressed import SUFFIXES
 from peftcli.data.readers.verified import open_raw
@@ -48,7 +49,7 @@ def chunks_of(batches: Iterator[Any]) -> Iterator[Chunk]:
     count = 0
     for batch in batches:
         for start in range(0, batch.num_rows, CHUNK_ROWS):
-            rows = batch.slice(start, CHUNK_ROWS).to_pylist()
+            rows = plain_rows(batch.slice(start, CHUNK_ROWS))
             yield Chunk(rows, list(range(count + 1, count + len(rows) + 1)))
             count += len(rows)
 

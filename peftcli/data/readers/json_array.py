@@ -1,4 +1,4 @@
-"""JSON: a list of objects, or one object with a single list of them (`{"data": [...]}`)."""
+"""JSON: a list of objects, one object with a single list of them (`{"data": [...]}`), or a single row."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def read(reading: Reading) -> Iterator[Chunk]:
     if first_line.startswith("{") and first_line.endswith("}") and text.strip() != first_line:
         yield from jsonl.read(reading)
         return
-    rows = _rows(text, reading)
-    chunk = Chunk()
+    decoder = jsonl.Decoder()
+    rows = _rows(text, reading, decoder)
+    # where in the list they stand is not known any more
+    chunk = Chunk(doubled=[(1, name) for name in decoder.take_doubled()])
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             reading.faults.add(
@@ -55,11 +57,11 @@ def _text(reading: Reading) -> str:
         raise DataError(message, where=where, fix=fix) from error
 
 
-def _rows(text: str, reading: Reading) -> list[Any]:
+def _rows(text: str, reading: Reading, decoder: jsonl.Decoder) -> list[Any]:
     if not text.strip():
         return []
     try:
-        value = jsonl.decode(text)
+        value = decoder.decode(text)
     except json.JSONDecodeError as error:
         start = max(0, error.pos - 30)
         raise DataError(
@@ -75,7 +77,7 @@ def _rows(text: str, reading: Reading) -> list[Any]:
         raise DataError(f"not usable JSON: {reason}", where=reading.name, fix="mend the file") from error
     if isinstance(value, dict):
         lists = [entry for entry in value.values() if isinstance(entry, list)]
-        value = lists[0] if len(lists) == 1 else value
+        value = [value] if _is_row(value) else lists[0] if len(lists) == 1 else value
     if isinstance(value, list):
         return value
     raise DataError(
@@ -83,3 +85,15 @@ def _rows(text: str, reading: Reading) -> list[Any]:
         where=reading.name,
         fix="put the rows into a list, or write one object a line (.jsonl)",
     )
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    """Whether an object is a row itself: it has a list where a format has one, and that is no list of such rows."""
+    # formats read JSON themselves
+    from peftcli.data.format import load_format
+    from peftcli.data.names import format_names
+
+    parts = {part for name in format_names() for part in load_format(name).parts}
+    named = [entry for name, entry in value.items() if name in parts and isinstance(entry, list)]
+    inner = [part for entry in named for part in entry[:1] if isinstance(part, dict)]
+    return bool(named) and not any(isinstance(part.get(name), list) for part in inner for name in parts)

@@ -19,20 +19,38 @@ def _refuse_constant(name: str) -> NoReturn:
     raise NotFinite(f"{name} is not a JSON number")
 
 
-# one decoder for all lines: `json.loads` with an option builds a new one at every call
-decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+class Decoder:
+    """One decoder for all lines of a file (`json.loads` with an option builds a new one at every call). `doubled`: keys
+    that an object had twice, of which JSON readers keep the last; taken away by whoever looks at them."""
+
+    def __init__(self) -> None:
+        self.doubled: list[str] = []
+        self.decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=self._object).decode
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.doubled.append(next(name for name in names if names.count(name) > 1))
+        return found
+
+    def take_doubled(self) -> list[str]:
+        found, self.doubled = self.doubled, []
+        return found
 
 
 def read(reading: Reading) -> Iterator[Chunk]:
     """Chunks of objects; blank lines are passed over, broken lines become faults."""
-    chunk, size = Chunk(), 0
+    chunk, size, decoder = Chunk(), 0, Decoder()
     for number, line in read_lines(reading):
         if not line or line.isspace():
             continue
-        row = parse_line(line, number, reading)
+        row = parse_line(line, number, reading, decoder)
         if row is None:
             continue
         chunk.add(row, number)
+        if decoder.doubled:
+            chunk.doubled += [(number, name) for name in decoder.take_doubled()[:1]]
         size += len(line)
         if len(chunk.rows) == CHUNK_ROWS or size > CHUNK_BYTES:
             yield chunk
@@ -41,10 +59,10 @@ def read(reading: Reading) -> Iterator[Chunk]:
         yield chunk
 
 
-def parse_line(line: str, number: int, reading: Reading) -> dict[str, Any] | None:
+def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> dict[str, Any] | None:
     """The object on a line, or None after logging what is wrong with it."""
     try:
-        row = decode(line)
+        row = decoder.decode(line)
     except NotFinite as error:
         reading.faults.add(f"{error}: {excerpt(line)}", f"{reading.name}:{number}", "write null or a finite number")
         return None
@@ -74,5 +92,7 @@ def json_kind(value: Any) -> str:
     """A value's type in JSON's own words."""
     if value is None:
         return "null"
+    if isinstance(value, bytes):
+        return "binary data"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), type(value).__name__)
