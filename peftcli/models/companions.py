@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli import files
+from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import ModelError
 from peftcli.models.load import load_tokenizer
 from peftcli.models.own_files import is_own_file
@@ -61,8 +62,9 @@ def write_tokenizer(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerB
     if original is not None and same_tokenizer(original, tokenizer):
         for name, path in found.items():
             staging.copy(path, name)
-    elif original is not None and isinstance(tokenizer.chat_template, str) and _same_core(original, tokenizer):
-        _write_with_template(staging, found, tokenizer.chat_template)
+    elif original is not None and _same_core(original, tokenizer) and _is_plain(original, tokenizer):
+        replaced = tokenizer.chat_template if tokenizer.chat_template != original.chat_template else None
+        _write_chats(staging, found, replaced, template_kwargs(tokenizer))
     else:
         _write_anew(staging, tokenizer)
 
@@ -76,7 +78,11 @@ def _loaded(folder: Path) -> PreTrainedTokenizerBase | None:
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers give the same ids for every text, special token and conversation."""
-    return one.chat_template == other.chat_template and _same_core(one, other)
+    return _same_chats(one, other) and _same_core(one, other)
+
+
+def _same_chats(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    return one.chat_template == other.chat_template and template_kwargs(one) == template_kwargs(other)
 
 
 def _same_core(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -94,15 +100,28 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return {name: str(value) for name, value in tokenizer.special_tokens_map.items() if name != "pad_token"}
 
 
-def _write_with_template(staging: files.StagedFolder, found: Mapping[str, Path], template: str) -> None:
+def _is_plain(original: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template is one text, or the base's own whatever it is."""
+    return isinstance(tokenizer.chat_template, str) or tokenizer.chat_template == original.chat_template
+
+
+def _write_chats(
+    staging: files.StagedFolder, found: Mapping[str, Path], template: str | None, kwargs: Mapping[str, Any]
+) -> None:
+    """The files with another template (None: their own) and other variables for it."""
+    config = found.get(_TOKENIZER_CONFIG)
+    document = {} if config is None else json.loads(files.read_bounded(config, limit_bytes=64 << 20))
+    named = {key: value for key, value in document.items() if key != KWARGS} | (
+        {KWARGS: dict(kwargs)} if kwargs else {}
+    )
+    if template is not None:
+        named.pop("chat_template", None)
+        staging.write(TEMPLATE_NAME, template.encode("utf-8"))
+    if named != document or config is not None:
+        staging.write_json(_TOKENIZER_CONFIG, named)
     for name, path in found.items():
-        if name == _TOKENIZER_CONFIG:
-            document = json.loads(files.read_bounded(path, limit_bytes=64 << 20))
-            document.pop("chat_template", None)
-            staging.write_json(name, document)
-        elif name not in (TEMPLATE_NAME, "chat_template.json"):
+        if name != _TOKENIZER_CONFIG and (template is None or name not in (TEMPLATE_NAME, "chat_template.json")):
             staging.copy(path, name)
-    staging.write(TEMPLATE_NAME, template.encode("utf-8"))
 
 
 def _write_anew(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase) -> None:
