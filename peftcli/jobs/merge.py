@@ -137,7 +137,7 @@ def merge_adapter(
         write_beside(staging, opened.source, opened.location.adapter, opened.tokenizer)
         write_generation_config(staging, opened.source, opened.model, _stops(opened))
         carried = write_model(staging, opened.model, opened.source, changes, shard_bytes)
-        compared = _compare(output, staging, opened, changes, answers, seen, written)
+        compared = _compare(output, staging, opened, changes, answers, seen, survival, written)
         names = tuple(sorted(staging.files))
     worst = survival.worst()
     return MergeReport(
@@ -241,6 +241,7 @@ def _compare(
     changes: Changes,
     answers: _Answers,
     seen: Witness,
+    survival: Survival,
     written: dict[str, str],
 ) -> dict[str, Any]:
     """The folder, read back, against what was seen before."""
@@ -252,7 +253,7 @@ def _compare(
         blocks = block_outputs(reloaded, answers.rows[0])
     require_finite(found, "the merged model", answers.plain)
     ground = _base_as_written(reloaded, seen, changes, answers)
-    shaken = _shaken(reloaded, seen, changes, answers)
+    shaken = _shaken(reloaded, survival, changes, answers)
     del reloaded
     effect = max_difference(answers.expected, answers.plain)
     positions, tolerance = _tolerance(found, shaken, effect, answers)
@@ -290,11 +291,11 @@ def _base_as_written(model: nn.Module, seen: Witness, changes: Changes, answers:
     return found
 
 
-def _shaken(model: nn.Module, seen: Witness, changes: Changes, answers: _Answers) -> list[Tensor]:
+def _shaken(model: nn.Module, survival: Survival, changes: Changes, answers: _Answers) -> list[Tensor]:
     """Answers once the weights that were rounded are moved by as much again, at random. Spoils the model."""
     narrowed = changes.dtype not in (None, torch.float32)
-    names = frozenset(name for name, _ in named_tensors(model)) if narrowed else seen.may_change
-    shake(model, names, changes.type_of, every=not answers.precise)
+    others = {name: 1.0 for name, _ in named_tensors(model)} if narrowed else {}
+    shake(model, {**others, **survival.rounded}, changes.type_of, every=not answers.precise)
     with in_float64(model, answers.precise):
         return logits_of(model, answers.rows)
 

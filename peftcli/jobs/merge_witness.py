@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -208,6 +209,9 @@ class Survival:
     """Weight -> squared Frobenius norm of its exact update."""
     kept: dict[str, float] = field(default_factory=dict)
     """Weight -> inner product of the update that the file holds with the exact one."""
+    rounded: dict[str, float] = field(default_factory=dict)
+    """Weight -> how far rounding moved its values, 1 for the error of even chance: less where the update is small, since
+    the base's own values are those of the type."""
 
     def share(self) -> float | None:
         """Of all weights together; None where the adapter changes none."""
@@ -256,7 +260,7 @@ def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Sur
 
 
 def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
-    size = kept = 0.0
+    size = kept = moved = chance = 0.0
     parts = (tensor.reshape(-1).split(_PIECE) for tensor in (original, exact, rounded))
     for before, after, stored in zip(*parts, strict=True):
         update = after.double() - before.double()
@@ -264,8 +268,17 @@ def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounde
         left = stored.double() - before.to(dtype).double()
         size += float(update.square().sum())
         kept += float((update * left).sum())
+        moved += float((stored.double() - after.double()).square().sum())
+        chance += float((unit_in_last_place(after, dtype).double().square() / 12).sum())
     if size > 0.0:
         found.exact[name], found.kept[name] = size, kept
+        found.rounded[name] = math.sqrt(moved / chance) if moved > 0.0 and chance > 0.0 else 1.0
+
+
+def unit_in_last_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance between neighbouring numbers of `dtype` at each value."""
+    _, exponent = torch.frexp(tensor)
+    return torch.ldexp(torch.full_like(tensor, torch.finfo(dtype).eps), exponent - 1)
 
 
 def require_same_bits(reloaded: nn.Module, written: Mapping[str, str]) -> None:

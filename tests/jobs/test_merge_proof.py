@@ -47,7 +47,7 @@ def half_with_precise_routers() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("size", [0.02, 0.5])
+@pytest.mark.parametrize("size", [0.002, 0.02, 0.5])
 def test_large_and_small_updates_of_a_half_base(size: float, half_base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "a", half_base, LORA, size=size)
     found = merge_adapter(adapter, output=tmp_path / "m")
@@ -58,6 +58,7 @@ def test_large_and_small_updates_of_a_half_base(size: float, half_base: Path, tm
     assert found.logits_share is not None
     assert found.logits_share > 0.97
     assert found.max_difference <= found.tolerance
+    assert found.positions < 1.0 or found.tolerance < found.adapter_effect
     assert "of its effect on the logits: " in merge_text(found)
 
 
