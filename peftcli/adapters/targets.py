@@ -165,7 +165,7 @@ def _of_layers(
     wanted = {layers} if isinstance(layers, int) else set(layers)
     indices = {path: layer_index(path, layers_pattern) for path in paths}
     there = {index for index in indices.values() if index is not None}
-    beyond = ", ".join(map(str, sorted(wanted - there)))
+    beyond = named(map(str, sorted(wanted - there)))
     chosen = [path for path in paths if path in exact or indices[path] in wanted]
     if beyond and not (lenient and chosen):
         raise AdapterError(

@@ -141,7 +141,7 @@ CONFIGURATIONS: Mapping[str, tuple[Mapping[str, Any], float, str | None]] = {
     "alpha of a pattern 0": ({"alpha_pattern": {"q_proj": 0, "v_proj": 0.0}}, 0.0, "alpha_pattern"),
     "dropout 1": ({"lora_dropout": 1.0}, SAME, "lora_dropout: 1.0"),
     "no layers": ({"layers_to_transform": []}, SAME, "every layer"),
-    "layers beyond": ({"layers_to_transform": [0, 1, 9]}, SAME, "does not have: 9"),
+    "layers beyond": ({"layers_to_transform": [0, 1, 9]}, SAME, "does not have: `9`"),
     "a target too many": ({"target_modules": ["q_proj", "nope", "v_proj"]}, SAME, "`nope`"),
     "an exclusion too many": ({"exclude_modules": ["nope"]}, SAME, "excludes nothing"),
     "an exclusion pattern too many": ({"exclude_modules": ".*nope"}, SAME, "excludes nothing"),
