@@ -351,6 +351,13 @@ class LayersMethod(Method, Generic[ConfigT]):
     def new_adapter(self, model: nn.Module, config: ConfigT) -> LayersAdapter:
         return LayersAdapter(model, config)
 
+    def left_out(self, model: nn.Module, config: ConfigT) -> dict[str, str]:
+        """Path of each module that the configuration could mean and that is not adapted -> why; asked before `sites`.
+
+        A file's modules are those that it holds tensors for: nothing is left out of them.
+        """
+        return {}
+
     @abstractmethod
     def sites(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
         """Paths and modules to wrap."""

@@ -155,12 +155,6 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
     def adopt(self, model: nn.Module, config: TargetedT, file: AdapterFile) -> tuple[TargetedT, AdapterFile]:
         return with_present_names(model, config, file, self.tensor_prefix), file
 
-    def build(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> LayersAdapter:
-        left_out = {} if shapes is not None else self.left_out(model, config)
-        adapter = super().build(model, config, shapes)
-        adapter.left_out = left_out
-        return adapter
-
     def sites(self, model: nn.Module, config: TargetedT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
         found = self._asked(model, config, shapes)
         # a file's targets are those that it holds tensors for

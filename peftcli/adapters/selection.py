@@ -15,6 +15,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.targets import names_path
 from peftcli.errors import AdapterError
+from peftcli.models.trace import participation
 from peftcli.models.weights import UnadaptedWeight
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
@@ -111,19 +112,39 @@ class ModulesMethod(LayersMethod[ConfigT], Generic[ConfigT]):
 
     def sites(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> Mapping[str, nn.Module]:
         modules = dict(named_base_modules(model))
-        paths = [path for path in self.trained(model, config, shapes) if _own_names(modules[path])]
+        paths = [path for path in self.trained(model, config, shapes) if _names(model, path, modules[path], shapes)]
         if "" in paths:
             raise AdapterError(f"{config.name} cannot train parameters that belong to no part of the model")
         return {path: modules[path] for path in paths}
+
+    def left_out(self, model: nn.Module, config: ConfigT) -> dict[str, str]:
+        modules = dict(named_base_modules(model))
+        return idle_modules(model, {path: _own_names(modules[path]) for path in self.trained(model, config, None)})
 
     def place(
         self, adapter: LayersAdapter, config: ConfigT, path: str, module: nn.Module, shapes: Shapes | None
     ) -> None:
         assert isinstance(adapter, SelectionAdapter)
-        adapter.wrap(path, SelectedParameters(module, _own_names(module), adapter.shared))
+        adapter.wrap(path, SelectedParameters(module, _names(adapter.model, path, module, shapes), adapter.shared))
 
     def layer(self, config: ConfigT, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
         return SelectedParameters(module, _own_names(module))
+
+
+def _names(model: nn.Module, path: str, module: nn.Module, shapes: Shapes | None) -> list[str]:
+    """Own parameters that are trained: those that take part in the answer, and what a file holds."""
+    idle = participation(model).idle
+    return [
+        name
+        for name in _own_names(unwrapped(module))
+        if f"{path}.{name}" not in idle or (shapes is not None and f"{FILE_PREFIX}{path}.{name}" in shapes)
+    ]
+
+
+def idle_modules(model: nn.Module, names: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Path of each module of which a named parameter takes no part in the answer -> why."""
+    idle = participation(model).idle
+    return {path: idle[f"{path}.{name}"] for path, own in names.items() for name in own if f"{path}.{name}" in idle}
 
 
 def _own_names(module: nn.Module) -> list[str]:

@@ -126,9 +126,21 @@ class ResidualTap:
 
 
 def _is_stream_norm(block: nn.Module, norm: nn.Module) -> bool:
-    """Whether a norm works on the residual stream: norms inside attention (of queries and keys) do not."""
+    """Whether a norm works on the residual stream: norms inside attention (of queries and keys) or inside a mixer, on
+    the way to its last linear layer, do not."""
     path = next(path for path, module in block.named_modules() if module is norm)
-    parents = path.split(".")[:-1]
+    holder, _, name = path.rpartition(".")
+    parents = holder.split(".") if holder else []
     inside_attention = any(_ATTENTION.search(part) for part in parents)
-    # BERT keeps the norm of the sum in `attention.output`: not within the module that computes attention
-    return not inside_attention or (len(parents) >= 2 and parents[-1] == "output")
+    if inside_attention:
+        # BERT keeps the norm of the sum in `attention.output`: not within the module that computes attention
+        return len(parents) >= 2 and parents[-1] == "output"
+    return not parents or not _is_on_the_way(block.get_submodule(holder), name)
+
+
+def _is_on_the_way(holder: nn.Module, name: str) -> bool:
+    """Whether a norm lies between linear layers of its own part: one stands behind it, or several around it (the norms of
+    Jamba's mixer). A part that ends in `dense` and a norm of the sum has one before it alone."""
+    names = list(holder._modules)
+    linears = [child for child, module in holder.named_children() if is_linear(module)]
+    return len(linears) > 1 or any(names.index(child) > names.index(name) for child in linears)

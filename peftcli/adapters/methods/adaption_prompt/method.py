@@ -10,6 +10,7 @@ Compared with peft 0.21.2.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -82,11 +83,14 @@ class PromptedAttention(AdapterLayer):
         return projected
 
     def _by_head(self, states: Tensor, norm: str | None = None) -> Tensor:
-        """(batch, length, heads x d) -> (batch, heads, length, d), normed where the family norms each head."""
-        states = states.view(*states.shape[:-1], -1, int(self.base_layer.head_dim))  # type: ignore[arg-type]
-        if norm is not None and norm in self.base_layer._modules:
-            states = self.base_layer.get_submodule(norm)(states)
-        return states.transpose(1, 2)
+        """(batch, length, heads x d) -> (batch, heads, length, d), normed as the family does it: head by head, or all
+        heads at once before they part (OLMo 2), told by the norm's width."""
+        normed = self.base_layer._modules.get(norm) if norm is not None else None
+        width = int(self.base_layer.head_dim)  # type: ignore[arg-type]
+        if normed is not None and normed.weight.shape[-1] != width:
+            states, normed = normed(states), None
+        states = states.view(*states.shape[:-1], -1, width)
+        return (states if normed is None else normed(states)).transpose(1, 2)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"adaption_prompt": self.adaption_prompt, "adaption_gate": self.adaption_gate}
@@ -110,10 +114,25 @@ def _scaling(attention: nn.Module) -> float:
 
 
 def _rotated(attention: nn.Module, query: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries rotated as the family does it; where cos is narrower than a head, only that part."""
+    """Queries rotated as the family does it; where cos is narrower than a head, only that part.
+
+    Some families give one angle for each pair of dimensions (gpt-oss): cos then has half the width of what it rotates.
+    """
     rotate, width = _rotation(attention), cos.shape[-1]
+    if not _takes_width(rotate, width):
+        width *= 2
     part, rest = query[..., :width], query[..., width:]
     return torch.cat([rotate(part, part, cos, sin)[0], rest], dim=-1)
+
+
+@functools.cache
+def _takes_width(rotate: Callable[..., tuple[Tensor, Tensor]], width: int) -> bool:
+    """Whether a rotation takes queries as wide as its angles; asked with tensors that hold nothing."""
+    query, angles = torch.empty(1, 1, 1, width, device="meta"), torch.empty(1, 1, width, device="meta")
+    try:
+        return rotate(query, query, angles, angles)[0].shape == query.shape
+    except RuntimeError:
+        return False
 
 
 def _rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:

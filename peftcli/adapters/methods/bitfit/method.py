@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from peftcli.adapters.base import Shapes
+from peftcli.adapters.base import FILE_PREFIX, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersMethod, named_base_modules
 from peftcli.adapters.methods.bitfit.config import BitfitConfig
-from peftcli.adapters.selection import SelectedParameters, SelectionAdapter
+from peftcli.adapters.selection import SelectedParameters, SelectionAdapter, idle_modules
 from peftcli.adapters.targets import find_targets
 from peftcli.errors import AdapterError
 
@@ -28,19 +28,36 @@ class Bitfit(LayersMethod[BitfitConfig]):
         return SelectionAdapter(model, config)
 
     def sites(self, model: nn.Module, config: BitfitConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
-        modules = dict(named_base_modules(model))
-        biased = {path: m for path, m in modules.items() if isinstance(m._parameters.get("bias"), nn.Parameter)}
-        if not biased:
+        asked = _asked(model, config)
+        idle = idle_modules(model, dict.fromkeys(asked, ["bias"]))
+        held = shapes or {}
+        kept = {path: m for path, m in asked.items() if path not in idle or f"{FILE_PREFIX}{path}.bias" in held}
+        if not kept:
             raise AdapterError(
-                "bitfit trains biases, and this model has none",
-                fix="models of the Llama family have none; use lora, ln_tuning or ia3",
+                f"bitfit trains biases, and each that it could train is of a layer {min(idle.values())}",
+                where=", ".join(list(idle)[:3]),
+                fix="use lora, ln_tuning or ia3",
             )
-        if config.target_modules is None:
-            return biased
-        return find_targets(modules, config.target_modules, all_linear=(), supported=biased)
+        return kept
+
+    def left_out(self, model: nn.Module, config: BitfitConfig) -> dict[str, str]:
+        return idle_modules(model, dict.fromkeys(_asked(model, config), ["bias"]))
 
     def layer(self, config: BitfitConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
         return SelectedParameters(module, ["bias"])
+
+
+def _asked(model: nn.Module, config: BitfitConfig) -> dict[str, nn.Module]:
+    modules = dict(named_base_modules(model))
+    biased = {path: m for path, m in modules.items() if isinstance(m._parameters.get("bias"), nn.Parameter)}
+    if not biased:
+        raise AdapterError(
+            "bitfit trains biases, and this model has none",
+            fix="models of the Llama family have none; use lora, ln_tuning or ia3",
+        )
+    if config.target_modules is None:
+        return biased
+    return find_targets(modules, config.target_modules, all_linear=(), supported=biased)
 
 
 METHOD = Bitfit()
