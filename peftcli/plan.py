@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from peftcli import system
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
+from peftcli.adapters.rehearsing import require_runs
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.data.cache import default_cache_dir
 from peftcli.data.chat_variables import chat_mode
@@ -250,6 +251,7 @@ def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
     base = sum(parameter.numel() for parameter in skeleton.parameters())
     adapter = build(skeleton, loaded.recipe.method)
     added, left_out = adapter.added_positions(), adapter.left_out
+    require_runs(skeleton, adapter)
     found = summary(skeleton)
     detach(skeleton)
     widths = [max(weight_view(module).shape) for module in shape.linears.values()]

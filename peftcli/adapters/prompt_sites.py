@@ -13,6 +13,7 @@ from peftcli.adapters.prompts import PROMPT_KEY
 from peftcli.errors import AdapterError
 from peftcli.models.spelling import cache_name, check_memory_is_known, forward_names
 from peftcli.models.structure import structure
+from peftcli.models.trace import participation
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def cache_site(model: nn.Module) -> CacheSite:
         head_dim=head_dim,
         reads_encoder=paired,
         keeps_cache=_is_causal(backbone),
-        positions=_positions(backbone),
+        positions=_positions(model, backbone),
     )
 
 
@@ -140,7 +141,7 @@ def prompt_sites(model: nn.Module) -> PromptSites:
         reader=model.get_decoder() if paired else None,  # type: ignore[operator]
         placeholder=_placeholder(model),
         strips=not paired and not _pools_first_token(model, backbone),
-        positions=_positions(backbone),
+        positions=_positions(model, backbone),
     )
 
 
@@ -162,7 +163,9 @@ def decoder_backbone(model: nn.Module) -> nn.Module:
     """The innermost module that holds both the input embedding and the blocks: it turns ids into hidden states."""
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     paths = [path for path, module in named_base_modules(model) if module is embedding]
-    paths += list(structure(model).blocks)
+    found = structure(model)
+    # with towers: what joins them to the text is handed the plain mask
+    paths += [*found.blocks, *found.towers]
     split = [path.split(".")[:-1] for path in paths]
     common = []
     for parts in zip(*split, strict=False):
@@ -178,7 +181,7 @@ def learned_positions(model: nn.Module) -> int | None:
     if not hasattr(model, "get_input_embeddings"):
         return None
     backbone = model.get_encoder() if is_encoder_decoder(model) else decoder_backbone(model)  # type: ignore[operator]
-    return _positions(backbone).limit
+    return _positions(model, backbone).limit
 
 
 def _placeholder(model: nn.Module) -> int:
@@ -186,8 +189,11 @@ def _placeholder(model: nn.Module) -> int:
     return 1 if getattr(config, "pad_token_id", None) == 0 else 0
 
 
-def _positions(backbone: nn.Module) -> Positions:
-    tables = (module for path, module in backbone.named_modules() if _is_position_table(path, module))
+def _positions(model: nn.Module, backbone: nn.Module) -> Positions:
+    idle = participation(model).idle
+    # a tower for images has positions of its own
+    unused = {id(module) for path, module in named_base_modules(model) if f"{path}.weight" in idle}
+    tables = (m for path, m in backbone.named_modules() if id(m) not in unused and _is_position_table(path, m))
     table: Any = next(tables, None)
     padding = None if table is None else table.padding_idx
     first = 0 if padding is None else padding + 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from peftcli.errors import ModelError
+from peftcli.models.trace import participation
 from peftcli.models.weights import is_linear, same_parameter, weight_view
 
 
@@ -22,7 +23,9 @@ class Structure:
     heads: tuple[str, ...]
     """Output embedding and task heads: everything linear outside the backbone."""
     blocks: dict[str, nn.Module]
-    """The repeated layers, encoder and decoder alike, in order."""
+    """The repeated layers that read text, encoder and decoder alike, in order."""
+    towers: dict[str, nn.Module]
+    """Repeated layers that text does not pass: of an encoder of images or sound."""
     hidden_size: int
     num_layers: int
 
@@ -52,13 +55,17 @@ def structure(model: nn.Module) -> Structure:
         for path, module in modules.items()
         if is_linear(module) and not any(path == head or path.startswith(head + ".") for head in heads)
     }
-    blocks = dict(_blocks(model))
+    every = dict(_blocks(model))
+    unused = participation(model).uncalled
+    blocks = {path: block for path, block in every.items() if path not in unused} or every
+    towers = {path: block for path, block in every.items() if path not in blocks}
     return Structure(
         linears=linears,
         embeddings={path: module for path, module in modules.items() if isinstance(module, nn.Embedding)},
         norms={path: module for path, module in modules.items() if is_norm(module)},
         heads=heads,
         blocks=blocks,
+        towers=towers,
         hidden_size=hidden_size(model),
         num_layers=len(blocks),
     )

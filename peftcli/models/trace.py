@@ -15,7 +15,7 @@ import copy
 import inspect
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,9 @@ class Participation:
     """Name of each parameter that no gradient comes back to (shared ones by each of their names) -> why."""
     uncalled: frozenset[str] = frozenset()
     """Paths of modules whose forward does not run."""
+    passed_over: frozenset[str] = frozenset()
+    """Paths of modules that do not run without values."""
+    known: bool = False
 
     def layer(self, path: str) -> str | None:
         """Why an update around the module at `path` could not train its `weight`; None where it could."""
@@ -55,6 +58,33 @@ def participation(model: nn.Module) -> Participation:
     if model not in _known:
         _known[model] = _traced(model)
     return _known[model]
+
+
+def rehearsal(model: nn.Module, trained: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> str | None:
+    """What goes wrong when a model without weights runs with an adapter on it: what is raised, or which of the trained
+    tensors no gradient would reach; None where nothing does, or where the bare model cannot be run either.
+
+    `modules`: the base's modules by their paths in the bare model.
+    """
+    bare = participation(model)
+    if not bare.known:
+        return None
+    modes = {module: module.training for module in model.modules()}
+    shields = [_shield(modules[path], lambda: None) for path in bare.passed_over if path in modules]
+    try:
+        with warnings.catch_warnings(), torch.enable_grad(), _ValuesTaken():  # type: ignore[no-untyped-call]
+            warnings.simplefilter("ignore")
+            answer = _answer(model.eval())
+            gradients = torch.autograd.grad(answer, list(trained.values()), allow_unused=True)
+    except Exception as error:  # whatever a foreign forward raises
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        for shielded in shields:
+            del shielded.forward
+        for module, training in modes.items():
+            module.training = training
+    idle = [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
+    return f"no gradient would reach {', '.join(idle[:3])}" if idle and not bare.passed_over else None
 
 
 def _traced(model: nn.Module) -> Participation:
@@ -99,6 +129,8 @@ class _Watch:
         return Participation(
             idle={name: self._reason(name) for name in idle if not self._is_hidden(name)},
             uncalled=frozenset(path for path in modules if path not in self.called and not self._is_hidden(path)),
+            passed_over=frozenset(self.passed_over),
+            known=True,
         )
 
     def _reason(self, name: str) -> str:
@@ -109,21 +141,27 @@ class _Watch:
 
     def _watch(self, path: str, module: nn.Module) -> None:
         """Notes calls of a module, and lets one that fails pass its input on, so that what lies behind is still seen."""
-        forward = module.forward
+        module.register_forward_pre_hook(lambda module, args: self.called.add(path))
+        _shield(module, lambda: self.passed_over.append(path))
 
-        def shielded(*args: Any, **kwargs: Any) -> Any:
-            self.called.add(path)
-            try:
-                return forward(*args, **kwargs)
-            except Exception:
-                inputs = [value for value in _tensors([args, kwargs]) if value.is_floating_point()]
-                if not inputs:
-                    raise
-                self.passed_over.append(path)
-                first, *others = inputs
-                return first + sum((0.0 * other.sum() for other in others), start=torch.zeros((), device="meta"))
 
-        module.forward = shielded
+def _shield(module: nn.Module, failed: Callable[[], None]) -> nn.Module:
+    """Lets a module that raises give back its input instead, tied to everything that it was given; tells so."""
+    forward = module.forward
+
+    def shielded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except Exception:
+            inputs = [value for value in _tensors([args, kwargs]) if value.is_floating_point()]
+            if not inputs:
+                raise
+            failed()
+            first, *others = inputs
+            return first + sum((0.0 * other.sum() for other in others), start=torch.zeros((), device="meta"))
+
+    module.forward = shielded
+    return module
 
 
 def _answer(twin: nn.Module) -> Tensor:

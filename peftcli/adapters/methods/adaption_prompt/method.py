@@ -87,7 +87,7 @@ class PromptedAttention(AdapterLayer):
         heads at once before they part (OLMo 2), told by the norm's width."""
         normed = self.base_layer._modules.get(norm) if norm is not None else None
         width = int(self.base_layer.head_dim)  # type: ignore[arg-type]
-        if normed is not None and normed.weight.shape[-1] != width:
+        if normed is not None and next(normed.parameters()).shape[-1] != width:
             states, normed = normed(states), None
         states = states.view(*states.shape[:-1], -1, width)
         return (states if normed is None else normed(states)).transpose(1, 2)

@@ -29,7 +29,7 @@ class Bitfit(LayersMethod[BitfitConfig]):
 
     def sites(self, model: nn.Module, config: BitfitConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
         asked = _asked(model, config)
-        idle = idle_modules(model, dict.fromkeys(asked, ["bias"]))
+        idle = idle_modules(model, {path: ["bias"] for path in asked})
         held = shapes or {}
         kept = {path: m for path, m in asked.items() if path not in idle or f"{FILE_PREFIX}{path}.bias" in held}
         if not kept:
@@ -41,7 +41,7 @@ class Bitfit(LayersMethod[BitfitConfig]):
         return kept
 
     def left_out(self, model: nn.Module, config: BitfitConfig) -> dict[str, str]:
-        return idle_modules(model, dict.fromkeys(_asked(model, config), ["bias"]))
+        return idle_modules(model, {path: ["bias"] for path in _asked(model, config)})
 
     def layer(self, config: BitfitConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
         return SelectedParameters(module, ["bias"])
