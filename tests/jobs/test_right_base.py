@@ -169,7 +169,11 @@ def test_revision_survives_merge_and_convert(work: Path, two_revisions: Path) ->
 def test_a_run_at_a_revision_is_used_by_every_command_even_when_the_branch_moves_on(
     work: Path, two_revisions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (work / "rows.jsonl").write_text('{"prompt": "Say hi.", "completion": "Hi."}\n' * 8)
+    rows = [
+        {"prompt": f"Say {name}.", "completion": f"{name}!"}
+        for name in ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    ]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (work / "r.yaml").write_text(RECIPE.replace("BASE", "someone/base").replace("REVISION", OTHER))
     assert peft(["train", "r.yaml", "--output", "run", "--quiet"]) == 0
     assert read_config(work / "run" / "adapter")["revision"] == OTHER
@@ -424,7 +428,11 @@ def test_a_classifier_writes_no_text(work: Path, command: str, capsys: pytest.Ca
 
 def test_a_recipe_of_another_task_scores_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made(work, tiny(work / "base"), section={**LORA, "modules_to_save": ["score"]}, auto_class=SEQ_CLS, num_labels=3)
-    (work / "rows.jsonl").write_text('{"prompt": "Say hi.", "completion": "Hi."}\n' * 8)
+    rows = [
+        {"prompt": f"Say {name}.", "completion": f"{name}!"}
+        for name in ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    ]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (work / "r.yaml").write_text(RECIPE.replace("BASE", "./base").replace("REVISION", "main"))
     assert peft(["evaluate", "adapter", "r.yaml", "--quiet"]) == 2
     assert "LlamaForSequenceClassification, which `task: causal-lm` does not score" in capsys.readouterr().err
