@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peftcli.errors import Fault, ModelError
+from peftcli.errors import ModelError
 from peftcli.models.hub import known_folder
-from peftcli.models.own_files import file_fault
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_model_config
-from peftcli.models.weight_files import NOT_TRUSTED, weight_names
+from peftcli.models.weight_files import require_own_files, weight_names
 
 Role = Literal["config", "tokenizer"]
 
@@ -70,13 +69,7 @@ def small_names(folder: Path) -> list[str]:
 
 def checked_files(folder: Path, names: list[str]) -> dict[str, Path]:
     """Name -> path. Raises `ModelError` naming every file that is no regular file of the folder."""
-    faults = [
-        Fault(f"{name} {fault}", str(folder / name), "put the file itself there; " + NOT_TRUSTED)
-        for name in names
-        if (fault := file_fault(folder / name, folder)) is not None
-    ]
-    if faults:
-        raise ModelError("files of the folder are not to be read", faults=faults)
+    require_own_files(folder, names, "files of the folder are not to be read")
     return {name: folder / name for name in names}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 NAMED_BY_CONFIG = "transformers_weights"
 """The key of `config.json` that names another file, or another index, than these two."""
-NOT_TRUSTED = "do not trust this model; get it from its own page"
+NOT_TRUSTED = "put the file itself there; where it is not yours, do not trust this model"
 _AGAIN = "download the model again"
 _INDEX_SUFFIX = ".index.json"
 # parts of letters, digits, dots and dashes that do not begin with a dot: no way up, none from the root
@@ -86,13 +86,18 @@ def check_weight_files(folder: Path, config: Mapping[str, Any]) -> None:
     if names == [SINGLE_NAME] and is_there(folder / INDEX_NAME):
         # not read, but whoever put it there means it to be: a folder that contradicts itself is not opened
         names = [SINGLE_NAME, *_index_and_shards(folder, INDEX_NAME)]
+    require_own_files(folder, names, "weight files are missing or not to be trusted")
+
+
+def require_own_files(folder: Path, names: Iterable[str], headline: str) -> None:
+    """Raises `ModelError` naming every file that is missing, or no regular file of the folder."""
     faults = [
         Fault(f"{name} {fault}", str(folder / name), _AGAIN if fault == "is missing" else NOT_TRUSTED)
         for name in names
         if (fault := file_fault(folder / name, folder)) is not None
     ]
     if faults:
-        raise ModelError("weight files are missing or not to be trusted", faults=faults)
+        raise ModelError(headline, faults=faults)
 
 
 def _none_here(folder: Path) -> ModelError:
