@@ -25,7 +25,7 @@ from peftcli.data.sources import FileFacts
 from peftcli.data.store import Columns
 from peftcli.errors import StorageError
 
-FORMAT = 3
+FORMAT = 4
 _META = "source.json"
 _ARRAYS = {
     "tokens": np.int32,

@@ -13,7 +13,7 @@ import numpy as np
 from peftcli.data.sources import FileFacts
 from peftcli.data.store import Columns, TokenStore, gather
 
-_PLAIN_FORMATS = frozenset({"text", "prompt-completion", "segments"})
+_PLAIN_FORMATS = frozenset({"text", "segments"})
 HISTOGRAM_BINS = 24
 _HASHED_ROWS = 1 << 16
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import Any
 
-from peftcli.data.faults import RowFault
+from peftcli.data.columns import ABSENT, Columns, renamed, text_paths, value_at
 from peftcli.data.names import ENTRY_POINT_GROUP, format_names, nearest
-from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import Row
+from peftcli.data.suggest import own_columns, recognised, suggestion
 from peftcli.errors import DataError, RecipeError
-
-Columns = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,8 @@ class Format:
 
     `recognise` looks at one row and says why it has this format, or None. `parse` reads a row and raises `RowFault`.
     `rank`: where several recognise a row the lowest wins. `trained_by_causal_lm`: whether its rows become tokens with a
-    mask; the others can be read, checked and shown.
+    mask; the others can be read, checked and shown. `usual`: names under which public data has a part, for the line that
+    a message suggests; nothing is read by them unasked.
     """
 
     name: str
@@ -35,6 +33,7 @@ class Format:
     rank: int
     example: str
     trained_by_causal_lm: bool = True
+    usual: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -66,37 +65,35 @@ def load_format(name: str) -> Format:
     return found
 
 
-def renamed(row: Columns, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row with the mapped columns under the names of the parts that they play."""
-    mapped = {part: row[column] for part, column in columns.items() if column in row}
-    taken = set(columns.values())
-    return {**{name: value for name, value in row.items() if name not in taken}, **mapped}
-
-
 def find_format(name: str, columns: Mapping[str, str], row: Columns, where: str) -> Detected:
     """The named format, or for `auto` the one that the row's columns show; checked against the row's columns.
 
     Raises `RecipeError` for a part that no format has, `DataError` (columns present, nearest, the line that mends it).
     """
     check_columns(name, columns)
-    missing = sorted(set(columns.values()) - set(row))
+    missing = sorted(column for column in columns.values() if value_at(row, column) is ABSENT)
     if missing:
-        raise DataError(
-            f"`columns` names {missing[0]!r}, which this source does not have{nearest(missing[0], row)}",
-            where=where,
-            fix=f"columns present: {', '.join(map(str, row))}",
-        )
+        raise _no_column(missing[0], row, where)
     shown = renamed(row, columns)
     if name != "auto":
         chosen = load_format(name)
         _check_parts(chosen, shown, row, where)
         return Detected(chosen, "named in the recipe", columns)
-    candidates = [load_format(known) for known in format_names()]
-    fitting = [candidate for candidate in candidates if set(columns) <= set(candidate.parts)]
-    for candidate in sorted(fitting, key=lambda each: each.rank):
-        if why := candidate.recognise(shown):
-            return Detected(candidate, why, columns)
-    raise _unrecognised(row, where)
+    known = [load_format(each) for each in format_names()]
+    if found := recognised(shown, columns, known):
+        return Detected(*found, columns)
+    raise _unrecognised(row, known, where)
+
+
+def _no_column(column: str, row: Columns, where: str) -> DataError:
+    if column.split(".")[0] in row:
+        fix = f"paths to texts: {', '.join(list(text_paths(row))[:12])}"
+        return DataError(f"`columns` names {column!r}, which leads nowhere in this row", where=where, fix=fix)
+    return DataError(
+        f"`columns` names {column!r}, which this source does not have{nearest(column, row)}",
+        where=where,
+        fix=f"columns present: {', '.join(map(str, row))}",
+    )
 
 
 def check_columns(name: str, columns: Mapping[str, str]) -> None:
@@ -119,47 +116,25 @@ def _check_parts(chosen: Format, shown: Columns, row: Columns, where: str) -> No
     missing = [part for part in chosen.required if part not in shown]
     if missing:
         part = missing[0]
+        found = suggestion(row, [chosen], [chosen])
         raise DataError(
             f"format {chosen.name} needs the column {part!r}, which is missing{nearest(part, map(str, row))}; "
             f"columns present: {', '.join(map(str, row)) or 'none'}",
             where=where,
-            fix=f"columns: {{{part}: YOUR_COLUMN}}",
+            fix=f"write {found[1]}" if found else f"`columns: {{{part}: {next(text_paths(row), 'YOUR_COLUMN')}}}`",
         )
 
 
-def _unrecognised(row: Columns, where: str) -> DataError:
+def _unrecognised(row: Columns, known: Sequence[Format], where: str) -> DataError:
     if {"role", "text", "parent_id"} <= set(row):
         return DataError(
             "each row is one message of a tree (message_id, parent_id, role, text), not a conversation",
             where=where,
             fix='write each path from a root to a leaf as one row: {"messages": [{"role": ..., "content": ...}, ...]}',
         )
+    found = suggestion(row, known, known)
     return DataError(
         f"no format has these columns: {', '.join(map(str, row)) or 'none'}",
         where=where,
-        fix="name them, e.g. `columns: {prompt: question, completion: answer}` or `columns: {text: body}`",
+        fix=f"write {found[1]} into `data`: rows of {found[0].name}" if found else own_columns(row),
     )
-
-
-def text_part(row: Columns, part: str) -> str:
-    """A part that must be text; null, numbers and lists are `RowFault`."""
-    value = row.get(part)
-    if isinstance(value, str):
-        return value
-    if part not in row:
-        raise RowFault(f"the column {part!r} is missing; columns present: {', '.join(map(str, row))}")
-    fix = "cast the column to text, e.g. with pyarrow's `cast('string')`" if isinstance(value, bytes) else None
-    raise RowFault(f"{part!r} is {json_kind(value)}, not text", fix or "mend or remove the row")
-
-
-def filled_text(row: Columns, part: str) -> str:
-    """A part that must be text with something in it."""
-    value = text_part(row, part)
-    if not value.strip():
-        raise RowFault(f"{part!r} is empty", "mend or remove the row")
-    return value
-
-
-def optional_text(row: Columns, part: str) -> str:
-    """A part that may be missing, null or empty (then `""`), else text."""
-    return "" if row.get(part) is None else text_part(row, part)

@@ -53,7 +53,7 @@ def encode_prompt(
     """Ids of what `peft generate` is asked: messages, or a text.
 
     `chat` says whether a text is one user message or is to be continued as it stands, which must be as the adapter was
-    trained (prompt-completion and text rows are plain even where there is a template); None: a message where the
+    trained (segments and text rows are plain even where there is a template); None: a message where the
     tokenizer has a chat template. `whole`: a plain text for an encoder.
     """
     if not isinstance(prompt, str):

@@ -52,6 +52,8 @@ NO_SYSTEM = (
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
 
+NO_TOOLS = _template("", "'<|' + m.role + '|>' + m.content + '<|end|>'", "'<|assistant|>'")
+
 
 def _thinking(thought: str) -> dict[str, Any]:
     user, answer = _turns("why", "because")["messages"]
@@ -86,9 +88,13 @@ PLANTED = [
         keys={"truncation": "right", "max_length": 250},
     ),
     Planted("stop-token", CLEAN_CHATS[:3], 1, 3, template=NO_STOP),
-    Planted("stop-token", CLEAN_PAIRS[:3], 1, 3, keys={"append_eos": False}),
+    Planted("stop-token", CLEAN_PAIRS[:3], 1, 3, keys={"append_eos": False, "format": "segments"}),
     Planted("doubled-bos", CLEAN_CHATS[:3], 1, 3, template=TWO_BOS),
-    Planted("doubled-bos", [*CLEAN_PAIRS, {"prompt": "<s>hello", "completion": " there"}], 41),
+    Planted(
+        "doubled-bos", [*CLEAN_PAIRS, {"prompt": "<s>hello", "completion": " there"}], 41, keys={"format": "segments"}
+    ),
+    Planted("missing-border", [*CLEAN_PAIRS, {"prompt": "a?", "completion": "b"}], 41, keys={"format": "segments"}),
+    Planted("lost-tools", [*CLEAN_CHATS, {**CLEAN_CHATS[0], "tools": [{"name": "look"}]}], 41, template=NO_TOOLS),
     Planted("prompt-mismatch", CLEAN_CHATS[:3], 1, 3, template=OTHER_PROMPT),
     Planted("empty-thought", CLEAN_CHATS[:3], 1, 3, template=(TEMPLATES / "qwen3.jinja").read_text()),
     Planted("dropped-thoughts", [*CLEAN_CHATS, _thinking("so it is")], 41),
@@ -220,6 +226,8 @@ def test_no_false_alarm_on_real_sets(ground: Any) -> None:
     config = DataConfig.model_validate({
         "train": "data/gsm8k/test.jsonl", "columns": {"prompt": "question", "completion": "answer"},
     })  # fmt: skip
-    assert prepare(config, tokenizer=tokenizer, folder=ground, seed=0).findings == []
+    found = prepare(config, tokenizer=tokenizer, folder=ground, seed=0).findings
+    # questions and answers without a border, on a base without a chat template: that one is no false alarm
+    assert [each.check for each in found] == ["missing-border"]
     config = DataConfig(train="data/tales/train.jsonl", validation="data/tales/eval.jsonl")
     assert prepare(config, tokenizer=tokenizer, folder=ground, seed=0).findings == []

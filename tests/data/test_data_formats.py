@@ -41,7 +41,7 @@ def test_each_format_is_told_by_its_columns(name: str, row: dict[str, Any], kind
 def test_prompt_completion_trains_the_completion_and_the_end(
     prepared: Any, trained_text: Any, chat_tokenizer: Any
 ) -> None:
-    data = prepared([{"prompt": "what is it?", "completion": " the cat"}])
+    data = prepared([{"prompt": "what is it?", "completion": " the cat"}], format="segments")
     assert trained_text(data.train, 0, chat_tokenizer) == [" the cat</s>"]
     row = data.train[0]
     assert row.input_ids[0] == chat_tokenizer.bos_token_id
@@ -53,7 +53,7 @@ def test_prompt_completion_trains_the_completion_and_the_end(
 def test_a_prompt_that_ends_in_a_space_keeps_its_own_tokens(
     prepared: Any, trained_text: Any, chat_tokenizer: Any
 ) -> None:
-    data = prepared([{"prompt": "the answer is ", "completion": "here"}])
+    data = prepared([{"prompt": "the answer is ", "completion": "here"}], format="segments")
     alone = chat_tokenizer("the answer is ")["input_ids"]
     assert data.train[0].input_ids[: len(alone)].tolist() == alone
     assert trained_text(data.train, 0, chat_tokenizer) == ["here</s>"]
@@ -62,7 +62,7 @@ def test_a_prompt_that_ends_in_a_space_keeps_its_own_tokens(
 def test_columns_map_names(prepared: Any, trained_text: Any, chat_tokenizer: Any) -> None:
     rows = [{"question": "2 + 2?", "answer": " 4", "id": 7}]
     data = prepared(rows, columns={"prompt": "question", "completion": "answer"})
-    assert trained_text(data.train, 0, chat_tokenizer) == [" 4</s>"]
+    assert trained_text(data.train, 0, chat_tokenizer) == [" 4<|im_end|>"]
     assert data.facts.train.sources[0].format == "prompt-completion"
 
 

@@ -58,10 +58,11 @@ class Renderer:
             for number, weight in enumerate(weights)
             if weight > 0 or (self._train_on == "all" and row.weights[number] == 0)
         ]
-        if row.tools and "tools" not in self._template.reads:
-            raise RowFault("the row describes tools, and the chat template has no place for them")
-        conversation = Conversation(self._template, row.messages, row.tools)
+        placed = not row.tools or "tools" in self._template.reads
+        conversation = Conversation(self._template, row.messages, row.tools if placed else None)
         out = Rendered(conversation.text, hits=list(self._lost(conversation, wanted)))
+        if not placed:
+            out.hits.append(("lost-tools", "the row describes tools, and the chat template has no place for them"))
         for number in wanted:
             answer = self._answer(conversation, number)
             if out.spans and answer.start < out.spans[-1].end:

@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit, end_token
+from peftcli.data.faults import excerpt
 from peftcli.data.rows import Piece, PiecesRow
 from peftcli.data.tokens import Codec
+
+_ENDS_OF_SENTENCES = ".?!,;)"
 
 
 def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSettings) -> EncodedRows:
@@ -27,8 +30,21 @@ def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSetti
             ids = next(later) if position else next(first)
             out.run(ids, weight)
         _end(out, number, ids, weights, end, codec)
+        if (border := _missing_border(pieces, weights)) is not None:
+            out.hits.append(RowHit("missing-border", number, border))
         out.end_row(number, start)
     return out
+
+
+def _missing_border(pieces: Sequence[Piece], weights: Sequence[float]) -> str | None:
+    """Where the first answer runs on from its prompt; signs that part (`:`, `=`, `>`, spaces) are borders enough."""
+    answer = next((position for position, weight in enumerate(weights) if weight > 0), 0)
+    if not answer or pieces[answer].weight is None:
+        return None
+    before, after = pieces[answer - 1].text, pieces[answer].text
+    if after[0].isalnum() and (before[-1].isalnum() or before[-1] in _ENDS_OF_SENTENCES):
+        return f"the answer begins right behind its prompt: {excerpt(before[-20:] + after[:20])!r}"
+    return None
 
 
 def piece_weights(pieces: Sequence[Piece], settings: EncodeSettings) -> list[float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from peftcli.data.columns import Columns, filled_text, optional_text
 from peftcli.data.faults import RowFault
-from peftcli.data.format import Columns, Format, filled_text, optional_text
+from peftcli.data.format import Format
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import LabelRow
 
@@ -37,4 +38,9 @@ FORMAT = Format(
     rank=60,
     example='{"text": "Where is my card?", "label": "card_arrival"}',
     trained_by_causal_lm=False,
+    usual={
+        "text": ("sentence", "sentence1", "premise", "review", "content", "question1"),
+        "text_pair": ("sentence2", "hypothesis", "question2"),
+        "label": ("labels", "sentiment", "class", "category"),
+    },
 )

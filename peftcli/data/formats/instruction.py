@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from peftcli.data.columns import Columns, filled_text, optional_text
 from peftcli.data.faults import RowFault
-from peftcli.data.format import Columns, Format, filled_text, optional_text
+from peftcli.data.format import Format
 from peftcli.data.rows import ChatRow, Message, Piece, PiecesRow
 
 
@@ -55,4 +56,10 @@ FORMAT = Format(
     parse,
     rank=30,
     example='{"instruction": "Name a colour.", "input": "", "output": "Blue."}',
+    usual={
+        "instruction": ("question", "query", "prompt", "task"),
+        "input": ("context", "passage", "document"),
+        "system": ("system_prompt", "system_message"),
+        "output": ("response", "answer", "completion", "answers.text.0"),
+    },
 )

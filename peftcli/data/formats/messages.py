@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer
+from peftcli.data.columns import Columns
 from peftcli.data.faults import RowFault
-from peftcli.data.format import Columns, Format
+from peftcli.data.format import Format
 from peftcli.data.rows import ChatRow
 
 
@@ -33,4 +34,5 @@ FORMAT = Format(
     parse,
     rank=10,
     example='{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}',
+    usual={"messages": ("conversation", "conversations", "dialog", "dialogue", "turns", "chat")},
 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from peftcli.data.chat.messages import parse_messages
+from peftcli.data.columns import Columns
 from peftcli.data.faults import RowFault
-from peftcli.data.format import Columns, Format
+from peftcli.data.format import Format
 from peftcli.data.formats.sharegpt import message_of
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import Message, PreferenceRow

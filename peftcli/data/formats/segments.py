@@ -1,11 +1,15 @@
-"""`{"segments": [{"text": ..., "train": true}, ...]}`: pieces with a flag or a weight of their own each."""
+"""`{"segments": [{"text": ..., "train": true}, ...]}`: pieces with a flag or a weight of their own each.
+
+Named in a recipe (`format: segments`) also `prompt` and `completion`: two texts that no chat template wraps.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from peftcli.data.columns import Columns, filled_text, text_part
 from peftcli.data.faults import RowFault
-from peftcli.data.format import Columns, Format
+from peftcli.data.format import Format
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import Piece, PiecesRow
 
@@ -18,6 +22,8 @@ def recognise(row: Columns) -> str | None:
 
 
 def parse(row: Columns) -> PiecesRow:
+    if "segments" not in row and "completion" in row:
+        return PiecesRow((Piece(text_part(row, "prompt"), None), Piece(filled_text(row, "completion"), 1.0)))
     value = row.get("segments")
     if not isinstance(value, list) or not value:
         raise RowFault(f"'segments' is {json_kind(value)}, not a list of pieces" if value != [] else "no segments")
@@ -43,8 +49,8 @@ def _piece(entry: Any, number: int) -> Piece:
 
 FORMAT = Format(
     "segments",
-    ("segments",),
     (),
+    ("segments", "prompt", "completion"),
     recognise,
     parse,
     rank=15,

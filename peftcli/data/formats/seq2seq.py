@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from peftcli.data.format import Columns, Format, filled_text
+from peftcli.data.columns import Columns, filled_text
+from peftcli.data.format import Format
 from peftcli.data.rows import PairRow
 
 
@@ -23,4 +24,5 @@ FORMAT = Format(
     rank=55,
     example='{"source": "translate to French: cat", "target": "chat"}',
     trained_by_causal_lm=False,
+    usual={"source": ("src", "document", "article"), "target": ("tgt", "summary", "highlights")},
 )

@@ -1,13 +1,18 @@
-"""`{"conversations": [{"from": "human", "value": ...}, ...]}`, also with function calls and observations."""
+"""`{"conversations": [{"from": "human", "value": ...}, ...]}`, also with function calls and observations.
+
+The turns may also stand in one text, each behind its speaker: `USER: ...`, an empty line, `ASSISTANT: ...`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer
+from peftcli.data.columns import Columns, called, optional_text
 from peftcli.data.faults import RowFault, excerpt
-from peftcli.data.format import Columns, Format, optional_text
+from peftcli.data.format import Format
 from peftcli.data.names import nearest
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import ChatRow
@@ -31,8 +36,15 @@ ROLES = {
 }
 
 
+# a speaker at the very start or behind an empty line; a colon inside an answer is no speaker
+_SPEAKER = re.compile(r"(?:\A|\n\s*\n)[ \t]*((?:FUNCTION |TOOL )?[A-Z]+|[A-Z][a-z]+)[ \t]*:(?=\s)")
+_END = re.compile(r"\s*(?:<\|endoftext\|>|</s>)\s*\Z")
+
+
 def recognise(row: Columns) -> str | None:
     turns = row.get("conversations")
+    if isinstance(turns, str) and len(_transcript(turns)) > 1:
+        return "a column `conversations` that holds turns behind their speakers"
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
         return "a column `conversations` that holds a list of turns"
     return None
@@ -40,15 +52,31 @@ def recognise(row: Columns) -> str | None:
 
 def parse(row: Columns) -> ChatRow:
     turns = row.get("conversations")
+    if isinstance(turns, str):
+        turns = _transcript(turns) or turns
     if not isinstance(turns, list):
-        raise RowFault(f"'conversations' is {json_kind(turns)}, not a list of turns")
+        raise RowFault(f"{called(row, 'conversations')} is {json_kind(turns)}, not a list of turns")
     converted = [message_of(turn, number) for number, turn in enumerate(turns, 1)]
-    system = optional_text(row, "system")
+    system = optional_text(row, "system").strip().removeprefix("SYSTEM:").strip()
     if system:
         converted.insert(0, {"role": "system", "content": system})
     messages, weights = parse_messages(converted)
     require_answer(messages)
     return ChatRow(messages, weights, parse_tools(row.get("tools")))
+
+
+def _transcript(text: str) -> list[dict[str, str]]:
+    """The turns of one text; none when it does not begin with a speaker. The end token behind a turn is left out."""
+    found = [match for match in _SPEAKER.finditer(text) if _role(match[1]) in ROLES]
+    if not found or text[: found[0].start()].strip():
+        return []
+    ends = [*(match.start() for match in found[1:]), len(text)]
+    turns = zip(found, ends, strict=True)
+    return [{"from": _role(match[1]), "value": _END.sub("", text[match.end() : end]).strip()} for match, end in turns]
+
+
+def _role(speaker: str) -> str:
+    return speaker.lower().replace(" ", "_")
 
 
 def message_of(turn: Any, number: int) -> dict[str, Any]:
@@ -88,4 +116,8 @@ FORMAT = Format(
     parse,
     rank=20,
     example='{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}',
+    usual={
+        "conversations": ("conversation", "messages", "dialog", "dialogue", "turns", "chat"),
+        "system": ("system_prompt",),
+    },
 )

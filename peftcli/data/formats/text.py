@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from peftcli.data.format import Columns, Format, text_part
+from peftcli.data.columns import Columns, text_part
+from peftcli.data.format import Format
 from peftcli.data.rows import TextRow
 
 
@@ -17,4 +18,13 @@ def parse(row: Columns) -> TextRow:
     return TextRow(text_part(row, "text"))
 
 
-FORMAT = Format("text", ("text",), (), recognise, parse, rank=90, example='{"text": "Once upon a time ..."}')
+FORMAT = Format(
+    "text",
+    ("text",),
+    (),
+    recognise,
+    parse,
+    rank=90,
+    example='{"text": "Once upon a time ..."}',
+    usual={"text": ("content", "body", "document", "article", "story")},
+)

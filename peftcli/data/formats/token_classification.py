@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from peftcli.data.columns import Columns
 from peftcli.data.faults import RowFault
-from peftcli.data.format import Columns, Format
+from peftcli.data.format import Format
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import TagRow
 
@@ -34,4 +35,5 @@ FORMAT = Format(
     rank=50,
     example='{"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]}',
     trained_by_causal_lm=False,
+    usual={"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")},
 )
