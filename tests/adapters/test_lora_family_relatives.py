@@ -308,8 +308,8 @@ def test_blocks_take_the_nearest_size_that_divides() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"type": "adalora", "init_r": 17}, "init_r = 17"),
-        ({"type": "loha", "r": 17}, "r = 17"),
+        ({"type": "adalora", "init_r": 17, "target_modules": ["k_proj"]}, "init_r = 17"),
+        ({"type": "loha", "r": 17, "target_modules": ["k_proj"]}, "r = 17"),
         ({"type": "oft", "r": 48, "oft_block_size": 0, "target_modules": ["q_proj"]}, "blocks of one"),
         ({"type": "ia3", "target_modules": ["k_proj"], "feedforward_modules": ["down_proj"]}, "no target"),
         ({"type": "vera", "target_modules": ["q_proj", "vproj"]}, "vproj"),
