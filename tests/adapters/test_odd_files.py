@@ -319,6 +319,10 @@ def test_two_keys_of_one_tensor(tmp_path: Path) -> None:
         adapters.load(llama(), tmp_path)
 
 
+renames_the_head = pytest.mark.skipif(hasattr(neox(), "embed_out"), reason="this transformers has the former name")
+
+
+@renames_the_head
 @pytest.mark.parametrize("of_keys", [True, False], ids=["keys too", "target only"])
 def test_a_head_that_transformers_renamed(of_keys: bool, tmp_path: Path) -> None:
     expected = written(tmp_path, neox(), {"target_modules": ["query_key_value", "lm_head"]})
@@ -330,6 +334,7 @@ def test_a_head_that_transformers_renamed(of_keys: bool, tmp_path: Path) -> None
     assert torch.equal(loaded(tmp_path, neox(), "`embed_out` is `lm_head`"), expected)
 
 
+@renames_the_head
 def test_a_renamed_target_without_tensors(tmp_path: Path) -> None:
     expected = written(tmp_path, neox(), {"target_modules": ["query_key_value"]})
     edit(tmp_path, {"target_modules": ["query_key_value", "embed_out"]})
@@ -345,6 +350,7 @@ def resized(tied: bool, rows: int = 133) -> Any:
     model = llama(tie_word_embeddings=tied)
     torch.manual_seed(5)
     model.resize_token_embeddings(rows, mean_resizing=False)
+    model.lm_head.out_features = rows  # transformers 5.3 leaves it as it was where the tables are tied
     return model.eval()
 
 
