@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ class Disk:
 
     def remove_tree(self, path: Path) -> None:
         shutil.rmtree(path)
+
+    def remove_empty(self, path: Path) -> None:
+        path.rmdir()
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        """Two folders take each other's place at once; False where the file system cannot do that."""
+        return system.exchange(one, other)
 
     def make_folder(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -484,6 +491,25 @@ def remove_folder(path: Path) -> None:
         trash = _temporary_name(path)
         disk.rename(path, trash)
         remove_path(trash)
+
+
+def exchange_folders(one: Path, other: Path, *, say: Callable[[str], None]) -> None:
+    """Two folders take each other's place, at once where the file system can; else by three renames.
+
+    `say` is told first where `one` lies meanwhile: a process that is killed just then leaves it there.
+    """
+    with storage_errors(one):
+        if not disk.exchange(one, other):
+            between = one.parent / f".{one.name}.old"
+            say(f"note: {one} lies at {between} until the new one is in its place")
+            disk.rename(one, between)
+            try:
+                disk.rename(other, one)
+            except BaseException:
+                disk.rename(between, one)
+                raise
+            disk.rename(between, other)
+        sync_folder(one.parent)
 
 
 def json_line(value: Any) -> str:

@@ -19,16 +19,17 @@ from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import require_met
 from peftcli.jobs.locking import locked_run, require_locked_weights
+from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.jobs.run_folder import (
     choose_output,
     existing_run,
-    new_run_folder,
     write_findings,
     write_recipe,
 )
-from peftcli.jobs.seeds import run_seeds
+from peftcli.jobs.run_place import require_free, run_place
+from peftcli.jobs.seeds import of_seed, run_seeds
 from peftcli.lock.document import lock_path, read_lock
-from peftcli.plan import prepare_run
+from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
@@ -68,17 +69,41 @@ def train_into(
 ) -> tuple[RunRecord, Path]:
     """`train`, with the run folder that was chosen; gates that are not met are in the record and raise nothing."""
     started = time.monotonic()
-    prepared = locked_run(Path(path), overrides, _warn) if locked else None
-    loaded = load_recipe(Path(path), overrides) if prepared is None else prepared.loaded
-    with new_run_folder(choose_output(loaded, output), replace=replace) as folder:
+    loaded = load_recipe(Path(path), overrides)
+    require_free(choose_output(loaded, output), loaded, replace=replace)
+    # nothing is made, and nothing of an older run touched, before it is known what will be trained
+    loaded, prepared = _planned(loaded, overrides, locked=locked, quiet=quiet)
+    lock = read_lock(lock_path(Path(path))) if locked else None
+    with run_place(choose_output(loaded, output), loaded, replace=replace) as place:
         if loaded.recipe.seeds > 1:
-            return run_seeds(
-                loaded, folder, started, lambda draft, _: run_draft(draft, quiet=quiet, resuming=False)
-            ), folder
-        draft = Draft(
-            folder, loaded, started, prepared=prepared, lock=None if not locked else read_lock(lock_path(Path(path)))
-        )
-        return run_draft(draft, quiet=quiet, resuming=False), folder
+            record = run_seeds(
+                loaded,
+                place.folder,
+                started,
+                lambda draft, _: run_draft(draft, quiet=quiet),
+                planned=prepared,
+                place=place,
+            )
+            return record, place.folder
+        draft = Draft(place.folder, loaded, started, prepared=prepared, place=place, lock=lock)
+        return run_draft(draft, quiet=quiet), draft.folder
+
+
+def _planned(
+    loaded: LoadedRecipe, overrides: Sequence[str] | Mapping[str, object], *, locked: bool, quiet: bool
+) -> tuple[LoadedRecipe, Prepared]:
+    """The recipe, as its lock pins it with `locked`, and the plan of its run or its first seed's; nothing is written."""
+    with run_signals(), _stops_told(None):
+        _teller(quiet)(f"{loaded.name}: reading {_sources(loaded)}")
+        if not locked:
+            return loaded, prepare_run(_first(loaded))
+        prepared = locked_run(loaded.path, overrides, _warn)
+        pinned = prepared.loaded
+        return pinned, prepared if pinned.recipe.seeds == 1 else prepare_run(_first(pinned))
+
+
+def _first(loaded: LoadedRecipe) -> LoadedRecipe:
+    return loaded if loaded.recipe.seeds == 1 else of_seed(loaded, loaded.recipe.seed)
 
 
 def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
@@ -89,7 +114,7 @@ def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
     started = time.monotonic()
     folder = existing_run(path)
     with files.owned_folder(folder):
-        loaded = load_recipe(folder / "recipe.yaml", ())
+        loaded = load_recipe(folder / RECIPE_NAME, ())
         if loaded.recipe.seeds > 1:
             return run_seeds(
                 loaded, folder, started, lambda draft, begun: run_draft(draft, quiet=quiet, resuming=begun)
@@ -112,18 +137,19 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
             write_recipe(folder, loaded, prepared.plan.resolved)
         write_findings(folder, prepared.data.findings)
         raise_failures(prepared.data.findings)
-        say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {folder}")
+        say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {draft.final_folder}")
         for warning in prepared.plan.warnings:
             say(f"warning: {warning}")
         with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
-            draft.assembly = assembly = assemble(prepared, folder, quiet=quiet)
+            waits = draft.place is not None and draft.place.waits
+            draft.assembly = assembly = assemble(prepared, folder, quiet=quiet, track=not waits)
             if draft.lock is not None:
                 require_locked_weights(draft.lock, assembly)
             require_fit_base(assembly)
             draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
         draft.training_begins()
-        draft.result = fit(fit_setup(assembly, resuming=resuming))
+        draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))
         draft.scores = score_run(assembly, draft.result)
         with signals.finishing():
             draft.write_adapter()
@@ -147,18 +173,19 @@ def _warn(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _stops_told(draft: Draft) -> Iterator[None]:
-    """A signal outside of the training loop: what is on disk goes on from there."""
+def _stops_told(draft: Draft | None) -> Iterator[None]:
+    """A signal outside of the training loop: what is on disk goes on from there. `draft`: None before there is any."""
     try:
         yield
     except StopNow as stop:
         name = signal.Signals(stop.signal_number).name
-        when = "before training" if draft.result is None else "after training, before the adapter was written"
-        begun = (draft.folder / "recipe.yaml").is_file()
+        ended = draft is not None and draft.result is not None
+        when = "after training, before the adapter was written" if ended else "before training"
+        begun = draft is not None and draft.folder == draft.final_folder and (draft.folder / RECIPE_NAME).is_file()
         raise Interrupted(
             f"stopped by {name} {when}",
             signal_number=stop.signal_number,
-            where=str(draft.folder) if begun else None,
+            where=str(draft.folder) if draft is not None and begun else None,
             fix="`peft resume` goes on from there" if begun else None,
         ) from None
 

@@ -102,6 +102,37 @@ def try_lock(descriptor: int) -> Lock:
     return Lock.HELD
 
 
+_EXCHANGE = 2
+"""RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS."""
+_HERE = -100
+"""AT_FDCWD: both paths are absolute."""
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Two paths of one file system take each other's place in one step; False where system or file system cannot.
+
+    Any other failure is an `OSError`.
+    """
+    import ctypes
+
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            failed = library.renamex_np(*names, _EXCHANGE)
+        else:
+            failed = library.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
+    except (AttributeError, TypeError, OSError):
+        # a C library without the call, or a system without that library
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(one))
+
+
 def signals(*names: str) -> tuple[signal.Signals, ...]:
     """Those of the named signals that the system has."""
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))

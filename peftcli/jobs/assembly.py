@@ -33,9 +33,8 @@ from peftcli.recipe import flat_recipe
 from peftcli.tasks.base import Task
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.acceleration import build_accelerator
-from peftcli.training.checkpoint import CheckpointStore
+from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
 from peftcli.training.events import EventLog
-from peftcli.training.interfaces import Emit
 from peftcli.training.progress import TrainingProgress, build_progress
 from peftcli.training.setup import FitResult, FitSetup
 from peftcli.training.trackers import Trackers, both, require_packages
@@ -66,6 +65,23 @@ class Assembly:
     progress: TrainingProgress
     trackers: Trackers | None = None
     scores: dict[int, Evaluation] = field(default_factory=dict)
+    followers: list[Callable[[Path], None]] = field(default_factory=list)
+    """Told when the run folder lies elsewhere."""
+
+    def move(self, folder: Path) -> None:
+        """The run folder lies at `folder` now, with everything that is in it."""
+        self.folder = folder
+        for follow in self.followers:
+            follow(folder)
+
+    def start_trackers(self) -> None:
+        """Starts those that the recipe names; they write into the run folder as it lies now."""
+        self.trackers = _trackers(self.prepared, self.accelerator, self.folder)
+
+    def emit(self, event: str, step: int, **facts: Any) -> None:
+        """Tells an event to the trackers, once there are any."""
+        if self.trackers is not None:
+            self.trackers(event, step, **facts)
 
     @property
     def pad_token_id(self) -> int:
@@ -104,12 +120,12 @@ class Assembly:
         )
 
 
-def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
-    """Loads the base's weights and makes everything ready for `attach`."""
+def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = True) -> Assembly:
+    """Loads the base's weights and makes everything ready for `attach`. `track`: start the recipe's trackers now."""
     resolved = prepared.plan.resolved
     require_packages(prepared.loaded.recipe.tracking)
     if isinstance(prepared.order, StreamOrder):
-        prepared.order.keep_cursors(folder / "data" / "stream.jsonl")
+        prepared.order.keep_cursors(_cursors_in(folder))
     task = find_task(prepared.loaded.recipe.task)
     accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
     start_peak_memory(resolved.device)
@@ -121,7 +137,7 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         attention=None if attention == "auto" else attention,
         device=resolved.device,
     )
-    return Assembly(
+    found = Assembly(
         prepared=prepared,
         folder=folder,
         model=model,
@@ -133,8 +149,10 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool) -> Assembly:
         base_fingerprint=base_fingerprint(model),
         quiet=quiet,
         progress=build_progress(quiet=quiet),
-        trackers=_trackers(prepared, accelerator, folder),
     )
+    if track:
+        found.start_trackers()
+    return found
 
 
 def require_fit_base(assembly: Assembly) -> None:
@@ -200,14 +218,15 @@ def checkpoint_store(assembly: Assembly) -> CheckpointStore:
     """Where the run's checkpoints lie, and what a checkpoint must agree with."""
     identity = run_identity(assembly)
     keep = assembly.prepared.loaded.recipe.checkpoint.keep
-    return CheckpointStore(assembly.folder / "checkpoints", _run_id(identity), keep=keep, identity=identity)
+    return CheckpointStore(assembly.folder / CHECKPOINTS, _run_id(identity), keep=keep, identity=identity)
 
 
-def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
+def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[], None] = lambda: None) -> FitSetup:
     """Everything that the loop is handed."""
     recipe, resolved = assembly.prepared.loaded.recipe, assembly.prepared.plan.resolved
     adapter = adapter_of(assembly.model)
-    log: Emit = EventLog(assembly.folder / "metrics.jsonl")
+    log, store = EventLog(assembly.folder / "metrics.jsonl"), checkpoint_store(assembly)
+    assembly.followers = [log.follow, store.follow, *_stream_followers(assembly)]
     return FitSetup(
         model=assembly.model,
         adapter=adapter,
@@ -222,11 +241,12 @@ def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
         micro_batch_size=resolved.micro_batch_size,
         seed=stream_seed(recipe.seed, "forward"),
         checkpoint=recipe.checkpoint,
-        store=checkpoint_store(assembly),
+        store=store,
         resume=resuming,
         evaluate=None if assembly.validation is None else _evaluator(assembly),
         evaluate_every=recipe.evaluation.every,
-        emit=log if assembly.trackers is None else both(log, assembly.trackers),
+        emit=both(log, assembly.emit),
+        has_begun_well=has_begun_well,
         progress=assembly.progress,
         blocks=assembly.blocks,
         probe_rows=_longest_rows(assembly.prepared.data.train, resolved.micro_batch_size),
@@ -235,6 +255,15 @@ def fit_setup(assembly: Assembly, *, resuming: bool) -> FitSetup:
         changes_logits=lambda batch: changes_logits(assembly, batch),
         higher_is_better=lambda metric: metric_facts(metric).better == "higher",
     )
+
+
+def _stream_followers(assembly: Assembly) -> list[Callable[[Path], None]]:
+    order = assembly.prepared.order
+    return [lambda folder: order.keep_cursors(_cursors_in(folder))] if isinstance(order, StreamOrder) else []
+
+
+def _cursors_in(folder: Path) -> Path:
+    return folder / "data" / "stream.jsonl"
 
 
 def _run_id(identity: dict[str, Any]) -> str:

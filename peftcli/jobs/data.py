@@ -11,7 +11,7 @@ from peftcli.data.doctor.base import Finding
 from peftcli.data.facts import SourceFacts, SplitFacts
 from peftcli.data.preview import Parts, causal_lm_trains_on, read_parts
 from peftcli.jobs.kept_batches import KeptBatch, kept_batches, kept_document, kept_text
-from peftcli.jobs.run_folder import RECIPE_NAME, RECORD_NAME
+from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
 from peftcli.jobs.showing import shown_rows
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe

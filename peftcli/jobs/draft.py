@@ -22,6 +22,7 @@ from peftcli.jobs.gates import gate_results
 from peftcli.jobs.inspection import layer_updates
 from peftcli.jobs.locking import as_first_written, inputs_of, with_results, with_weights
 from peftcli.jobs.run_folder import resolved_values
+from peftcli.jobs.run_place import RunPlace
 from peftcli.jobs.scoring import score_facts, warnings_of
 from peftcli.jobs.showing import shown_rows
 from peftcli.lock.bands import Measured
@@ -59,6 +60,8 @@ class Draft:
     started: float
     """`time.monotonic()` when the command began."""
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    place: RunPlace | None = None
+    """Of a new run: an older one may still hold it."""
     prepared: Prepared | None = None
     assembly: Assembly | None = None
     attached: Summary | None = None
@@ -75,6 +78,25 @@ class Draft:
 
     def training_begins(self) -> None:
         self.startup_seconds = time.monotonic() - self.started
+
+    def has_begun_well(self) -> None:
+        """The first checkpoint is on disk: the run takes its place, and an older run that held it goes."""
+        if self.place is not None:
+            self.place.take_over(self._move)
+
+    def _move(self, old: Path, new: Path) -> None:
+        assert self.place is not None, "called for a place"
+        assert self.assembly is not None, "called by the fit"
+        self.folder = new / self.folder.relative_to(old)
+        self.assembly.move(self.folder)
+        if not self.place.waits:
+            # they keep paths, so only here; one that does not start leaves the older run in its place
+            self.assembly.start_trackers()
+
+    @property
+    def final_folder(self) -> Path:
+        """Where the run will lie, once it has begun well."""
+        return self.folder if self.place is None else self.place.final / self.folder.relative_to(self.place.folder)
 
     # -- what is written ---------------------------------------------------------------------------------------
 

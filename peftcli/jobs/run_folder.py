@@ -1,11 +1,9 @@
-"""The run folder: where it is, who owns it, and the small files written into it before training starts."""
+"""The run folder: where it is, and the small files written into it before training starts."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,11 @@ import numpy as np
 from peftcli import files
 from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_lines
-from peftcli.errors import CheckpointError, StorageError
+from peftcli.errors import CheckpointError
+from peftcli.jobs.run_files import BATCH_PREFIX, FINDINGS_NAME, RECIPE_NAME, is_run
 from peftcli.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
 from peftcli.redaction import redacted
-
-RECIPE_NAME = "recipe.yaml"
-RECORD_NAME = "run.json"
-FINDINGS_NAME = "findings.jsonl"
-BATCH_PREFIX = "batch-step-"
-_RUN_MARKS = (RECIPE_NAME, "adapter", "checkpoints", "metrics.jsonl")
 
 
 def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:
@@ -37,76 +30,10 @@ def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:
     return folder
 
 
-def holds_a_run(folder: Path) -> bool:
-    """Whether there is anything to lose: the record of a start that failed before it had a recipe does not count."""
-    return any((folder / name).exists() for name in _RUN_MARKS)
-
-
-@contextlib.contextmanager
-def new_run_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
-    """Makes and owns the folder of a new run, before anything slow is done.
-
-    Raises `StorageError` when a file is in the way, the folder holds a run (unless `replace`) or other files, or
-    another process owns it.
-    """
-    for part in (folder, *folder.parents):
-        if part.exists() and not part.is_dir():
-            raise StorageError("the output path is a file, not a folder", where=str(part), fix="choose another output")
-    if folder.is_dir() and not replace and holds_a_run(folder):
-        raise StorageError(
-            "the folder holds a run already",
-            where=str(folder),
-            fix="choose another --output, add --replace, or `peft resume` it",
-        )
-    strangers = _strangers(folder)
-    if strangers:
-        raise StorageError(
-            f"the folder holds other files ({', '.join(strangers[:3])})", where=str(folder), fix="choose another output"
-        )
-    with files.owned_folder(folder):
-        _require_writable(folder)
-        if replace or (folder / RECORD_NAME).exists():
-            _clear(folder)
-        yield folder
-
-
-_OURS = {
-    "adapter", "checkpoints", "data", "metrics.jsonl", "recipe.lock", RECIPE_NAME, "report.html", "report.md",
-    "run.json", "tracking", *files.LOCK_NAMES,
-}  # fmt: skip
-
-
-def _strangers(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    names = sorted(path.name for path in folder.iterdir())
-    found = [n for n in names if n not in _OURS and not n.startswith((files.TEMPORARY_PREFIX, "seed-"))]
-    return found + [f"data/{path.name}" for path in sorted((folder / "data").glob("*")) if not _is_our_data(path)]
-
-
-def _is_our_data(path: Path) -> bool:
-    """A folder `data` may hold the user's own rows."""
-    return path.name.startswith((FINDINGS_NAME, BATCH_PREFIX, files.TEMPORARY_PREFIX))
-
-
-def _require_writable(folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StorageError("no permission to write here", where=str(folder), fix="choose another output")
-
-
-def _clear(folder: Path) -> None:
-    """Removes a run, or what a failed start left; record and recipe first, so that half of it is never read as whole."""
-    with files.storage_errors(folder):
-        for path in sorted(folder.iterdir(), key=lambda item: item.name not in (RECORD_NAME, RECIPE_NAME)):
-            if path.name in files.LOCK_NAMES:
-                continue
-            files.remove_path(path)
-
-
 def existing_run(path: str | Path) -> Path:
-    """The folder of a run to resume. Raises `CheckpointError` where there is none."""
+    """The folder of a run to resume. Raises `CheckpointError` where there is none: a recipe alone is not yet a run."""
     folder = Path(path).expanduser().absolute()
-    if not (folder / RECIPE_NAME).is_file():
+    if not (folder / RECIPE_NAME).is_file() or not is_run(folder):
         raise CheckpointError("there is no run to resume here", where=str(folder), fix="name the folder of a run")
     return folder
 

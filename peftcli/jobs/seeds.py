@@ -17,7 +17,9 @@ from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import gate_results
 from peftcli.jobs.locating import read_record
 from peftcli.jobs.locking import inputs_of, with_results
-from peftcli.jobs.run_folder import RECIPE_NAME, RECORD_NAME, write_recipe
+from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
+from peftcli.jobs.run_folder import write_recipe
+from peftcli.jobs.run_place import RunPlace
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
 from peftcli.plan import Prepared, prepare_run
@@ -66,9 +68,18 @@ def of_seed(loaded: LoadedRecipe, seed: int) -> LoadedRecipe:
     return dataclasses.replace(loaded, recipe=loaded.recipe.model_copy(update={"seed": seed, "seeds": 1}))
 
 
-def run_seeds(loaded: LoadedRecipe, folder: Path, started: float, run_one: RunOne) -> RunRecord:
+def run_seeds(
+    loaded: LoadedRecipe,
+    folder: Path,
+    started: float,
+    run_one: RunOne,
+    *,
+    planned: Prepared | None = None,
+    place: RunPlace | None = None,
+) -> RunRecord:
     """Runs every seed that `folder` does not hold yet, goes on with those that it half holds, and sums them up.
 
+    `planned`: the first seed's run, where that is known already. `place`: of a new run, which moves as a whole.
     Raises what a run raises; the record of `folder` then says how far it came.
     """
     seeds = [loaded.recipe.seed + number for number in range(loaded.recipe.seeds)]
@@ -80,12 +91,15 @@ def run_seeds(loaded: LoadedRecipe, folder: Path, started: float, run_one: RunOn
             if found is None:
                 # each seed's clock is its own, but the first one's begins with the command
                 begun = started if not done and prepared is None else time.monotonic()
-                draft = Draft(seed_folder(folder, seed), of_seed(loaded, seed), begun)
+                draft = Draft(seed_folder(folder, seed), of_seed(loaded, seed), begun, place=place)
                 if prepared is None:
-                    draft.prepared = prepared = prepare_run(draft.loaded)
+                    draft.prepared = prepared = planned or prepare_run(draft.loaded)
                     write_recipe(folder, loaded, prepared.plan.resolved)
                 with files.owned_folder(draft.folder):
-                    found = run_one(draft, (draft.folder / RECIPE_NAME).is_file())
+                    try:
+                        found = run_one(draft, (draft.folder / RECIPE_NAME).is_file())
+                    finally:
+                        folder = draft.folder.parent
                 done.append(found)
                 if draft.late_signal is not None and len(done) < len(seeds):
                     raise _stopped_between(draft.late_signal, seed, folder)

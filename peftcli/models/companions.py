@@ -47,9 +47,14 @@ def files_beside_weights(folder: Path) -> dict[str, Path]:
     return found | {f"{TEMPLATES_FOLDER}/{path.name}": path for path in templates if is_own_file(path, folder)}
 
 
+def is_tokenizer_name(name: str) -> bool:
+    """Whether a file of this name may be part of a tokenizer or processor."""
+    return _TOKENIZER_NAME.fullmatch(name) is not None
+
+
 def tokenizer_files(folder: Path) -> dict[str, Path]:
     """Those of them that a tokenizer or processor consists of."""
-    return {name: path for name, path in files_beside_weights(folder).items() if _TOKENIZER_NAME.fullmatch(name)}
+    return {name: path for name, path in files_beside_weights(folder).items() if is_tokenizer_name(name)}
 
 
 def write_tokenizer(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -19,7 +19,7 @@ from peftcli.jobs.assembly import assemble, fit_setup
 from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.locking import Overrides, inputs_of, pinned_recipe
-from peftcli.jobs.run_folder import RECIPE_NAME
+from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.jobs.seeds import of_seed, seed_folder
 from peftcli.lock.differences import Difference, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock

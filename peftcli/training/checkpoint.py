@@ -26,7 +26,7 @@ from peftcli import files
 from peftcli.errors import CheckpointError, Fault, NumericalError, StorageError
 from peftcli.training.state import TrainingState
 
-PREFIX = "step-"
+CHECKPOINTS, PREFIX = "checkpoints", "step-"
 ADAPTER, OPTIMIZER, BEST, STATE = "adapter.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"
 LOSSES = "losses"
 
@@ -56,6 +56,10 @@ class CheckpointStore:
     run_id: str
     keep: int = 2
     identity: dict[str, Any] = field(default_factory=dict)
+
+    def follow(self, run: Path) -> None:
+        """The run folder lies elsewhere now, with its checkpoints."""
+        self.folder = run / CHECKPOINTS
 
     def path(self, step: int) -> Path:
         return self.folder / f"{PREFIX}{step:08d}"

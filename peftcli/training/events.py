@@ -18,6 +18,10 @@ class EventLog:
         self.path = path
         _drop_torn_line(path)
 
+    def follow(self, run: Path) -> None:
+        """The run folder lies elsewhere now, with this file."""
+        self.path = run / self.path.name
+
     def __call__(self, event: str, step: int, **facts: Any) -> None:
         line = {"event": event, "step": step, **{name: _plain(value) for name, value in facts.items()}}
         files.append_line(self.path, redacted(json.dumps(line, ensure_ascii=False, allow_nan=False)))

@@ -103,6 +103,7 @@ class _Run:
         self.stepper.probe()
         if self.resumed_from is None:
             self.keeper.save()
+            self.setup.has_begun_well()
         self.evaluate_if_due()
         self.obey_signals()
 

@@ -36,6 +36,10 @@ def _no_event(event: str, step: int, **facts: Any) -> None:
     """Events are only written where somebody asked for them."""
 
 
+def _nothing() -> None:
+    """Where nobody waits for a run to begin."""
+
+
 @dataclass
 class FitSetup:
     """Everything that `fit` needs; resolved values only, nothing here is `auto`."""
@@ -75,6 +79,8 @@ class FitSetup:
     """From an enclosing `stop_signals()`; None: `fit` listens itself."""
     blocks: Sequence[nn.Module] = ()
     """The model's layers, for gradient checkpointing."""
+    has_begun_well: Callable[[], None] = _nothing
+    """Called once in a run that is not resumed: when the longest batch has been tried and its first checkpoint is kept."""
     probe_rows: Sequence[int] = ()
     """The longest rows of the data; one micro-batch of them is tried before training."""
     may_stay_idle: frozenset[str] = frozenset()

@@ -91,6 +91,17 @@ class FaultyDisk(files.Disk):
             _die()
         super().remove_tree(path)
 
+    def remove_empty(self, path: Path) -> None:
+        half = self._pass("remove empty")
+        super().remove_empty(path)
+        self._done(half)
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        half = self._pass("exchange")
+        done = super().exchange(one, other)
+        self._done(half)
+        return done
+
     def make_folder(self, path: Path) -> None:
         half = self._pass("make folder")
         super().make_folder(path)

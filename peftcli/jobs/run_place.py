@@ -1,0 +1,174 @@
+"""The place of a new run: free, or still held by an older run until the new one has begun well.
+
+    NAME         the older run, as it was, until the exchange
+    .NAME.new    the new one, until its first checkpoint; then the older one, until it is removed
+
+The exchange is one step of the file system: whatever stops the process, NAME holds a whole run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from peftcli import files
+from peftcli.errors import StorageError
+from peftcli.jobs.run_files import holds_a_run, remove_locks, remove_run, strangers
+from peftcli.recipe import LoadedRecipe, flat_recipe
+from peftcli.streams import tell
+
+
+class RunPlace:
+    """Where a new run is written: `folder`, which is `final` from the beginning or after `take_over`."""
+
+    def __init__(self, final: Path, aside: Path | None = None) -> None:
+        self.final = final
+        self.aside = aside
+        self.folder = final if aside is None else aside
+
+    @property
+    def waits(self) -> bool:
+        """Whether an older run still has the place."""
+        return self.folder != self.final
+
+    def take_over(self, move: Callable[[Path, Path], None]) -> None:
+        """Puts the new run in the older one's place, and removes that. `move(old, new)` is told of the other place;
+        when it fails everything is put back.
+
+        Raises `StorageError` where somebody put a file of his own into the older run meanwhile.
+        """
+        if self.aside is None or not self.waits:
+            return
+        _require_ours(self.final)
+        files.exchange_folders(self.final, self.aside, say=tell)
+        try:
+            self.folder = self.final
+            move(self.aside, self.final)
+        except BaseException:
+            files.exchange_folders(self.final, self.aside, say=tell)
+            self.folder = self.aside
+            move(self.final, self.aside)
+            raise
+        _remove(self.aside)
+
+
+def require_free(folder: Path, loaded: LoadedRecipe, *, replace: bool) -> None:
+    """Raises `StorageError` where a new run cannot have a folder: before anything is made, planned or removed."""
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise StorageError("the output path is a file, not a folder", where=str(part), fix="choose another output")
+    if not folder.is_dir():
+        return
+    needed = _needed_in(folder, loaded) if replace or holds_a_run(folder) else None
+    if needed is not None:
+        raise StorageError(
+            f"the folder cannot be replaced: it holds {needed}", where=str(folder), fix="choose another --output"
+        )
+    if not replace and holds_a_run(folder):
+        # what is not only ours cannot be replaced either
+        mixed = bool(strangers(folder))
+        raise StorageError(
+            "the folder holds a run already" if not mixed else f"the folder holds {_listed(folder)}",
+            where=str(folder),
+            fix="choose another --output" + ("" if mixed else ", add --replace, or `peft resume` it"),
+        )
+    _require_ours(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError("no permission to write here", where=str(folder), fix="choose another output")
+
+
+@contextlib.contextmanager
+def run_place(folder: Path, loaded: LoadedRecipe, *, replace: bool) -> Iterator[RunPlace]:
+    """Makes and owns the place of a new run. A run that is there stays as it is until `take_over`.
+
+    Raises what `require_free` does, and `StorageError` where another process owns the folder.
+    """
+    require_free(folder, loaded, replace=replace)
+    # of a link, what it points to: folders change places, links do not
+    folder = folder.resolve() if folder.is_symlink() else folder
+    with files.owned_folder(folder):
+        if not holds_a_run(folder):
+            # what a start that failed at once has left
+            remove_run(folder)
+            yield RunPlace(folder)
+            return
+        with _aside(folder) as aside:
+            place = RunPlace(folder, aside)
+            try:
+                yield place
+            finally:
+                if place.waits:
+                    tell(f"note: the run in {folder} is as it was")
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """The folder of the new run beside the old one; whatever it holds in the end is given up."""
+    if os.path.ismount(folder):
+        raise StorageError("a mounted folder cannot be replaced", where=str(folder), fix="choose another --output")
+    aside = folder.with_name(f".{folder.name}.new")
+    if aside.is_symlink() or (aside.exists() and not aside.is_dir()):
+        raise StorageError("a file is in the way of the new run", where=str(aside), fix="move it elsewhere")
+    if aside.is_dir():
+        _require_ours(aside)
+    with files.owned_folder(aside):
+        remove_run(aside)
+        try:
+            yield aside
+        finally:
+            _remove(aside)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a run that is given up; what cannot be removed is told, it is no failure of the one that goes on."""
+    try:
+        if folder.is_dir():
+            left = remove_run(folder)
+            remove_locks(folder)
+            if left:
+                tell(f"note: {folder} keeps what no run wrote: {', '.join(left[:3])}")
+            elif not any(folder.iterdir()):
+                files.disk.remove_empty(folder)
+    except (StorageError, OSError) as error:
+        tell(f"warning: {folder} could not be removed: {error}")
+
+
+def _require_ours(folder: Path) -> None:
+    if strangers(folder):
+        raise StorageError(f"the folder holds {_listed(folder)}", where=str(folder), fix="choose another output")
+
+
+def _listed(folder: Path) -> str:
+    return f"other files ({', '.join(strangers(folder)[:3])})"
+
+
+def _needed_in(folder: Path, loaded: LoadedRecipe) -> str | None:
+    """What of this very start lies in a folder: the working directory, the recipe, a file or folder that it names."""
+    place = folder.resolve()
+    if _is_within(Path.cwd(), place):
+        return "the working directory"
+    written = {Path(origin.rsplit(":", 2)[0]) for origin in loaded.origins.values()}
+    if any(_is_within(path, place) for path in (loaded.path, *(path for path in written if path.is_file()))):
+        return "the recipe"
+    named = (value for key, value in flat_recipe(loaded.recipe).items() if key != "output")
+    inputs = [
+        text for value in named for text in _texts(value) if os.path.isabs(text) and _is_within(Path(text), place)
+    ]
+    return f"what the recipe reads: {inputs[0]}" if inputs else None
+
+
+def _is_within(path: Path, place: Path) -> bool:
+    return place in (path.resolve(), *path.resolve().parents, *Path(os.path.abspath(path)).parents)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, Iterable):
+        for item in value:
+            yield from _texts(item)
