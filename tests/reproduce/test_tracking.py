@@ -17,8 +17,7 @@ from accelerate.tracking import GeneralTracker
 import peftcli
 from peftcli.cli.entry import run as peft
 from peftcli.lock.document import read_lock
-from peftcli.training import trackers
-from peftcli.training.tracker_names import TRACKER_PACKAGES
+from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
 
 LOGGED: list[tuple[str, Any, Any]] = []
 
@@ -54,7 +53,7 @@ class Notebook(GeneralTracker):
 def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     LOGGED.clear()
     monkeypatch.setitem(TRACKER_PACKAGES, "notebook", "notebook")
-    monkeypatch.setitem(trackers._MODULES, "notebook", ("json",))
+    monkeypatch.setitem(TRACKER_MODULES, "notebook", ("json",))
     monkeypatch.setitem(accelerate_tracking.LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
 
 
