@@ -6,11 +6,14 @@ opened, and a peak of memory; a network disk may have no locks.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -136,3 +139,46 @@ def exchange(one: Path, other: Path) -> bool:
 def signals(*names: str) -> tuple[signal.Signals, ...]:
     """Those of the named signals that the system has."""
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+@contextlib.contextmanager
+def computing_at_most(seconds: float, out_of_time: Callable[..., Any], *, patience: float) -> Iterator[None]:
+    """Calls `out_of_time`, which raises, after so much computing inside the block.
+
+    It is heard between two steps of Python only: after `patience` times as long the process ends. Where the system
+    counts no computing, it ends by the clock.
+    """
+    if not hasattr(signal, "setitimer"):
+        timer = threading.Timer(seconds * patience, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        return
+    signal.signal(signal.SIGVTALRM, out_of_time)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds / 10)
+    signal.setitimer(signal.ITIMER_PROF, seconds * patience)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Bounds what this process may take of memory, and keeps it from leaving it on disk when it dies.
+
+    Windows has no such bound, and macOS may refuse it.
+    """
+    resource = _module("resource")
+    if resource is None:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    except (OSError, ValueError):
+        if sys.platform != "darwin":
+            raise

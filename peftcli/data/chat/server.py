@@ -7,13 +7,13 @@ heard its death. It answers frames on its standard streams and imports neither t
 
 from __future__ import annotations
 
-import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peftcli import system
 from peftcli.data.chat.answers import Hit
 from peftcli.data.chat.borders import Borders
 from peftcli.data.chat.limits import TemplateFailure, TemplateLimit, TemplateRefusal
@@ -95,27 +95,19 @@ def _rendered(renderer: Renderer, row: ChatRow) -> Answer:
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
     """Raises `TemplateLimit` after so much computing."""
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds / 10)
-    signal.setitimer(signal.ITIMER_PROF, seconds * _PATIENCE)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def serve(seconds: float, memory_bytes: int) -> None:
-    """Answers frames until the requests end."""
 
     def out_of_time(*_: Any) -> None:
         raise TemplateLimit(f"it computes for more than {seconds:g} seconds")
 
-    signal.signal(signal.SIGVTALRM, out_of_time)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    with system.computing_at_most(seconds, out_of_time, patience=_PATIENCE):
+        yield
+
+
+def serve(seconds: float, memory_bytes: int) -> None:
+    """Answers frames until the requests end."""
     # an interrupt is for the process that asks, which then closes this one's requests
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    system.limit_memory(memory_bytes)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     server = Server(seconds)
     while (frame := read_frame(requests)) is not None:
