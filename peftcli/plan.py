@@ -161,6 +161,7 @@ def prepare_run(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
             *counts.notes,
+            *data.warnings,
             *(chats.warnings if data.facts.holds_chats else ()),
         ),
         left_out=counts.left_out,

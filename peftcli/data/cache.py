@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,25 +64,32 @@ class CacheSummary:
 
 
 class TokenCache:
-    """Entries under one folder. Safe for several processes at once: the first to finish an entry wins."""
+    """Entries under one folder. Safe for several processes at once: the first to finish an entry wins.
+
+    A cache saves time and no more: a folder that cannot be read or written is told in `warning`, and nothing is kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._tokens = folder / "tokens"
         self._reviews = folder / "reviews"
         self.folder = folder
+        self.warning: str | None = None
 
     def load(self, key: str, names: Sequence[str], inputs: Sequence[FileFacts]) -> SourceData | None:
         """The entry, memory-mapped, under today's file names; None when there is none. A damaged one is removed."""
         path = self._path(key)
-        if not path.is_dir():
-            return None
         try:
+            if not path.is_dir():
+                return None
             files.verify_manifest(path)
             meta = json.loads(files.read_bounded(path / _META, limit_bytes=_META_LIMIT_BYTES))
             return _from_folder(path, meta, key, names, inputs)
         except (ValueError, KeyError, TypeError, FileNotFoundError):
-            files.remove_folder(path)
-            return None
+            with self._telling():
+                files.remove_folder(path)
+        except (StorageError, OSError) as error:
+            self._tell(error)
+        return None
 
     def save(self, data: SourceData) -> None:
         """Writes an entry; when another process has written it meanwhile, theirs stays."""
@@ -91,9 +99,9 @@ class TokenCache:
                 for name, array in _arrays(data).items():
                     staging.write(f"{name}.bin", np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                 staging.write_json(_META, _meta(data))
-        except StorageError:
-            if not path.is_dir():
-                raise
+        except (StorageError, OSError) as error:
+            if not path.exists():
+                self._tell(error)
 
     def load_review(self, key: str) -> Tallies | None:
         """What the checks that compare rows saw on exactly these rows."""
@@ -104,7 +112,21 @@ class TokenCache:
             return None
 
     def save_review(self, key: str, tallies: Tallies) -> None:
-        files.write_json(self._reviews / f"{key}.json", tallies_to(tallies))
+        with self._telling():
+            files.write_json(self._reviews / f"{key}.json", tallies_to(tallies))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (StorageError, OSError) as error:
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        self.warning = self.warning or (
+            f"the token cache {self.folder} cannot be used ({error}): rows are encoded anew in every run; "
+            "name a folder that can be written with PEFTCLI_CACHE"
+        )
 
     def summary(self) -> CacheSummary:
         paths = self._owned()

@@ -36,6 +36,8 @@ class PreparedData:
     facts: DataFacts
     findings: list[Finding]
     open_stream: Callable[[int], RowStream] | None = None
+    warnings: tuple[str, ...] = ()
+    """What went another way than it should, and is no matter of the rows."""
 
     def order(self, batch_size: int, seed: int, *, max_steps: int | None = None) -> BatchOrder | StreamOrder:
         """The order of batches. `RecipeError` for a stream without `max_steps`, since it has no end."""
@@ -97,7 +99,10 @@ def prepare(
         streaming=config.streaming,
         validation_trained_on=trained_on(compared),
     )
-    return PreparedData(splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings, open_stream)
+    warnings = (cache.warning,) if cache is not None and cache.warning else ()
+    return PreparedData(
+        splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings, open_stream, warnings
+    )
 
 
 def _findings(

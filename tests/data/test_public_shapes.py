@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from peftcli.data.faults import FaultLog
 from peftcli.data.format import find_format
+from peftcli.data.readers.containers import read_file
 from peftcli.data.rows import ChatRow, Row, TagRow
 from peftcli.errors import DataError
 
@@ -191,3 +194,33 @@ def test_tools_without_a_place_stop_the_run_or_are_left_out_when_asked(prepared:
     left_out = prepared([{"messages": TURNS, "tools": TOOLS}], tokenizer=tokenizer, checks={"lost-tools": "warn"})
     without = prepared([{"messages": TURNS}], tokenizer=tokenizer)
     assert left_out.facts.train.stream_sha256 == without.facts.train.stream_sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", ";"), ("a.csv", ",")]
+)
+def test_the_separator_is_the_one_that_the_header_has(name: str, sign: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(f'question{sign}"answer"\nWho?{sign}"Me; or, you"\n', encoding="utf-8")
+    assert rows_in(tmp_path / name) == [{"question": "Who?", "answer": "Me; or, you"}]
+
+
+def test_one_column_is_not_cut_at_signs_of_its_cells(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\none; two | three\n", encoding="utf-8")
+    assert rows_in(tmp_path / "a.csv") == [{"text": "one; two | three"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.csv", "text\rone\rtwo\r"), ("a.jsonl", '{"text": "a"}\r{"text": "b"}\r')]
+)
+def test_lone_carriage_returns_are_told_with_the_command(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    with pytest.raises(DataError, match="carriage returns alone") as caught:
+        rows_in(tmp_path / name)
+    assert caught.value.fix == r"convert it: tr '\r' '\n' < OLD > NEW"
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    faults = FaultLog()
+    rows = [row for chunk in read_file(path, path.name, faults) for row in chunk.rows]
+    faults.raise_any()
+    return rows

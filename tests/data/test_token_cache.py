@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from peftcli import files
 from peftcli.data.cache import TokenCache, default_cache_dir
 from peftcli.data.config import DataConfig
 from peftcli.data.prepare import PreparedData, prepare
@@ -205,3 +208,34 @@ def test_two_processes_may_build_the_same_entry_at_once(tmp_path: Path, write_ro
     assert len({out for out, _ in answers}) == 1
     assert TokenCache(tmp_path / "cache").summary().entries == 1
     assert not list((tmp_path / "cache").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_cache_that_cannot_be_written_is_told_and_left_out(
+    write_rows: Any, tmp_path: Path, chat_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_rows(ROWS)
+    config = DataConfig(train="rows.jsonl", validation=0)
+    usual = prepare(config, tokenizer=chat_tokenizer, folder=tmp_path, seed=0)
+
+    def refuses(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.disk, "make_folder", refuses)
+    data = prepare(config, tokenizer=chat_tokenizer, folder=tmp_path, seed=0, cache_dir=tmp_path / "kept")
+    assert data.facts.train.stream_sha256 == usual.facts.train.stream_sha256
+    (told,) = data.warnings
+    assert str(tmp_path / "kept") in told
+    assert "PEFTCLI_CACHE" in told
+    assert usual.warnings == ()
+
+
+def test_a_file_in_place_of_the_cache_is_no_reason_to_fail(
+    write_rows: Any, tmp_path: Path, chat_tokenizer: Any
+) -> None:
+    write_rows(ROWS)
+    (tmp_path / "kept").write_text("a file")
+    config = DataConfig(train="rows.jsonl", validation=0)
+    data = prepare(config, tokenizer=chat_tokenizer, folder=tmp_path, seed=0, cache_dir=tmp_path / "kept")
+    assert "PEFTCLI_CACHE" in data.warnings[0]
+    assert (tmp_path / "kept").read_text() == "a file"

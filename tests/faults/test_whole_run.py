@@ -149,8 +149,8 @@ def test_the_first_run_on_this_data(
         monkeypatch.setenv("PEFTCLI_CACHE", str(tmp_path / f"cache-{point}"))
         arguments = ["train", str(whole.recipe), "--output", str(folder), "--quiet"]
         code, text = Child(arguments, FaultyDisk(kind, point)).end()
-        # an entry whose folder alone could not be synced is there, and is verified whenever it is read
-        assert code in expected_codes(kind) | ({0} if kind == BROKEN_ONCE else set()), (kind, point, text)
+        # a run needs no cache: one that cannot be written is told and left out
+        assert code in expected_codes(kind) | {0}, (kind, point, text)
         require_few_lines(text, code, (kind, point))
         go_on(whole.recipe, folder)
         require_whole(folder, whole.folder, (kind, point))

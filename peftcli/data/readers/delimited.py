@@ -1,14 +1,19 @@
-"""CSV and TSV with a header line. Every cell is text."""
+"""CSV and TSV with a header line, separated by commas, tabs, or what the header shows (`;`, `|`). Every cell is text."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
+from itertools import chain
 
 from peftcli.data.readers.base import CHUNK_ROWS, MAX_LINE_BYTES, Chunk, Reading
 from peftcli.data.readers.compressed import plain_suffix
 from peftcli.data.readers.lines import read_lines
 from peftcli.errors import DataError
+
+_SEPARATORS = (";", "\t", "|", ",")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 def read(reading: Reading) -> Iterator[Chunk]:
@@ -16,8 +21,12 @@ def read(reading: Reading) -> Iterator[Chunk]:
     csv.field_size_limit(MAX_LINE_BYTES)
     # a cell may hold line breaks: the parser is given the lines with their ends and counts them itself
     lines = _Numbered(reading)
-    parser = csv.reader(lines, delimiter="\t" if plain_suffix(reading.path) == ".tsv" else ",", strict=True)
+    usual = "\t" if plain_suffix(reading.path) == ".tsv" else ","
     try:
+        first = next(lines, None)
+        if first is None:
+            return
+        parser = csv.reader(chain([first], lines), delimiter=_separator(first, usual), strict=True)
         header = next(parser, None)
         if header is None:
             return
@@ -27,6 +36,13 @@ def read(reading: Reading) -> Iterator[Chunk]:
         raise DataError(
             f"not valid CSV: {error}", where=f"{reading.name}:{lines.number}", fix="quote cells that hold quotes"
         ) from error
+
+
+def _separator(header: str, usual: str) -> str:
+    """The separator of a file: that of its suffix, or where its header has none of that, the one that it does have."""
+    bare = _QUOTED.sub("", header)
+    others = [sign for sign in _SEPARATORS if sign in bare]
+    return others[0] if usual not in bare and others else usual
 
 
 class _Numbered:

@@ -22,6 +22,7 @@ def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:
             data = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if number == 1:
                 _refuse_wide_encodings(data, reading)
+                _refuse_lone_returns(data, reading)
             try:
                 yield number, data.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
@@ -45,6 +46,16 @@ def _refuse_wide_encodings(data: bytes, reading: Reading) -> None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(
             "the file is UTF-16, not UTF-8", where=f"{reading.name}:1", fix="convert it: iconv -f UTF-16 -t UTF-8"
+        )
+
+
+def _refuse_lone_returns(data: bytes, reading: Reading) -> None:
+    """A file without a single line feed and with carriage returns inside has the line ends of old systems."""
+    if not data.endswith(b"\n") and b"\r" in data.rstrip(b"\r"):
+        raise DataError(
+            "the lines end in carriage returns alone, which is read as one line",
+            where=f"{reading.name}:1",
+            fix="convert it: tr '\\r' '\\n' < OLD > NEW",
         )
 
 
