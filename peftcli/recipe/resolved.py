@@ -58,7 +58,7 @@ def _section(section: BaseModel, *, keep_empty: bool) -> dict[str, Any]:
             document[name] = {"type": section.method.name, **_section(section.method, keep_empty=keep_empty)}
             continue
         default = (
-            field.get_default(call_default_factory=True)
+            field.get_default(call_default_factory=True, validated_data={})
             if field.default is not PydanticUndefined or field.default_factory
             else ...
         )

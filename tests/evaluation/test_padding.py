@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -35,6 +35,7 @@ class Numbers:
     """Texts are token ids."""
 
     pad_token_id, eos_token_id, chat_template = 0, None, None
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return " ".join(map(str, ids))

@@ -111,9 +111,9 @@ def test_a_job_is_never_overwritten_and_services_are_known(work: Path, capsys: p
 def test_this_repository_checks_and_reproduces_itself() -> None:
     workflow: dict[str, Any] = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())
     ran = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert ran == ["make check", "make recipes", "make reproduce"]
+    assert ran == ["make check", "make test-${{ matrix.releases }}", "make recipes", "make reproduce"]
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for target in ("check", "recipes", "reproduce"):
+    for target in ("check", "test-newest", "test-oldest", "recipes", "reproduce"):
         assert f"\n{target}:" in makefile
     for command in ("peft validate", "peft plan", "peft train $$recipe --smoke", "peft reproduce"):
         assert command in makefile
