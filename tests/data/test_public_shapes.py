@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from peftcli.data.faults import FaultLog
+from peftcli.data.faults import FaultLog, RowFault
 from peftcli.data.format import find_format
 from peftcli.data.readers.containers import read_file
 from peftcli.data.rows import ChatRow, Row, TagRow
@@ -224,3 +224,11 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
     rows = [row for chunk in read_file(path, path.name, faults) for row in chunk.rows]
     faults.raise_any()
     return rows
+
+
+def test_pairs_of_answers_name_the_column_of_their_question() -> None:
+    row = {"system": "", "question": "Who?", "chosen": "Me.", "rejected": "No."}
+    with pytest.raises(RowFault) as caught:
+        find_format("auto", {}, row, "rows.jsonl:1").parse(row)
+    assert caught.value.fix == "write `columns: {prompt: question}`"
+    assert find_format("auto", {"prompt": "question"}, row, "rows.jsonl:1").format.name == "preference"

@@ -15,6 +15,9 @@ from peftcli.data.formats.sharegpt import message_of
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import Message, PreferenceRow
 
+_PROMPTS = ("question", "query", "instruction", "input")
+"""Names under which public pairs have their prompt."""
+
 
 def recognise(row: Columns) -> str | None:
     if "chosen" in row and "rejected" in row:
@@ -45,7 +48,8 @@ def _with_prompt(row: Columns, chosen: Any, rejected: Any) -> tuple[Any, Any, An
     if row.get("prompt") is not None:
         return _part(row, "prompt"), chosen, rejected
     if isinstance(chosen, str) or isinstance(rejected, str):
-        raise RowFault("the column 'prompt' is missing")
+        name = next((name for name in _PROMPTS if name in row), None)
+        raise RowFault("the column 'prompt' is missing", f"write `columns: {{prompt: {name}}}`" if name else None)
     # both hold the whole conversation: the prompt is what they share
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
