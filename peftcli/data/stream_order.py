@@ -14,6 +14,7 @@ from peftcli.data.store import Encoded
 from peftcli.data.stream import Block, Cursor, RowStream
 
 _LIMIT_BYTES = 64 << 20
+_CHECK = "check"
 
 
 class StreamOrder:
@@ -32,13 +33,13 @@ class StreamOrder:
         self._block: tuple[Cursor, Block] | None = None
 
     def keep_cursors(self, path: Path) -> None:
-        """Notes block beginnings in a file from now on, and knows those that it holds."""
+        """Notes block beginnings in a file from now on, and knows those that it holds; a damaged file is written anew."""
         found = _read_cursors(path, self._known[0])
         if len(found) > len(self._known):
             self._known = found
-        elif len(found) < len(self._known):
-            for cursor in self._known[len(found) :]:
-                files.append_line(path, json.dumps(cursor.to_dict()))
+        text = "".join(f"{_noted(cursor)}\n" for cursor in self._known[1:])
+        if text != (path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""):
+            files.write_text(path, text)
         self._path = path
 
     @property
@@ -82,19 +83,28 @@ class StreamOrder:
         if place == len(self._known) - 1:
             self._known.append(block.next)
             if self._path is not None:
-                files.append_line(self._path, json.dumps(block.next.to_dict()))
+                files.append_line(self._path, _noted(block.next))
 
 
 def _read_cursors(path: Path | None, start: Cursor) -> list[Cursor]:
-    """The cursors in a file as far as they follow each other; a torn last line is passed over."""
+    """The cursors in a file as far as they follow each other; nothing behind a torn or changed line counts."""
     known = [start]
     if path is None or not path.is_file():
         return known
     for line in files.read_bounded(path, limit_bytes=_LIMIT_BYTES).decode("utf-8", "replace").splitlines():
         try:
-            cursor = Cursor.from_dict(json.loads(line))
-        except (ValueError, KeyError, TypeError):
+            noted = json.loads(line)
+            cursor = Cursor.from_dict({key: value for key, value in noted.items() if key != _CHECK})
+            if _noted(cursor) != line:
+                break
+        except (ValueError, KeyError, TypeError, AttributeError):
             break
         if cursor.block == len(known) and len(cursor.at) == len(start.at):
             known.append(cursor)
     return known
+
+
+def _noted(cursor: Cursor) -> str:
+    """A cursor as its line, with a digest of it: another digit anywhere would be another place in the data."""
+    text = json.dumps(cursor.to_dict())
+    return json.dumps({**cursor.to_dict(), _CHECK: files.sha256_bytes(text.encode())[:16]})

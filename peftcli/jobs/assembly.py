@@ -246,6 +246,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         evaluate=None if assembly.validation is None else _evaluator(assembly),
         evaluate_every=recipe.evaluation.every,
         emit=both(log, assembly.emit),
+        mend_log=log.mend,
         has_begun_well=has_begun_well,
         progress=assembly.progress,
         blocks=assembly.blocks,

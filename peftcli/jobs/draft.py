@@ -27,7 +27,7 @@ from peftcli.jobs.scoring import score_facts, warnings_of
 from peftcli.jobs.showing import shown_rows
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
-from peftcli.lock.trace import run_trace
+from peftcli.lock.trace import run_trace, steps_taken
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.redaction import redacted
@@ -136,8 +136,10 @@ class Draft:
             self.inputs = as_first_written(inputs_of(self.prepared, self.folder), self.folder)
         lock = self.inputs if self.assembly is None else with_weights(self.inputs, self.assembly)
         if self.result is not None and self.scores is not None:
+            logged = self.folder / "metrics.jsonl"
             trace = run_trace(
                 self.folder,
+                steps_taken(self.result.losses, self.result.lines, logged),
                 seed=self.loaded.recipe.seed,
                 steps=self.result.steps,
                 adapter_step=self.result.chosen_step,

@@ -19,6 +19,7 @@ from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
+from peftcli.streams import tell
 
 Overrides = Sequence[str] | Mapping[str, object]
 PINNED = ("device", "threads", "model.dtype", "training.precision", "training.micro_batch_size", "training.kernels")
@@ -49,7 +50,12 @@ def as_first_written(lock: Lock, folder: Path) -> Lock:
     path = folder / LOCK_NAME
     if not path.is_file():
         return lock
-    before = read_lock(path)
+    try:
+        before = read_lock(path)
+    except CheckpointError as error:
+        # what it pins is pinned again by the run that goes on; only where its recipe came from is lost
+        tell(f"warning: {LOCK_NAME} is damaged ({error}); it is written anew")
+        return lock
     recipe = {
         key: before.recipe[key]
         if key in before.recipe and without_places(before.value(key)) == without_places(value)

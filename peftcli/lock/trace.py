@@ -64,11 +64,22 @@ def kept_steps(total: int) -> list[int]:
     return [*range(1, dense + 1), *range(dense + every, total, every), total]
 
 
-def run_trace(folder: Path, *, seed: int, steps: int, adapter_step: int | None) -> RunTrace:
-    """What the run in `folder` did."""
+def steps_taken(losses: Sequence[float], lines: Sequence[Mapping[str, Any] | None], logged: Path) -> dict[int, Step]:
+    """The steps of a run as it knows them itself; of those that an older version took, what `logged` says."""
+    known = dict(read_steps(logged)) if any(line is None for line in lines) else {}
+    for step, (loss, line) in enumerate(zip(losses, lines, strict=True), start=1):
+        if line is not None and math.isfinite(loss) and math.isfinite(line["grad_norm"]):
+            known[step] = Step(loss, line["grad_norm"], str(line.get("batch", "")), str(line.get("draws", "")))
+        elif step in known and known[step].loss != loss:
+            del known[step]
+    return known
+
+
+def run_trace(folder: Path, taken: Mapping[int, Step], *, seed: int, steps: int, adapter_step: int | None) -> RunTrace:
+    """What the run in `folder` did, which took these steps."""
     adapter = folder / "adapter" / "adapter_model.safetensors"
     return trace_of(
-        read_steps(folder / "metrics.jsonl"),
+        taken,
         seed=seed,
         steps=steps,
         adapter_step=adapter_step,

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON in a folder that exists only when it is complete. Nothing is ever unpickled.
 
     checkpoints/step-00000100/adapter.safetensors     what the adapter calls its state
-                              optimizer.safetensors   the optimizer's tensors, and the loss of every step
+                              optimizer.safetensors   the optimizer's tensors, and what every step logged
                               best.safetensors        the adapter at the best evaluation, where that was earlier
                               state.json              every number
                               manifest.json           size and SHA-256 of each file, written last
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from peftcli import files
 from peftcli.errors import CheckpointError, Fault, NumericalError, StorageError
+from peftcli.training.history import history_tensors, take_history
 from peftcli.training.state import TrainingState
 
 CHECKPOINTS, PREFIX = "checkpoints", "step-"
@@ -72,7 +73,9 @@ class CheckpointStore:
         _require_finite(snapshot)
         blobs = {
             ADAPTER: safetensors.torch.save(snapshot.adapter),
-            OPTIMIZER: safetensors.torch.save({**snapshot.optimizer, LOSSES: _loss_tensor(snapshot.state)}),
+            OPTIMIZER: safetensors.torch.save(
+                {**snapshot.optimizer, LOSSES: _loss_tensor(snapshot.state), **history_tensors(snapshot.state.lines)}
+            ),
         }
         if snapshot.best is not None:
             blobs[BEST] = safetensors.torch.save(snapshot.best)
@@ -239,9 +242,10 @@ def _snapshot(path: Path, facts: dict[str, Any], names: Mapping[str, Any]) -> Sn
     optimizer = _read_tensors(path / OPTIMIZER)
     if LOSSES not in optimizer:
         raise ValueError(f"{OPTIMIZER} holds no {LOSSES}")
-    losses = optimizer.pop(LOSSES).double().tolist()
+    state = TrainingState.from_dict(facts["training"], optimizer.pop(LOSSES).double().tolist())
+    state.lines = take_history(optimizer, state.step)
     return Snapshot(
-        state=TrainingState.from_dict(facts["training"], losses),
+        state=state,
         adapter=_read_tensors(path / ADAPTER),
         optimizer=optimizer,
         scalars=facts["scalars"],

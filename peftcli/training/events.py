@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftcli import files
 from peftcli.redaction import redacted
+from peftcli.training.history import logged
+from peftcli.training.state import TrainingState
 
 
 class EventLog:
@@ -23,11 +26,58 @@ class EventLog:
         self.path = run / self.path.name
 
     def __call__(self, event: str, step: int, **facts: Any) -> None:
-        line = {"event": event, "step": step, **{name: _plain(value) for name, value in facts.items()}}
-        files.append_line(self.path, redacted(json.dumps(line, ensure_ascii=False, allow_nan=False)))
+        files.append_line(self.path, json.dumps(_line(event, step, facts), ensure_ascii=False, allow_nan=False))
+
+    def mend(self, state: TrainingState) -> str | None:
+        """Makes the file say of the steps up to `state` what that knows of them, after a power loss or a flipped bit.
+
+        Returns what was wrong; None where nothing was.
+        """
+        lines, unreadable = _read(self.path)
+        last = {(line["event"], line["step"]): line for line in lines}
+        wanted = logged(state.losses, state.lines, state.evaluations)
+        wrong = {
+            key: {**last.get(key, {}), **line}
+            for key, facts in wanted.items()
+            if not (line := _line(*key, facts)).items() <= last.get(key, {}).items()
+        }
+        if not wrong and not unreadable:
+            return None
+        # a line of a step that is yet to come may be one whose number has changed
+        kept = [line for line in lines if line["event"] not in ("train", "eval") or line["step"] <= state.step]
+        files.write_text(self.path, "".join(files.json_line(line) for line in (*kept, *wrong.values())))
+        return f"{self.path.name} was damaged: {len(wrong)} lines are taken from the checkpoint, {unreadable} dropped"
+
+
+def _line(event: str, step: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"event": event, "step": step, **{name: _plain(value) for name, value in facts.items()}}
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines that are events, and how many others there are."""
+    if not path.is_file():
+        return [], 0
+    with files.reading_errors(path):
+        texts = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    found = [_event(text) for text in texts if text.strip()]
+    lines = [line for line in found if line is not None]
+    return lines, len(found) - len(lines)
+
+
+def _event(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+        is_event = isinstance(line, dict) and isinstance(line["event"], str) and type(line["step"]) is int
+        json.dumps(line, allow_nan=False)
+    except (ValueError, KeyError, RecursionError):
+        return None
+    return line if is_event else None
 
 
 def _plain(value: Any) -> Any:
+    """A fact as JSON has it. Only texts may hold a credential: numbers and names are our own."""
+    if isinstance(value, str):
+        return redacted(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -112,6 +112,7 @@ class Keeper:
         warnings = self.state.warnings
         self.apply(snapshot)
         self.state.warnings = [*self.state.warnings, *warnings]
+        self._mend_log()
         self._start_another_best()
         self._tell_another_length()
         if not rejected:
@@ -119,6 +120,14 @@ class Keeper:
             store.retain(self.state)
         self.setup.emit("resume", self.state.step, checkpoint=store.path(self.state.step).name)
         return self.state.step
+
+    def _mend_log(self) -> None:
+        """What the log says of the steps behind is what the checkpoint knows of them."""
+        said = self.setup.mend_log(self.state)
+        if said is not None:
+            self.setup.progress.say(f"warning: {said}")
+            self.state.warnings.append(said)
+            self.setup.emit("mended_log", self.state.step, message=said)
 
     def _start_another_best(self) -> None:
         """Where the best is by another metric than before, what was kept counts no more: its value bounds nothing."""

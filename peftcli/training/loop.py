@@ -193,6 +193,7 @@ class _Run:
             tokens_per_second=state.timed_tokens / state.timed_seconds if state.timed_seconds else 0.0,
             steps_per_second=state.timed_steps / state.timed_seconds if state.timed_seconds else 0.0,
             losses=tuple(state.losses),
+            lines=tuple(state.lines),
             evaluations=dict(state.evaluations),
             chosen_step=chosen_step,
             stopped_early=state.stopped_early,

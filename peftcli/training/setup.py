@@ -25,6 +25,7 @@ from peftcli.training.interfaces import (
 )
 from peftcli.training.progress import NoProgress, TrainingProgress
 from peftcli.training.signals import StopRequest
+from peftcli.training.state import TrainingState
 
 
 def _loss_goes_down(metric: str) -> bool:
@@ -74,6 +75,8 @@ class FitSetup:
     evaluate_every: int | None = None
     emit: Emit = _no_event
     """Usually an `EventLog`."""
+    mend_log: Callable[[TrainingState], str | None] = lambda state: None
+    """Called with the state that a resumed run goes on from; returns what of the log had to be mended, if anything."""
     progress: TrainingProgress = field(default_factory=NoProgress)
     stop: StopRequest | None = None
     """From an enclosing `stop_signals()`; None: `fit` listens itself."""
@@ -111,6 +114,8 @@ class FitResult:
     steps_per_second: float
     losses: tuple[float, ...]
     """The loss of each step, exactly; NaN for a skipped one."""
+    lines: tuple[dict[str, Any] | None, ...]
+    """What each step logged beside its loss; None for one that was skipped, or taken by an older version."""
     evaluations: dict[int, dict[str, float | None]]
     """Metrics by step."""
     chosen_step: int

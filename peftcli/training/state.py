@@ -41,10 +41,14 @@ class TrainingState:
     warnings: list[str] = field(default_factory=list)
     # one float a step; kept as a tensor on disk, since a long run has many
     losses: list[float] = field(default_factory=list)
+    # what each step logged beside its loss; None for a skipped one
+    lines: list[dict[str, Any] | None] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON without the losses; numbers that are not finite become null."""
-        facts = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "losses"}
+        facts = {
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in _IN_TENSORS
+        }
         facts["evaluations"] = {
             str(step): {name: finite_or_none(value) for name, value in metrics.items()}
             for step, metrics in self.evaluations.items()
@@ -54,18 +58,19 @@ class TrainingState:
     @classmethod
     def from_dict(cls, facts: dict[str, Any], losses: list[float]) -> TrainingState:
         """The inverse of `to_dict`; `ValueError` names what does not fit."""
-        known = {item.name for item in dataclasses.fields(cls)} - {"losses"}
+        known = {item.name for item in dataclasses.fields(cls)} - set(_IN_TENSORS)
         facts = {**_FIELDS_SINCE, **facts}
         if set(facts) != known:
             raise ValueError(f"the training state has other fields: {', '.join(sorted(set(facts) ^ known))}")
         # the JSON mode of pydantic turns the text keys of `evaluations` into steps again, and little else
-        state = _VALIDATE.validate_json(json.dumps({**facts, "losses": []}), strict=True)
+        state = _VALIDATE.validate_json(json.dumps({**facts, **{name: [] for name in _IN_TENSORS}}), strict=True)
         state.losses = losses
         if len(losses) != state.step:
             raise ValueError(f"{len(losses)} losses are kept for {state.step} steps")
         return state
 
 
+_IN_TENSORS = ("losses", "lines")
 _FIELDS_SINCE: dict[str, Any] = {"best_metric": None, "planned_steps": None}
 """What a checkpoint of an older version lacks, and what it meant there."""
 _VALIDATE = TypeAdapter(TrainingState)

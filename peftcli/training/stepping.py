@@ -205,17 +205,16 @@ class Stepper:
 
     def _tell(self, step: int, loss: float, norm: float, factor: float, **digests: str) -> None:
         state = self.keeper.state
-        self.setup.emit(
-            "train",
-            step,
-            loss=loss,
-            learning_rate=self.setup.learning_rate * factor,
-            grad_norm=norm,
-            tokens=state.tokens,
-            trained_tokens=state.trained_tokens,
-            seconds=self.keeper.seconds(),
+        line = {
+            "learning_rate": self.setup.learning_rate * factor,
+            "grad_norm": norm,
+            "tokens": state.tokens,
+            "trained_tokens": state.trained_tokens,
+            "seconds": self.keeper.seconds(),
             **digests,
-        )
+        }
+        state.lines.append(line)
+        self.setup.emit("train", step, loss=loss, **line)
         speed = state.timed_tokens / state.timed_seconds if state.timed_seconds else 0.0
         self.setup.progress.step(step, loss, speed)
 
@@ -230,6 +229,7 @@ class Stepper:
         state = self.keeper.state
         state.step = step
         state.losses.append(math.nan)
+        state.lines.append(None)
         state.skipped_steps.append(step)
         self._warn(step, f"skipped: {reason}", "skip")
 
