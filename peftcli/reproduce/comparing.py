@@ -69,11 +69,17 @@ def compare(
     if metrics is not None:
         findings.append(_adapter(locked, found, terms))
         equal_bytes = equal_bytes and locked.adapter_sha256 == found.adapter_sha256
-        bands = [_band(name, band, metrics.get(name)) for name, band in expected.tuned.items()]
+        findings += [] if locked.steps == found.steps else [_other_steps(locked, found)]
+        # nothing compared is nothing reproduced: without metrics the losses speak
+        bands = [_band(name, band, metrics.get(name)) for name, band in expected.tuned.items()] or [_mean_loss(pairs)]
     else:
-        bands = [_mean_loss(pairs)] if pairs else []
+        bands = [_mean_loss(pairs)]
     in_band = all(finding.passed for finding in bands)
-    level = _level(equal_bytes, pairs, in_band, terms)
+    whole = metrics is None or locked.steps == found.steps
+    level = _level(equal_bytes, pairs, in_band, terms) if whole else None
+    if level == "bytes" and any(item.kind != "package" for item in terms.inputs):
+        # equal bytes of other inputs are not the same run again
+        level = "trace"
     beyond = parting(pairs, terms, tolerance=terms.tolerance)
     return SeedResult(
         seed=found.seed,
@@ -221,6 +227,10 @@ def _adapter(locked: RunTrace, found: RunTrace, terms: Terms) -> Finding:
     must = False if terms.wanted == "bytes" else None
     detail = f"{str(found.adapter_sha256)[:12]}… instead of {str(locked.adapter_sha256)[:12]}…"
     return Finding("adapter", must, detail)
+
+
+def _other_steps(locked: RunTrace, found: RunTrace) -> Finding:
+    return Finding("steps", False, f"{found.steps} taken, the lock has {locked.steps}: the rest was not compared")
 
 
 def _band(name: str, band: Band, value: float | None) -> Finding:

@@ -14,7 +14,7 @@ import torch
 
 from peftcli import files
 from peftcli.data.doctor.run import raise_failures
-from peftcli.errors import AdapterError, Interrupted, RecipeError
+from peftcli.errors import AdapterError, CheckFailed, Interrupted, RecipeError
 from peftcli.jobs.assembly import assemble, fit_setup
 from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
@@ -141,8 +141,9 @@ class _Job:
         """Every seed of the recipe, to its end."""
         loaded = _untracked(pinned_recipe(self.recipe, overrides, self.lock))
         seeds = [loaded.recipe.seed + number for number in range(loaded.recipe.seeds)]
+        self._require_as_many(seeds)
         found = []
-        for number, (seed, locked) in enumerate(zip(seeds, self.expected.runs, strict=False)):
+        for number, (seed, locked) in enumerate(zip(seeds, self.expected.runs, strict=True)):
             folder = self.folder if len(seeds) == 1 else seed_folder(self.folder, seed)
             draft = Draft(folder, of_seed(loaded, seed), time.monotonic())
             draft.prepared = prepare_run(draft.loaded)
@@ -174,6 +175,16 @@ class _Job:
         self._compare_inputs(inputs_of(dataclasses.replace(prepared, loaded=loaded), self._lock_folder, assembly))
         trace = trace_of(taken, seed=loaded.recipe.seed, steps=min(steps, prepared.plan.resolved.steps))
         return [self._result(self.expected.runs[0], own, trace, None)]
+
+    def _require_as_many(self, seeds: Sequence[int]) -> None:
+        """A seed that is not run, or has nothing to be compared with, was not reproduced."""
+        if len(seeds) != len(self.expected.runs):
+            locked = ", ".join(str(run.seed) for run in self.expected.runs)
+            raise CheckFailed(
+                f"the lock has results of the seeds {locked}; the recipe runs {', '.join(map(str, seeds))}",
+                where=str(lock_path(self.recipe)),
+                fix=f"seeds: {len(self.expected.runs)} in the recipe, or lock a run of it as it is",
+            )
 
     @property
     def _lock_folder(self) -> Path:

@@ -107,3 +107,31 @@ def test_a_step_that_only_one_run_skipped_parts_them() -> None:
     parted = result(found, BYTES, adapter="other").parting
     assert parted is not None
     assert (parted.step, parted.what) == (5, "numbers")
+
+
+def test_a_shorter_run_is_not_the_locked_one_even_where_its_steps_are() -> None:
+    locked = trace_of(steps(), seed=42, steps=STEPS)
+    half = trace_of({step: taken for step, taken in steps().items() if step <= 10}, seed=42, steps=10)
+    found = compare(locked, Expected(runs=[locked]), half, {}, METRICS)
+    assert not found.held
+    assert any(finding.name == "steps" and finding.passed is False for finding in found.findings)
+
+
+def test_without_metrics_the_losses_speak() -> None:
+    locked = trace_of(steps(), seed=42, steps=STEPS)
+    other = trace_of(scaled(lambda number: 1.1), seed=42, steps=STEPS)
+    assert not compare(locked, Expected(runs=[locked]), other, {}, METRICS).held
+    assert compare(locked, Expected(runs=[locked]), locked, {}, METRICS).level == "bytes"
+
+
+@pytest.mark.parametrize("metrics", [None, {}])
+def test_nothing_compared_is_nothing_reproduced(metrics: dict[str, float | None] | None) -> None:
+    nothing = trace_of({}, seed=42, steps=STEPS)
+    found = compare(nothing, Expected(runs=[nothing]), nothing, metrics, METRICS)
+    assert not found.held
+    assert any("no step was taken by both" in finding.detail for finding in found.findings)
+
+
+def test_equal_bytes_of_other_inputs_are_not_bit_for_bit() -> None:
+    changed = Difference("data", "validation.jsonl", "a" * 64, "b" * 64)
+    assert result(steps(), dataclasses.replace(BYTES, inputs=(changed,))).level == "trace"
