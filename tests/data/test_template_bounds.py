@@ -80,8 +80,8 @@ FORBIDDEN = [
 
 @pytest.fixture
 def little_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Half a second and a fresh process for each template."""
-    monkeypatch.setattr(bounds, "MAX_SECONDS", 0.5)
+    """A third of a second and a fresh process for each template."""
+    monkeypatch.setattr(bounds, "MAX_SECONDS", 0.3)
     bounds._process.close()
     yield
     bounds._process.close()
@@ -123,6 +123,24 @@ def test_the_row_that_breaks_a_template_is_told_and_the_rows_before_it_stand(lit
     assert isinstance(outcomes[-1], ModelError)
     # the next template gets a fresh process
     assert BoundTemplate("{{ messages[0].content }}", {}).render(MESSAGES) == "hi"
+
+
+def test_a_fork_starts_a_process_of_its_own(little_time: None) -> None:
+    template = BoundTemplate("{{ messages[0].content }}", {})
+    assert template.render(MESSAGES) == "hi"
+    ours = bounds._process._child
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if template.render(MESSAGES[1:]) == "yo" and bounds._process._child is not ours else 2
+            bounds._process.close()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert bounds._process._child is ours
+    assert template.render(MESSAGES) == "hi"
 
 
 def test_nothing_of_this_process_reaches_the_template(monkeypatch: pytest.MonkeyPatch, little_time: None) -> None:

@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftcli.data.chat.limits import TemplateRefusal
+from peftcli.data.chat.limits import BEGUN, TemplateRefusal
 from peftcli.data.chat.spans import Rendered, Span
 from peftcli.data.config import TrainOn
 from peftcli.data.faults import RowFault, excerpt
 from peftcli.data.rows import ChatRow, Message
-from peftcli.data.wire import read_frame, write_frame
+from peftcli.data.wire import write_frame
 from peftcli.errors import ModelError
 
 MAX_TEMPLATE_BYTES = 64 << 10
-MAX_SECONDS = 5.0
-MAX_MEMORY_BYTES = 1 << 30
+MAX_SECONDS = 1.0
+"""Of computing, for one rendering: that of a long conversation takes some hundredths."""
+MAX_MEMORY_BYTES = 512 << 20
+"""Of the whole process."""
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from peftcli.data.chat.server import serve; serve(*json.loads(sys.argv[2]))"
 )
+# Windows starts no program without it
+_NEEDED = {"SYSTEMROOT"}
+COMMAND = (sys.executable, "-I", "-c", _START)
+"""How the process is started, before its own arguments."""
 _MEND = "mend it, or name another: `model.chat_template: FILE`"
 
 Outcome = Rendered | RowFault | TemplateRefusal | ModelError
@@ -40,10 +47,15 @@ class _Process:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
         self._ids: dict[str, tuple[int, list[str]]] = {}
 
     def ask(self, key: str, opening: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request about a template; `{"limit": why}` where the process did not outlive it."""
+        """The answer to a request about a template; `{"limit": why}` where the process did not outlive it, then with the
+        `row` that it was at."""
+        if self._owner != os.getpid():
+            # in a fork: the process belongs to the parent, and talks with it alone
+            self._lock, self._child, self._ids, self._owner = threading.RLock(), None, {}, os.getpid()
         with self._lock:
             if key not in self._ids:
                 opened = self._exchange({"do": "open", **opening})
@@ -61,30 +73,36 @@ class _Process:
         assert child.stdout is not None
         try:
             write_frame(child.stdin, request)
-            answer = read_frame(child.stdout)
+            line = child.stdout.readline()
         except BrokenPipeError:
-            answer = None
-        if answer is None:
+            line = b""
+        told = line.lstrip(BEGUN)
+        if not told.endswith(b"\n"):
             self.close()
-            return {"limit": "it needs more time or memory than any conversation does"}
-        if "limit" in answer[0]:
+            begun = len(line) - len(told)
+            return {"limit": "it needs more time or memory than any conversation does", "row": begun - 1}
+        answer: dict[str, Any] = json.loads(told)
+        if "limit" in answer:
             # what it holds of memory may never come back
             self.close()
-        return answer[0]
+        return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
         limits = json.dumps([MAX_SECONDS, MAX_MEMORY_BYTES])
         # nothing of this process's environment: no credentials, no libraries that are loaded into every program
         self._child = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START, json.dumps(sys.path), limits],
+            [*COMMAND, json.dumps(sys.path), limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONUTF8": "1", "PYTHONHASHSEED": "0"},
+            env={"PYTHONUTF8": "1", "PYTHONHASHSEED": "0"}
+            | {name: os.environ[name] for name in _NEEDED & set(os.environ)},
         )
         return self._child
 
     def close(self) -> None:
+        if self._owner != os.getpid():
+            return
         with self._lock:
             child, self._child = self._child, None
             self._ids.clear()
@@ -157,14 +175,9 @@ class BoundTemplate:
             if answer["rows"] and "limit" in answer["rows"][-1]:
                 _process.close()
             return [_outcome(each) for each in answer["rows"]]
-        if len(rows) == 1:
-            return [_broken(answer)]
-        outcomes: list[Outcome] = []
-        for row in rows:
-            outcomes += self.render_rows([row])
-            if isinstance(outcomes[-1], ModelError):
-                break
-        return outcomes
+        # the process died: what stood before the row that it died on is rendered again
+        before = rows[: max(answer.get("row", 0), 0)]
+        return [*(self.render_rows(before) if before else ()), _broken(answer)]
 
 
 def _outcome(answer: dict[str, Any]) -> Outcome:

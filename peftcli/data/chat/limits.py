@@ -18,3 +18,9 @@ class TemplateFailure(Exception):
 
 class TemplateLimit(BaseException):
     """A template does more work than any conversation needs. Not an `Exception`: no handler on the way may keep it."""
+
+
+OUT_OF_MEMORY = "it needs more memory than any conversation does"
+TOO_DEEP = "it is nested, or calls itself, too deeply"
+BEGUN = b"."
+"""What the process of templates writes in front of an answer for each row that it begins."""

@@ -7,38 +7,61 @@ heard its death. It answers frames on its standard streams and imports neither t
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from peftcli import system
 from peftcli.data.chat.answers import Hit
 from peftcli.data.chat.borders import Borders
-from peftcli.data.chat.limits import TemplateFailure, TemplateLimit, TemplateRefusal
+from peftcli.data.chat.limits import BEGUN, OUT_OF_MEMORY, TOO_DEEP, TemplateFailure, TemplateLimit, TemplateRefusal
 from peftcli.data.chat.spans import Renderer, turn_end
 from peftcli.data.chat.template import ChatTemplate
 from peftcli.data.faults import RowFault
-from peftcli.data.rows import ChatRow
+from peftcli.data.rows import ChatRow, Message
 from peftcli.data.wire import read_frame, write_frame
 
 Answer = dict[str, Any]
 # a signal is heard between two steps of Python only: after this many times the allowed time the process ends
 _PATIENCE = 1.5
+_ANSWERS = 1
+
+
+class _Limited:
+    """A template each rendering of which may compute for so many seconds."""
+
+    def __init__(self, template: ChatTemplate, seconds: float) -> None:
+        self._template = template
+        self._seconds = seconds
+        self.reads = template.reads
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        *,
+        prompt: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        with _limited(self._seconds):
+            return self._template.render(messages, tools, prompt=prompt, extra=extra)
 
 
 class _Opened:
     """A template with what renders rows under it."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
-        self.template = ChatTemplate(request["source"], request["variables"])
+    def __init__(self, request: dict[str, Any], seconds: float) -> None:
+        with _limited(seconds):
+            self.template = _Limited(ChatTemplate(request["source"], request["variables"]), seconds)
         self.borders = Borders(request["tokens"], request["stops"])
         self.renderer = Renderer(self.template, self.borders, request["train_on"])
 
 
 class Server:
-    """Answers requests. `seconds`: of computing that one request of a rendering, or one row, may take."""
+    """Answers requests. `seconds`: of computing that one rendering may take."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -46,17 +69,17 @@ class Server:
 
     def answer(self, request: dict[str, Any]) -> Answer:
         if request["do"] == "open":
-            return self._guarded(lambda: self._open(request))
+            return _guarded(lambda: self._open(request))
         opened = self._opened[request["template"]]
         if request["do"] == "rows":
             return {"rows": self._rows(opened, request["rows"])}
         if request["do"] == "turn end":
-            return self._guarded(lambda: {"text": turn_end(opened.template, opened.borders)})
+            return _guarded(lambda: {"text": turn_end(opened.template, opened.borders)})
         messages, tools, prompt = request["messages"], request["tools"], request["prompt"]
-        return self._guarded(lambda: {"text": opened.template.render(messages, tools, prompt=prompt)})
+        return _guarded(lambda: {"text": opened.template.render(messages, tools, prompt=prompt)})
 
     def _open(self, request: dict[str, Any]) -> Answer:
-        self._opened.append(_Opened(request))
+        self._opened.append(_Opened(request, self._seconds))
         return {"template": len(self._opened) - 1, "reads": sorted(self._opened[-1].template.reads)}
 
     def _rows(self, opened: _Opened, rows: list[Any]) -> list[Answer]:
@@ -64,25 +87,29 @@ class Server:
         answers = []
         for messages, weights, tools in rows:
             row = ChatRow(messages, weights, tools)
-            answers.append(self._guarded(lambda row=row: _rendered(opened.renderer, row)))  # type: ignore[misc]
+            # in front of the answer, so that whoever asks knows on which row this process died
+            os.write(_ANSWERS, BEGUN)
+            answers.append(_guarded(lambda row=row: _rendered(opened.renderer, row)))  # type: ignore[misc]
             if "failure" in answers[-1] or "limit" in answers[-1]:
                 break
         return answers
 
-    def _guarded(self, work: Callable[[], Answer]) -> Answer:
-        try:
-            with _limited(self._seconds):
-                return work()
-        except TemplateRefusal as refusal:
-            return {"refusal": str(refusal)}
-        except RowFault as fault:
-            return {"fault": fault.message, "fix": fault.fix}
-        except TemplateFailure as failure:
-            return {"failure": failure.reason[:1000], "line": failure.line}
-        except TemplateLimit as limit:
-            return {"limit": str(limit)[:1000]}
-        except (MemoryError, RecursionError) as error:
-            return {"limit": type(error).__name__}
+
+def _guarded(work: Callable[[], Answer]) -> Answer:
+    try:
+        return work()
+    except TemplateRefusal as refusal:
+        return {"refusal": str(refusal)}
+    except RowFault as fault:
+        return {"fault": fault.message, "fix": fault.fix}
+    except TemplateFailure as failure:
+        return {"failure": failure.reason[:1000], "line": failure.line}
+    except TemplateLimit as limit:
+        return {"limit": str(limit)[:1000]}
+    except MemoryError:
+        return {"limit": OUT_OF_MEMORY}
+    except RecursionError:
+        return {"limit": TOO_DEEP}
 
 
 def _rendered(renderer: Renderer, row: ChatRow) -> Answer:

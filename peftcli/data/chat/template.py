@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta
 
-from peftcli.data.chat.limits import TemplateFailure, TemplateLimit, TemplateRefusal
+from peftcli.data.chat.limits import OUT_OF_MEMORY, TOO_DEEP, TemplateFailure, TemplateLimit, TemplateRefusal
 from peftcli.data.chat.names import DAY_VARIABLE, FIXED_DAY
 from peftcli.data.chat.sandbox import Sandbox
 from peftcli.data.rows import Message
 
-MAX_CHARACTERS = 64 << 20
+MAX_CHARACTERS = 16 << 20
 _NAME = "<template>"
 _PROBE = "Qv0z"
 
@@ -36,8 +36,10 @@ class ChatTemplate:
             self._template = environment.template_class.from_code(environment, code, environment.make_globals(None))
         except TemplateSyntaxError as error:
             raise TemplateFailure(f"not valid Jinja: {error.message or ''}", error.lineno) from error
-        except (RecursionError, MemoryError) as error:
-            raise TemplateLimit(str(error) or type(error).__name__) from error
+        except RecursionError as error:
+            raise TemplateLimit(TOO_DEEP) from error
+        except MemoryError as error:
+            raise TemplateLimit(OUT_OF_MEMORY) from error
         except Exception as error:  # jinja computes constants while it compiles, so that anything may happen
             raise TemplateFailure(f"{type(error).__name__}: {error}") from error
 
@@ -63,8 +65,10 @@ class ChatTemplate:
             text = "".join(self._template.generate({**self._variables, **(extra or {}), **given}))
         except TemplateRefusal:
             raise
-        except (MemoryError, RecursionError) as error:
-            raise TemplateLimit(str(error) or type(error).__name__) from error
+        except RecursionError as error:
+            raise TemplateLimit(TOO_DEEP) from error
+        except MemoryError as error:
+            raise TemplateLimit(OUT_OF_MEMORY) from error
         except TemplateError as error:
             raise TemplateFailure(str(error) or type(error).__name__, _line_of(error)) from error
         except Exception as error:  # whatever a template does wrong with Python's own types
