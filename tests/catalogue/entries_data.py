@@ -127,7 +127,7 @@ DATA = [
     bad("54 answer first", ("follows nothing", "rows.jsonl:1"), rows(turns(ANSWER, USER)), command="train r.yaml"),
     bad("54 empty content", ("message 2 (assistant) has empty content",), rows(turns(USER, {"role": "assistant", "content": ""}))),
     bad("54 no answer", ("no assistant message", "rows.jsonl:1"), rows(turns(USER))),
-    bad("54 not a list", ("'messages' is", "not a list", "rows.jsonl:1"), rows('{"messages": "Hi"}\n'), on("./rows.jsonl", ", format: messages")),
+    bad("54 not a list", ("'messages' is text but not JSON", "rows.jsonl:1"), rows('{"messages": "Hi"}\n'), on("./rows.jsonl", ", format: messages")),
     bad("55 nothing trained", ("no row of train is left of 1: 1 no trained token", "rows.jsonl"), rows(turns(USER, {**ANSWER, "train": False})), command="train r.yaml"),
     bad("56 too long", ("longer than max_length (3)", "rows.jsonl:1", "data.max_length"), rows(ROWS), on("./rows.jsonl", ", max_length: 3, truncation: error")),
     good("56 cut", ("truncat",), rows(ROWS.replace("Hi there.", "word " * 40)), on("./rows.jsonl", ", max_length: 12, truncation: right")),

@@ -101,7 +101,7 @@ MODELS = [
     Entry("73 weights missing", 4, ("of its weights", "mlp", "download"), recipe=ON_BASE, command=TRAIN, prepare=base(fewer_weights)),
     Entry("73 weights do not fit", 4, ("do not fit its config.json", "download"), recipe=ON_BASE, command=TRAIN, prepare=config(intermediate_size=64)),
     Entry("74 no pad token", 0, ("steps",), recipe=ON_BASE, command=PLAN, prepare=base(without_tokens("pad_token"))),
-    Entry("75 no end token", 4, ("end token", "eos_token"), recipe=BASE_ROWS, files={"rows.jsonl": ROWS}, command=PLAN, prepare=base(without_tokens("eos_token"))),
+    Entry("75 no end token", 4, ("end token", "eos_token"), recipe=BASE_ROWS.replace("./rows.jsonl", "{train: ./rows.jsonl, format: segments}"), files={"rows.jsonl": ROWS}, command=PLAN, prepare=base(without_tokens("eos_token"))),
     Entry("76 no template", 4, ("no chat template", "model.chat_template", "prompt and completion"), recipe=BASE_ROWS, command=PLAN,
           files={"rows.jsonl": CHAT}, prepare=base(without_template)),
     Entry("76 template missing", 4, ("no such chat template", "t.jinja", "model.chat_template"), recipe=ON_ROWS.replace("builtin:tiny", "{base: builtin:tiny, chat_template: t.jinja}"),
@@ -199,7 +199,7 @@ ADAPTERS = [
     Entry("merge type", 2, ("unknown dtype 'fp8'", "float32"), command="merge run --output m --dtype fp8", prepare=lambda place: place.run()),
     Entry("merge shards", 2, ("cannot read the size 'big'", "2GB"), command="merge run --output m --max-shard-size big", prepare=lambda place: place.run()),
     Entry("bare adapter to evaluate", 2, ("has no recipe", "name a recipe"), command="evaluate adapter", prepare=lambda place: place.adapter()),
-    Entry("override without effect", 2, ("--set seed=3 has no effect", "generation"), command="generate run --prompt Hi --set seed=3", prepare=lambda place: place.run()),
+    Entry("override without effect", 2, ("--set method.r=3 has no effect", "generation"), command="generate run --prompt Hi --set method.r=3", prepare=lambda place: place.run()),
 ]  # fmt: skip
 
 

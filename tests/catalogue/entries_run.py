@@ -105,7 +105,7 @@ ENVIRONMENT = [
     Entry("unreadable configuration", 6, ("no permission to read", "adapter_config.json", "check the path and its permissions"), lines=3,
           command="inspect run", prepare=unreadable("adapter_config.json"), unprivileged=True),
     Entry("114 odd surroundings", 0, ("Evaluation loss",), command=TRAIN, prepare=odd_surroundings),
-    Entry("115 cache", 6, ("no permission to write", "cache"), command="train r.yaml --output out/new --quiet", prepare=cache_not_writable, unprivileged=True,
+    Entry("115 cache", 0, ("PEFTCLI_CACHE",), command="plan r.yaml", prepare=cache_not_writable, unprivileged=True,
           recipe=ON_BASE.replace("./base", "builtin:tiny").replace("builtin:support", "./rows.jsonl")),
     Entry("no place for an answer", 6, ("out.jsonl",), command="generate run --input in.jsonl --output r.yaml/out.jsonl --set generation.max_new_tokens=1",
           files={"in.jsonl": '{"prompt": "a"}\n'}, prepare=lambda place: place.run()),
