@@ -19,7 +19,7 @@ ENTRY_POINT_GROUP = "peftcli.tasks"
 PLANNED_TASKS = ("preference", "seq2seq-lm", "sequence-classification", "token-classification")
 """Names that the contract knows and that have no file yet."""
 
-_NOT_TASKS = {"base", "registry"}
+_NOT_TASKS = frozenset({"base", "base_checks", "registry"})
 
 
 @functools.cache
