@@ -222,5 +222,5 @@ def test_more_tokens_than_rows(llama_base: Path, tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     tokenizer.add_tokens([f"<new {number}>" for number in range(20)])
     tokenizer.save_pretrained(adapter)
-    with pytest.raises(ModelError, match="the tokenizer has 280 tokens, the base embeds 264"):
+    with pytest.raises(ModelError, match="beside the adapter has 280 tokens, the base embeds 264"):
         merge_adapter(adapter, output=tmp_path / "m")
