@@ -21,6 +21,7 @@ import peftcli
 from peftcli import files
 from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckFailed, CheckpointError, ModelError, RecipeError
+from peftcli.evaluation.registry import metric_facts
 from peftcli.jobs import locking
 from peftcli.jobs.locking import inputs_of, lock_path_of, locked_run, pinned_recipe
 from peftcli.lock import environment
@@ -365,7 +366,7 @@ def test_a_band_is_half_a_per_cent_or_what_the_rows_leave_open() -> None:
     assert bands([Measured({"eval_loss": 2.0})])["eval_loss"] == (2.0, 1.99, 2.01)
     found = bands([Measured({"eval_f1": 0.5}, {"eval_f1": (0.4, 0.7)})])
     assert found["eval_f1"] == (0.5, 0.4, 0.7)
-    smooth = bands([Measured({"eval_loss": 2.0}, {"eval_loss": (1.8, 2.5)})])
+    smooth = bands([Measured({"eval_loss": 2.0}, {"eval_loss": (1.8, 2.5)}, {"eval_loss": metric_facts("loss")})])
     assert smooth["eval_loss"] == (2.0, 1.99, 2.01), "a loss has no answers that tip"
 
 
