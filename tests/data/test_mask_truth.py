@@ -104,7 +104,7 @@ def test_rows_with_tools_are_trained_or_refused_by_name(ground: Path, template: 
     file = ground / "data" / "chat" / "glaive_toolcall_en_demo.json"
     config = DataConfig(train=str(file), max_length=100_000, validation=0)
     if template not in WITH_TOOLS:
-        with pytest.raises(DataError, match="render the whole of tool call|refuses the row") as caught:
+        with pytest.raises(DataError, match=r"render the whole of tool call|refuses the row") as caught:
             prepare(config, tokenizer=tokenizer, folder=file.parent, seed=0)
         assert "row 1" in (caught.value.faults[0].where or "")
         return
