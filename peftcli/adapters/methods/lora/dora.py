@@ -25,7 +25,9 @@ class RowNorms(nn.Module):
     @torch.no_grad()
     def forward(self, weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float) -> Tensor:
         """weight (rows, columns) in its stored type, A (r, columns), B (rows, r) -> (rows,) float32."""
-        with torch.autocast(weight.device.type, enabled=False):
+        # a rehearsal on the meta device computes nothing, and torch has no autocast there
+        device = "cpu" if weight.is_meta else weight.device.type
+        with torch.autocast(device, enabled=False):
             a, b = lora_a.float(), lora_b.float()
             cross = torch.cat([(part.float() @ a.T) for part in weight.split(ROWS_AT_ONCE)])  # W A^T (rows, r)
             gram = a @ a.T  # (r, r)
