@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from peftcli.adapters.base import Adapter
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.layers import parent_of
 from peftcli.errors import AdapterError
 from peftcli.models.trace import rehearsal
 
@@ -15,9 +15,18 @@ def require_runs(skeleton: nn.Module, adapter: Adapter) -> None:
     where no gradient would reach what is trained."""
     exempt = adapter.gradient_exempt()
     trained = {name: tensor for name, tensor in adapter.trainable_parameters().items() if name not in exempt}
-    failure = rehearsal(skeleton, trained, dict(named_base_modules(skeleton)))
+    failure = rehearsal(skeleton, trained, lambda path: _standing_at(skeleton, path))
     if failure is not None:
         raise AdapterError(
             f"{adapter.config.name} does not run on {type(skeleton).__name__}: {failure}",
             fix="use lora, which adapts every family, or another of `peft methods`",
         )
+
+
+def _standing_at(model: nn.Module, path: str) -> nn.Module | None:
+    """The module or its outermost wrapper; None where the adapter has changed the tree itself."""
+    try:
+        parent, name = parent_of(model, path)
+        return parent.get_submodule(name)
+    except AttributeError:
+        return None

@@ -52,7 +52,9 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
     except (
         OSError,
         ValueError,
-        KeyError,
+        LookupError,
+        AttributeError,
+        AssertionError,
         RuntimeError,
         TypeError,
         ImportError,

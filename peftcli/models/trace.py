@@ -23,6 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peftcli.errors import PeftcliError
+from peftcli.models.weights import WatchedWeight, is_linear
+
 LENGTH = 8
 NEVER_CALLED = "not called for text"
 NO_GRADIENT = "without effect on the answer"
@@ -39,15 +42,20 @@ class Participation:
     """Paths of modules whose forward does not run."""
     passed_over: frozenset[str] = frozenset()
     """Paths of modules that do not run without values."""
+    read: frozenset[str] = frozenset()
+    """Paths of linear layers whose weight the model computes with past their forward."""
     known: bool = False
 
     def layer(self, path: str) -> str | None:
         """Why an update around the module at `path` could not train its `weight`; None where it could."""
         name = f"{path}.weight"
-        return self.idle.get(name, PASSED_BY if path in self.uncalled else None)
+        return self.idle.get(name, PASSED_BY if path in self.uncalled | self.read else None)
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, Participation] = weakref.WeakKeyDictionary()
+_alike: dict[tuple[type[nn.Module], str], Participation] = {}
+"""The last few twins: a run opens its base several times."""
+_REMEMBERED = 8
 
 
 def participation(model: nn.Module) -> Participation:
@@ -56,27 +64,46 @@ def participation(model: nn.Module) -> Participation:
     Nothing is known of modules that are no transformers models, and where the twin cannot be made or run.
     """
     if model not in _known:
-        _known[model] = _traced(model)
+        _known[model] = _remembered(model)
     return _known[model]
 
 
-def rehearsal(model: nn.Module, trained: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> str | None:
+def _remembered(model: nn.Module) -> Participation:
+    config: Any = getattr(model, "config", None)
+    if not callable(getattr(config, "to_dict", None)) or not callable(getattr(model, "get_input_embeddings", None)):
+        return Participation()
+    facts = {name: value for name, value in config.to_dict().items() if name not in ("dtype", "_name_or_path")}
+    key = (type(model), repr(facts))
+    if key not in _alike:
+        while len(_alike) >= _REMEMBERED:
+            del _alike[next(iter(_alike))]
+        _alike[key] = _traced(model, config)
+    return _alike[key]
+
+
+def rehearsal(
+    model: nn.Module, trained: Mapping[str, Tensor], module_at: Callable[[str], nn.Module | None]
+) -> str | None:
     """What goes wrong when a model without weights runs with an adapter on it: what is raised, or which of the trained
     tensors no gradient would reach; None where nothing does, or where the bare model cannot be run either.
 
-    `modules`: the base's modules by their paths in the bare model.
+    `module_at`: what stands at a path of the bare model now. Where a part had to be passed over, shapes behind it may
+    be off: there only our own errors count.
     """
     bare = participation(model)
     if not bare.known:
         return None
     modes = {module: module.training for module in model.modules()}
-    shields = [_shield(modules[path], lambda: None) for path in bare.passed_over if path in modules]
+    hidden = {id(module): module for path in bare.passed_over if (module := module_at(path)) is not None}
+    shields = [_shield(module, lambda: None) for module in hidden.values()]
     try:
         with warnings.catch_warnings(), torch.enable_grad(), _ValuesTaken():  # type: ignore[no-untyped-call]
             warnings.simplefilter("ignore")
             answer = _answer(model.eval())
             gradients = torch.autograd.grad(answer, list(trained.values()), allow_unused=True)
     except Exception as error:  # whatever a foreign forward raises
+        if bare.passed_over and not isinstance(error, PeftcliError):
+            return None
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         for shielded in shields:
@@ -87,10 +114,7 @@ def rehearsal(model: nn.Module, trained: Mapping[str, Tensor], modules: Mapping[
     return f"no gradient would reach {', '.join(idle[:3])}" if idle and not bare.passed_over else None
 
 
-def _traced(model: nn.Module) -> Participation:
-    config = getattr(model, "config", None)
-    if config is None or not callable(getattr(model, "get_input_embeddings", None)):
-        return Participation()
+def _traced(model: nn.Module, config: Any) -> Participation:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -110,6 +134,7 @@ class _Watch:
     twin: nn.Module
     called: set[str] = field(default_factory=set)
     passed_over: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
 
     def participation(self) -> Participation:
         modules = dict(self.twin.named_modules())
@@ -130,6 +155,7 @@ class _Watch:
             idle={name: self._reason(name) for name in idle if not self._is_hidden(name)},
             uncalled=frozenset(path for path in modules if path not in self.called and not self._is_hidden(path)),
             passed_over=frozenset(self.passed_over),
+            read=frozenset(self.read),
             known=True,
         )
 
@@ -142,7 +168,24 @@ class _Watch:
     def _watch(self, path: str, module: nn.Module) -> None:
         """Notes calls of a module, and lets one that fails pass its input on, so that what lies behind is still seen."""
         module.register_forward_pre_hook(lambda module, args: self.called.add(path))
+        if is_linear(module):
+            self._watch_weight(path, module)
         _shield(module, lambda: self.passed_over.append(path))
+
+    def _watch_weight(self, path: str, module: nn.Module) -> None:
+        """Notes where the model computes with the weight of a linear layer that is not running."""
+        kind: Any = type(module)
+        running: list[bool] = []
+        module.register_forward_pre_hook(lambda module, args: running.append(True))
+        module.register_forward_hook(lambda module, args, output: running.clear())
+
+        def read(module: nn.Module, name: str) -> Any:
+            value = kind.__getattr__(module, name)
+            if running or name != "weight" or not isinstance(value, Tensor):
+                return value
+            return WatchedWeight.telling(value, path, lambda: self.read.add(path))
+
+        module.__class__ = type(kind.__name__, (kind,), {"__getattr__": read})
 
 
 def _shield(module: nn.Module, failed: Callable[[], None]) -> nn.Module:
@@ -204,5 +247,22 @@ class _ValuesTaken(TorchDispatchMode):
                 case "aten::is_nonzero" | "aten::equal":
                     return True
                 case "aten::nonzero":
-                    return torch.empty(asked.numel(), asked.dim(), dtype=torch.int64, device="meta")
+                    return _places(asked.numel(), asked.dim())
+                case "aten::index" | "aten::index_put" | "aten::index_put_" | "aten::_index_put_impl_":
+                    args = (asked, _without_masks(args[1]), *args[2:])
         return func(*args, **(kwargs or {}))
+
+
+def _places(count: int, *dimensions: int) -> Tensor:
+    return torch.empty(count, *dimensions, dtype=torch.int64, device="meta")
+
+
+def _without_masks(indices: Any) -> list[Tensor | None]:
+    """Indices with each mask as the places of all its elements, one index for each of its dimensions."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
+            found += [_places(index.numel())] * index.dim()
+        else:
+            found.append(index)
+    return found

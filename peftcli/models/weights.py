@@ -112,6 +112,36 @@ class UnadaptedWeight(Tensor):
         )
 
 
+class WatchedWeight(UnadaptedWeight):
+    """A parameter that may be computed with, and tells when it is."""
+
+    computed_with: Callable[[], None]
+
+    @staticmethod
+    def telling(parameter: Tensor, path: str, computed_with: Callable[[], None]) -> WatchedWeight:
+        """The parameter, watched, a part of the graph; shares its memory."""
+        shown = parameter.as_subclass(WatchedWeight)
+        shown.original, shown.path, shown.computed_with = parameter, path, computed_with
+        return shown
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except AdapterError:
+            for value in args:
+                if isinstance(value, WatchedWeight):
+                    value.computed_with()
+            plain = [value.original if isinstance(value, WatchedWeight) else value for value in args]
+            return func(*plain, **(kwargs or {}))
+
+
 _LOOKS = frozenset({
     "__get__", "__repr__", "__len__", "__hash__", "__format__", "size", "dim", "ndimension", "numel", "nelement", "stride",
     "storage_offset", "element_size", "data_ptr", "untyped_storage", "get_device", "is_contiguous", "is_floating_point",

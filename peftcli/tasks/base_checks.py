@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.errors import ModelError
+from peftcli.models.device import is_out_of_memory
 
 PROBE_LENGTH = 32
 FILLER = 7
@@ -62,7 +63,16 @@ def _probe(model: nn.Module, token_ids: Sequence[int]) -> Tensor:
 
 def _logits(model: nn.Module, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
-    answer: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+    try:
+        answer: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+    except (AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        text = " ".join(str(error).split())
+        raise ModelError(
+            f"{type(model).__name__} does not answer to text alone: {type(error).__name__}: {text[:200]}",
+            fix="it needs more than text (a model beside it, images), or its config.json does not fit together",
+        ) from error
     return answer
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from peftcli.errors import DataError
+from peftcli.training.input_gradients import carry_through_inputs
 from peftcli.training.interfaces import Batch, Row
 from peftcli.training.seeding import seed_forward
 from peftcli.training.setup import FitSetup
@@ -98,6 +99,11 @@ def accumulate(
         seed_forward(setup.seed, step, number, device)
         with precision:
             computed = setup.compute_loss(setup.model, part)
+        while not computed.total.requires_grad:
+            carry_through_inputs(setup.model)  # an error the second time
+            seed_forward(setup.seed, step, number, device)
+            with precision:
+                computed = setup.compute_loss(setup.model, part)
         assert math.isclose(computed.weight, weight, rel_tol=1e-4), "the task and the loop count loss weights alike"
         share = computed.total / total_weight
         extra = setup.adapter.extra_loss()

@@ -35,7 +35,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"feed_forward_size|.*channels?", 2 * WIDTH),
     (r"(.*_)?(hidden_size|d_model|n_embd|embed_dim|embed_proj_dim|embedding_size|lru_width|emb_dim)|dim", WIDTH),
     (r"(.*_)?(embedding_dim|hidden_dim)", WIDTH),
-    (r"adapter_in_dim|adapter_input_size", WIDTH),
+    (r"adapter_in_dim|adapter_out_dim|adapter_input_size|hidden_size_global", WIDTH),
     (r"(num|n)_(local_|routed_)?experts|moe_num_experts|num_routed_experts|zero_expert_num", 4),
     (r"num_experts_per_tok(en)?|top_?k|moe_top_?k|num_selected_experts|moe_k", 2),
     (r"n_group|num_expert_group|topk_group|n_shared_experts|num_shared_experts|(mamba_)?n_?groups", 1),
@@ -67,6 +67,10 @@ _SHARED_ATTENTION = {
 }
 HINTS: Mapping[str, Mapping[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "blt": {
+        "vocab_size": VOCABULARY,
+        **{f"{part}_config.vocab_size": VOCABULARY for part in ("encoder", "decoder", "patcher")},
+    },
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
     },
@@ -83,7 +87,7 @@ HINTS: Mapping[str, Mapping[str, Any]] = {
     "qwen4_exp": {f"text_config.{name}": value for name, value in _INDEXER.items()},
     "qwen4_exp_text": _INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "reformer": {"axial_pos_embds": False, "is_decoder": True, "hash_seed": 0},
+    "reformer": {"vocab_size": VOCABULARY, "axial_pos_embds": False, "is_decoder": True, "hash_seed": 0},
     "xlm": {"causal": True},
     "xlstm": {"hidden_size": 2 * WIDTH, "embedding_dim": 2 * WIDTH},
     "xmod": {"default_language": "en_XX"},
@@ -128,7 +132,7 @@ def _shrunk(document: Mapping[str, Any]) -> dict[str, Any]:
         found |= {name: kept for name, value in counts.items() if value == count}
     found |= {name: size for name, size in _FILLED.items() if name in found and found[name] is None}
     found |= {name: index for name, index in _IDS.items() if name in found}
-    if "head_dim" in found and "qk_rope_head_dim" in found:
+    if document.get("head_dim") is not None and document["head_dim"] == document.get("qk_rope_head_dim"):
         found["head_dim"] = found["qk_rope_head_dim"]  # latent attention rotates that part alone
     _agree_heads(found, document)
     return found
