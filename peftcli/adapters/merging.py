@@ -134,14 +134,16 @@ def _follows_in_forward(model: nn.Module) -> bool:
 @contextlib.contextmanager
 def _flag_off(model: nn.Module) -> Iterator[None]:
     configs = {id(config): config for config in _configs(model)}
-    before = {key: getattr(config, _TIE, None) for key, config in configs.items()}
+    before = {key: vars(config)[_TIE] for key, config in configs.items() if _TIE in vars(config)}
     for config in configs.values():
         config.tie_word_embeddings = False
     try:
         yield
     finally:
         for key, config in configs.items():
-            config.tie_word_embeddings = before[key]
+            del config.tie_word_embeddings
+            if key in before:
+                config.tie_word_embeddings = before[key]
 
 
 def _check_plain(model: nn.Module) -> None:

@@ -124,13 +124,13 @@ def merge_adapter(
     say("computing the answers of base + adapter")
     answers = _answers(opened)
     seen = witness(opened.model, changes.type_of, answers.rows)
-    tied_before = bool(opened.model.config.tie_word_embeddings)  # type: ignore[union-attr]
+    tied_before = _says_tied(opened.model)
     merge_in_memory(opened.model)
     require_same_function(opened.model, seen)
     survival = round_to_file_types(opened.model, seen, changes.type_of)
     _require_update(survival, changes)
     written = digests(opened.model)
-    untied = tied_before and not opened.model.config.tie_word_embeddings  # type: ignore[union-attr]
+    untied = tied_before and not _says_tied(opened.model)
     require_space(output, opened.model, changes, shard_bytes)
     say("writing the merged model aside, and reading it back")
     with files.staged_folder(output) as staging:
@@ -159,6 +159,11 @@ def merge_adapter(
 
 
 # -- opening -----------------------------------------------------------------------------------------------------
+
+
+def _says_tied(model: nn.Module) -> bool:
+    """Whether the configuration ties the embeddings; a few families have no such setting."""
+    return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
 def _open(path: str | Path, base: str | None) -> Opened:

@@ -53,9 +53,23 @@ def require_blind_to_padding(model: nn.Module, token_ids: Sequence[int], *, pad_
         )
 
 
-def _probe(model: nn.Module, token_ids: Sequence[int]) -> Tensor:
-    """A row of a few tokens, (1, length), as the data has them."""
-    ids = [int(token) for token in token_ids[:PROBE_LENGTH]]
+@torch.no_grad()
+def require_trains(model: nn.Module, token_ids: Sequence[int]) -> None:
+    """Raises `ModelError` where the model takes a row in evaluation and not in training (rows of fixed lengths alone)."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    try:
+        _logits(model, _probe(model, token_ids, length=len(token_ids)))
+    finally:
+        model.eval()
+        for name, buffer in model.named_buffers():
+            if name in kept and not torch.equal(buffer, kept[name]):
+                buffer.copy_(kept[name])
+
+
+def _probe(model: nn.Module, token_ids: Sequence[int], *, length: int = PROBE_LENGTH) -> Tensor:
+    """A row of the data's first tokens, two at least, (1, length)."""
+    ids = [int(token) for token in token_ids[:length]]
     while len(ids) < 2:
         ids.append(0 if not ids or ids[-1] else 1)
     return torch.tensor([ids], device=next(model.parameters()).device)
@@ -69,9 +83,10 @@ def _logits(model: nn.Module, ids: Tensor, attention_mask: Tensor | None = None)
         if is_out_of_memory(error):
             raise
         text = " ".join(str(error).split())
+        when = " in training" if model.training else ""
         raise ModelError(
-            f"{type(model).__name__} does not answer to text alone: {type(error).__name__}: {text[:200]}",
-            fix="it needs more than text (a model beside it, images), or its config.json does not fit together",
+            f"{type(model).__name__} does not answer to a row of text{when}: {type(error).__name__}: {text[:200]}",
+            fix="it needs more than text (a model beside it, images), rows of other lengths, or its config.json is odd",
         ) from error
     return answer
 

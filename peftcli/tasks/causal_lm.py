@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftcli.models.device import to_device
 from peftcli.tasks.base import Batch, LossSum, Row, RowScores, Task
-from peftcli.tasks.base_checks import require_blind_to_padding, require_causal
+from peftcli.tasks.base_checks import require_blind_to_padding, require_causal, require_trains
 from peftcli.tasks.losses.target_logits import target_logits
 from peftcli.tasks.losses.token_nll import token_nll
 
@@ -24,6 +24,7 @@ class CausalLm(Task):
 
     def require_fit(self, model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int, pads: bool) -> None:
         require_causal(model, token_ids)
+        require_trains(model, token_ids)
         if pads:
             require_blind_to_padding(model, token_ids, pad_token_id=pad_token_id)
 

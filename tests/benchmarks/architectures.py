@@ -132,6 +132,8 @@ def _write_base(config: Any, folder: Path) -> tuple[Path, bool]:
             if parameter.is_floating_point() and not parameter.any():
                 parameter.normal_(0.0, 0.05)
     model.save_pretrained(folder)
+    if type(model.config) is not type(config) and type(model.config) not in AutoModelForCausalLM._model_mapping:
+        config.save_pretrained(folder)  # checkpoints of such families hold the whole configuration
     return folder, True
 
 

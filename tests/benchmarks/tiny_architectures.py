@@ -20,7 +20,7 @@ HEADS = 4
 HEAD = WIDTH // HEADS
 LAYERS = 2
 MOST_LAYERS = 4
-VOCABULARY = 1600
+VOCABULARY = 1664  # some families' tokenizers add tokens of their own to the built-in one's
 
 _SIZES: tuple[tuple[str, int], ...] = (
     # the first pattern that is the whole name counts; a size is never made larger
@@ -76,6 +76,11 @@ HINTS: Mapping[str, Mapping[str, Any]] = {
     },
     "bailing_hybrid": {"num_experts_per_token": 2},
     "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
+    "dory": {
+        **dict.fromkeys(("n_input_layers", "n_recurrent_layers", "n_output_layers"), 2),
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp", "sliding_attention", "mlp"],
+    },
     "falcon_h1": {"mamba_d_head": 32},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},

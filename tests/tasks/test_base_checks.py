@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from peftcli.errors import ModelError
-from peftcli.tasks.base_checks import require_blind_to_padding, require_causal
+from peftcli.tasks.base_checks import require_blind_to_padding, require_causal, require_trains
 from peftcli.testing.families import tiny_model
 
 SIZES: dict[str, Any] = {
@@ -92,3 +92,18 @@ def test_a_base_that_ignores_the_mask_is_refused() -> None:
     with pytest.raises(ModelError, match=r"does not heed the attention mask.*") as caught:
         require_blind_to_padding(model, ROW, pad_token_id=0)
     assert "micro_batch_size: 1" in caught.value.render()
+
+
+def test_a_base_that_cannot_train_on_rows_of_any_length_is_refused() -> None:
+    """Reformer pads to whole chunks itself in evaluation, and in training wants them whole."""
+    config = transformers.ReformerConfig(
+        vocab_size=96, hidden_size=32, attention_head_size=8, num_attention_heads=4, feed_forward_size=48,
+        attn_layers=["local"], local_attn_chunk_length=4, axial_pos_embds=False, max_position_embeddings=64,
+        is_decoder=True,
+    )  # fmt: skip
+    model = transformers.ReformerModelWithLMHead(config).eval()
+    require_trains(model, ROW[:8])
+    with pytest.raises(ModelError, match=r"does not answer to a row of text in training.*multiple"):
+        require_trains(model, ROW)
+    assert not model.training
+    require_trains(tiny_model("llama"), ROW)
