@@ -19,7 +19,7 @@ from peftcli.models.structure import structure
 from peftcli.models.sublayers import stream_norms
 from peftcli.plan import make_plan
 from peftcli.recipe import load_recipe
-from tests.adapters.test_left_out import SIZES, bart, gemma_with_eyes
+from tests.adapters.test_left_out import SIZES, bart, gemma_with_eyes, logits_of
 
 MIXER: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 16}
 
@@ -73,7 +73,7 @@ def test_a_method_trains_and_writes(method: str, make: Callable[[], nn.Module]) 
     optimizer = torch.optim.SGD(trained.values(), 0.1)
     idle = set(trained)
     for _ in range(2):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        logits = logits_of(model, ids)
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
         idle -= {name for name, p in trained.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
