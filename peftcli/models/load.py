@@ -87,7 +87,9 @@ def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError |
         )
     if "size mismatch" in text or "ignore_mismatched_sizes" in text:
         return ModelError(f"{what} of {source.name} do not fit its config.json", where=where, fix="download it again")
-    return ModelError(f"cannot load {what} of {source.name}: {text[:300]}", where=where, fix="check the files")
+    # a folder's whole path stands in `where`
+    name = Path(source.name).name if source.is_local else source.name
+    return ModelError(f"cannot load {what} of {name}: {text[:300]}", where=where, fix="check the files")
 
 
 def load_config(source: BaseSource) -> PretrainedConfig:

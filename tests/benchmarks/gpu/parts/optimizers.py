@@ -11,7 +11,7 @@ from setting import Setting, losses, peft, record_of, require, require_same_run
 
 from peftcli.errors import DeviceError
 from peftcli.training.config import OptimizerConfig, TrainingConfig
-from peftcli.training.optimizers import package_of, require_optimizer
+from peftcli.training.optimizers import require_optimizer
 
 WORTH = 64
 SECONDS = 170
@@ -43,7 +43,7 @@ def _try(setting: Setting, name: str) -> str:
     section: dict[str, Any] = {"type": name}
     config = TrainingConfig.model_validate({"optimizer": name, "scheduler": "constant"}).optimizer
     # whole tables, so that there are states which are quantized, and some large enough to be paged
-    large = package_of(config) == "bitsandbytes"
+    large = config.package == "bitsandbytes"
     if large:
         section["min_8bit_size"] = 256
     method = {"type": "full"} if large else {"type": "lora", "r": 4}
