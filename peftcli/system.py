@@ -145,8 +145,9 @@ def signals(*names: str) -> tuple[signal.Signals, ...]:
 def computing_at_most(seconds: float, out_of_time: Callable[..., Any], *, patience: float) -> Iterator[None]:
     """Calls `out_of_time`, which raises, after so much computing inside the block.
 
-    It is heard between two steps of Python only: after `patience` times as long the process ends. Where the system
-    counts no computing, it ends by the clock.
+    What the system does for the process, such as handing out memory, counts as computing. The call is heard between two
+    steps of Python only: after `patience` times as long, then of its own work, the process ends. Where the system counts
+    no computing, it ends by the clock.
     """
     if not hasattr(signal, "setitimer"):
         timer = threading.Timer(seconds * patience, os._exit, (1,))
@@ -157,10 +158,10 @@ def computing_at_most(seconds: float, out_of_time: Callable[..., Any], *, patien
         finally:
             timer.cancel()
         return
-    signal.signal(signal.SIGVTALRM, out_of_time)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds / 10)
-    signal.setitimer(signal.ITIMER_PROF, seconds * patience)
+    signal.signal(signal.SIGPROF, out_of_time)
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds, seconds / 10)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds * patience)
     try:
         yield
     finally:

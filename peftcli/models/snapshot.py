@@ -12,7 +12,7 @@ from typing import Literal
 from peftcli.errors import ModelError
 from peftcli.models.hub import known_folder
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_model_config
-from peftcli.models.weight_files import require_own_files, weight_names
+from peftcli.models.weight_files import require_own_files, require_whole, weight_names
 
 Role = Literal["config", "tokenizer"]
 
@@ -44,8 +44,10 @@ def snapshot(source: BaseSource) -> Snapshot:
     if folder is None:
         folder = _cached_folder(source)
         commit = folder.name
-    names = [*small_names(folder), *weight_names(folder, read_model_config(folder))]
-    return Snapshot(folder, commit, checked_files(folder, sorted(names)))
+    weights = weight_names(folder, read_model_config(folder))
+    found = checked_files(folder, sorted([*small_names(folder), *weights]))
+    require_whole(folder, weights)
+    return Snapshot(folder, commit, found)
 
 
 def _cached_folder(source: BaseSource) -> Path:

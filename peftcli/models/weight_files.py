@@ -11,6 +11,7 @@ from typing import Any
 from peftcli import files
 from peftcli.errors import Fault, ModelError
 from peftcli.models.own_files import file_fault, is_there
+from peftcli.models.tensor_header import DamagedHeader, tensor_header
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -19,6 +20,7 @@ NAMED_BY_CONFIG = "transformers_weights"
 NOT_TRUSTED = "put the file itself there; where it is not yours, do not trust this model"
 _AGAIN = "download the model again"
 _INDEX_SUFFIX = ".index.json"
+_WEIGHTS_SUFFIX = ".safetensors"
 # parts of letters, digits, dots and dashes that do not begin with a dot: no way up, none from the root
 _SAFE_NAME = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*\.safetensors")
 _INDEX_LIMIT_BYTES = 64 << 20
@@ -87,6 +89,27 @@ def check_weight_files(folder: Path, config: Mapping[str, Any]) -> None:
         # not read, but whoever put it there means it to be: a folder that contradicts itself is not opened
         names = [SINGLE_NAME, *_index_and_shards(folder, INDEX_NAME)]
     require_own_files(folder, names, "weight files are missing or not to be trusted")
+    require_whole(folder, names)
+
+
+def require_whole(folder: Path, names: Iterable[str]) -> None:
+    """Raises `ModelError` naming every weight file that is not filled by the tensors of its header: nobody has to read or
+    hash all of it to know that it was cut, or blown up."""
+    faults = [
+        Fault(f"{name} {fault}", str(folder / name), _AGAIN)
+        for name in names
+        if name.endswith(_WEIGHTS_SUFFIX) and (fault := _header_fault(folder / name)) is not None
+    ]
+    if faults:
+        raise ModelError("weight files are damaged", faults=faults)
+
+
+def _header_fault(file: Path) -> str | None:
+    try:
+        tensor_header(file)
+    except DamagedHeader as fault:
+        return str(fault)
+    return None
 
 
 def require_own_files(folder: Path, names: Iterable[str], headline: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile_case import ON_BASE, PAYLOAD, PYTHON_PAYLOAD, Case, Scene
+from hostile_case import ON_BASE, PAYLOAD, PYTHON_PAYLOAD, Case, Scene, header_bytes
 
 PLAN, TRAIN = "plan r.yaml", "train r.yaml --output new --quiet"
 INDEX = "model.safetensors.index.json"
@@ -119,7 +119,11 @@ BASES = [
     case("weights are pickled", base(only_pickled), "only pickled weights", command=TRAIN),
     case("weights are a pickle", raw(WEIGHTS, PAYLOAD), command=TRAIN),
     case("weights with a header bomb", raw(WEIGHTS, (1 << 62).to_bytes(8, "little")), command=TRAIN),
-    case("weights of 40 GB holes", large(WEIGHTS, 40 << 30), command=TRAIN),
+    case("weights of 40 GB holes", large(WEIGHTS, 40 << 30), "bytes for tensors of", command=TRAIN),
+    case("weights of 40 GB holes to lock", large(WEIGHTS, 40 << 30), "bytes for tensors of", command="lock r.yaml"),
+    case("weights that are cut", base(lambda folder, scene: os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 4)), "bytes for tensors of", command=TRAIN),
+    case("weights with a header of small things", raw(WEIGHTS, header_bytes(b'{"a": [' + b"{}," * (7 << 20) + b"{}]}")), "damaged", command=TRAIN),
+    case("weights with a header of 30 MB", raw(WEIGHTS, header_bytes(b" " * (30 << 20))), "header does not fit", command=TRAIN),
     case("configuration is a pipe", piped("config.json"), "config.json"),
     case("configuration is a link", linked("config.json"), "config.json"),
     case("configuration of 10 MB", large("config.json", 10 << 20), "config.json"),

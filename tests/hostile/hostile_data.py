@@ -134,6 +134,8 @@ TEMPLATES = [
         ("a wide text", "{{ 'x'.ljust(1000000000) }}", (), REFUSED),
         ("a wide filter", "{{ 'x'|center(1000000000) }}", (), REFUSED),
         ("a deep indent", "{{ ('x\n' * 1000)|indent(1000000) }}", (), REFUSED),
+        ("a deep indent that is set", "{% set a = ('x\n' * 1000)|indent(1000000) %}{% set b = ('x\n' * 1000)|indent(1000001) %}", (), REFUSED),
+        ("constants that are compared", "{% if ('x' * 300000000)|upper|lower == ('y' * 300000000)|upper|lower %}a{% endif %}" * 9, (), REFUSED),
         ("many replacements", "{% set ns = namespace(x='x') %}{% for i in range(9) %}{% set ns.x = ns.x.replace('x', 'x' * 1000) %}{% endfor %}", (), REFUSED),
         ("many joins", "{{ range(100000)|join('x' * 100000) }}", (), REFUSED),
         ("a macro of itself", "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}", (), REFUSED),

@@ -10,9 +10,11 @@ import datetime
 import json
 from typing import Any, NoReturn
 
-from jinja2 import nodes
+from jinja2 import Environment, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import TrackingCodeGenerator
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -66,11 +68,31 @@ def _check_name(name: Any) -> None:
         raise SecurityError(f"a namespace may not hold {name!r}")
 
 
+class _ComputesNothing(CodeGenerator):
+    """Jinja's own, without its habit of working out constant expressions while it compiles: that is work of the template,
+    done again in every compilation, and what stops it there is taken for a reason to try once more when it runs."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, (nodes.TemplateData, nodes.Const)):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+
+class _Reads(_ComputesNothing, TrackingCodeGenerator):
+    """Jinja's own finder of variables that a template reads, computing nothing either."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.optimizer = None
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of chat templates, with the filters and globals that transformers gives them."""
 
+    code_generator_class = _ComputesNothing
+
     def __init__(self, day: str = FIXED_DAY) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[loopcontrols, _Generation])
         self.filters["tojson"] = _to_json
         self.globals |= {
             "dict": _Dict(),
@@ -88,6 +110,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for node in tree.find_all(_FORBIDDEN):
             raise SecurityError(f"line {node.lineno}: a template may not load another one")
         return tree
+
+    def variables_read(self, tree: nodes.Template) -> set[str]:
+        """Names of the variables that somebody has to give to a template."""
+        reads = _Reads(self)
+        reads.visit(tree)
+        return reads.undeclared_identifiers
 
 
 def _to_json(

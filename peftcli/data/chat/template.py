@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, meta
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from peftcli.data.chat.limits import OUT_OF_MEMORY, TOO_DEEP, TemplateFailure, TemplateLimit, TemplateRefusal
 from peftcli.data.chat.names import DAY_VARIABLE, FIXED_DAY
@@ -31,7 +31,7 @@ class ChatTemplate:
         environment = Sandbox(str(variables.get(DAY_VARIABLE, FIXED_DAY)))
         try:
             tree = environment.parse_alone(source)
-            self.reads = frozenset(meta.find_undeclared_variables(tree)) | _globals_read(tree)
+            self.reads = frozenset(environment.variables_read(tree)) | _globals_read(tree)
             code = environment.compile(tree, filename=_NAME)
             self._template = environment.template_class.from_code(environment, code, environment.make_globals(None))
         except TemplateSyntaxError as error:
@@ -40,7 +40,7 @@ class ChatTemplate:
             raise TemplateLimit(TOO_DEEP) from error
         except MemoryError as error:
             raise TemplateLimit(OUT_OF_MEMORY) from error
-        except Exception as error:  # jinja computes constants while it compiles, so that anything may happen
+        except Exception as error:  # whatever else the compiler stumbles over
             raise TemplateFailure(f"{type(error).__name__}: {error}") from error
 
     def render(
