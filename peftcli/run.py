@@ -14,7 +14,7 @@ from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.evaluation.memory import memory_errors
-from peftcli.jobs.assembly import assemble, fit_setup, require_fit_base, score_run
+from peftcli.jobs.assembly import assemble, fit_setup, require_fit_base
 from peftcli.jobs.attaching import attach_method
 from peftcli.jobs.draft import Draft
 from peftcli.jobs.gates import require_met
@@ -149,8 +149,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
             draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
         draft.training_begins()
-        draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))
-        draft.scores = score_run(assembly, draft.result)
+        draft.training_ended(fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well)))
         with signals.finishing():
             draft.write_adapter()
             draft.write_lock()

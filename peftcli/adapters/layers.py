@@ -76,6 +76,11 @@ class AdapterLayer(nn.Module):
         Raises `MergeError` when this layer has no weight-space form.
         """
 
+    def low_rank_update(self) -> tuple[Tensor, Tensor] | None:
+        """(L (out, r), R (r, in)) whose product is all that the layer changes, scaling included; None where the
+        change has another form. What is asked of `merged()` costs a matrix of the weight's size."""
+        return None
+
     def extra_repr(self) -> str:
         return f"enabled={self.enabled}"
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import peftcli
 from peftcli import files
 from peftcli.adapters.base import Summary
-from peftcli.errors import MergeError, PeftcliError, exit_code_of
+from peftcli.adapters.updates import update_norms
+from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
 from peftcli.evaluation.result import facts_of
 from peftcli.jobs.adapter_folder import write_adapter_folder
 from peftcli.jobs.as_written import adapter_hashes
-from peftcli.jobs.assembly import Assembly, RunScores
+from peftcli.jobs.assembly import Assembly, RunScores, score_run
 from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.jobs.gates import gate_results
-from peftcli.jobs.inspection import layer_updates
 from peftcli.jobs.locking import as_first_written, inputs_of, with_results, with_weights
 from peftcli.jobs.run_folder import resolved_values
 from peftcli.jobs.run_place import RunPlace
@@ -67,6 +67,7 @@ class Draft:
     attached: Summary | None = None
     result: FitResult | None = None
     scores: RunScores | None = None
+    updates: list[LayerUpdate] = field(default_factory=list)
     adapter_bytes: int = 0
     adapter_files: dict[str, str] = field(default_factory=dict)
     startup_seconds: float = 0.0
@@ -78,6 +79,14 @@ class Draft:
 
     def training_begins(self) -> None:
         self.startup_seconds = time.monotonic() - self.started
+
+    def training_ended(self, result: FitResult) -> None:
+        """Scores, and how far each weight was moved: once, from the adapter that was chosen."""
+        assert self.assembly is not None, "called by the fit"
+        self.result = result
+        self.scores = score_run(self.assembly, result)
+        norms = update_norms(self.assembly.model)
+        self.updates = [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in norms]
 
     def has_begun_well(self) -> None:
         """The first checkpoint is on disk: the run takes its place, and an older run that held it goes."""
@@ -224,7 +233,7 @@ class Draft:
                 "tokens_per_second": result.tokens_per_second,
                 "adapter": "adapter",
                 "adapter_step": result.chosen_step,
-                "updates": self._updates(),
+                "updates": self.updates,
                 "events": events,
             }
         last = max(series.train, default=0)
@@ -235,15 +244,6 @@ class Draft:
             "trained_tokens": int(line.get("trained_tokens", 0)),
             "events": events,
         }
-
-    def _updates(self) -> list[LayerUpdate]:
-        if self.assembly is None:
-            return []
-        try:
-            found = layer_updates(self.assembly.model)
-        except MergeError:
-            return []
-        return [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in found]
 
     def _warnings(self, evaluation: EvaluationRecord | None) -> list[str]:
         found: list[str] = []

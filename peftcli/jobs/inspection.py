@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
 from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, load, read_config, read_own
-from peftcli.adapters.surgery import adapter_of, summary
+from peftcli.adapters.subspaces import effective_rank
+from peftcli.adapters.surgery import summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
-from peftcli.errors import AdapterError, MergeError, ModelError, PeftcliError
+from peftcli.adapters.updates import relative_norm, weight_changes
+from peftcli.errors import AdapterError, ModelError, PeftcliError
 from peftcli.jobs.adapter_base import base_of, load_base
 from peftcli.jobs.as_written import require_as_written
 from peftcli.jobs.locating import Location, locate, read_record
 from peftcli.models.load import load_config
 from peftcli.models.source import BaseSource, resolve_base
-from peftcli.models.weights import is_linear, weight_view
 
 
 @dataclass(frozen=True)
@@ -108,59 +107,10 @@ def _updates(location: Location) -> tuple[tuple[UpdateFacts, ...], tuple[str, ..
 
 def layer_updates(model: nn.Module) -> tuple[UpdateFacts, ...]:
     """Norm and effective rank of the change of each adapted weight of a model with an adapter."""
-    adapter = adapter_of(model)
-    if not isinstance(adapter, LayersAdapter):
-        return ()
-    return tuple(fact for path, layer in adapter.layers for fact in _layer_updates(path, layer))
-
-
-def _layer_updates(path: str, layer: AdapterLayer) -> list[UpdateFacts]:
-    found = []
-    for label, change, original_norm in weight_changes(path, layer):
-        norm = float(change.norm())
-        relative = norm / original_norm if original_norm > 0.0 else None
-        found.append(UpdateFacts(label, norm, relative, effective_rank(change)))
-    return found
-
-
-def weight_changes(path: str, layer: AdapterLayer) -> list[tuple[str, Tensor, float]]:
-    """(label, change in float32 (out, in), norm of the base's tensor) of each tensor of a layer; none for one that
-    cannot be merged."""
-    base = unwrapped(layer)
-    try:
-        merged: Mapping[str, Tensor] = layer.merged()
-    except MergeError:
-        return []
-    found = []
-    for name, value in merged.items():
-        original = base.get_parameter(name).detach().float() if _has(base, name) else torch.zeros_like(value)
-        change = value.float() - original
-        if name == "weight" and is_linear(base) and weight_view(base).transposed:
-            change = change.T
-        found.append((path if name == "weight" else f"{path}.{name}", change, float(original.norm())))
-    return found
-
-
-def _has(module: nn.Module, name: str) -> bool:
-    try:
-        module.get_parameter(name)
-    except AttributeError:
-        return False
-    return True
-
-
-def effective_rank(matrix: Tensor) -> float:
-    """exp(entropy of the singular values as shares), 0 for a zero matrix (Roy and Vetterli, 2007)."""
-    if matrix.dim() < 2:
-        return 1.0 if bool(matrix.any()) else 0.0
-    # the singular values of the smaller Gram side are cheap and enough for a share
-    values = torch.linalg.svdvals(matrix.reshape(matrix.shape[0], -1))
-    total = float(values.sum())
-    if total <= 0.0:
-        return 0.0
-    shares = values / total
-    shares = shares[shares > 1e-9]
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    return tuple(
+        UpdateFacts(label, float(change.norm()), relative_norm(float(change.norm()), base), effective_rank(change))
+        for label, change, base in weight_changes(model)
+    )
 
 
 def _inspect_model(path: Path) -> Inspection:

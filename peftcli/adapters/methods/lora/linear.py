@@ -150,6 +150,12 @@ class LoraLinear(AdapterLayer):
         lora_a, lora_b = self.whole_pair()
         return (lora_b.float() @ lora_a.float()) * self.scaling
 
+    def low_rank_update(self) -> tuple[Tensor, Tensor] | None:
+        if self.magnitude is not None or self.lora_B_bias is not None:
+            return None
+        lora_a, lora_b = self.whole_pair()
+        return lora_b.float() * self.scaling, lora_a.float()
+
     def merged(self) -> dict[str, Tensor]:
         view = weight_view(unwrapped(self.base_layer))
         combined = view.dense() + self.delta_weight()
