@@ -10,8 +10,11 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
+
+Say = Callable[[str], None]
+"""Takes a line of progress."""
 
 _NOBODY_LISTENS = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
 """Errors of a stream whose other end is gone; any other is worth a word."""

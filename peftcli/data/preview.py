@@ -18,10 +18,10 @@ from peftcli.data.encode.source import SourceReader
 from peftcli.data.faults import FaultLog
 from peftcli.data.rows import ChatRow, LabelRow, Message, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
 from peftcli.data.sources import resolve
-from peftcli.data.store import Encoded, Origin, TokenStore
+from peftcli.data.store import Encoded, Origin
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    pass
 
 Kind = Literal["trained", "context", "special"]
 
@@ -47,16 +47,6 @@ class ShownRow:
     origin: Origin
     tokens: int
     trained_tokens: int
-
-
-def preview(store: TokenStore, rows: Sequence[int], tokenizer: Any) -> list[ShownRow]:
-    """The rows of a store as training reads them."""
-    shown = []
-    for number in rows:
-        row = store[number]
-        trained = int((row.weights[1:] > 0).sum())
-        shown.append(ShownRow(row_spans(row, tokenizer), row.origin, len(row.input_ids), trained))
-    return shown
 
 
 def row_spans(row: Encoded, tokenizer: Any) -> list[TextSpan]:
@@ -85,24 +75,6 @@ def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
     if both.startswith(before):
         return str(both[len(before) :])
     return str(tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False))
-
-
-def render_rows(rows: Sequence[ShownRow]) -> Text:
-    """Rows for a terminal: trained green, context dim, special yellow, underlined where trained.
-
-    A `rich` text, not markup: what stands in the data can neither style nor break it.
-    """
-    from rich.text import Text
-
-    drawn = Text()
-    for row in rows:
-        drawn.append(f"{row.origin.file}:{row.origin.line}", "bold")
-        drawn.append(f" {row.tokens} tokens, {row.trained_tokens} trained\n")
-        for span in row.spans:
-            style = {"trained": "green", "context": "dim", "special": "yellow"}[span.kind]
-            drawn.append(visible(span.text), f"{style} underline" if span.kind == "special" and span.trained else style)
-        drawn.append("\n\n")
-    return drawn
 
 
 def visible(text: str) -> str:

@@ -6,10 +6,10 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from peftcli import files
-from peftcli.data.config import DataConfig, SourceConfig
+from peftcli.data.config import SourceConfig
 from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
 from peftcli.data.readers.base import Chunk
@@ -221,18 +221,3 @@ def _builtin(source: SourceConfig) -> LocalFiles:
         parts = sorted(file.stem for file in (_BUILTIN_FOLDER / name).glob("*.jsonl"))
         raise DataError(f"built-in data {name!r} has no part {part!r}", fix=f"parts: {', '.join(parts)}")
     return LocalFiles(source.path, [path], [f"{BUILTIN_PREFIX}{name}/{part}.jsonl"])
-
-
-def with_absolute_paths(config: DataConfig, folder: Path) -> DataConfig:
-    """The same section with every local source as an absolute path, as a run folder's recipe keeps it."""
-
-    def absolute(value: Any) -> Any:
-        if isinstance(value, list):
-            return [absolute(entry) for entry in value]
-        if isinstance(value, SourceConfig):
-            return value.model_copy(update={"path": absolute(value.path)})
-        if isinstance(value, str) and is_local(value, folder):
-            return str((folder / Path(value).expanduser()).absolute())
-        return value
-
-    return config.model_copy(update={"train": absolute(config.train), "validation": absolute(config.validation)})

@@ -17,10 +17,10 @@ from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.generate import fits, generate
 from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.metric import Answer, Losses, Metric
-from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
 from peftcli.evaluation.result import Evaluation, Sample, Table, intervals, values, values_by_source
 from peftcli.evaluation.thoughts import without_thoughts
+from peftcli.models.modes import evaluating
 
 __all__ = ["Evaluation", "evaluate", "score"]
 

@@ -16,10 +16,10 @@ from peftcli.adapters.surgery import attached, disabled
 from peftcli.errors import DataError, Fault, ModelError, NumericalError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
-from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.padding import batches
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.models.device import is_out_of_memory
+from peftcli.models.modes import evaluating
 from peftcli.models.structure import input_embedding
 
 Stream = Callable[[str], None]

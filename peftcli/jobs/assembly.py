@@ -20,13 +20,13 @@ from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import Encoded, TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
-from peftcli.evaluation.modes import evaluating
 from peftcli.evaluation.registry import metric_facts
 from peftcli.jobs.environment import peak_memory_bytes
 from peftcli.jobs.run_folder import keep_batch, resolved_values
 from peftcli.models.device import start_peak_memory
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.load import DTYPES, load_model
+from peftcli.models.modes import evaluating
 from peftcli.models.structure import structure
 from peftcli.plan import Prepared
 from peftcli.recipe import flat_recipe

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import peftcli
 from peftcli import files
@@ -42,13 +42,12 @@ from peftcli.reports.record import (
     Predicted,
     RunRecord,
     Seconds,
+    Status,
 )
 from peftcli.reports.seal import sealed
 from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
 from peftcli.training.setup import FitResult
-
-Status = Literal["completed", "interrupted", "failed"]
 
 
 @dataclass

@@ -10,11 +10,9 @@ from typing import Any
 from peftcli import files
 from peftcli.adapters.storage import CONFIG_NAME, read_config, read_own
 from peftcli.errors import AdapterError, CheckpointError
+from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
 from peftcli.models.load import DTYPES
 from peftcli.reports.seal import is_broken
-
-RECIPE_NAME = "recipe.yaml"
-RECORD_NAME = "run.json"
 
 
 @dataclass(frozen=True)

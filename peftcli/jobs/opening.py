@@ -17,7 +17,8 @@ from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
 from peftcli.jobs.as_written import require_as_written
-from peftcli.jobs.locating import RECIPE_NAME, Location, locate
+from peftcli.jobs.locating import Location, locate
+from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource

@@ -26,6 +26,7 @@ from peftcli.models.source import resolve_base
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe, Recipe, load_recipe
 from peftcli.run import run_draft
+from peftcli.streams import Say
 from peftcli.tasks.registry import task as find_task
 
 STEPS = 3
@@ -34,8 +35,6 @@ VALIDATION_ROWS = 8
 SCORED_ROWS = 4
 MAX_LENGTH = 256
 RELOAD_TOLERANCE = 1e-5
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftcli import files
 from peftcli.lock.document import RunTrace
+from peftcli.reports.series import metrics_lines
 
 MAX_KEPT_STEPS = 2000
-_METRICS_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,14 @@ def hex_of(value: float) -> str:
 def read_steps(path: Path) -> dict[int, Step]:
     """The steps of `metrics.jsonl`; after a resume the last line of a step counts."""
     found = {}
-    for line in _lines(path):
+    for line in metrics_lines(path):
+        if line is None:
+            continue  # torn by a crash; the step was taken again
         numbers = [line.get(name) for name in ("loss", "grad_norm")]
         if line.get("event") == "train" and all(isinstance(number, (int, float)) for number in numbers):
             loss, norm = (float(number) for number in numbers if number is not None)
             found[int(line["step"])] = Step(loss, norm, str(line.get("batch", "")), str(line.get("draws", "")))
     return dict(sorted(found.items()))
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for text in files.read_bounded(path, limit_bytes=_METRICS_BYTES).decode("utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # torn by a crash; the step was taken again
-        if isinstance(line, dict):
-            yield line
 
 
 def kept_steps(total: int) -> list[int]:

@@ -27,11 +27,6 @@ _PROBED_NUMBERS = 1 << 22
 _PROBE_TOLERANCE = 1e-4
 
 
-def is_plain_linear(module: nn.Module) -> bool:
-    """Whether methods can adapt a module as y = W x + b and fold their update into W."""
-    return is_linear(module) and linear_fault(module) is None
-
-
 def linear_fault(module: nn.Module) -> str | None:
     """Why a linear layer is not the plain map y = W x + b of a weight of its own; None where it is."""
     fault = weight_fault(module)

@@ -112,18 +112,6 @@ def _head_paths(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[str
                 yield name
 
 
-def output_embedding_path(model: nn.Module) -> str | None:
-    """Path of the output embedding (`lm_head`), None where the model has none."""
-    output = output_embedding(model)
-    return next((path for path, module in model.named_modules() if output is not None and module is output), None)
-
-
-def input_embedding_path(model: nn.Module) -> str:
-    """Path of the token embedding."""
-    embedding = input_embedding(model)
-    return next(str(path) for path, module in model.named_modules() if module is embedding)
-
-
 def embeddings_are_tied(model: nn.Module) -> bool:
     """Whether input and output embedding are one tensor."""
     output, embedding = output_embedding(model), input_embedding(model)

@@ -60,14 +60,11 @@ def read_metrics(path: Path) -> Series:
     After a resume the last value of a step counts. A crash may tear the last line; when the resumed run wrote on,
     the torn piece and the next line share one line, of which the whole part is kept.
     """
-    if not path.is_file():
-        return Series()
-    text = files.read_bounded(path, limit_bytes=MAX_METRICS_BYTES).decode("utf-8", errors="replace")
     train: dict[int, dict[str, float]] = {}
     evaluations: dict[int, dict[str, float]] = {}
     events: list[dict[str, Any]] = []
     unreadable = 0
-    for line in _lines(text):
+    for line in metrics_lines(path):
         if line is None:
             unreadable += 1
         elif line["event"] == "train":
@@ -79,7 +76,11 @@ def read_metrics(path: Path) -> Series:
     return Series(dict(sorted(train.items())), dict(sorted(evaluations.items())), events, unreadable)
 
 
-def _lines(text: str) -> Iterator[dict[str, Any] | None]:
+def metrics_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Each whole line of `metrics.jsonl` as written, with an `event` and a `step`; None for one that cannot be read."""
+    if not path.is_file():
+        return
+    text = files.read_bounded(path, limit_bytes=MAX_METRICS_BYTES).decode("utf-8", errors="replace")
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():

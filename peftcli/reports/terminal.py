@@ -5,15 +5,13 @@ Colour follows https://no-color.org: none when NO_COLOR is set to anything, none
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Literal, TextIO
+from collections.abc import Sequence
+from typing import Literal
 
-from peftcli.reports import numbers
 from peftcli.reports.checks import run_checks
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.record import EvaluationRecord, LayerUpdate
+from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import Score, metric_label, scores, scores_of
 from peftcli.reports.verdict import judge
 from peftcli.reports.visible import reveal
@@ -26,12 +24,6 @@ Colour = Literal["bold", "dim", "green", "yellow", "red"]
 _CODES: dict[Colour, str] = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
 _GRADES: dict[str, Colour] = {"learned": "green", "worse": "red", "failed": "red", "leaked": "red"}
 _OUTCOMES: dict[str, Colour] = {"bad": "red", "warn": "yellow", "note": "dim", "clear": "green"}
-
-
-def wants_colour(stream: TextIO, environment: Mapping[str, str] | None = None) -> bool:
-    """Whether to colour what is written to `stream`."""
-    environment = os.environ if environment is None else environment
-    return not environment.get("NO_COLOR") and environment.get("TERM") != "dumb" and stream.isatty()
 
 
 def paint(text: str, colour: Colour, *, enabled: bool) -> str:
@@ -98,17 +90,6 @@ def _column_widths(cells: Sequence[Sequence[int]], width: int) -> list[int]:
     return widths
 
 
-def facts_lines(title: str, facts: Sequence[tuple[str, str]], *, width: int = WIDTH, colour: bool = False) -> str:
-    """A headed list of names and values, e.g. one part of a plan."""
-    names = [fit(name, width // 2) for name, _ in facts]
-    column = max((display_width(name) for name in names), default=0)
-    lines = [
-        f"  {_pad(name, column, right=False)}  {fit(value, width - column - 4)}"
-        for name, (_, value) in zip(names, facts, strict=True)
-    ]
-    return "\n".join([paint(fit(title, width), "bold", enabled=colour), *lines])
-
-
 def score_table(evaluation: EvaluationRecord, *, width: int = WIDTH, colour: bool = False) -> str:
     """Metrics of base and tuned model, as `peft evaluate` prints them."""
     rows = [
@@ -133,12 +114,6 @@ def _between(score: Score, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return ""
     return "–".join(score.shown(end).removesuffix(" %") for end in interval)
-
-
-def update_table(updates: Sequence[LayerUpdate], *, width: int = WIDTH, colour: bool = False) -> str:
-    """Update norms by layer, as `peft inspect` prints them."""
-    rows = [[update.name, numbers.plain(update.norm, 4), numbers.percent(update.relative)] for update in updates]
-    return text_table(["layer", "norm", "of the base"], rows, numeric=(1, 2), width=width, colour=colour)
 
 
 def run_summary(run: RunFacts, *, width: int = WIDTH, colour: bool = False) -> str:

@@ -29,9 +29,9 @@ from peftcli.recipe import LoadedRecipe
 from peftcli.reproduce.comparing import compare, terms
 from peftcli.reproduce.result import Reproduction, SeedResult
 from peftcli.run import run_draft
+from peftcli.streams import Say
 from peftcli.training.loop import fit
 
-Say = Callable[[str], None]
 _RUNS = "runs"
 
 

@@ -78,8 +78,3 @@ class Task(ABC):
     @abstractmethod
     def score_rows(self, model: nn.Module, batch: Batch) -> RowScores:
         """The scores of each row, without a graph; the caller chooses the model's mode."""
-
-    def row_losses(self, model: nn.Module, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """(sums, weights) of each row, as in `RowScores`."""
-        scores = self.score_rows(model, batch)
-        return scores.sums, scores.weights

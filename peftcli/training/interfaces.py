@@ -8,20 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
+from peftcli.tasks.base import Batch, Row
+
 Metrics = dict[str, float]
-
-
-class Row(Protocol):
-    """One training row on the CPU."""
-
-    @property
-    def input_ids(self) -> Any:
-        """Token ids, (length,)."""
-
-    @property
-    def weights(self) -> Any:
-        """Loss weight of each token as a target, (length,); the first token of a row is never a target."""
 
 
 class Loss(Protocol):

@@ -9,10 +9,10 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from peftcli.tasks.base import Batch
 from peftcli.training.checkpoint import CheckpointStore
 from peftcli.training.config import CheckpointConfig, TrainingConfig
 from peftcli.training.interfaces import (
-    Batch,
     Collate,
     ComputeLoss,
     Emit,
@@ -126,13 +126,3 @@ class FitResult:
     resumed_from: int | None = None
     chosen_state: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """The adapter's tensors at `chosen_step`, on the CPU."""
-
-    @property
-    def base_metrics(self) -> dict[str, float | None]:
-        """Metrics before training; empty without an evaluation."""
-        return self.evaluations.get(0, {})
-
-    @property
-    def tuned_metrics(self) -> dict[str, float | None]:
-        """Metrics of the chosen state; empty without an evaluation of it."""
-        return self.evaluations.get(self.chosen_step, {}) if self.chosen_step else {}

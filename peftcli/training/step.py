@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from peftcli.errors import DataError
+from peftcli.tasks.base import Batch, Row
 from peftcli.training.input_gradients import carry_through_inputs
-from peftcli.training.interfaces import Batch, Row
 from peftcli.training.seeding import seed_forward
 from peftcli.training.setup import FitSetup
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peftcli.errors import MemoryLimitError, NumericalError
 from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
+from peftcli.tasks.base import Batch
 from peftcli.training.acceleration import forward_precision
 from peftcli.training.guards import (
     SCALER_SKIP_LIMIT,
@@ -21,7 +22,6 @@ from peftcli.training.guards import (
     spike_message,
     too_many_skips,
 )
-from peftcli.training.interfaces import Batch
 from peftcli.training.keeping import Keeper
 from peftcli.training.out_of_memory import memory_limit, release_memory
 from peftcli.training.schedules import build_schedule

@@ -9,18 +9,16 @@ import pytest
 
 from peftcli.data.cases import generation_cases
 from peftcli.data.config import DataConfig
-from peftcli.data.preview import ShownRow, TextSpan, preview, read_parts, render_rows
-from peftcli.data.store import Origin
+from peftcli.data.preview import read_parts, row_spans
 
 
 def test_the_spans_are_the_very_row(prepared: Any, chat: Any, chat_tokenizer: Any) -> None:
     data = prepared([chat("question", "the answer", "more", "the cat")])
-    (shown,) = preview(data.train, [0], chat_tokenizer)
     row = data.train[0]
-    assert "".join(span.text for span in shown.spans) == chat_tokenizer.decode(row.input_ids)
-    assert [span.text for span in shown.spans if span.kind == "trained"] == ["the answer", "the cat"]
-    assert [span.text for span in shown.spans if span.kind == "special" and span.trained] == ["<|im_end|>"] * 2
-    assert (shown.tokens, shown.trained_tokens) == (len(row.input_ids), int((row.weights > 0).sum()))
+    spans = row_spans(row, chat_tokenizer)
+    assert "".join(span.text for span in spans) == chat_tokenizer.decode(row.input_ids)
+    assert [span.text for span in spans if span.kind == "trained"] == ["the answer", "the cat"]
+    assert [span.text for span in spans if span.kind == "special" and span.trained] == ["<|im_end|>"] * 2
 
 
 def test_spaces_at_the_edges_of_spans_are_kept(ground: Path, tmp_path: Path, write_rows: Any) -> None:
@@ -31,16 +29,8 @@ def test_spaces_at_the_edges_of_spans_are_kept(ground: Path, tmp_path: Path, wri
     tokenizer = AutoTokenizer.from_pretrained(ground / "models" / "stories260K")
     write_rows([{"prompt": "Once upon a", "completion": " time there was"}])
     data = prepare(DataConfig(train="rows.jsonl", validation=0), tokenizer=tokenizer, folder=tmp_path, seed=0)
-    (shown,) = preview(data.train, [0], tokenizer)
-    assert [span.text for span in shown.spans if span.kind == "trained"] == [" time there was"]
-
-
-def test_text_of_rows_cannot_style_the_terminal() -> None:
-    text = "[red]x[/red] \\[b] \x1b[31m \u202e end\\"
-    row = ShownRow([TextSpan(text, "trained", 1.0)], Origin(0, "[b]f.jsonl", 3), 4, 2)
-    plain = render_rows([row]).plain
-    assert "[red]x[/red] \\[b] \\x1b[31m \\u202e end\\" in plain
-    assert "[b]f.jsonl:3" in plain
+    spans = row_spans(data.train[0], tokenizer)
+    assert [span.text for span in spans if span.kind == "trained"] == [" time there was"]
 
 
 def test_rows_of_every_format_can_be_shown(tmp_path: Path, write_rows: Any) -> None:

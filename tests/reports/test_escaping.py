@@ -20,7 +20,7 @@ from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.record import Sample
-from peftcli.reports.terminal import display_width, facts_lines, run_summary, text_table, update_table
+from peftcli.reports.terminal import display_width, run_summary, text_table
 from peftcli.reports.visible import reveal
 
 BENIGN = "plain words"
@@ -112,8 +112,6 @@ def test_a_terminal_gets_no_control_characters_and_80_columns(text):
     written = "\n".join(
         [
             run_summary(run),
-            update_table(run.record.updates),
-            facts_lines(text, [(text, text)]),
             text_table([text, "b"], [[text, text]]),
         ]
     )

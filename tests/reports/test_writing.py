@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from peftcli.reports.compare import render_comparison_markdown
 from peftcli.reports.folder import RunFacts, read_run
 from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown
-from peftcli.reports.terminal import paint, run_summary, score_table, text_table, wants_colour
+from peftcli.reports.terminal import paint, run_summary, score_table, text_table
 from peftcli.reports.writing import write_comparison, write_reports
 
 
@@ -123,16 +122,7 @@ def test_a_comparison_in_markdown_marks_the_best():
     assert "| `support` | It learned. | **0.07342** | **94.6 %** | 98.7 % |" in text
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_colour_is_for_terminals_that_want_it():
-    assert wants_colour(Terminal(), {})
-    assert not wants_colour(Terminal(), {"NO_COLOR": "1"})
-    assert not wants_colour(Terminal(), {"TERM": "dumb"})
-    assert not wants_colour(io.StringIO(), {})
+def test_colour_is_for_those_that_ask():
     assert paint("a", "red", enabled=False) == "a"
     assert "\x1b" not in run_summary(example_run())
     assert "\x1b[32mIt learned.\x1b[0m" in run_summary(example_run(), colour=True)

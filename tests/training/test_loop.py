@@ -95,7 +95,7 @@ def test_events_follow_the_contract(make_tiny: MakeTiny) -> None:
     assert [line["step"] for line in tiny.events.of("eval")] == [0, 2, 4, 5]
     assert lines[-1]["tokens"] == result.tokens
     assert result.tokens_per_second > 0
-    assert result.base_metrics["eval_loss"] == tiny.events.of("eval")[0]["eval_loss"]
+    assert result.evaluations[0]["eval_loss"] == tiny.events.of("eval")[0]["eval_loss"]
 
 
 def test_evaluating_does_not_disturb_training(make_tiny: MakeTiny) -> None:
@@ -108,7 +108,7 @@ def test_the_best_adapter_is_kept(make_tiny: MakeTiny) -> None:
     result = fit(tiny.setup)
     best = min((step for step in result.evaluations if step), key=lambda step: result.evaluations[step]["eval_loss"])
     assert result.chosen_step == best < 30  # the recipe overfits, or this test shows nothing
-    assert tiny.setup.evaluate(0) == result.tuned_metrics
+    assert tiny.setup.evaluate(0) == result.evaluations[best]
     last = make_tiny(steps=30, evaluate_every=3, learning_rate=0.1, checkpoint=CheckpointConfig(best=None))
     assert fit(last.setup).chosen_step == 30
     assert last.weights() != tiny.weights()

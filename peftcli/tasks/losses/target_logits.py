@@ -9,13 +9,14 @@ before it is relied upon; every other model gives its full logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from peftcli.models.modes import evaluating
+from peftcli.models.structure import output_embedding
 
 Inputs = dict[str, Tensor]
 
@@ -36,13 +37,13 @@ def target_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor
         logits = _narrow_logits(model, inputs, positions)
         if logits is not None:
             return logits
-        _proven[model] = (id(output_head(model)), False)
+        _proven[model] = (id(output_embedding(model)), False)
     return _full_logits(model, inputs, positions)
 
 
 def head_can_be_narrowed(model: nn.Module) -> bool:
     """Whether the head can be given the chosen positions only; proven once per model and head."""
-    head = output_head(model)
+    head = output_embedding(model)
     if head is None:
         return False
     known = _proven.get(model)
@@ -52,16 +53,9 @@ def head_can_be_narrowed(model: nn.Module) -> bool:
     return known[1]
 
 
-def output_head(model: nn.Module) -> nn.Module | None:
-    """The output embedding, None where the model has none (or is no transformers model)."""
-    find = getattr(model, "get_output_embeddings", None)
-    head = find() if callable(find) else None
-    return head if isinstance(head, nn.Module) else None
-
-
 def _narrow_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor | None:
     """The chosen logits through a narrowed head, None where the model did not play along."""
-    head = output_head(model)
+    head = output_embedding(model)
     assert head is not None
     length = inputs["input_ids"].shape[1]
     calls = 0
@@ -106,31 +100,16 @@ def _logits_of(output: Any) -> Tensor:
     return logits
 
 
-@torch.no_grad()
 def _probe(model: nn.Module) -> bool:
     """Compares both ways on a few tokens: more chosen positions than a row is long, so that no later cut can hide."""
     device = next(model.parameters()).device
     ids = torch.arange(_PROBE_ROWS * _PROBE_LENGTH, device=device).view(_PROBE_ROWS, _PROBE_LENGTH)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     positions = torch.tensor([0, 1, 3, 4, 5], device=device)
-    with _without_training(model):
+    with evaluating(model):
         narrow = _narrow_logits(model, inputs, positions)
         full = _full_logits(model, inputs, positions)
     if narrow is None or narrow.shape != full.shape:
         return False
     tolerance = _TOLERANCE.get(full.dtype, _LOW_PRECISION_TOLERANCE)
     return torch.allclose(narrow, full, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-@contextmanager
-def _without_training(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode restored afterwards; draws nothing from shared generators."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = [device.index for device in {p.device for p in model.parameters()} if device.type == "cuda"]
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
