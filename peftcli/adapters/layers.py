@@ -61,6 +61,15 @@ class AdapterLayer(nn.Module):
         is_leaf = not any(True for _ in unwrapped(self).children())
         return UnadaptedWeight.of(parameter, self.path) if is_leaf else parameter
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What stands in the base layer's place answers: `adapted`, or the base layer itself while switched off."""
+        return self.adapted(*args, **kwargs) if self.enabled else self.base_layer(*args, **kwargs)
+
+    @abstractmethod
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:
+        """The answer with the adapter on, from the inputs that the model gives the base layer; it calls `base_layer`
+        itself, with every argument, and returns what that returns (type and shape included)."""
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Name after the module path on disk (`lora_A.weight`) -> live tensor; parameters are trained, others not."""

@@ -42,9 +42,7 @@ class SelectedParameters(AdapterLayer):
                 shared[original] = nn.Parameter(torch.empty_like(original, dtype=torch.float32))
             self.copies[_slot(name)] = shared[original]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled:
-            return self.base_layer(*args, **kwargs)
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:
         base = unwrapped(self.base_layer)
         values = {name: self.copies[_slot(name)].to(base.get_parameter(name).dtype) for name in self.names}
         return functional_call(self.base_layer, values, args, kwargs)

@@ -67,15 +67,13 @@ class SublayerLayer(AdapterLayer):
         self.adapter_ln_after = nn.LayerNorm(width, device=device) if config.ln_after else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:
         result = self.base_layer(*args, **kwargs)
-        if not self.enabled:
-            return result
         if isinstance(result, tuple):
-            return (self._adapted(result[0]), *result[1:])
-        return self._adapted(result)
+            return (self._changed(result[0]), *result[1:])
+        return self._changed(result)
 
-    def _adapted(self, hidden: Tensor) -> Tensor:
+    def _changed(self, hidden: Tensor) -> Tensor:
         # the adapter's tensors are float32 whatever the base is
         precise = next(self.adapter_up.parameters()).dtype
         update = self._update(self._input(hidden).to(precise))

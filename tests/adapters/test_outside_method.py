@@ -47,9 +47,9 @@ class ScaleLayer(AdapterLayer):
         view = weight_view(base_layer)
         self.scale = nn.Parameter(torch.empty(view.shape[0], device=view.device))
 
-    def forward(self, x):
+    def adapted(self, x):
         y = self.base_layer(x)
-        return (y * self.scale).to(y.dtype) if self.enabled else y
+        return (y * self.scale).to(y.dtype)
 
     def tensors(self):
         return {"scale": self.scale}

@@ -31,10 +31,8 @@ class AdaloraLinear(AdapterLayer):
         self.lora_B = nn.Parameter(torch.empty(out_features, r, device=view.device))
         self.dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if not self.enabled:
-            return result
         inner = F.linear(self.dropout(x.to(self.lora_A.dtype)), self.lora_A * self.lora_E)
         return (result + F.linear(inner, self.lora_B) * self.scaling).to(result.dtype)
 

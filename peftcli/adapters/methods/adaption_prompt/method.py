@@ -41,10 +41,8 @@ class PromptedAttention(AdapterLayer):
         self.adaption_prompt = nn.Parameter(torch.empty(1, adapter_len, width, device=device))
         self.adaption_gate = nn.Parameter(torch.empty(1, device=device))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:
         result = self.base_layer(*args, **kwargs)
-        if not self.enabled:
-            return result
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         positions = kwargs.get("position_embeddings")
         added = self._from_prompt(hidden, positions)

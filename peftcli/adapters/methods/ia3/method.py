@@ -36,9 +36,7 @@ class Ia3Layer(AdapterLayer):
         shape = (1, in_features) if feedforward else (out_features, 1)
         self.ia3_l = nn.Parameter(torch.empty(shape, device=view.device))
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if not self.enabled:
-            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         factors = self.ia3_l.flatten()
         if self.feedforward:
             return self.base_layer((x * factors).to(x.dtype), *args, **kwargs)  # type: ignore[no-any-return]

@@ -40,9 +40,9 @@ class LohaLayer(AdapterLayer):
         # a product of rank r^2 is cheaper as two thin factors while r^2 is small beside the layer
         self.thin = r * r <= min(out_features, in_features) // 4
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if not self.enabled or drops_module(self.config.module_dropout, self.training):
+        if drops_module(self.config.module_dropout, self.training):
             return result
         update = self._update(x.to(self.hada_w1_a.dtype)) * self.scaling
         update = drop_outputs(update, self.config.rank_dropout, self.training)

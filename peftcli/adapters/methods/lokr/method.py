@@ -55,9 +55,9 @@ class LokrLayer(AdapterLayer):
             return self.get_parameter(name)
         return self.get_parameter(f"{name}_a") @ self.get_parameter(f"{name}_b")
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if not self.enabled or drops_module(self.config.module_dropout, self.training):
+        if drops_module(self.config.module_dropout, self.training):
             return result
         w1, w2 = self.factor("lokr_w1"), self.factor("lokr_w2")
         lead = x.shape[:-1]

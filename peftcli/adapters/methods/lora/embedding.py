@@ -39,9 +39,7 @@ class LoraEmbedding(AdapterLayer):
         self.magnitude = nn.Parameter(torch.empty(embedding_dim, device=view.device)) if config.use_dora else None
         self.row_norms = RowNorms() if config.use_dora else None
 
-    def forward(self, ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled:
-            return self.base_layer(ids, *args, **kwargs)
+    def adapted(self, ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         return look_up(self, self._changed, ids, *args, **kwargs)
 
     def _changed(self, ids: Tensor, rows: Tensor) -> Tensor:
@@ -111,10 +109,8 @@ class LoraTiedHead(AdapterLayer):
     def embedding(self) -> LoraEmbedding:
         return self._embedding[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def adapted(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
-        if not self.enabled:
-            return result
         pair = self.embedding
         exact = x.to(pair.lora_embedding_B.dtype)
         update = F.linear(F.linear(exact, pair.lora_embedding_B.T), pair.lora_embedding_A.T)

@@ -45,9 +45,7 @@ class LoraParameter(AdapterLayer):
         hold(self, "lora_A", torch.empty(r * self.experts, columns, device=device), trained=not config.freeze_a)
         self.lora_B = nn.Parameter(torch.empty(rows, r * self.experts, device=device))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled:
-            return self.base_layer(*args, **kwargs)
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:
         depth, inner = 0, self.base_layer
         while isinstance(inner, AdapterLayer):
             depth, inner = depth + 1, inner.base_layer

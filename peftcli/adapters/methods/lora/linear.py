@@ -42,10 +42,8 @@ class LoraLinear(AdapterLayer):
     start_A: Tensor | None
     start_B: Tensor | None
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if not self.enabled:
-            return result
         exact = x.to(self.lora_A.dtype)
         dropped = self.dropout(exact)
         update = F.linear(F.linear(dropped, self.lora_A), self.lora_B, self.lora_B_bias)

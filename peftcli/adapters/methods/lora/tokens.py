@@ -58,9 +58,7 @@ class TokenRows(AdapterLayer):
     slots: Tensor
     ids: Tensor
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled:
-            return self.base_layer(x, *args, **kwargs)
+    def adapted(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.is_head:
             return self._scores(x, self.base_layer(x, *args, **kwargs))
         return look_up(self, self._changed, x, *args, **kwargs)

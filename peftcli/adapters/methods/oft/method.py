@@ -51,9 +51,7 @@ class OftLayer(AdapterLayer):
         rows = 1 if config.block_share else self.blocks
         self.oft_R = nn.Parameter(torch.empty(rows, self.size * (self.size - 1) // 2, device=view.device))
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if not self.enabled:
-            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if self.config.coft and self.training and torch.is_grad_enabled():
             self._project()
         parts = x.to(self.oft_R.dtype).unflatten(-1, (self.blocks, self.size))  # (..., blocks, b)

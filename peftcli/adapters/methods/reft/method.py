@@ -82,10 +82,8 @@ class ReftLayer(AdapterLayer):
         rotation: Tensor = (q * upper.diagonal().detach().sign()).T
         return rotation
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def adapted(self, *args: Any, **kwargs: Any) -> Any:
         result = self.base_layer(*args, **kwargs)
-        if not self.enabled:
-            return result
         if isinstance(result, tuple):
             return (self._edited(result[0]), *result[1:])
         return self._edited(result)

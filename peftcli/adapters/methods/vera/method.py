@@ -64,10 +64,8 @@ class VeraLayer(AdapterLayer):
         assert self.shared is not None
         return self.shared.A[:, : self.in_features], self.shared.B[: self.out_features]
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if not self.enabled:
-            return result
         a, b = self.pair()
         inner = self.vera_lambda_d * F.linear(self.dropout(x.to(self.vera_lambda_d.dtype)), a)
         return (result + self.vera_lambda_b * F.linear(inner, b)).to(result.dtype)
