@@ -1,9 +1,9 @@
-"""Which method works on which family: the table that the contract suite generated; free of torch.
+"""Which method works on which family, as the contract suite found it; free of torch.
 
-    {"families": {"llama": {"model_type": "llama", "biases": {"attention_bias": false}}},
-     "methods": {"lora": {"llama": "yes", ...}}}
+    families.json                           {"llama": {"model_type": "llama", "biases": {"attention_bias": false}}, ...}
+    methods/<name>/compatibility.json       {"llama": "yes", "bert": "the reason against it", ...}
 
-`peftcli.testing.compatibility` writes it; tests hold it current.
+`python -m peftcli.testing.compatibility [METHOD ...]` writes them; tests hold them current.
 """
 
 from __future__ import annotations
@@ -15,30 +15,40 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
+from peftcli.adapters.registry import METHODS_FOLDER
 
 YES = "yes"
-TABLE_PATH = Path(__file__).with_name("compatibility.json")
+FAMILIES_PATH = Path(__file__).with_name("families.json")
 _LIMIT_BYTES = 1 << 20
 
 
+def row_path(method: str) -> Path:
+    """Where a method's part of the table lies: in its own folder."""
+    return METHODS_FOLDER / method / "compatibility.json"
+
+
 @functools.cache
-def table() -> Mapping[str, Mapping[str, Any]]:
-    """The whole document; empty parts where the file is not there (before it is first generated)."""
-    if not TABLE_PATH.is_file():
-        return {"families": {}, "methods": {}}
-    document: Mapping[str, Mapping[str, Any]] = json.loads(files.read_bounded(TABLE_PATH, limit_bytes=_LIMIT_BYTES))
+def _document(path: Path) -> Mapping[str, Any]:
+    """Empty where the file is not there: before it is first generated, and for a method of another package."""
+    if not path.is_file():
+        return {}
+    document: Mapping[str, Any] = json.loads(files.read_bounded(path, limit_bytes=_LIMIT_BYTES))
     return document
+
+
+def family_facts() -> Mapping[str, Mapping[str, Any]]:
+    """Family -> what a base's `config.json` says of it: its type, and which of its biases are switched on."""
+    return _document(FAMILIES_PATH)
 
 
 def families() -> tuple[str, ...]:
     """Names of the families that the suite runs."""
-    return tuple(table()["families"])
+    return tuple(family_facts())
 
 
 def works_with(method: str) -> Mapping[str, str]:
     """Family -> `yes` or the reason against it; empty for a method of another package."""
-    found: Mapping[str, str] = table()["methods"].get(method, {})
-    return found
+    return _document(row_path(method))
 
 
 def refusal(method: str, model_type: str, config: Mapping[str, Any] | None = None) -> str | None:
@@ -47,7 +57,7 @@ def refusal(method: str, model_type: str, config: Mapping[str, Any] | None = Non
     `config`: the base's `config.json`. A base whose biases are switched otherwise than those of the family that was
     tried is another case: nothing is said of it.
     """
-    for family, facts in table()["families"].items():
+    for family, facts in family_facts().items():
         if facts["model_type"] != model_type:
             continue
         differs = any((config or {}).get(key, value) != value for key, value in facts["biases"].items())

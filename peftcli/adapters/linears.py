@@ -12,7 +12,7 @@ from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import FILE_PREFIX, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.oddities import tell
-from peftcli.adapters.selection import SelectedParameters, wrap_named_modules
+from peftcli.adapters.selection import SelectedParameters, train_named_modules
 from peftcli.adapters.target_config import TargetedConfig
 from peftcli.adapters.targets import ALL_LINEAR, find_targets, names_path, pattern_value, unmatched_pattern_keys
 from peftcli.errors import AdapterError, Fault
@@ -277,13 +277,8 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
 
     def save_modules(self, adapter: LayersAdapter, config: TargetedT, shapes: Shapes | None) -> None:
         """Puts trained copies in the place of `modules_to_save`."""
-        unmatched = wrap_named_modules(adapter, config.modules_to_save or [], loosely=shapes is not None)
-        # a file of the reference lists every name that a head may have; ours must all be there
-        if unmatched and shapes is None:
-            raise AdapterError(
-                "modules_to_save names modules that this model does not have",
-                faults=[Fault(f"`{name}` matches nothing") for name in unmatched],
-            )
+        from_file = shapes is not None
+        train_named_modules(adapter, config.modules_to_save or [], may_lack=from_file, loosely=from_file)
 
 
 def _require_use(config: TargetedConfig, asked: Mapping[str, nn.Module], left_out: Mapping[str, str]) -> None:

@@ -24,7 +24,6 @@ class PromptConfig(MethodConfig):
     """Base of the configurations of methods that put virtual tokens in front of the input."""
 
     kind: ClassVar[Kind] = "prompt"
-    in_peft: ClassVar[bool] = True
     file_defaults: ClassVar[Mapping[str, Any]] = PROMPT_FILE_DEFAULTS
 
     num_virtual_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 20

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Shapes, cannot_merge
 from peftcli.adapters.layers import AdapterPart, LayersAdapter
 from peftcli.adapters.prompt_config import PromptConfig
-from peftcli.adapters.selection import selected_entries, wrap_named_modules
+from peftcli.adapters.selection import selected_entries, train_named_modules
 from peftcli.errors import AdapterError, Fault
 
 PROMPT_KEY = "prompt_embeddings"
@@ -125,14 +125,12 @@ class PromptAdapter(Adapter):
         self.device = device
         encoder = self.described_encoder() if shapes is None else None
         self._put(PromptTable(self.total_rows, width, device) if encoder is None else encoder.to_empty(device=device))
-        unmatched = wrap_named_modules(self.heads, dict.fromkeys(self.config.modules_to_save or ()))
-        # a file of the reference lists every name that a head may have
-        if unmatched and shapes is None:
+        try:
+            names = dict.fromkeys(self.config.modules_to_save or ())
+            train_named_modules(self.heads, names, may_lack=shapes is not None)
+        except BaseException:
             self.remove()
-            raise AdapterError(
-                "modules_to_save names modules that this model does not have",
-                faults=[Fault(f"modules_to_save: `{name}` matches nothing") for name in unmatched],
-            )
+            raise
         self.handles.extend(self.hook())
 
     def set_enabled(self, enabled: bool) -> None:

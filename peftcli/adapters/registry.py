@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from peftcli.adapters.base import Method
 
 ENTRY_POINT_GROUP = "peftcli.methods"
-_FOLDER = Path(__file__).parent / "methods"
+METHODS_FOLDER = Path(__file__).parent / "methods"
+"""Each of our methods is one folder here."""
 
 
 @functools.cache
@@ -26,10 +27,15 @@ def _outside_methods() -> dict[str, metadata.EntryPoint]:
 
 
 @functools.cache
+def own_method_names() -> tuple[str, ...]:
+    """The methods that ship with the package, sorted."""
+    return tuple(sorted(path.parent.name for path in METHODS_FOLDER.glob("*/config.py")))
+
+
+@functools.cache
 def method_names() -> tuple[str, ...]:
     """All methods, ours and those of installed packages, sorted."""
-    own = {path.parent.name for path in _FOLDER.glob("*/config.py")}
-    return tuple(sorted(own | set(_outside_methods())))
+    return tuple(sorted({*own_method_names(), *_outside_methods()}))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext, Shapes
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.targets import names_path
-from peftcli.errors import AdapterError
+from peftcli.errors import AdapterError, Fault
 from peftcli.models.trace import participation
 from peftcli.models.weights import UnadaptedWeight
 
@@ -198,3 +198,19 @@ def wrap_named_modules(
                 wrapped.add(path)
                 adapter.wrap(path, SelectedParameters(module, parameter_names, shared if tie else {}))
     return unmatched
+
+
+def train_named_modules(
+    adapter: LayersAdapter, names: Iterable[str], *, may_lack: bool = False, tie: bool = True, loosely: bool = False
+) -> None:
+    """Puts trained copies in the place of `modules_to_save`, for every method. `tie`, `loosely`: as above.
+
+    `may_lack`: for files of the reference, which list every name that a head may have; of a recipe's names each must be
+    there. Raises `AdapterError` for those that are not.
+    """
+    unmatched = wrap_named_modules(adapter, names, tie=tie, loosely=loosely)
+    if unmatched and not may_lack:
+        raise AdapterError(
+            "modules_to_save names modules that this model does not have",
+            faults=[Fault(f"`{name}` matches nothing") for name in unmatched],
+        )

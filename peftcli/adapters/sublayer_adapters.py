@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from peftcli.adapters.base import Entry, InitContext, Method, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter
-from peftcli.adapters.selection import SelectedParameters, selected_entries, wrap_named_modules
+from peftcli.adapters.selection import SelectedParameters, selected_entries, train_named_modules
 from peftcli.adapters.sublayer_config import SublayerConfig
-from peftcli.errors import AdapterError, Fault, MergeError
+from peftcli.errors import AdapterError, MergeError
 from peftcli.models.structure import hidden_size, structure
 from peftcli.models.sublayers import ResidualTap, Sublayer, sublayers
 
@@ -175,12 +175,7 @@ class SublayersMethod(Method, Generic[ConfigT]):
             for sublayer in chosen:
                 tap = None if config.placement == "houlsby" else adapter.tap(sublayer.block_path)
                 adapter.wrap(sublayer.output_path, self.layer(adapter, config, width, tap, sublayer))
-            unmatched = wrap_named_modules(adapter, config.modules_to_save or [])
-            if unmatched:
-                raise AdapterError(
-                    "modules_to_save names modules that this model does not have",
-                    faults=[Fault(f"modules_to_save: `{name}` matches nothing") for name in unmatched],
-                )
+            train_named_modules(adapter, config.modules_to_save or [])
         except BaseException:
             adapter.remove()
             raise

@@ -15,7 +15,6 @@ class TargetedConfig(MethodConfig):
     """
 
     kind: ClassVar[Kind] = "layers"
-    in_peft: ClassVar[bool] = True
 
     target_modules: str | list[str] | None = "all-linear"
     """Layers to adapt: `all-linear`, a list of names or paths, or one regular expression for whole paths."""

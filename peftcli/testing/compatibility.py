@@ -1,20 +1,25 @@
-"""Makes the compatibility table from the contract suite: `python -m peftcli.testing.compatibility` writes it anew."""
+"""Makes the compatibility table from the contract suite, a method's part in its own folder.
+
+python -m peftcli.testing.compatibility             every method: minutes
+python -m peftcli.testing.compatibility hra oft     these methods alone: seconds each
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from peftcli import files
-from peftcli.adapters.compatibility import TABLE_PATH, YES
-from peftcli.adapters.registry import method_names
+from peftcli.adapters.compatibility import FAMILIES_PATH, YES, row_path
+from peftcli.adapters.registry import own_method_names
 from peftcli.testing.case import Case
 from peftcli.testing.contract import run_contract
 from peftcli.testing.families import FAMILIES, tiny_model
-from peftcli.testing.sections import SECTIONS, reason_against
+from peftcli.testing.sections import cases_of, reason_against
 
 
-def family_facts(family: str) -> dict[str, Any]:
+def facts_of(family: str) -> dict[str, Any]:
     """What a base's `config.json` says of this family: its type, and which of its biases are switched on."""
     config = tiny_model(family).config.to_dict()  # type: ignore[operator, union-attr]
     biases = {key: value for key, value in sorted(config.items()) if "bias" in key and isinstance(value, bool)}
@@ -23,7 +28,7 @@ def family_facts(family: str) -> dict[str, Any]:
 
 def verdict(method: str, family: str) -> str:
     """`yes`, or why the method does not work on the family: as `attach` says it, or the checks that it fails."""
-    section = SECTIONS[method]
+    section = cases_of(method)[method]
     reason = reason_against(section, family)
     if reason is not None:
         return reason
@@ -31,15 +36,25 @@ def verdict(method: str, family: str) -> str:
     return f"fails {', '.join(failed)}" if failed else YES
 
 
-def make_table(report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The whole table: every method of this package on every family. Minutes."""
-    methods = {}
-    for method in method_names():
-        if method in SECTIONS:
-            methods[method] = {family: verdict(method, family) for family in FAMILIES}
-            report(f"{method}: {sum(found == YES for found in methods[method].values())} of {len(FAMILIES)}")
-    return {"families": {family: family_facts(family) for family in FAMILIES}, "methods": methods}
+def write_table(methods: Sequence[str]) -> None:
+    """Writes the facts of the families, and the part of each of these methods anew; a line for each on stdout."""
+    files.write_json(FAMILIES_PATH, {family: facts_of(family) for family in FAMILIES})
+    for method in methods:
+        row = {family: verdict(method, family) for family in FAMILIES}
+        files.write_json(row_path(method), row)
+        print(f"{method}: {sum(found == YES for found in row.values())} of {len(FAMILIES)}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 2 for a name that is none of our methods."""
+    methods = [name.replace("-", "_") for name in arguments] or list(own_method_names())
+    unknown = [name for name in methods if name not in own_method_names()]
+    if unknown:
+        print(f"no method {', '.join(unknown)}; known: {', '.join(own_method_names())}", file=sys.stderr)
+        return 2
+    write_table(methods)
+    return 0
 
 
 if __name__ == "__main__":
-    files.write_json(TABLE_PATH, make_table(print))
+    sys.exit(main(sys.argv[1:]))

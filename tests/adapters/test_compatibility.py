@@ -6,36 +6,54 @@ two families by default, all of them in `make test-all`.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from peftcli.adapters.compatibility import YES, families, refusal, table, works_with
+from peftcli.adapters.compatibility import YES, families, family_facts, refusal, row_path, works_with
 from peftcli.adapters.registry import method_names
 from peftcli.recipe.explaining import method_text, methods_document, methods_text
-from peftcli.testing import FAMILIES
-from peftcli.testing.compatibility import family_facts, verdict
-from peftcli.testing.sections import SECTIONS
+from peftcli.testing import FAMILIES, compatibility
+from peftcli.testing.compatibility import facts_of, verdict
 
 REFRESH = "refresh it: python -m peftcli.testing.compatibility"
 
 
 def test_the_table_covers_every_method_and_family() -> None:
     assert set(families()) == set(FAMILIES), REFRESH
-    assert set(table()["methods"]) == set(method_names()), REFRESH
     assert all(set(works_with(name)) == set(FAMILIES) for name in method_names()), REFRESH
-    assert all(name in SECTIONS and SECTIONS[name]["type"] == name for name in method_names())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_facts_of_families_are_current(family: str) -> None:
-    assert table()["families"][family] == family_facts(family), REFRESH
+    assert family_facts()[family] == facts_of(family), REFRESH
 
 
 @pytest.mark.parametrize(("method", "family"), [("ln_tuning", "bert"), ("bitfit", "llama"), ("adaption_prompt", "t5")])
 def test_a_sample_is_current(method: str, family: str) -> None:
     assert works_with(method)[family] == verdict(method, family), REFRESH
+
+
+def test_one_method_is_refreshed_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def path_of(name: str) -> Path:
+        return tmp_path / f"{name}.json"
+
+    monkeypatch.setattr(compatibility, "FAMILIES_PATH", path_of("families"))
+    monkeypatch.setattr(compatibility, "row_path", path_of)
+    monkeypatch.setattr(compatibility, "FAMILIES", ("t5",))
+    assert compatibility.main(["adaption-prompt"]) == 0
+    assert {path.stem for path in tmp_path.iterdir()} == {"families", "adaption_prompt"}
+    assert json.loads(path_of("adaption_prompt").read_text()) == {"t5": works_with("adaption_prompt")["t5"]}
+
+
+def test_a_name_that_is_no_method_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    before = row_path("lora").stat().st_mtime_ns
+    assert compatibility.main(["lora", "lorra"]) == 2
+    assert "no method lorra" in capsys.readouterr().err
+    assert row_path("lora").stat().st_mtime_ns == before
 
 
 def test_no_method_fails_a_check() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from peftcli.adapters.compatibility import YES, works_with
-from peftcli.adapters.registry import method_names
+from peftcli.adapters.registry import method_names, own_method_names, resolve_name
 from peftcli.testing import FAMILIES, Case, run_contract
-from peftcli.testing.sections import NOT_COVERED, SECTIONS, reason_against
+from peftcli.testing.sections import SECTIONS, cases_of, reason_against
 
 EVERY_FAMILY_METHODS = ("lora", "bottleneck", "prompt_tuning")
 EVERY_METHOD_FAMILIES = ("llama", "gpt2")
@@ -27,7 +27,9 @@ def _cases(*, whole: bool) -> Iterator[tuple[str, Mapping[str, Any], str]]:
 def _check(name: str, section: Mapping[str, Any], family: str, record_property: Callable[[str, object], None]) -> None:
     reason = reason_against(section, family)
     if name in method_names():
-        assert works_with(name)[family] == (reason or YES), "refresh it: python -m peftcli.testing.compatibility"
+        assert works_with(name)[family] == (reason or YES), (
+            f"refresh it: python -m peftcli.testing.compatibility {name}"
+        )
     if reason is not None:
         pytest.skip(f"{name} on {family}: {reason}")
     outcomes = run_contract(Case(section, family))
@@ -59,6 +61,12 @@ def test_contract_in_full(
     _check(name, section, family, record_property)
 
 
-def test_every_method_is_in_the_table() -> None:
-    covered = {str(section["type"]) for section in SECTIONS.values()}
-    assert set(method_names()) - covered - set(NOT_COVERED) == set()
+@pytest.mark.parametrize("name", own_method_names())
+def test_a_method_has_cases_of_its_own(name: str) -> None:
+    found = cases_of(name)
+    assert found[name]["type"] == name, "the plain section stands under the method's own name"
+    assert {resolve_name(str(section["type"]))[0] for section in found.values()} == {name}
+
+
+def test_no_two_methods_share_a_label() -> None:
+    assert len(SECTIONS) == sum(len(cases_of(name)) for name in own_method_names())

@@ -18,6 +18,7 @@ class AdaloraConfig(TargetedConfig):
     name: ClassVar[str] = "adalora"
     summary: ClassVar[str] = "low-rank triplets whose ranks are given out by importance while training"
     peft_type: ClassVar[str] = "ADALORA"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 2e-2
     file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
     file_bounds: ClassVar[Mapping[str, Bounds]] = {"lora_alpha": ANY_NUMBER, "lora_dropout": SHARE}

@@ -1,43 +1,15 @@
-"""Fields of the reference's AdaLoRA file that this method has no use for; free of torch."""
+"""Fields of the reference's AdaLoRA file: LoRA's, which it inherits, and its own; free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from peftcli.adapters.target_config import TARGET_DEFAULTS
+from peftcli.adapters.methods.lora.file_fields import FILE_DEFAULTS as LORA_DEFAULTS
 
 FILE_DEFAULTS: Mapping[str, Any] = {
-    **TARGET_DEFAULTS,
-    "r": 8,
-    "lora_alpha": 8,
-    "lora_dropout": 0.0,
-    "fan_in_fan_out": False,
-    "bias": "none",
-    "use_rslora": False,
-    "init_lora_weights": True,
+    **LORA_DEFAULTS,
     "rank_pattern": None,
-    "alpha_pattern": {},
-    "megatron_config": None,
-    "megatron_core": "megatron.core",
-    "trainable_token_indices": None,
-    "loftq_config": {},
-    "eva_config": None,
-    "corda_config": None,
-    "lora_ga_config": None,
-    "use_dora": False,
-    "velora_config": None,
-    "alora_invocation_tokens": None,
-    "use_qalora": False,
-    "qalora_group_size": 16,
-    "monteclora_config": None,
-    "layer_replication": None,
-    "lora_bias": False,
-    "target_parameters": None,
-    "use_bdlora": None,
-    "arrow_config": None,
-    "kasa_config": None,
-    "ensure_weight_tying": False,
     "target_r": 8,
     "init_r": 12,
     "tinit": 0,

@@ -16,6 +16,7 @@ class Ia3Config(TargetedConfig):
     name: ClassVar[str] = "ia3"
     summary: ClassVar[str] = "one learned factor for each output (or input) of a layer"
     peft_type: ClassVar[str] = "IA3"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         "target_modules": None,

@@ -16,6 +16,7 @@ class LnTuningConfig(TargetedConfig):
     summary: ClassVar[str] = "trains the base's own layer norms"
     kind: ClassVar[Kind] = "selection"
     peft_type: ClassVar[str] = "LN_TUNING"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 3e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         "target_modules": None,

@@ -17,6 +17,7 @@ class LohaConfig(TargetedConfig):
     name: ClassVar[str] = "loha"
     summary: ClassVar[str] = "Hadamard product of two low-rank products, of rank up to r squared"
     peft_type: ClassVar[str] = "LOHA"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1.5e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,

@@ -17,6 +17,7 @@ class LokrConfig(TargetedConfig):
     name: ClassVar[str] = "lokr"
     summary: ClassVar[str] = "Kronecker product of a small and a low-rank matrix"
     peft_type: ClassVar[str] = "LOKR"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 3e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,

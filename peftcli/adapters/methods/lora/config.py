@@ -9,56 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
+from peftcli.adapters.methods.lora.file_fields import FILE_DEFAULTS, IDLE_VARIANTS, REFUSED_VARIANTS
 from peftcli.adapters.oddities import tell
-from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
+from peftcli.adapters.target_config import TargetedConfig
 from peftcli.errors import AdapterError
-
-FILE_DEFAULTS: Mapping[str, Any] = {
-    **TARGET_DEFAULTS,
-    "r": 8,
-    "lora_alpha": 8,
-    "lora_dropout": 0.0,
-    "fan_in_fan_out": False,
-    "bias": "none",
-    "use_rslora": False,
-    "init_lora_weights": True,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "megatron_config": None,
-    "megatron_core": "megatron.core",
-    "trainable_token_indices": None,
-    "loftq_config": {},
-    "eva_config": None,
-    "corda_config": None,
-    "lora_ga_config": None,
-    "use_dora": False,
-    "velora_config": None,
-    "alora_invocation_tokens": None,
-    "use_qalora": False,
-    "qalora_group_size": 16,
-    "monteclora_config": None,
-    "layer_replication": None,
-    "lora_bias": False,
-    "target_parameters": None,
-    "use_bdlora": None,
-    "arrow_config": None,
-    "kasa_config": None,
-    "ensure_weight_tying": False,
-}
-
-REFUSED_VARIANTS: Mapping[str, str] = {
-    "alora_invocation_tokens": "aLoRA",
-    "use_bdlora": "BD-LoRA",
-    "kasa_config": "KaSA",
-    "arrow_config": "Arrow",
-    "megatron_config": "Megatron parallel layers",
-}
-
-IDLE_VARIANTS: Mapping[str, str] = {
-    "velora_config": "VeLoRA compresses what the backward pass needs, and changes training only",
-    "monteclora_config": "MonteCLoRA samples around the weights while training only",
-    "use_qalora": "QALoRA changes layers that are quantized in groups only",
-}
 
 REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ"}
 TRAINING_INITS: Mapping[str, str] = {"mica": "MiCA starts B from the weight and trains A alone"}
@@ -118,6 +72,7 @@ class LoraConfig(TargetedConfig):
         "low-rank update B A of each linear layer, with its variants (DoRA, PiSSA, EVA, LoRA+, ...)"
     )
     peft_type: ClassVar[str] = "LORA"
+    in_peft: ClassVar[bool] = True
     served_as_lora: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-3
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -39,7 +39,7 @@ from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.adapters.methods.lora.tokens import TokenRows, input_embedding_path, token_sites
 from peftcli.adapters.oddities import named, tell
-from peftcli.adapters.selection import wrap_named_modules
+from peftcli.adapters.selection import train_named_modules, wrap_named_modules
 from peftcli.adapters.targets import ALL_LINEAR, names_path, pattern_value
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.experts import fused_weights
@@ -124,13 +124,8 @@ class Lora(LinearsMethod[LoraConfig]):
             # the other of the two is trained with it, as the same tensor
             wrap_named_modules(adapter, ties)
             names = [name for name in names if not any(names_path(name, path) for path in ties)]
-        unmatched = wrap_named_modules(adapter, names, tie=config.ensure_weight_tying, loosely=shapes is not None)
-        # a file of the reference lists every name that a head may have; ours must all be there
-        if unmatched and shapes is None:
-            raise AdapterError(
-                "modules_to_save names modules that this model does not have",
-                faults=[Fault(f"`{name}` matches nothing") for name in unmatched],
-            )
+        from_file = shapes is not None
+        train_named_modules(adapter, names, may_lack=from_file, tie=config.ensure_weight_tying, loosely=from_file)
 
 
 def rank_of(config: LoraConfig, path: str) -> int:

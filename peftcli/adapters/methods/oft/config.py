@@ -17,6 +17,7 @@ class OftConfig(TargetedConfig):
     name: ClassVar[str] = "oft"
     summary: ClassVar[str] = "orthogonal rotation of each layer's input, block by block"
     peft_type: ClassVar[str] = "OFT"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 2.5e-3
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,

@@ -16,6 +16,7 @@ class PTuningConfig(PromptConfig):
     name: ClassVar[str] = "p_tuning"
     summary: ClassVar[str] = "token embeddings in front of the input, made by a trained MLP or LSTM"
     peft_type: ClassVar[str] = "P_TUNING"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **PROMPT_FILE_DEFAULTS,

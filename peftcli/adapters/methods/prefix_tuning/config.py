@@ -16,6 +16,7 @@ class PrefixTuningConfig(PromptConfig):
     name: ClassVar[str] = "prefix_tuning"
     summary: ClassVar[str] = "trained keys and values in front of every attention"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-1
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **PROMPT_FILE_DEFAULTS,

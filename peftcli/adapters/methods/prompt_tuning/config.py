@@ -16,6 +16,7 @@ class PromptTuningConfig(PromptConfig):
     name: ClassVar[str] = "prompt_tuning"
     summary: ClassVar[str] = "trained token embeddings in front of the input"
     peft_type: ClassVar[str] = "PROMPT_TUNING"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 3e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **PROMPT_FILE_DEFAULTS,

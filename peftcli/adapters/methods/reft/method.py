@@ -24,8 +24,8 @@ from peftcli.adapters.base import Entry, InitContext, Method, Shapes
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules
 from peftcli.adapters.methods.reft.config import ReftConfig
 from peftcli.adapters.prompt_sites import decoder_backbone, is_encoder_decoder
-from peftcli.adapters.selection import SelectedParameters, selected_entries, wrap_named_modules
-from peftcli.errors import AdapterError, Fault, MergeError
+from peftcli.adapters.selection import SelectedParameters, selected_entries, train_named_modules
+from peftcli.errors import AdapterError, MergeError
 from peftcli.models.spelling import check_memory_is_known, goes_on, named_arguments, tokens_before
 from peftcli.models.structure import hidden_size, structure
 
@@ -155,12 +155,7 @@ class Reft(Method):
                 adapter.handle = backbone.register_forward_pre_hook(adapter.positions.see, with_kwargs=True)
             for path, block in blocks.items():
                 adapter.wrap(path, ReftLayer(block, config, width, adapter.positions))
-            unmatched = wrap_named_modules(adapter, config.modules_to_save or [])
-            if unmatched:
-                raise AdapterError(
-                    "modules_to_save names modules that this model does not have",
-                    faults=[Fault(f"modules_to_save: `{name}` matches nothing") for name in unmatched],
-                )
+            train_named_modules(adapter, config.modules_to_save or [])
         except BaseException:
             adapter.remove()
             raise

@@ -17,6 +17,7 @@ class VeraConfig(TargetedConfig):
     name: ClassVar[str] = "vera"
     summary: ClassVar[str] = "two learned vectors a layer around one frozen random pair that all layers share"
     peft_type: ClassVar[str] = "VERA"
+    in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-2
     file_defaults: ClassVar[Mapping[str, Any]] = {
         "r": 256,

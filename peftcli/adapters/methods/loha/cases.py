@@ -1,0 +1,10 @@
+"""Sections that the contract suite runs for this method, by a label of their own; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "loha": {"type": "loha", "r": 4},
+}
