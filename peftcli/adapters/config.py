@@ -66,6 +66,17 @@ class MethodConfig(BaseModel):
     """Fields whose numbers may lie further out in a file than in a recipe, and how far."""
     recipe_only: ClassVar[frozenset[str]] = frozenset()
     """Fields of this class that steer training and are not written to `adapter_config.json`."""
+    beyond_peft: ClassVar[Mapping[str, Any]] = {}
+    """Fields that the reference's file has no place for, and the value with which the reference would read such a file
+    and answer otherwise."""
+    size_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields whose number a layer's width limits (ranks, block sizes): a tiny base is made wide enough for them."""
+    block_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields whose number counts blocks of the model: a tiny base then keeps as many as its original has."""
+    free_text: ClassVar[tuple[str, ...]] = ()
+    """Fields whose text may hold anything, `${...}` too."""
+    foreign_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Field -> what other tools call it, for the message about an unknown key."""
 
     def own_learning_rate(self) -> float:
         """The rate that this very configuration starts from; a method whose variants differ overrides it."""

@@ -31,6 +31,7 @@ from peftcli.adapters.registry import config_class_of_type, method
 from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, Fault, NumericalError
+from peftcli.models.auto_class import purpose_of
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.own_files import file_fault, is_there
 
@@ -71,10 +72,10 @@ def adapter_files(
     if revision is not None:
         document["revision"] = revision
     if document["task_type"] is None and document["auto_mapping"] is None and "task_type" not in adapter.kept_fields:
-        task_type = _task_type(model)
+        purpose = purpose_of(model)
         # given a classifier's task, the reference insists on finding its head in the file
-        without_head = task_type in ("SEQ_CLS", "TOKEN_CLS") and not document.get("modules_to_save")
-        document["task_type"] = None if without_head else task_type
+        if purpose is not None and not (purpose.labels and not document.get("modules_to_save")):
+            document["task_type"] = purpose.task_type
     said = {**adapter.kept_notes, **(notes or {})}
     contents = {
         CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
@@ -116,19 +117,6 @@ def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> 
         "model_class": type(model).__name__,
         "fields": extra,
     }
-
-
-def _task_type(model: nn.Module) -> str | None:
-    name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
-        return "SEQ_CLS"
-    if name.endswith("ForTokenClassification"):
-        return "TOKEN_CLS"
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return "SEQ_2_SEQ_LM"
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "CAUSAL_LM"
-    return None
 
 
 def save(model: nn.Module, folder: str | Path, *, base_name: str | None = None) -> None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from peftcli.adapters.config import Kind, MethodConfig
+
+TARGET_FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "target_modules": (
+        "lora_target", "lora_target_modules", "lora_target_linear", "lora_modules", "lora_attn_modules",
+        "target_layers",
+    ),
+    "modules_to_save": ("lora_modules_to_save", "additional_target"),
+}  # fmt: skip
 
 
 class TargetedConfig(MethodConfig):
@@ -15,6 +24,7 @@ class TargetedConfig(MethodConfig):
     """
 
     kind: ClassVar[Kind] = "layers"
+    foreign_names: ClassVar[Mapping[str, tuple[str, ...]]] = TARGET_FOREIGN_NAMES
 
     target_modules: str | list[str] | None = "all-linear"
     """Layers to adapt: `all-linear`, a list of names or paths, or one regular expression for whole paths."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from peftcli.data.format import load_format
 from peftcli.data.sources import FileFacts
 from peftcli.data.store import Columns, TokenStore, gather
 
-_PLAIN_FORMATS = frozenset({"text", "segments"})
 HISTOGRAM_BINS = 24
 _HASHED_ROWS = 1 << 16
 
@@ -86,7 +86,8 @@ class DataFacts:
     def holds_chats(self) -> bool:
         """Whether rows were written by a chat template."""
         formats = {source.format for source in self.train.sources}
-        return self.template_sha256 is not None and not formats <= _PLAIN_FORMATS
+        # a source without a row has no format, and shows nothing against its template
+        return self.template_sha256 is not None and any(not name or load_format(name).templated for name in formats)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: tuples are lists there."""

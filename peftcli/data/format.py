@@ -20,9 +20,10 @@ class Format:
     """A layout of rows.
 
     `recognise` looks at one row and says why it has this format, or None. `parse` reads a row and raises `RowFault`.
-    `rank`: where several recognise a row the lowest wins. `trained_by_causal_lm`: whether its rows become tokens with a
-    mask; the others can be read, checked and shown. `usual`: names under which public data has a part, for the line that
-    a message suggests; nothing is read by them unasked.
+    `rank`: where several recognise a row the lowest wins. `one_sequence`: whether a row becomes one run of tokens with a
+    mask, as language models are trained on; the others can be read, checked and shown. `templated`: whether a chat
+    template, where the tokenizer has one, writes its rows. `foreign_names`: what other tools call it. `usual`: names
+    under which public data has a part, for the line that a message suggests; nothing is read by them unasked.
     """
 
     name: str
@@ -32,7 +33,9 @@ class Format:
     parse: Callable[[Columns], Row]
     rank: int
     example: str
-    trained_by_causal_lm: bool = True
+    one_sequence: bool = True
+    templated: bool = True
+    foreign_names: tuple[str, ...] = ()
     usual: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

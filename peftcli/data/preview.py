@@ -106,15 +106,15 @@ def read_parts(config: DataConfig, *, folder: Path, limit: int) -> list[Parts]:
     return found
 
 
-def causal_lm_trains_on(config: DataConfig, *, folder: Path) -> bool:
-    """Whether the first row of every training source has a format that causal language modelling can use."""
+def rows_are_sequences(config: DataConfig, *, folder: Path) -> bool:
+    """Whether the first row of every training source has a format whose rows become one run of tokens each."""
     faults = FaultLog()
     for section in config.train_sources:
         source = resolve(section, folder)
         columns = config.columns if section.columns is None else section.columns
         reader = SourceReader(source, section.model_copy(update={"rows": 1}), section.format or config.format, columns)
         reader.read_through(faults)
-        if reader.detected is not None and not reader.detected.format.trained_by_causal_lm:
+        if reader.detected is not None and not reader.detected.format.one_sequence:
             return False
     return True
 

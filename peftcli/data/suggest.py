@@ -69,7 +69,7 @@ def _reads(of: Format, columns: Mapping[str, str], row: Columns) -> bool:
 
 def _order(of: Format, columns: Mapping[str, str], row: Columns) -> tuple[int, bool, bool, int]:
     found = len(columns) + sum(part in row for part in of.parts)
-    return -found, not of.trained_by_causal_lm, of.rank >= _ANY_TEXT_RANK, len(of.parts)
+    return -found, not of.one_sequence, of.rank >= _ANY_TEXT_RANK, len(of.parts)
 
 
 def own_columns(row: Columns) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -44,6 +44,9 @@ class EvaluationConfig(_Section):
 
 class GenerationConfig(_Section):
     """How text is written, in reports, metrics, `peft generate` and `peft chat`."""
+
+    free_text: ClassVar[tuple[str, ...]] = ("system_prompt",)
+    """Fields whose text may hold anything, `${...}` too."""
 
     max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Tokens after which an answer is cut; auto: room for the longest answer of the validation rows and a quarter more

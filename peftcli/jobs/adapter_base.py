@@ -15,22 +15,12 @@ from peftcli.adapters.storage import TENSORS_NAME, read_config, read_own
 from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
 from peftcli.jobs.locating import Location
-from peftcli.models.auto_class import auto_class_with
+from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.load import load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.structure import structure
 
 _OTHER_BASE = "name it, or another copy of it: --model BASE"
-_CLASS_OF_TASK = {
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
-"""The reference's task types."""
-_LABELLING = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
 
 
 # -- where it lies -----------------------------------------------------------------------------------------------
@@ -110,16 +100,16 @@ def auto_class_of(location: Location, source: BaseSource | None = None) -> str:
         return found
     with model_option_named(location):
         architectures = load_config(source or base_of(location)).architectures or []
-    return next((found for name in architectures if (found := auto_class_with(str(name)))), "AutoModelForCausalLM")
+    return next((found for name in architectures if (found := auto_class_with(str(name)))), WRITES_ON.auto_class)
 
 
 def _class_of_task(task_type: Any, location: Location) -> str:
-    if task_type in _CLASS_OF_TASK:
-        return _CLASS_OF_TASK[task_type]
+    if task_type in CLASS_OF_TASK_TYPE:
+        return CLASS_OF_TASK_TYPE[task_type]
     raise AdapterError(
         f"`task_type` is {str(task_type)[:40]!r}",
         where=str(location.adapter),
-        fix=f"one of {', '.join(_CLASS_OF_TASK)}",
+        fix=f"one of {', '.join(CLASS_OF_TASK_TYPE)}",
     )
 
 
@@ -134,7 +124,7 @@ def load_base(
     """The plain base of the class that the adapter was made for, with as many labels as its head has."""
     with model_option_named(location):
         auto_class = auto_class or auto_class_of(location, source)
-        labels = _num_labels(location, source, auto_class) if auto_class in _LABELLING else None
+        labels = _num_labels(location, source, auto_class) if auto_class in LABELLING else None
         return load_model(source, auto_class=auto_class, dtype=dtype, device=device, num_labels=labels)
 
 

@@ -35,6 +35,7 @@ from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
 from peftcli.jobs.as_written import require_as_written
 from peftcli.jobs.locating import Location, locate
 from peftcli.jobs.low_rank import LayerCut, LowRank, as_low_rank, values_of
+from peftcli.models.auto_class import WRITES_ON, purpose_named
 from peftcli.models.load import load_model
 from peftcli.models.own_files import is_own_file
 from peftcli.models.source import BaseSource, resolve_base
@@ -43,16 +44,8 @@ from peftcli.models.weights import weight_view
 
 TARGETS = ("lora", "peft")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
-ODD_FIELDS = {"shift_positions": False, "behind_embeddings": True}
-"""Fields that change the answer and that only our own file can hold."""
 _ADAPTER_SUFFIXES = (".safetensors", ".bin")
 _OURS = {CONFIG_NAME, TENSORS_NAME, OWN_NAME, COMPANIONS_NAME, "README.md"}
-_HEADS = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-    "ForMaskedLM": "AutoModelForMaskedLM",
-}
 
 
 @dataclass(frozen=True)
@@ -164,9 +157,8 @@ def _given(path: Path, base: str | None) -> _Given:
     if not isinstance(name, str) or not name:
         raise AdapterError("the adapter does not say which base it belongs to", where=str(path), fix="add --model BASE")
     source = resolve_base(name, folder=Path.cwd() if base is not None else path)
-    model_class = str(document.get("model_class", ""))
-    auto_class = next((auto for end, auto in _HEADS.items() if model_class.endswith(end)), "AutoModelForCausalLM")
-    return _Given(path, source, auto_class, None)
+    purpose = purpose_named(str(document.get("model_class", ""))) or WRITES_ON
+    return _Given(path, source, purpose.auto_class, None)
 
 
 def _shown(source: BaseSource) -> str:
@@ -221,7 +213,7 @@ def _written(
 def _notes(config: MethodConfig) -> tuple[str, ...]:
     """What the written adapter means to peftcli alone, although Hugging Face PEFT can read its files."""
     odd = [
-        f"{name}: {str(value).lower()}" for name, value in ODD_FIELDS.items() if getattr(config, name, None) is value
+        f"{name}: {str(value).lower()}" for name, value in config.beyond_peft.items() if getattr(config, name) is value
     ]
     if not odd or not config.in_peft:
         return ()

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftcli.data.doctor.base import Finding
 from peftcli.data.facts import SourceFacts, SplitFacts
-from peftcli.data.preview import Parts, causal_lm_trains_on, read_parts
+from peftcli.data.preview import Parts, read_parts, rows_are_sequences
 from peftcli.jobs.kept_batches import KeptBatch, kept_batches, kept_document, kept_text
 from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
 from peftcli.jobs.showing import shown_rows
@@ -39,7 +39,7 @@ def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> Looked
     Rows of a format that cannot be trained on yet are read and checked, and shown by their parts.
     """
     loaded = load_recipe(recipe, overrides)
-    if not causal_lm_trains_on(loaded.recipe.data, folder=loaded.folder):
+    if not rows_are_sequences(loaded.recipe.data, folder=loaded.folder):
         parts = read_parts(loaded.recipe.data, folder=loaded.folder, limit=rows)
         return Looked(None, _part_rows(parts), [finding for part in parts for finding in part.findings], parts)
     prepared = prepare_run(loaded)

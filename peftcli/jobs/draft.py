@@ -47,6 +47,7 @@ from peftcli.reports.record import (
 from peftcli.reports.seal import sealed
 from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
+from peftcli.tasks.registry import task as find_task
 from peftcli.training.setup import FitResult
 
 
@@ -112,7 +113,7 @@ class Draft:
         """`adapter/`: the chosen adapter with tokenizer, template, generation config and model card."""
         assert self.assembly is not None, "called after the fit"
         recipe = self.loaded.recipe
-        record = self.record("completed")
+        record, task = self.record("completed"), find_task(recipe.task)
         self.adapter_bytes = write_adapter_folder(
             self.folder / "adapter",
             self.assembly.model,
@@ -125,6 +126,8 @@ class Draft:
             notes={"prompt": prompt_style(self.assembly.prepared)},
             card=model_card(
                 RunFacts(record, label=self.folder.name),
+                auto_class=task.auto_class,
+                pipeline=task.pipeline_tag,
                 loads_with_peft=recipe.method.in_peft,
                 served_as_lora=recipe.method.served_as_lora,
             ),

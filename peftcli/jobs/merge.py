@@ -54,6 +54,7 @@ from peftcli.jobs.merge_witness import (
 )
 from peftcli.jobs.opening import Opened, open_adapter
 from peftcli.jobs.sizes import parse_size
+from peftcli.models.auto_class import WRITING
 from peftcli.models.companions import check_vocabulary, tokenizer_files
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.source import BaseSource
@@ -203,7 +204,7 @@ def _kept_apart(opened: Opened, dtype: torch.dtype) -> frozenset[str]:
 
 
 def _writes_text(opened: Opened) -> bool:
-    return opened.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+    return opened.auto_class in WRITING
 
 
 def _stops(opened: Opened) -> list[int]:

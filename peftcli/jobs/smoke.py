@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
+from peftcli.adapters.config import MethodConfig
 from peftcli.data.config import DataConfig, SourceConfig
 from peftcli.errors import CheckFailed, DataError, MergeError
 from peftcli.jobs.draft import Draft
@@ -115,15 +116,14 @@ def _write_base(loaded: LoadedRecipe, folder: Path) -> str:
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
     layers = None if _names_layers(recipe) else LAYERS
     auto_class = find_task(recipe.task).auto_class
-    write_tiny_base(
-        source, folder, auto_class=auto_class, seed=recipe.seed, layers=layers, width=_width(recipe.method.model_dump())
-    )
+    write_tiny_base(source, folder, auto_class=auto_class, seed=recipe.seed, layers=layers, width=_width(recipe.method))
     return f"of {source.name}"
 
 
-def _width(fields: dict[str, Any]) -> int:
+def _width(method: MethodConfig) -> int:
     """Wide enough for the largest rank or block that the method asks for."""
-    sizes = [fields[name] for name in ("r", "vector_length", "oft_block_size", "boft_block_size") if fields.get(name)]
+    fields = method.model_dump()
+    sizes = [fields[name] for name in method.size_fields]
     largest = max((size for size in sizes if isinstance(size, int)), default=0)
     width = WIDTH
     while width < 2 * largest:
@@ -142,7 +142,7 @@ def _names_layers(recipe: Recipe) -> bool:
         return isinstance(value, str) and re.search(r"(^|\.)\\?\d+(\\?\.|$)|\[[\d|-]+\]", value) is not None
 
     fields = recipe.method.model_dump(mode="json")
-    counted = ("adapter_layers", "num_layers", "last_layers", "layers")
+    counted = recipe.method.block_fields
     return any(numbered(value) or (key in counted and isinstance(value, int)) for key, value in fields.items())
 
 

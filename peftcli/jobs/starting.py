@@ -54,7 +54,7 @@ def look_at(path: Path, base: str) -> FirstLook:
     (parts,) = read_parts(config, folder=Path.cwd(), limit=ROWS_LOOKED_AT)
     if not parts.rows:
         raise DataError("the file has no rows", where=str(path), fix="put one row on each line")
-    if not load_format(parts.format).trained_by_causal_lm:
+    if not load_format(parts.format).one_sequence:
         raise DataError(
             f"rows of the format {parts.format} cannot be trained on yet ({parts.why})",
             where=str(path),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from peftcli.adapters.registry import method_names, resolve_name
 from peftcli.errors import Fault, RecipeError
-from peftcli.recipe.keys import METHOD, TYPE, method_class
+from peftcli.recipe.keys import METHOD, TYPE, free_text_keys, method_class
 from peftcli.recipe.rules import broken_rules, idle_settings
 from peftcli.recipe.schema import Recipe
 from peftcli.recipe.unknown_keys import Path, dotted, stray_keys
@@ -22,8 +22,6 @@ from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, plain
 
 MAX_ROUNDS = 12
-FREE_TEXT = ("system_prompt", "prompt_tuning_init_text")
-"""Keys whose text may hold anything, `${...}` too."""
 
 
 @dataclass
@@ -247,7 +245,7 @@ def _leaf_fault(path: Path, node: Node) -> Fault | None:
         return None
     if holds_secret(node.value):
         return Fault(f"`{key}` holds a secret", node.where, SECRET_REMEDY)
-    if "${" in node.value and path[-1] not in FREE_TEXT:
+    if "${" in node.value and key not in free_text_keys():
         return Fault(
             f"`{key}` holds `${{...}}`, and a recipe has no variables",
             node.where,

@@ -13,7 +13,7 @@ from peftcli import errors
 from peftcli.adapters.compatibility import YES, families, works_with
 from peftcli.adapters.registry import config_class, method_names, resolve_name, short_names
 from peftcli.errors import PeftcliError, RecipeError
-from peftcli.recipe.foreign_names import ADVICE, FOREIGN
+from peftcli.recipe.foreign_names import ADVICE, foreign_keys
 from peftcli.recipe.json_schema import known_values
 from peftcli.recipe.keys import METHOD, TYPE, Key, find_keys, items_of, near_keys, sections_of, type_names
 from peftcli.recipe.wording import wanted_text
@@ -89,7 +89,7 @@ def _explain_key(keys: list[Key]) -> dict[str, Any]:
     if inner := _inner_keys(key):
         facts["keys"] = inner
         lines += _wrapped(f"keys: {', '.join(inner)}")
-    if names := sorted(name for name, ours in FOREIGN.items() if ours == key.name):
+    if names := sorted(name for name, ours in foreign_keys().items() if ours == key.name):
         facts["elsewhere"] = names
         lines += _wrapped(f"in other tools: {', '.join(names)}")
     return {**facts, "lines": lines}
@@ -126,9 +126,9 @@ def _explain_code(topic: str) -> dict[str, Any]:
 
 def _unknown_topic(topic: str) -> RecipeError:
     name = topic.rsplit(".", 1)[-1].replace("-", "_")
-    if name in FOREIGN:
+    if name in foreign_keys():
         return RecipeError(
-            f"no recipe key `{topic}`", fix=f"here it is `{FOREIGN[name]}`: peft explain {FOREIGN[name]}"
+            f"no recipe key `{topic}`", fix=f"here it is `{foreign_keys()[name]}`: peft explain {foreign_keys()[name]}"
         )
     if name in ADVICE:
         return RecipeError(f"no recipe key `{topic}`", fix=ADVICE[name])

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+
+from peftcli.adapters.registry import config_class, method_names
+from peftcli.data.format import load_format
+from peftcli.data.names import format_names
+from peftcli.tasks.registry import FOREIGN_TASK_NAMES
 
 MODEL = (
     "model_name_or_path",
@@ -39,16 +45,6 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     ),
     "data.columns": ("dataset_text_field", "field_instruction", "columns_map"),
     "method.type": ("adapter", "peft_type", "finetuning_type", "peft_method"),
-    "method.r": ("lora_r", "lora_rank", "rank"),
-    "method.lora_alpha": ("alpha", "lora_scaling"),
-    "method.lora_dropout": ("dropout",),
-    "method.target_modules": (
-        "lora_target", "lora_target_modules", "lora_target_linear", "lora_modules", "lora_attn_modules",
-        "target_layers",
-    ),
-    "method.modules_to_save": ("lora_modules_to_save", "additional_target"),
-    "method.use_dora": ("peft_use_dora", "lora_use_dora"),
-    "method.use_rslora": ("peft_use_rslora", "lora_use_rslora"),
     "training.epochs": ("num_train_epochs", "num_epochs", "max_epochs", "n_epochs", "epoch"),
     "training.max_steps": ("max_iters", "num_steps", "total_steps", "iters", "max_train_steps", "steps"),
     "training.batch_size": ("global_batch_size", "train_batch_size", "effective_batch_size"),
@@ -90,8 +86,18 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "threads": ("num_threads", "torch_num_threads", "dataset_num_proc", "preprocessing_num_workers"),
 }  # fmt: skip
 
-FOREIGN: Mapping[str, str] = {name: key for key, names in _RENAMED.items() for name in names}
-"""Another tool's key -> our dotted key."""
+
+@functools.cache
+def foreign_keys() -> Mapping[str, str]:
+    """Another tool's key -> our dotted key; those of the methods' fields as the methods state them."""
+    of_methods = {
+        name: f"method.{field}"
+        for method in method_names()
+        for field, names in config_class(method).foreign_names.items()
+        for name in names
+    }
+    return {name: key for key, names in _RENAMED.items() for name in names} | of_methods
+
 
 _ROWS = "give the source a `rows`: data: {train: [{path: ..., rows: 1000}]}"
 _WEIGHT = "give each source a `weight`: data: {train: [{path: ..., weight: 2}, ...]}"
@@ -137,7 +143,7 @@ ADVICE: Mapping[str, str] = {
     "remove_unused_columns": "leave it out: `data.columns` names what is used",
 }
 
-FOREIGN_VALUES: Mapping[str, Mapping[str, str]] = {
+_VALUES: Mapping[str, Mapping[str, str]] = {
     "training.optimizer": {
         "adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "adam": "adamw",
         "torch.optim.adamw": "adamw", "adamw_bnb_8bit": "adamw_8bit", "paged_adamw_32bit": "paged_adamw",
@@ -153,13 +159,13 @@ FOREIGN_VALUES: Mapping[str, Mapping[str, str]] = {
     },
     "model.dtype": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"},
     "device": {"gpu": "cuda", "cuda:0": "cuda", "metal": "mps"},
-    "data.format": {
-        "alpaca": "instruction", "chatml": "messages", "chat_template": "messages", "chat": "messages",
-        "conversational": "messages", "completion": "text", "prompt_completion": "prompt-completion",
-        "input_output": "segments", "pretrain": "text", "dpo": "preference", "openai": "messages",
-    },
     "data.train_on": {"completion": "completions", "assistant": "completions", "inputs": "all", "last": "last-turn"},
-    "task": {"CAUSAL_LM": "causal-lm", "sft": "causal-lm", "pt": "causal-lm", "clm": "causal-lm", "dpo": "preference"},
     "method.target_modules": {"all": "all-linear"},
 }  # fmt: skip
-"""Another tool's word for a value -> ours, by key."""
+
+
+@functools.cache
+def foreign_values() -> Mapping[str, Mapping[str, str]]:
+    """Another tool's word for a value -> ours, by key; formats and tasks as they state them."""
+    formats = {name: ours for ours in format_names() for name in load_format(ours).foreign_names}
+    return {**_VALUES, "data.format": formats, "task": FOREIGN_TASK_NAMES}

@@ -15,9 +15,11 @@ from pydantic.fields import FieldInfo
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.registry import config_class, method_names, resolve_name
 from peftcli.errors import RecipeError
+from peftcli.evaluation.config import GenerationConfig
 from peftcli.recipe.schema import Recipe
 
 METHOD = "method"
+GENERATION = "generation"
 TYPE = "type"
 
 
@@ -147,3 +149,10 @@ def near_keys(name: str, count: int = 3) -> list[str]:
     found = difflib.get_close_matches(wanted, every, n=count, cutoff=0.6)
     last = {key.last: key.name for key in [*recipe_keys(), *method_keys()]}
     return found or [last[part] for part in difflib.get_close_matches(wanted.rsplit(".", 1)[-1], last, n=count)]
+
+
+@functools.cache
+def free_text_keys() -> frozenset[str]:
+    """Dotted names of the keys whose text may hold anything, as their sections say."""
+    methods = [f"{METHOD}.{field}" for name in method_names() for field in config_class(name).free_text]
+    return frozenset(methods + [f"{GENERATION}.{field}" for field in GenerationConfig.free_text])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftcli.adapters.registry import own_method_names
 from peftcli.errors import Fault, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.recipe.checking import check
@@ -19,7 +20,12 @@ from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, node_of
 
 DEFAULT = "default"
-_BARE = {"model": {"base": "builtin:tiny"}, "data": {"train": "builtin:support"}, "method": {"type": "lora"}}
+_BARE: Mapping[str, Any] = {
+    "model": {"base": "builtin:tiny"},
+    "data": {"train": "builtin:support"},
+    "method": {"type": own_method_names()[0]},
+}
+"""What a recipe must have; which data and method makes no difference to the sections that are asked for."""
 
 
 @dataclass(frozen=True)

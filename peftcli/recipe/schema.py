@@ -14,7 +14,7 @@ from peftcli.errors import RecipeError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.models.config import ModelConfig
 from peftcli.recipe.expectations import parse_gate
-from peftcli.tasks.registry import resolve_task_name
+from peftcli.tasks.registry import DEFAULT_TASK, resolve_task_name
 from peftcli.training.config import CheckpointConfig, TrainingConfig
 from peftcli.training.tracker_names import require_tracker
 
@@ -64,7 +64,7 @@ class Recipe(BaseModel):
     """Seed of everything that is random."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Repeat the run with this many seeds (seed, seed + 1, ...) and report mean and interval."""
-    task: str = "causal-lm"
+    task: str = DEFAULT_TASK
     """What is learned: causal-lm. Not supported yet: seq2seq-lm, sequence-classification, token-classification,
     preference."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import Fault
-from peftcli.recipe.foreign_names import ADVICE, FOREIGN
+from peftcli.recipe.foreign_names import ADVICE, foreign_keys
 from peftcli.recipe.keys import (
     METHOD,
     TYPE,
@@ -104,8 +104,8 @@ def _remedy(key: str, section: type[BaseModel], path: Path) -> str:
         return f"did you mean `{near[0]}`?"
     if lower in ADVICE:
         return ADVICE[lower]
-    if lower in FOREIGN:
-        return _renamed(FOREIGN[lower], section, path)
+    if lower in foreign_keys():
+        return _renamed(foreign_keys()[lower], section, path)
     if elsewhere := _elsewhere(lower, path):
         return elsewhere
     if near := difflib.get_close_matches(lower, own, n=2, cutoff=0.55):

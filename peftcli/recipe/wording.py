@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from peftcli.recipe.foreign_names import FOREIGN_VALUES
+from peftcli.recipe.foreign_names import foreign_values
 from peftcli.redaction import redacted
 from peftcli.yaml import Node
 
@@ -167,7 +167,8 @@ def remedy(node: Node, key: str, wanted: str) -> str | None:
     if wanted.startswith("a list") and isinstance(value, (str, int, float)):
         return f"write a list: [{str(value)[:MAX_SHOWN]}]"
     if isinstance(value, str):
-        ours = FOREIGN_VALUES.get(key, {}).get(value) or FOREIGN_VALUES.get(key, {}).get(value.lower())
+        theirs = foreign_values().get(key, {})
+        ours = theirs.get(value) or theirs.get(value.lower())
         words = [word.strip("`") for word in wanted.replace(" or ", ", ").split(", ") if word.startswith("`")]
         near = [ours] if ours else difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
         if near:

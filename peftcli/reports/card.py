@@ -20,40 +20,43 @@ from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.visible import clipped
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?\Z")
-_PIPELINES = {
-    "causal-lm": "text-generation",
-    "seq2seq-lm": "text2text-generation",
-    "sequence-classification": "text-classification",
-    "token-classification": "token-classification",
-    "preference": "text-generation",
-}
 _MAX_VALUE = 200
 
 
-def model_card(run: RunFacts, *, loads_with_peft: bool = True, served_as_lora: bool = False) -> str:
-    """The whole README.md. For the usage examples, `loads_with_peft`: whether Hugging Face PEFT has the method,
-    `served_as_lora`: whether servers that take LoRA files take its files."""
+def model_card(
+    run: RunFacts,
+    *,
+    auto_class: str,
+    pipeline: str | None,
+    loads_with_peft: bool = True,
+    served_as_lora: bool = False,
+) -> str:
+    """The whole README.md. `auto_class` and `pipeline` are the task's: the class that opens the base, and the Hub's word
+    for what it does. `loads_with_peft`: whether Hugging Face PEFT has the method, `served_as_lora`: whether servers that
+    take LoRA files take its files."""
     record = run.record
     measured = [score for score in scores(record) if score.tuned is not None]
     parts = [
-        front_matter(run, measured, loads_with_peft=loads_with_peft),
+        front_matter(run, measured, pipeline=pipeline, loads_with_peft=loads_with_peft),
         f"# {code(run.name)}",
         f"An adapter ({code(record.method)}) for {code(base_name(record.base))}, trained with peftcli.",
         _results(measured, record),
-        _usage(record, loads_with_peft, served_as_lora),
+        _usage(record, auto_class if loads_with_peft else None, served_as_lora),
         _training(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def front_matter(run: RunFacts, measured: Sequence[Score], *, loads_with_peft: bool = True) -> str:
+def front_matter(
+    run: RunFacts, measured: Sequence[Score], *, pipeline: str | None, loads_with_peft: bool = True
+) -> str:
     """YAML between `---` lines. A base that is a folder or ships with the package is no Hub id and is left out."""
     record = run.record
     lines = ["---"]
     if is_hub_id(record.base):
         lines.append(f"base_model: {_quoted(record.base)}")
     lines.append(f"library_name: {'peft' if loads_with_peft else 'peftcli'}")
-    if pipeline := _PIPELINES.get(record.task):
+    if pipeline:
         lines.append(f"pipeline_tag: {pipeline}")
     lines += ["tags:", *(f"- {_quoted(text)}" for text in dict.fromkeys(["peftcli", record.method]))]
     if measured:
@@ -118,20 +121,21 @@ def _interval(score: Score) -> str:
     return " to ".join(score.shown(end) for end in score.tuned_interval)
 
 
-def _usage(record: RunRecord, loads_with_peft: bool, served_as_lora: bool) -> str:
+def _usage(record: RunRecord, auto_class: str | None, served_as_lora: bool) -> str:
+    """`auto_class`: None where Hugging Face PEFT does not have the method."""
     command = 'peft generate ADAPTER_FOLDER --prompt "..." --base'
     parts = [f"## Use\n\n```sh\n{command}\n```"]
-    if loads_with_peft and record.task in ("causal-lm", "preference") and is_hub_id(record.base):
+    if auto_class is not None and is_hub_id(record.base):
         base = json.dumps(record.base)
         parts.append(
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"base = AutoModelForCausalLM.from_pretrained({base})\n"
+            f"```python\nfrom peft import PeftModel\nfrom transformers import {auto_class}\n\n"
+            f"base = {auto_class}.from_pretrained({base})\n"
             'model = PeftModel.from_pretrained(base, "ADAPTER_FOLDER")\n```'
         )
         parts.append(
             "or, with the package peft installed, by transformers alone:\n\n"
-            "```python\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({base})\n"
+            f"```python\nfrom transformers import {auto_class}\n\n"
+            f"model = {auto_class}.from_pretrained({base})\n"
             'model.load_adapter("ADAPTER_FOLDER")\n```'
         )
         if served_as_lora:

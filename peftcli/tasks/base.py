@@ -60,6 +60,8 @@ class Task(ABC):
     """As recipes write it, with hyphens."""
     auto_class: ClassVar[str]
     """The transformers auto class that loads the base."""
+    pipeline_tag: ClassVar[str | None] = None
+    """What the Hugging Face Hub calls models of this task, for the adapter's card; None where it has no word for it."""
 
     def require_fit(self, model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int, pads: bool) -> None:
         """Asked once of the base before training, in evaluation mode: raises `ModelError` where it cannot do the task.

@@ -21,6 +21,7 @@ class CausalLm(Task):
 
     name: ClassVar[str] = "causal-lm"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    pipeline_tag: ClassVar[str | None] = "text-generation"
 
     def require_fit(self, model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int, pads: bool) -> None:
         require_causal(model, token_ids)

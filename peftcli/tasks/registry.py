@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "peftcli.tasks"
 PLANNED_TASKS = ("preference", "seq2seq-lm", "sequence-classification", "token-classification")
 """Names that the contract knows and that have no file yet."""
+DEFAULT_TASK = "causal-lm"
+"""What a recipe without `task` learns."""
+FOREIGN_TASK_NAMES = {
+    **dict.fromkeys(("CAUSAL_LM", "sft", "pt", "clm"), "causal-lm"),
+    "dpo": "preference",
+}
+"""What other tools call a task -> the name here. Not in the tasks' own files, which import torch: recipes are read
+without it."""
 
 _NOT_TASKS = frozenset({"base", "base_checks", "registry"})
 

@@ -11,7 +11,7 @@ import pytest
 from peftcli.adapters.registry import method_names, short_names
 from peftcli.errors import RecipeError
 from peftcli.recipe.explaining import explain, method_document, method_text, methods_document, methods_text
-from peftcli.recipe.foreign_names import FOREIGN, FOREIGN_VALUES
+from peftcli.recipe.foreign_names import foreign_keys, foreign_values
 from peftcli.recipe.json_schema import recipe_schema
 from peftcli.recipe.keys import find_keys, method_keys, names_of, recipe_keys, type_names
 
@@ -90,13 +90,13 @@ def test_unknown_topics_have_a_hint(topic: str, hint: str) -> None:
 
 def test_names_of_other_tools_lead_to_keys_that_exist() -> None:
     known = {key.name for key in [*recipe_keys(), *method_keys()]} | {"method.type"}
-    assert set(FOREIGN.values()) <= known
-    clashes = {name for name in FOREIGN if name in {key.name for key in recipe_keys() if "." not in key.name}}
+    assert set(foreign_keys().values()) <= known
+    clashes = {name for name in foreign_keys() if name in {key.name for key in recipe_keys() if "." not in key.name}}
     assert not clashes, "a key of ours is never foreign at the top level"
 
 
 def test_values_of_other_tools_lead_to_values_that_exist() -> None:
-    for key, values in FOREIGN_VALUES.items():
+    for key, values in foreign_values().items():
         for found in find_keys(key):
             allowed = {*names_of(found.field.annotation), *type_names(found.field.annotation)}
             if allowed and key not in ("method.target_modules",):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import yaml
@@ -18,6 +19,8 @@ from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown
 from peftcli.reports.terminal import paint, run_summary, score_table, text_table
 from peftcli.reports.writing import write_comparison, write_reports
+
+card_of = partial(model_card, auto_class="AutoModelForCausalLM", pipeline="text-generation")
 
 
 def run_folder(path, run: RunFacts):
@@ -82,19 +85,19 @@ def test_the_short_form_is_short_and_holds_the_numbers():
 
 
 def test_a_card_holds_measured_numbers_only():
-    facts = yaml.safe_load(model_card(example_run(base="Qwen/Qwen3-0.6B")).split("---\n")[1])
+    facts = yaml.safe_load(card_of(example_run(base="Qwen/Qwen3-0.6B")).split("---\n")[1])
     assert facts["base_model"] == "Qwen/Qwen3-0.6B"
     assert facts["library_name"] == "peft"
     assert facts["pipeline_tag"] == "text-generation"
     values = {metric["type"]: metric["value"] for metric in facts["model-index"][0]["results"][0]["metrics"]}
     assert values == {"loss": 0.07342, "exact_match": 0.9458, "token_accuracy": 0.9872}
-    unmeasured = yaml.safe_load(model_card(bare_run()).split("---\n")[1])
+    unmeasured = yaml.safe_load(card_of(bare_run()).split("---\n")[1])
     assert "metrics" not in unmeasured
     assert "model-index" not in unmeasured
 
 
 def test_a_card_tells_no_paths_of_the_machine():
-    card = model_card(example_run(base="/home/someone/models/base-7b/"), loads_with_peft=False)
+    card = card_of(example_run(base="/home/someone/models/base-7b/"), loads_with_peft=False)
     assert "/home" not in card
     assert "base_model" not in card
     assert "`base-7b`" in card
@@ -155,7 +158,7 @@ def test_the_recipe_is_on_the_page():
 
 def test_a_card_holds_no_row_of_the_data():
     run = example_run(base="Qwen/Qwen3-0.6B")
-    card = model_card(run)
+    card = card_of(run)
     assert run.record.samples
     for sample in run.record.samples:
         for text in (sample.prompt, sample.reference, sample.base, sample.tuned):
@@ -163,12 +166,12 @@ def test_a_card_holds_no_row_of_the_data():
 
 
 def test_a_card_tells_how_to_use_the_adapter_in_three_tools():
-    card = model_card(example_run(base="Qwen/Qwen3-0.6B"), served_as_lora=True)
+    card = card_of(example_run(base="Qwen/Qwen3-0.6B"), served_as_lora=True)
     for line in (
         "PeftModel.from_pretrained",
         'load_adapter("ADAPTER_FOLDER")',
         "vllm serve Qwen/Qwen3-0.6B --enable-lora",
     ):
         assert line in card
-    assert "vllm" not in model_card(example_run(base="Qwen/Qwen3-0.6B"))
-    assert "vllm" not in model_card(example_run(base="/models/mine"), served_as_lora=True)
+    assert "vllm" not in card_of(example_run(base="Qwen/Qwen3-0.6B"))
+    assert "vllm" not in card_of(example_run(base="/models/mine"), served_as_lora=True)

@@ -37,7 +37,7 @@ FORMAT = Format(
     parse,
     rank=60,
     example='{"text": "Where is my card?", "label": "card_arrival"}',
-    trained_by_causal_lm=False,
+    one_sequence=False,
     usual={
         "text": ("sentence", "sentence1", "premise", "review", "content", "question1"),
         "text_pair": ("sentence2", "hypothesis", "question2"),

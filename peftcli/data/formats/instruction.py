@@ -62,4 +62,5 @@ FORMAT = Format(
         "system": ("system_prompt", "system_message"),
         "output": ("response", "answer", "completion", "answers.text.0"),
     },
+    foreign_names=("alpaca",),
 )

@@ -35,4 +35,5 @@ FORMAT = Format(
     rank=10,
     example='{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}',
     usual={"messages": ("conversation", "conversations", "dialog", "dialogue", "turns", "chat")},
+    foreign_names=("chatml", "chat_template", "chat", "conversational", "openai"),
 )

@@ -86,5 +86,6 @@ FORMAT = Format(
     parse,
     rank=5,
     example='{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}',
-    trained_by_causal_lm=False,
+    one_sequence=False,
+    foreign_names=("dpo",),
 )

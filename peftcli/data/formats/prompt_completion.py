@@ -93,4 +93,5 @@ FORMAT = Format(
             *("highlights", "summary", "answers.text.0"),
         ),
     },
+    foreign_names=("prompt_completion",),
 )

@@ -55,4 +55,6 @@ FORMAT = Format(
     parse,
     rank=15,
     example='{"segments": [{"text": "Q: 2+2? A:", "train": false}, {"text": " 4", "train": true}]}',
+    templated=False,
+    foreign_names=("input_output",),
 )

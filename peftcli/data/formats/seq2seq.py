@@ -23,6 +23,6 @@ FORMAT = Format(
     parse,
     rank=55,
     example='{"source": "translate to French: cat", "target": "chat"}',
-    trained_by_causal_lm=False,
+    one_sequence=False,
     usual={"source": ("src", "document", "article"), "target": ("tgt", "summary", "highlights")},
 )

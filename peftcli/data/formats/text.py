@@ -27,4 +27,6 @@ FORMAT = Format(
     rank=90,
     example='{"text": "Once upon a time ..."}',
     usual={"text": ("content", "body", "document", "article", "story")},
+    templated=False,
+    foreign_names=("completion", "pretrain"),
 )

@@ -34,6 +34,6 @@ FORMAT = Format(
     parse,
     rank=50,
     example='{"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]}',
-    trained_by_causal_lm=False,
+    one_sequence=False,
     usual={"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")},
 )

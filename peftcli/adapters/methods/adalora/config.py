@@ -20,6 +20,7 @@ class AdaloraConfig(TargetedConfig):
     peft_type: ClassVar[str] = "ADALORA"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 2e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("init_r",)
     file_defaults: ClassVar[Mapping[str, Any]] = FILE_DEFAULTS
     file_bounds: ClassVar[Mapping[str, Bounds]] = {"lora_alpha": ANY_NUMBER, "lora_dropout": SHARE}
     refused_variants: ClassVar[Mapping[str, str]] = REFUSED_VARIANTS

@@ -19,6 +19,7 @@ class AdaptionPromptConfig(MethodConfig):
     peft_type: ClassVar[str] = "ADAPTION_PROMPT"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 3e-2
+    block_fields: ClassVar[tuple[str, ...]] = ("adapter_layers",)
     file_defaults: ClassVar[Mapping[str, Any]] = {"target_modules": None, "adapter_len": None, "adapter_layers": None}
 
     target_modules: str | None = None

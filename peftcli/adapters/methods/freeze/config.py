@@ -19,6 +19,7 @@ class FreezeConfig(MethodConfig):
     kind: ClassVar[Kind] = "selection"
     peft_type: ClassVar[str] = "FREEZE"
     learning_rate: ClassVar[float] = 4e-3
+    block_fields: ClassVar[tuple[str, ...]] = ("num_layers",)
     # whole matrices under Adam: the best rate falls with the width itself (arXiv:2203.03466)
     learning_rate_exponent: ClassVar[float] = 1.0
 

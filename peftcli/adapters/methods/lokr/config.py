@@ -19,6 +19,7 @@ class LokrConfig(TargetedConfig):
     peft_type: ClassVar[str] = "LOKR"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 3e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("r",)
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,
         "rank_pattern": {},

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
 from peftcli.adapters.methods.lora.file_fields import FILE_DEFAULTS, IDLE_VARIANTS, REFUSED_VARIANTS
 from peftcli.adapters.oddities import tell
-from peftcli.adapters.target_config import TargetedConfig
+from peftcli.adapters.target_config import TARGET_FOREIGN_NAMES, TargetedConfig
 from peftcli.errors import AdapterError
 
 REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ"}
@@ -75,6 +75,15 @@ class LoraConfig(TargetedConfig):
     in_peft: ClassVar[bool] = True
     served_as_lora: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-3
+    foreign_names: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **TARGET_FOREIGN_NAMES,
+        "r": ("lora_r", "lora_rank", "rank"),
+        "lora_alpha": ("alpha", "lora_scaling"),
+        "lora_dropout": ("dropout",),
+        "use_dora": ("peft_use_dora", "lora_use_dora"),
+        "use_rslora": ("peft_use_rslora", "lora_use_rslora"),
+    }
+    size_fields: ClassVar[tuple[str, ...]] = ("r",)
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "dora": {"use_dora": True},
         "rslora": {"use_rslora": True},

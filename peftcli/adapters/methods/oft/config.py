@@ -19,6 +19,7 @@ class OftConfig(TargetedConfig):
     peft_type: ClassVar[str] = "OFT"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 2.5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("r", "oft_block_size")
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,
         "r": 0,

@@ -18,6 +18,7 @@ class PrefixTuningConfig(PromptConfig):
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-1
+    beyond_peft: ClassVar[Mapping[str, Any]] = {"shift_positions": False}
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **PROMPT_FILE_DEFAULTS,
         "encoder_hidden_size": None,

@@ -18,6 +18,8 @@ class PromptTuningConfig(PromptConfig):
     peft_type: ClassVar[str] = "PROMPT_TUNING"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 3e-2
+    beyond_peft: ClassVar[Mapping[str, Any]] = {"behind_embeddings": True}
+    free_text: ClassVar[tuple[str, ...]] = ("prompt_tuning_init_text",)
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **PROMPT_FILE_DEFAULTS,
         "prompt_tuning_init": "RANDOM",

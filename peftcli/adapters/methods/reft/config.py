@@ -18,6 +18,7 @@ class ReftConfig(MethodConfig):
     kind: ClassVar[Kind] = "layers"
     peft_type: ClassVar[str] = "REFT"
     learning_rate: ClassVar[float] = 1e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("r",)
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {"loreft": {}}
 
     r: Annotated[int, Field(ge=1)] = 8

@@ -19,6 +19,7 @@ class VeraConfig(TargetedConfig):
     peft_type: ClassVar[str] = "VERA"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("r",)
     file_defaults: ClassVar[Mapping[str, Any]] = {
         "r": 256,
         "target_modules": None,
