@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from peftcli.adapters.adapter_file import AdapterFile, Shapes
 from peftcli.adapters.config import MethodConfig
-from peftcli.errors import MergeError
+from peftcli.adapters.pairs import Pairs, Written
+from peftcli.errors import AdapterError, MergeError
 
 __all__ = ["FILE_PREFIX", "Adapter", "Entry", "InitContext", "Method", "Shapes", "Summary", "cannot_merge"]
 
@@ -227,6 +228,10 @@ class Method(ABC):
         """A file in an older layout of this method as it is laid out today; called before `build`. Raises
         `AdapterError` where that cannot be done."""
         return config, file
+
+    def of_pairs(self, model: nn.Module, pairs: Pairs) -> Written:
+        """Low-rank updates of a plain model as an adapter of this method; only where its configuration `holds_pairs`."""
+        raise AdapterError(f"{self.name} cannot hold low-rank updates")
 
     @abstractmethod
     def build(self, model: nn.Module, config: Any, shapes: Shapes | None) -> Adapter:

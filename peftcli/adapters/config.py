@@ -47,6 +47,9 @@ class MethodConfig(BaseModel):
     """Whether Hugging Face PEFT has the method, so that the files are its format exactly."""
     served_as_lora: ClassVar[bool] = False
     """Whether servers that take LoRA files (vLLM, SGLang) take this method's files as they are."""
+    holds_pairs: ClassVar[bool] = False
+    """Whether its files can hold any low-rank update of linear layers and embeddings, so that `peft convert` writes them:
+    its method then has `of_pairs`."""
     learning_rate: ClassVar[float]
     """The rate that `training.learning_rate: auto` starts from, at a base of `learning_rate_width`."""
     learning_rate_width: ClassVar[int] = 64

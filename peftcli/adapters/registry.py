@@ -85,6 +85,11 @@ def method(name: str) -> Method:
     return found
 
 
+def method_of_pairs() -> str:
+    """Name of the method whose files hold any low-rank update."""
+    return next(name for name in own_method_names() if config_class(name).holds_pairs)
+
+
 def config_class_of_type(peft_type: str, *, where: str) -> type[MethodConfig]:
     """The configuration class that reads files with this `peft_type`; `AdapterError` if no method does."""
     for name in method_names():

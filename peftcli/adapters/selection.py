@@ -212,5 +212,5 @@ def train_named_modules(
     if unmatched and not may_lack:
         raise AdapterError(
             "modules_to_save names modules that this model does not have",
-            faults=[Fault(f"`{name}` matches nothing") for name in unmatched],
+            faults=[Fault(f"modules_to_save: `{name}` matches nothing") for name in unmatched],
         )

@@ -14,7 +14,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.foreign import library_of
 from peftcli.adapters.layers import named_base_parameters, unwrapped
 from peftcli.adapters.merging import merge
-from peftcli.adapters.registry import parse_method
+from peftcli.adapters.registry import method_of_pairs, parse_method
 from peftcli.adapters.storage import (
     COMPANIONS_NAME,
     CONFIG_NAME,
@@ -42,7 +42,7 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import embeddings_are_tied, input_embedding
 from peftcli.models.weights import weight_view
 
-TARGETS = ("lora", "peft")
+TARGETS = (method_of_pairs(), "peft")
 PROBE_ROWS, PROBE_LENGTH = 4, 32
 _ADAPTER_SUFFIXES = (".safetensors", ".bin")
 _OURS = {CONFIG_NAME, TENSORS_NAME, OWN_NAME, COMPANIONS_NAME, "README.md"}

@@ -9,7 +9,6 @@ changed (norms) is kept whole, as `modules_to_save`, so that nothing but the cut
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.base import FILE_PREFIX
 from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.pairs import Pairs
+from peftcli.adapters.registry import method, method_of_pairs
 from peftcli.errors import AdapterError
 from peftcli.models.load import new_head_keys
-from peftcli.models.structure import embeddings_are_tied, input_embedding, output_embedding
+from peftcli.models.structure import embeddings_are_tied, output_embedding
 from peftcli.models.weights import is_linear, weight_view
 
 ALLOWED_ERROR = 0.01
@@ -102,8 +102,9 @@ def as_low_rank(model: nn.Module, before: Values, *, r: int | None, tied_before:
             biases[path] = changed["bias"]
     if not pairs:
         raise AdapterError("the adapter changes no linear layer: LoRA has no form for it", fix="keep it as it is")
-    section = _section({path: len(a) for path, (a, _) in pairs.items()}, whole, bool(biases), tied and head is not None)
-    return LowRank(section, _tensors(model, modules, pairs, biases, whole, section), cuts, whole)
+    found = Pairs(pairs, biases, tuple(whole), tied=tied and head is not None)
+    section, tensors = method(method_of_pairs()).of_pairs(model, found)
+    return LowRank(section, tensors, cuts, whole)
 
 
 def _changes(path: str, module: nn.Module, before: Values) -> dict[str, Tensor]:
@@ -146,58 +147,3 @@ def _rank(values: Tensor, r: int | None) -> int:
         left = values.square().flip(0).cumsum(0).flip(0).sqrt()
         r = int((left > ALLOWED_ERROR * left[0]).sum())
     return max(1, min(r, real))
-
-
-def _section(ranks: Mapping[str, int], whole: list[str], has_biases: bool, tied: bool) -> dict[str, Any]:
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {path: rank for path, rank in ranks.items() if rank != usual}
-    return {
-        "type": "lora",
-        "r": usual,
-        "lora_alpha": usual,
-        "target_modules": sorted(ranks),
-        "rank_pattern": others,
-        "alpha_pattern": dict(others),
-        "lora_bias": has_biases,
-        "modules_to_save": whole or None,
-        "ensure_weight_tying": tied,
-    }
-
-
-def _tensors(
-    model: nn.Module,
-    modules: Mapping[str, nn.Module],
-    pairs: Mapping[str, tuple[Tensor, Tensor]],
-    biases: Mapping[str, Tensor],
-    whole: list[str],
-    section: Mapping[str, Any],
-) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for path, (a, b) in pairs.items():
-        key = f"{FILE_PREFIX}{path}"
-        if isinstance(modules[path], nn.Embedding):
-            found |= {f"{key}.lora_embedding_A": a, f"{key}.lora_embedding_B": b}
-            continue
-        found |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
-        if section["lora_bias"]:
-            found[f"{key}.lora_B.bias"] = biases.get(path, torch.zeros(b.shape[0]))
-    for path in whole:
-        for name, parameter in modules[path].named_parameters():
-            found[f"{FILE_PREFIX}{path}.{name}"] = parameter.detach().float()
-    if section["ensure_weight_tying"]:
-        found |= _tied_head(model, modules, pairs)
-    return found
-
-
-def _tied_head(
-    model: nn.Module, modules: Mapping[str, nn.Module], pairs: Mapping[str, tuple[Tensor, Tensor]]
-) -> dict[str, Tensor]:
-    """The head's pair, which the format writes beside the embedding's: its transposes."""
-    paths = {id(module): path for path, module in modules.items()}
-    embedding, head = input_embedding(model), output_embedding(model)
-    path = paths.get(id(embedding), "")
-    if path not in pairs or head is None:
-        return {}
-    a, b = pairs[path]
-    key = f"{FILE_PREFIX}{paths[id(head)]}"
-    return {f"{key}.lora_A.weight": b.T.contiguous(), f"{key}.lora_B.weight": a.T.contiguous()}

@@ -74,6 +74,7 @@ class LoraConfig(TargetedConfig):
     peft_type: ClassVar[str] = "LORA"
     in_peft: ClassVar[bool] = True
     served_as_lora: ClassVar[bool] = True
+    holds_pairs: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-3
     foreign_names: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **TARGET_FOREIGN_NAMES,

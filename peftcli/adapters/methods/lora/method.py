@@ -37,8 +37,10 @@ from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
 from peftcli.adapters.methods.lora.expert_names import layers_named_as_weights, pattern_name
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
+from peftcli.adapters.methods.lora.pairs import section_of, tensors_of
 from peftcli.adapters.methods.lora.tokens import TokenRows, input_embedding_path, token_sites
 from peftcli.adapters.oddities import named, tell
+from peftcli.adapters.pairs import Pairs, Written
 from peftcli.adapters.selection import train_named_modules, wrap_named_modules
 from peftcli.adapters.targets import ALL_LINEAR, names_path, pattern_value
 from peftcli.errors import AdapterError, Fault
@@ -65,6 +67,9 @@ class Lora(LinearsMethod[LoraConfig]):
     def adopt(self, model: nn.Module, config: LoraConfig, file: AdapterFile) -> tuple[LoraConfig, AdapterFile]:
         config, file = super().adopt(model, config, file)
         return adopted(model, config, file)
+
+    def of_pairs(self, model: nn.Module, pairs: Pairs) -> Written:
+        return section_of(pairs), tensors_of(model, pairs)
 
     def trained_biases(self, config: LoraConfig) -> Biases:
         return "targets" if config.bias == "lora_only" else config.bias
