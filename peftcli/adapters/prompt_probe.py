@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 
 from peftcli.adapters.prompt_sites import CacheSite
 from peftcli.errors import AdapterError, PeftcliError
+from peftcli.models.meta import without_values
 from peftcli.models.spelling import give_cache
 
 _FIX = "use prompt_tuning or lora"
@@ -87,7 +88,7 @@ def _try_out(site: CacheSite, layers: list[_NotingLayer]) -> Exception | None:
         inputs["encoder_hidden_states"] = weight.new_zeros(1, 2, config.d_model)
     give_cache(site.backbone, inputs, cache)
     try:
-        with evaluating(site.backbone):
+        with evaluating(site.backbone), without_values():
             site.backbone(**inputs)
     except PeftcliError:
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, errors, snapshot_download
 
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_config_file
 from peftcli.models.weight_files import INDEX_NAME, NAMED_BY_CONFIG, SINGLE_NAME, weight_names
@@ -42,14 +42,24 @@ def _small_files(source: BaseSource) -> Path:
     """A branch is looked up once: configuration, tokenizer and weights are then of one commit, whatever is pushed."""
     found = known_folder(source)
     if found is None or not found.is_dir():
-        found = Path(
-            snapshot_download(
-                source.location, revision=source.revision, allow_patterns=_SMALL_PATTERNS, ignore_patterns=_DEEPER
-            )
-        )
+        found = _fetch(source.location, source.revision, _SMALL_PATTERNS, but=_DEEPER)
         _known[source.location, source.revision, constants.HF_HUB_CACHE] = found
     return found
 
 
-def _fetch(location: str, commit: str, names: list[str]) -> None:
-    snapshot_download(location, revision=commit, allow_patterns=names)
+def _fetch(location: str, revision: str | None, names: list[str], *, but: list[str] | None = None) -> Path:
+    """The snapshot folder with the files of these patterns; where the Hub cannot be reached, what is in the cache.
+
+    huggingface_hub itself falls back on the cache, but in some releases (1.33) not for a commit, whose list of files
+    it wants first.
+    """
+    try:
+        return Path(snapshot_download(location, revision=revision, allow_patterns=names, ignore_patterns=but))
+    except errors.HfHubHTTPError:  # the Hub has answered
+        raise
+    except (errors.HTTPError, errors.OfflineModeIsEnabled):  # type: ignore[attr-defined]  # of its HTTP library
+        return Path(
+            snapshot_download(
+                location, revision=revision, allow_patterns=names, ignore_patterns=but, local_files_only=True
+            )
+        )

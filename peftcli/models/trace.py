@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftcli.errors import PeftcliError
+from peftcli.models.meta import without_values
 from peftcli.models.weights import WatchedWeight, is_linear
 
 LENGTH = 8
@@ -97,7 +97,7 @@ def rehearsal(
     hidden = {id(module): module for path in bare.passed_over if (module := module_at(path)) is not None}
     shields = [_shield(module, lambda: None) for module in hidden.values()]
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), _ValuesTaken():  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings(), torch.enable_grad(), without_values():
             warnings.simplefilter("ignore")
             answer = _answer(model.eval())
             gradients = torch.autograd.grad(answer, list(trained.values()), allow_unused=True)
@@ -121,7 +121,7 @@ def _traced(model: nn.Module, config: Any) -> Participation:
             with torch.device("meta"):
                 twin: nn.Module = type(model)(copy.deepcopy(config))
             twin.tie_weights()  # type: ignore[operator]
-            with torch.enable_grad(), _ValuesTaken():  # type: ignore[no-untyped-call]
+            with torch.enable_grad(), without_values():
                 return _Watch(twin.eval()).participation()
     except Exception:  # whatever a foreign forward raises on the meta device
         return Participation()
@@ -231,38 +231,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _tensors(item)
-
-
-class _ValuesTaken(TorchDispatchMode):
-    """On the meta device, where there are no values: conditions hold, numbers are one, every element is non-zero."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        asked = args[0] if args and isinstance(args[0], Tensor) and args[0].is_meta else None
-        if asked is not None:
-            match func._schema.name:
-                case "aten::_local_scalar_dense":
-                    return True if asked.dtype == torch.bool else 1.0 if asked.is_floating_point() else 1
-                case "aten::is_nonzero" | "aten::equal":
-                    return True
-                case "aten::nonzero":
-                    return _places(asked.numel(), asked.dim())
-                case "aten::index" | "aten::index_put" | "aten::index_put_" | "aten::_index_put_impl_":
-                    args = (asked, _without_masks(args[1]), *args[2:])
-        return func(*args, **(kwargs or {}))
-
-
-def _places(count: int, *dimensions: int) -> Tensor:
-    return torch.empty(count, *dimensions, dtype=torch.int64, device="meta")
-
-
-def _without_masks(indices: Any) -> list[Tensor | None]:
-    """Indices with each mask as the places of all its elements, one index for each of its dimensions."""
-    found: list[Tensor | None] = []
-    for index in indices:
-        if isinstance(index, Tensor) and index.dtype == torch.bool:
-            found += [_places(index.numel())] * index.dim()
-        else:
-            found.append(index)
-    return found

@@ -115,7 +115,10 @@ def test_a_pooler_is_without_effect() -> None:
 
 def test_a_dense_model_uses_everything() -> None:
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
-    assert not participation(model).idle
+    seen = participation(model)
+    assert seen.known
+    assert not seen.idle
+    assert not seen.passed_over
     assert not adapters.attach(model, {"type": "lora", "r": 4}).notes
 
 

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+import huggingface_hub.errors
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from peftcli import files
 from peftcli.errors import HubError, ModelError
+from peftcli.models import hub
 from peftcli.models.builtin import builtin_base
 from peftcli.models.load import load_config, load_model, load_tokenizer, meta_model
 from peftcli.models.snapshot import snapshot
@@ -51,7 +52,8 @@ def scaled(source: Path, target: Path, factor: float = 1.5) -> None:
 
 
 def weight(folder: Path) -> torch.Tensor:
-    return load_model(source_of(folder)).get_parameter(KEY)
+    """A copy: what is loaded may lie in the file itself, which the test writes anew."""
+    return load_model(source_of(folder)).get_parameter(KEY).detach().clone()
 
 
 def sharded(folder: Path, place: str = "") -> None:
@@ -295,6 +297,39 @@ def test_each_revision_is_the_one_that_is_asked_for(base: Path, cache: Path) -> 
         assert torch.equal(load_model(source).get_parameter(KEY), expected)
     with pytest.raises(HubError, match="local cache"):
         load_model(resolve_base("someone/base", folder=cache, revision="gone"))
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_base_in_the_cache_needs_no_network(
+    base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    in_cache(cache, base)
+    from_cache = hub.snapshot_download
+
+    def no_network(*args: Any, local_files_only: bool = False, **kwargs: Any) -> str:
+        if not local_files_only:
+            raise huggingface_hub.errors.HTTPError("Name or service not known")  # type: ignore[attr-defined]
+        return str(from_cache(*args, local_files_only=True, **kwargs))
+
+    monkeypatch.setattr(hub, "snapshot_download", no_network)
+    source = resolve_base("someone/base", folder=cache, revision=revision)
+    assert torch.equal(load_model(source).get_parameter(KEY), weight(base))
+    with pytest.raises(HubError, match="Hub cannot be reached"):
+        load_config(resolve_base("someone/other", folder=cache, revision=revision))
+
+
+def test_what_the_hub_answers_is_told_though_the_base_is_in_the_cache(
+    base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_cache(cache, base)
+    answer = huggingface_hub.errors.GatedRepoError.__new__(huggingface_hub.errors.GatedRepoError)
+
+    def gated(*args: Any, **kwargs: Any) -> str:
+        raise answer
+
+    monkeypatch.setattr(hub, "snapshot_download", gated)
+    with pytest.raises(HubError, match="is gated"):
+        load_config(resolve_base("someone/base", folder=cache))
 
 
 def test_the_shown_folder_is_gone_afterwards(base: Path) -> None:
