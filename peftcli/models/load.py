@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import DeviceError, HubError, ModelError
+from peftcli.models.config_faults import likely_fields
 from peftcli.models.device import loading_options
 from peftcli.models.hub import cached_folder
 from peftcli.models.quantized import packed_type, quantization_of, quantized_base
@@ -89,6 +90,12 @@ def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError |
         return ModelError(f"{what} of {source.name} do not fit its config.json", where=where, fix="download it again")
     # a folder's whole path stands in `where`
     name = Path(source.name).name if source.is_local else source.name
+    if fields := likely_fields(source, error):
+        return ModelError(
+            f"cannot load {what} of {name}: {text[:150]}; in config.json {'; '.join(fields[:3])}",
+            where=where,
+            fix="correct config.json, or download the model again",
+        )
     return ModelError(f"cannot load {what} of {name}: {text[:300]}", where=where, fix="check the files")
 
 

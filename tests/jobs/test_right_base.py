@@ -567,6 +567,9 @@ def test_a_configuration_error_names_the_field_and_not_the_whole_file(work: Path
         ({"hidden_size": "wide"}, "hidden_size"),
         ({"rope_parameters": "none"}, "rope"),
         ({"num_attention_heads": [4]}, "num_attention_heads"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers"),
+        ({"hidden_act": "nosuch"}, "`hidden_act` has 'nosuch'"),
+        ({"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}}, "`rope_parameters` has 'none'"),
     ],
 )
 def test_an_error_in_the_configuration_of_a_base_names_the_field(
