@@ -28,6 +28,7 @@ from typing import Any
 from peftcli import system
 from peftcli.errors import StorageError
 from peftcli.streams import tell
+from peftcli.visible import escaped_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -176,8 +177,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON as we write it: two spaces, keys in their order, a final newline, never NaN."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """JSON as we write it: two spaces, keys in their order, a final newline, never NaN, no unseen character."""
+    return escaped_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -514,4 +515,4 @@ def exchange_folders(one: Path, other: Path, *, say: Callable[[str], None]) -> N
 
 def json_line(value: Any) -> str:
     """One JSON object on one line, newline included."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    return escaped_json(json.dumps(value, ensure_ascii=False, allow_nan=False)) + "\n"

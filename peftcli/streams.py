@@ -2,6 +2,9 @@
 
 A reader goes away (`| head`), a terminal is closed, a log's disk is full, a descriptor was never open (`>&-`), an
 encoding lacks a character: none of it is a fault of the run, whose result is on disk and whose exit code is its own.
+
+They are also the one place where text becomes safe for a terminal: whatever is printed, by us or by a library, may hold
+names, rows and values of strangers. Only what we draw ourselves, colours and a bar, goes by `painting`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
+from peftcli.visible import reveal
+
 Say = Callable[[str], None]
 """Takes a line of progress."""
 
@@ -21,7 +26,10 @@ _NOBODY_LISTENS = frozenset({errno.EPIPE, errno.EIO, errno.EBADF})
 
 
 class LastingStream:
-    """A text stream that takes everything: what cannot be written is dropped, from the first failure on for good."""
+    """A text stream that takes everything: what cannot be written is dropped, from the first failure on for good.
+
+    What drives a terminal or hides in a line is shown by its code point.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -30,12 +38,16 @@ class LastingStream:
         self._lost = False
 
     def write(self, text: str) -> int:
+        self.paint(reveal(text))
+        return len(text)
+
+    def paint(self, text: str) -> None:
+        """Writes a text whose foreign parts have been made visible, with our own colours or movements of the cursor."""
         if not self._lost:
             try:
                 self._write(text)
             except (OSError, ValueError) as error:
                 self._lose(error)
-        return len(text)
 
     def _write(self, text: str) -> None:
         try:
@@ -71,6 +83,25 @@ class LastingStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _Painting:
+    """Everything of a lasting stream, except that what is written is drawn as it is."""
+
+    def __init__(self, stream: LastingStream) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.paint(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def painting(stream: TextIO | None) -> TextIO:
+    """The stream for text of ours that holds colours or moves the cursor; foreign parts of it are made visible before."""
+    return cast(TextIO, _Painting(cast(LastingStream, lasting(stream))))
 
 
 def lasting(stream: TextIO | None) -> TextIO:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from peftcli import files
 from peftcli.errors import AdapterWarning, MemoryLimitError, PeftcliError, StorageError, exit_code_of
 from peftcli.redaction import redacted
 from peftcli.streams import lasting_streams, open_missing_descriptors
@@ -30,7 +30,6 @@ _SURROUNDINGS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG}
 )
 """Of the system's errors, those that a user's disk and paths cause."""
-_DIRECTION = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -103,7 +102,7 @@ def _show_warning(
 ) -> None:
     """What is odd about an adapter as one line; every other warning as Python shows it."""
     if issubclass(category, AdapterWarning):
-        print(f"warning: {visible(redacted(str(message)))}", file=sys.stderr, flush=True)
+        print(f"warning: {redacted(str(message))}", file=sys.stderr, flush=True)
     else:
         print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
@@ -133,7 +132,7 @@ def _report(error: PeftcliError, as_json: bool) -> int:
     if as_json:
         _print_json(error_document(error))
     else:
-        print(visible(redacted(error.render())), file=sys.stderr)
+        print(redacted(error.render()), file=sys.stderr)
     return code
 
 
@@ -148,12 +147,7 @@ def error_document(error: PeftcliError) -> dict[str, Any]:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    print(redacted(json.dumps({"error": document}, indent=2, ensure_ascii=False)))
-
-
-def visible(text: str) -> str:
-    """Control and direction characters made visible, so that no file name or row can paint the terminal."""
-    return "".join(c if c == "\n" or (c.isprintable() and c not in _DIRECTION) else f"\\x{ord(c):02x}" for c in text)
+    print(redacted(files.to_json({"error": document}).rstrip("\n")))
 
 
 def _report_usage(error: Any, as_json: bool) -> int:
@@ -168,7 +162,7 @@ def _report_usage(error: Any, as_json: bool) -> int:
         return 2
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peft"
-    print(f"error: {visible(redacted(message))}\n  fix: `{command} --help` shows how it is used", file=sys.stderr)
+    print(f"error: {redacted(message)}\n  fix: `{command} --help` shows how it is used", file=sys.stderr)
     return 2
 
 
@@ -182,6 +176,6 @@ def _report_bug(error: Exception, as_json: bool) -> int:
     if as_json:
         _print_json({"type": "Bug", "exit_code": 1, "message": message, "faults": [], "log": log.name})
     else:
-        text = f"error: {visible(redacted(message))}\n  at {log.name}\n  fix: please report it with this file"
+        text = f"error: {redacted(message)}\n  at {log.name}\n  fix: please report it with this file"
         print(text, file=sys.stderr)
     return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from peftcli import files
 from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.redaction import redacted
-from peftcli.streams import tell
+from peftcli.streams import painting, tell
 
 # `readable=False`: what may not be read is told by whoever reads it, with a remedy
 RecipePath = Annotated[
@@ -29,9 +30,10 @@ Model = Annotated[str | None, typer.Option("--model", metavar="BASE", help="Wher
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not supported yet.", hidden=True)]
 
 
-def show(document: Any, text: str, *, as_json: bool) -> None:
-    """Prints the document with --json, else the text."""
-    print(redacted(files.to_json(document).rstrip("\n") if as_json else text))
+def show(document: Any, text: str, *, as_json: bool, coloured: bool = False) -> None:
+    """Prints the document with --json, else the text; `coloured` where it holds colours, and nothing foreign unseen."""
+    stream = painting(sys.stdout) if coloured else sys.stdout
+    print(redacted(files.to_json(document).rstrip("\n") if as_json else text), file=stream)
 
 
 def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: bool) -> None:

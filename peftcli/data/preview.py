@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from peftcli.data.config import DataConfig
 from peftcli.data.doctor.base import Finding
@@ -19,9 +19,6 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.rows import ChatRow, LabelRow, Message, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
 from peftcli.data.sources import resolve
 from peftcli.data.store import Encoded, Origin
-
-if TYPE_CHECKING:
-    pass
 
 Kind = Literal["trained", "context", "special"]
 
@@ -75,13 +72,6 @@ def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
     if both.startswith(before):
         return str(both[len(before) :])
     return str(tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False))
-
-
-def visible(text: str) -> str:
-    """Control and direction characters written out, line breaks kept: safe on any terminal."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode("ascii") for char in text
-    )
 
 
 @dataclass(frozen=True)

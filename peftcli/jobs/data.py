@@ -17,6 +17,7 @@ from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reports.data_text import findings_text, ids_text, rows_text
 from peftcli.reports.record import DataRow, Span
+from peftcli.visible import reveal
 
 BAR_WIDTH = 40
 
@@ -79,11 +80,12 @@ def data_document(looked: Looked) -> dict[str, Any]:
 
 
 def data_text(looked: Looked, *, ids: bool = False) -> str:
-    """As text, coloured on a terminal; with `ids` the token ids of each row under it."""
+    """As text, coloured on a terminal; with `ids` the token ids of each row under it. No foreign part is left that could
+    drive a terminal."""
     if looked.prepared is None:
         head = [f"{part.format}: {part.rows_read:,} rows ({part.why})" for part in looked.parts]
         head.append("no task trains on this format yet; the rows are read, checked and shown")
-        return "\n".join([*head, "", rows_text(looked.rows), "", findings_text(looked.findings)])
+        return "\n".join([*map(reveal, head), "", rows_text(looked.rows), "", reveal(findings_text(looked.findings))])
     facts = looked.prepared.data.facts
     head = _split_text("train", facts.train)
     if facts.validation is not None:
@@ -91,9 +93,8 @@ def data_text(looked: Looked, *, ids: bool = False) -> str:
     store = looked.prepared.data.train
     encoded = [store[number] for number in range(len(looked.rows))] if ids else []
     shown = [ids_text(row.input_ids.tolist(), row.weights.tolist()) for row in encoded]
-    return "\n".join(
-        [*head, "", rows_text(looked.rows, shown), "", *kept_text(looked.kept), findings_text(looked.findings)]
-    )
+    tail = [*kept_text(looked.kept), findings_text(looked.findings)]
+    return "\n".join([*map(reveal, head), "", rows_text(looked.rows, shown), "", *map(reveal, tail)])
 
 
 def _split_text(name: str, split: SplitFacts) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Protocol
 
 from peftcli.reports.record import DataRow, Span
-from peftcli.reports.visible import reveal
+from peftcli.visible import reveal
 
 _COLOURS = {"trained": "\x1b[32m", "context": "\x1b[2m", "special": "\x1b[33m"}
 _UNDERLINE = "\x1b[4m"
@@ -45,7 +45,7 @@ def rows_text(rows: Sequence[DataRow], ids: Sequence[str] = ()) -> str:
     blocks = []
     for number, row in enumerate(rows):
         counts = "" if row.tokens is None else f": {row.tokens} tokens, {row.trained_tokens} trained"
-        head = f"{row.origin}{counts}"
+        head = f"{reveal(row.origin)}{counts}"
         blocks.append("\n".join([head, "".join(_runs(row)), *ids[number : number + 1]]))
     legend = (
         "green: trained, dim: context, yellow: special, underlined where it is trained"

@@ -10,7 +10,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator
 
-from peftcli.reports.visible import reveal
+from peftcli.visible import reveal
 
 _VOID = frozenset({"meta", "br", "hr", "img", "link"})
 _ELEMENT = re.compile(r"[a-z][a-zA-Z0-9]*\Z")

@@ -14,7 +14,7 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import Score, metric_label, scores, scores_of
 from peftcli.reports.verdict import judge
-from peftcli.reports.visible import reveal
+from peftcli.visible import reveal
 
 WIDTH = 80
 _GAP = "  "

@@ -1,36 +1,8 @@
-"""Text that nobody vouches for, made visible: what a reader sees is what the bytes say.
-
-Control characters and escape sequences drive terminals, bidi marks reorder a line, zero-width characters and tag
-characters hide text. Each is shown by its code point instead, e.g. `⟨U+202E⟩` (Unicode TR 36, "Trojan Source").
-"""
+"""Text that nobody vouches for, held to the room that a report has for it."""
 
 from __future__ import annotations
 
-import unicodedata
-
-_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINERS = "\u200c\u200d"  # letters of Persian and Hindi, and composed emoji, need them
-_LAYOUT = "\n\t"
-
-
-def reveal(text: str, *, one_line: bool = False) -> str:
-    """`text` with every unseen character replaced by its code point; line breaks and tabs stay unless `one_line`."""
-    if text.isprintable():  # the usual case, and quick: nothing hidden is printable
-        return text
-    kept = _JOINERS if one_line else _JOINERS + _LAYOUT
-    return "".join(char if char in kept or not _is_hidden(char) else _named(char) for char in text)
-
-
-def _is_hidden(char: str) -> bool:
-    if char.isascii():
-        return not char.isprintable()
-    code = ord(char)
-    is_noncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
-    return is_noncharacter or unicodedata.category(char) in _HIDDEN_CATEGORIES
-
-
-def _named(char: str) -> str:
-    return f"⟨U+{ord(char):04X}⟩"
+from peftcli.visible import reveal
 
 
 def clipped(text: str, limit: int, *, one_line: bool = False) -> str:

@@ -17,8 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from peftcli.streams import lasting, tell
+from peftcli.streams import painting, tell
 from peftcli.training.interfaces import Metrics
+from peftcli.visible import reveal
 
 PLAIN_SECONDS = 10.0
 
@@ -139,7 +140,7 @@ class RichProgress:
         self.say(f"step {step}  {_listed(metrics)}")
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(reveal(text), markup=False, highlight=False)
 
     def stop(self) -> None:
         self._progress.stop()
@@ -149,7 +150,7 @@ def build_progress(*, quiet: bool = False) -> TrainingProgress:
     """The bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
     if quiet:
         return NoProgress()
-    console = Console(file=lasting(sys.stderr))
+    console = Console(file=painting(sys.stderr))
     return RichProgress(console) if console.is_terminal else PlainProgress()
 
 

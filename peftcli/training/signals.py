@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from peftcli import system
-from peftcli.streams import lasting, tell
+from peftcli.streams import painting, tell
 
 _STOPS = system.signals("SIGINT", "SIGTERM", "SIGHUP")
 _SAVES = system.signals("SIGUSR1")
@@ -69,7 +69,7 @@ class StopRequest:
 
 
 def _leave(number: int) -> None:
-    stderr = lasting(sys.stderr)
+    stderr = painting(sys.stderr)
     if stderr.isatty():
         stderr.write(_SHOW_CURSOR)
         stderr.flush()

@@ -10,6 +10,8 @@ import pytest
 from peftcli.data.cases import generation_cases
 from peftcli.data.config import DataConfig
 from peftcli.data.preview import read_parts, row_spans
+from peftcli.reports.data_text import rows_text
+from peftcli.reports.record import DataRow, Span
 
 
 def test_the_spans_are_the_very_row(prepared: Any, chat: Any, chat_tokenizer: Any) -> None:
@@ -31,6 +33,14 @@ def test_spaces_at_the_edges_of_spans_are_kept(ground: Path, tmp_path: Path, wri
     data = prepare(DataConfig(train="rows.jsonl", validation=0), tokenizer=tokenizer, folder=tmp_path, seed=0)
     spans = row_spans(data.train[0], tokenizer)
     assert [span.text for span in spans if span.kind == "trained"] == [" time there was"]
+
+
+def test_text_of_rows_cannot_style_the_terminal() -> None:
+    text = "[red]x[/red] \\[b] \x1b[31m \u202e end\\"
+    row = DataRow(origin="[b]f\x1b.jsonl:3", spans=[Span(text=text, kind="trained")], tokens=4, trained_tokens=2)
+    plain = rows_text([row])
+    assert "[red]x[/red] \\[b] ⟨U+001B⟩[31m ⟨U+202E⟩ end\\" in plain
+    assert "[b]f⟨U+001B⟩.jsonl:3" in plain
 
 
 def test_rows_of_every_format_can_be_shown(tmp_path: Path, write_rows: Any) -> None:

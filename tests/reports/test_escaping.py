@@ -22,7 +22,7 @@ from peftcli.reports.markdown import render_markdown
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.record import Sample
 from peftcli.reports.terminal import display_width, run_summary, text_table
-from peftcli.reports.visible import reveal
+from peftcli.visible import reveal
 
 card_of = partial(model_card, auto_class="AutoModelForCausalLM", pipeline=None)
 

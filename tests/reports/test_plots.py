@@ -16,7 +16,8 @@ from peftcli.reports.plots.grid import cells
 from peftcli.reports.plots.scale import Scale, cover, cover_log, round_ticks
 from peftcli.reports.record import LayerUpdate
 from peftcli.reports.smoothing import running_mean, smooth, thin
-from peftcli.reports.visible import clipped, reveal, short_path
+from peftcli.reports.visible import clipped, short_path
+from peftcli.visible import reveal
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))

@@ -28,4 +28,4 @@ def command(
     from peftcli.jobs.data import data_document, data_text, look_at_data
 
     looked = look_at_data(recipe, overrides or (), rows=rows)
-    show(data_document(looked), data_text(looked, ids=ids), as_json=as_json)
+    show(data_document(looked), data_text(looked, ids=ids), as_json=as_json, coloured=True)

@@ -7,7 +7,8 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Markup, tag
 from peftcli.reports.record import Sample
 from peftcli.reports.sections.parts import details, quoted, section
-from peftcli.reports.visible import clipped, reveal, short_path
+from peftcli.reports.visible import clipped, short_path
+from peftcli.visible import reveal
 
 MAX_SAMPLES = 16
 MAX_CHARACTERS = 2500
