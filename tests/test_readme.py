@@ -56,3 +56,28 @@ def test_every_target_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets, named - targets
+
+
+def guide() -> str:
+    """From the plan of the house to the end of the guide."""
+    return README.read_text(encoding="utf-8").partition("### The house")[2]
+
+
+def test_every_file_that_the_guide_names_exists() -> None:
+    root = README.parent
+    named = set(re.findall(r"\b(?:peftcli|tests|recipes)/[\w./<>-]*\w", guide().replace("NAME", "hra")))
+    assert len(named) > 10
+    places = [re.sub(r"/<name.*|\.$", "", name) for name in named]
+    missing = [place for place in places if not (root / place).exists()]
+    assert not missing
+
+
+def test_everything_that_the_guide_tells_to_subclass_or_write_is_there() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (README.parent / "peftcli").rglob("*.py"))
+    words = set(re.findall(r"`([A-Z]\w+)(?:\(\.\.\.\))?`", guide())) - {"NAME", "PEFTCLI_GROUND"}
+    words |= set(re.findall(r"`([a-z]\w+)(?:\(x\)|=False)?`", guide().partition("### Add a method")[2]))
+    known = {"oft", "hra", "v", "pass"}
+    unknown = [
+        word for word in words - known if not re.search(rf"(?:class|def) {word}\b|^\s*{word}\b.*[:=]", code, re.M)
+    ]
+    assert not unknown

@@ -1,4 +1,10 @@
-"""The methods: attach, load, save, disabled, merge, detach on any transformers model, in place. Importing it is cheap."""
+"""The methods: attach, load, save, disabled, merge, detach on any transformers model, in place. Importing it is cheap.
+
+Begin with `base` (the life of an adapter: built, then initialised or loaded; one mapping of live tensors to keys on disk),
+then `layers`, `prompts` and `selection`, the three kinds of methods. `surgery` puts one on a model, `storage` reads and
+writes its files, `merging` folds it into the base, `registry` finds it by name. What one method alone does is in
+`methods/<name>/`; nothing here names one. How to add one: README.md, "Add a method".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Recipes: what a user wishes, read from a file, checked whole, with the origin of every value."""
+"""Recipes: what a user wishes, read from a file, checked whole, with the origin of every value.
+
+`schema` composes the sections, whose classes lie in the rooms that they configure: a new key is a field there, with a
+docstring under it, and is documented, checked and explained by that. `layers` merges files and overrides, `checking` tells
+every fault at once, `rules` what holds between keys, `explaining` what `peft explain` and `peft methods` print.
+"""
 
 from peftcli.recipe.chat_template import check_chat_template, recipe_template
 from peftcli.recipe.expectations import Gate, parse_gate

@@ -15,6 +15,7 @@ from peftcli.errors import MergeError
 from peftcli.testing.case import Case, inputs_for, logits, loss_of
 
 MERGE_TOLERANCE = 1e-4
+START_TOLERANCE = 1e-5
 
 
 def starts_as_stated(case: Case) -> str | None:
@@ -28,7 +29,8 @@ def starts_as_stated(case: Case) -> str | None:
     if reason is not None:
         return f"does not start as the base: {reason}"
     difference = float((tuned - plain).abs().max())
-    assert difference < 1e-5, f"differs from the base by {difference:.1e} at the start"
+    # a start may cancel out instead of being zero: rounding then grows with the numbers, which T5 does not scale
+    assert difference < START_TOLERANCE * max(1.0, float(plain.abs().max())), f"differs from the base by {difference:.1e} at the start"
     return None
 
 

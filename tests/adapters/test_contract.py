@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -70,3 +72,14 @@ def test_a_method_has_cases_of_its_own(name: str) -> None:
 
 def test_no_two_methods_share_a_label() -> None:
     assert len(SECTIONS) == sum(len(cases_of(name)) for name in own_method_names())
+
+
+@pytest.mark.parametrize("name", own_method_names())
+def test_a_method_says_what_it_computes(name: str) -> None:
+    """Its docstring has the paper (where there is one), an equation, shapes, keys, and what it was compared with."""
+    text = importlib.import_module(f"peftcli.adapters.methods.{name}.method").__doc__ or ""
+    assert re.search(r"arXiv:\d{4}\.\d{5}", text) or name in ("freeze", "full")
+    assert re.search(r"^    \S.* = ", text, re.MULTILINE), "an equation"
+    assert "Shapes" in text
+    assert re.search(r"Keys?:", text)
+    assert re.search(r"[Cc]ompared\s+with|Not\s+in\s+the\s+reference\s+library", text)

@@ -1,5 +1,7 @@
 """Freeze tuning: trains the base's last k blocks, or named modules, whole; everything else stays frozen.
 
+    y = f(x; W + delta) in the chosen modules        stored as the full new W
+
 Every module that holds parameters runs with float32 copies of them, so that the base itself stays untouched.
 Shapes: as the base's. Keys: the plain names of the base's parameters, after `base_model.model.`; tensors that modules
 share are one copy and written once. Not in the reference library.

@@ -1,5 +1,7 @@
 """Full fine-tuning: every parameter of the base is trained, in float32 copies.
 
+    y = f(x; W + delta)        stored as the full new W
+
 The copies cost the memory of the weights once more; for it, a base in bfloat16 is trained with float32 masters, the
 base's answer stays at hand (`disabled`), and taking the method out gives the base back exactly. Tied tensors are one
 copy, trained as one and written once.

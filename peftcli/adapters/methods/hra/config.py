@@ -17,7 +17,7 @@ class HraConfig(TargetedConfig):
     summary: ClassVar[str] = "a chain of r Householder reflections of each layer's input"
     peft_type: ClassVar[str] = "HRA"
     in_peft: ClassVar[bool] = True
-    learning_rate: ClassVar[float] = 5e-3
+    learning_rate: ClassVar[float] = 2.5e-3
     size_fields: ClassVar[tuple[str, ...]] = ("r",)
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,
@@ -39,7 +39,9 @@ class HraConfig(TargetedConfig):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.init_weights and self.apply_GS:
-            raise ValueError("apply_GS has no start as the base: orthogonal reflections never cancel; init_weights: false")
+            raise ValueError(
+                "apply_GS has no start as the base: orthogonal reflections never cancel; init_weights: false"
+            )
         if self.init_weights and self.r % 2:
             raise ValueError(f"init_weights: true needs an even r, found {self.r}: reflections cancel in pairs")
         return self

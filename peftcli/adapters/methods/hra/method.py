@@ -42,12 +42,14 @@ class HraLayer(AdapterLayer):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """V (in_features, r), columns of length one, and S^-1 (r, r): R = I - V S^-1 V^T."""
-        half = torch.eye(self.config.r, device=self.hra_u.device, dtype=self.hra_u.dtype)
+        unit = torch.eye(self.config.r, device=self.hra_u.device, dtype=self.hra_u.dtype)
         if self.config.apply_GS:
-            return torch.linalg.qr(self.hra_u).Q, 2 * half
-        directions = self.hra_u / torch.linalg.vector_norm(self.hra_u, dim=0)
-        angles = torch.triu(directions.T @ directions, diagonal=1)
-        return directions, torch.linalg.solve_triangular(half / 2 + angles, half, upper=True)
+            return torch.linalg.qr(self.hra_u).Q, 2 * unit
+        products = self.hra_u.T @ self.hra_u
+        squares = products.diagonal()
+        # for equal columns sqrt(g g) is g to the last bit: their cosine is 1, and a start in pairs the base's own answer
+        cosines = torch.triu(products / torch.sqrt(squares[:, None] * squares), diagonal=1)
+        return self.hra_u / squares.sqrt(), torch.linalg.solve_triangular(unit / 2 + cosines, unit, upper=True)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"hra_u": self.hra_u}

@@ -1,8 +1,9 @@
 """(IA)^3 (arXiv:2205.05638, section 3.3).
 
-    y = l * (W x + b)        l (out_features, 1), of one: keys, values and whatever else is targeted
-    y = W (l * x) + b        l (1, in_features), for the layers in `feedforward_modules`
+    y = l * (W x + b)        keys, values and whatever else is targeted
+    y = W (l * x) + b        the layers in `feedforward_modules`
 
+Shapes: l (out_features, 1) and (1, in_features), ones at the start.
 Key: `P.ia3_l`. Targets are all linear layers by default: scaling the outputs of a gated block's `up` projection is
 scaling the inputs of its `down` projection, so this holds the paper's choice and needs no list of model families.
 Compared with peft 0.21.2.

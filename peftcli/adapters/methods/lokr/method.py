@@ -2,8 +2,8 @@
 
     y = W x + b + s kron(w1, w2) x        s = alpha / r
 
-w1 (o1, i1), w2 (o2, i2) with o1 o2 = out_features, i1 i2 = in_features. A factor may be low-rank: w2 = w2_a w2_b with
-(o2, r) and (r, i2) unless r is half its size or more, w1 likewise with `decompose_both`.
+Shapes: w1 (o1, i1), w2 (o2, i2) with o1 o2 = out_features, i1 i2 = in_features. A factor may be low-rank:
+w2 = w2_a w2_b with (o2, r) and (r, i2) unless r is half its size or more, w1 likewise with `decompose_both`.
 kron(w1, w2) x never forms the product: x as (i1, i2) goes through w2, then through w1.
 
 Keys: `P.lokr_w1` or `P.lokr_w1_a`, `P.lokr_w1_b`; `P.lokr_w2` or `P.lokr_w2_a`, `P.lokr_w2_b`.

@@ -107,6 +107,7 @@ class LoraTiedHead(AdapterLayer):
 
     @property
     def embedding(self) -> LoraEmbedding:
+        """The wrapper of the input embedding, which owns the pair."""
         return self._embedding[0]
 
     def adapted(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
     exact     R_i = (I - Q_i) (I + Q_i)^-1                          (Cayley)
     series    R_i = I + 2 Q_i + 2 Q_i^2 + ... + Q_i^(terms - 1)     (Cayley-Neumann, the last power counted once)
 
-The trained tensor holds the upper triangles of the Q_i, (blocks, b (b - 1) / 2), one row with `block_share`.
+Shapes: the trained tensor holds the upper triangles of the Q_i, (blocks, b (b - 1) / 2), one row with `block_share`.
 With `coft`, ||Q_i|| stays below eps / sqrt(rows). Merged: W' = W blockdiag(R)^T.
 
 Key: `P.oft_R.weight`. Compared with peft 0.21.2.

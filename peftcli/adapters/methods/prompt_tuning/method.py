@@ -1,9 +1,10 @@
 """Prompt tuning (arXiv:2104.08691, section 2): maximises p(y | [P; X]) over P alone.
 
-    embedded input = [P; E(x)]        P (n, width of the token embedding)
+    embedded input = [P; E(x)]
 
-Keys: `prompt_embeddings` (n, width); of an encoder-decoder base (2 n, width), of which the first n rows stand before
-the encoder's input and the rest is unused, as in the reference. Modules of `modules_to_save` under `base_model.<path>`.
+Shapes: P (n, width of the token embedding); of an encoder-decoder base (2 n, width), of which the first n rows stand
+before the encoder's input and the rest is unused, as in the reference. Keys: `prompt_embeddings`, P; modules of
+`modules_to_save` under `base_model.<path>`.
 Compared with peft 0.21.2.
 """
 

@@ -1,6 +1,6 @@
 """ReFT (arXiv:2404.03592, eq. 2, LoReFT): edits the hidden state h behind a block in an r-dimensional subspace.
 
-    h + R^T (W h + b - R h)        R with orthonormal rows
+    h' = h + R^T (W h + b - R h)        R with orthonormal rows
 
 Shapes: R (r, hidden), W (r, hidden), b (r,). R is the orthonormal factor of the trained matrix (its QR decomposition
 with a positive diagonal), recomputed at each use. Start: W = R, b = 0, the identity; the paper starts at random.

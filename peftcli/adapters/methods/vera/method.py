@@ -2,8 +2,8 @@
 
     y = W x + bias + b * (B[:out] (d * (A[:, :in] dropout(x))))
 
-A (r, max_in) and B (max_out, r) are frozen, one pair for the whole model, Kaiming-uniform from `projection_prng_key`
-(A is drawn first); the learned vectors are d (r,) and b (out_features,), per layer.
+Shapes: A (r, max_in) and B (max_out, r), frozen, one pair for the whole model, Kaiming-uniform from
+`projection_prng_key` (A is drawn first); the learned vectors d (r,) and b (out_features,), of each layer.
 
 Keys: `P.vera_lambda_b`, `P.vera_lambda_d`; `base_model.vera_A`, `base_model.vera_B` with `save_projection`.
 Compared with peft 0.21.2.
@@ -99,6 +99,7 @@ class VeraAdapter(LinearsAdapter):
     config: VeraConfig
 
     def vera_layers(self) -> list[VeraLayer]:
+        """The wrappers, in the order of the model."""
         return [layer for _, layer in self.layers if isinstance(layer, VeraLayer)]
 
     def entries(self) -> list[Entry]:
