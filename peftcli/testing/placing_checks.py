@@ -30,7 +30,9 @@ def starts_as_stated(case: Case) -> str | None:
         return f"does not start as the base: {reason}"
     difference = float((tuned - plain).abs().max())
     # a start may cancel out instead of being zero: rounding then grows with the numbers, which T5 does not scale
-    assert difference < START_TOLERANCE * max(1.0, float(plain.abs().max())), f"differs from the base by {difference:.1e} at the start"
+    assert difference < START_TOLERANCE * max(1.0, float(plain.abs().max())), (
+        f"differs from the base by {difference:.1e} at the start"
+    )
     return None
 
 
