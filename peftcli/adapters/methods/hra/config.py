@@ -17,7 +17,7 @@ class HraConfig(TargetedConfig):
     summary: ClassVar[str] = "a chain of r Householder reflections of each layer's input"
     peft_type: ClassVar[str] = "HRA"
     in_peft: ClassVar[bool] = True
-    learning_rate: ClassVar[float] = 2.5e-3
+    learning_rate: ClassVar[float] = 3.5e-3
     size_fields: ClassVar[tuple[str, ...]] = ("r",)
     file_defaults: ClassVar[Mapping[str, Any]] = {
         **TARGET_DEFAULTS,
