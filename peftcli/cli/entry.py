@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from peftcli import files
-from peftcli.errors import AdapterWarning, MemoryLimitError, PeftcliError, StorageError, exit_code_of
+from peftcli.errors import AdapterWarning, Fault, MemoryLimitError, PeftcliError, StorageError, exit_code_of
 from peftcli.redaction import redacted
 from peftcli.streams import lasting_streams, open_missing_descriptors
 
@@ -141,13 +141,18 @@ def error_document(error: PeftcliError) -> dict[str, Any]:
     return {
         "type": type(error).__name__,
         "exit_code": exit_code_of(error),
-        "message": error.message,
-        "faults": [{"message": fault.message, "where": fault.where, "fix": fault.fix} for fault in error.faults],
+        "message": redacted(error.message),
+        "faults": [_masked_fault(fault) for fault in error.faults],
     }
 
 
+def _masked_fault(fault: Fault) -> dict[str, Any]:
+    parts = {"message": fault.message, "where": fault.where, "fix": fault.fix}
+    return {name: text and redacted(text) for name, text in parts.items()}
+
+
 def _print_json(document: dict[str, Any]) -> None:
-    print(redacted(files.to_json({"error": document}).rstrip("\n")))
+    print(files.to_json({"error": document}).rstrip("\n"))
 
 
 def _report_usage(error: Any, as_json: bool) -> int:
@@ -158,7 +163,7 @@ def _report_usage(error: Any, as_json: bool) -> int:
         return 0
     message = message[0].lower() + message[1:] if message else "wrong arguments"
     if as_json:
-        _print_json({"type": "UsageError", "exit_code": 2, "message": message, "faults": []})
+        _print_json({"type": "UsageError", "exit_code": 2, "message": redacted(message), "faults": []})
         return 2
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peft"
@@ -174,7 +179,7 @@ def _report_bug(error: Exception, as_json: bool) -> int:
         log.write(text)
     message = f"a bug of ours: {type(error).__name__}: {error}"[:300]
     if as_json:
-        _print_json({"type": "Bug", "exit_code": 1, "message": message, "faults": [], "log": log.name})
+        _print_json({"type": "Bug", "exit_code": 1, "message": redacted(message), "faults": [], "log": log.name})
     else:
         text = f"error: {redacted(message)}\n  at {log.name}\n  fix: please report it with this file"
         print(text, file=sys.stderr)

@@ -10,7 +10,7 @@ import typer
 
 from peftcli import files
 from peftcli.errors import PeftcliError, exit_code_of
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted, redacted_values
 from peftcli.streams import painting, tell
 
 # `readable=False`: what may not be read is told by whoever reads it, with a remedy
@@ -33,7 +33,7 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not 
 def show(document: Any, text: str, *, as_json: bool, coloured: bool = False) -> None:
     """Prints the document with --json, else the text; `coloured` where it holds colours, and nothing foreign unseen."""
     stream = painting(sys.stdout) if coloured else sys.stdout
-    print(redacted(files.to_json(document).rstrip("\n") if as_json else text), file=stream)
+    print(files.to_json(redacted_values(document)).rstrip("\n") if as_json else redacted(text), file=stream)
 
 
 def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: bool) -> None:

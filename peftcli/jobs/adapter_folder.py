@@ -16,7 +16,7 @@ from peftcli.jobs.merge_folder import write_generation_config
 from peftcli.models.companions import write_tokenizer
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted_name
 
 
 def write_adapter_folder(
@@ -45,5 +45,5 @@ def write_adapter_folder(
         chat = (notes or {}).get("prompt") != "plain"
         write_generation_config(staging, source, model, stop_token_ids(model, tokenizer, chat=chat))
         if card is not None:
-            staging.write("README.md", redacted(card).encode("utf-8"))
+            staging.write("README.md", redacted_name(card).encode("utf-8"))
     return len(contents["adapter_model.safetensors"])

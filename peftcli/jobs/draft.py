@@ -30,7 +30,7 @@ from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.trace import run_trace, steps_taken
 from peftcli.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted_name
 from peftcli.reports.card import model_card
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import (
@@ -125,7 +125,7 @@ class Draft:
             revision=recipe.model.revision,
             notes={"prompt": prompt_style(self.assembly.prepared)},
             card=model_card(
-                RunFacts(record, label=self.folder.name),
+                RunFacts(record.masked(), label=redacted_name(self.folder.name)),
                 auto_class=task.auto_class,
                 pipeline=task.pipeline_tag,
                 loads_with_peft=recipe.method.in_peft,
@@ -161,7 +161,7 @@ class Draft:
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
         record = self.record(status, error)
-        files.write_text(self.folder / "run.json", sealed(redacted(record.to_json())))
+        files.write_text(self.folder / "run.json", sealed(record.to_json()))
         write_reports(self.folder)
         return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from peftcli.errors import CheckpointError
 from peftcli.jobs.run_files import BATCH_PREFIX, FINDINGS_NAME, RECIPE_NAME, is_run
 from peftcli.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted, redacted_name
 
 
 def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:
@@ -40,9 +41,11 @@ def existing_run(path: str | Path) -> Path:
 
 def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
     """`data/findings.jsonl`: what the doctor found, one object a line; empty when it found nothing."""
-    files.write_text(
-        folder / "data" / FINDINGS_NAME, redacted("".join(line + "\n" for line in findings_lines(findings)))
-    )
+    masked = [
+        dataclasses.replace(found, file=redacted_name(found.file), message=redacted(found.message))
+        for found in findings
+    ]
+    files.write_text(folder / "data" / FINDINGS_NAME, "".join(line + "\n" for line in findings_lines(masked)))
 
 
 def keep_batch(folder: Path, step: int, indices: Sequence[int], rows: Sequence[Any]) -> str:

@@ -24,7 +24,6 @@ from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
 from peftcli.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
-from peftcli.redaction import redacted
 from peftcli.reports.record import (
     Answers,
     DifferenceRecord,
@@ -129,7 +128,7 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _write(folder: Path, record: RunRecord) -> RunRecord:
-    files.write_text(folder / RECORD_NAME, sealed(redacted(record.to_json())))
+    files.write_text(folder / RECORD_NAME, sealed(record.to_json()))
     write_reports(folder)
     return record
 

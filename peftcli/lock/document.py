@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from peftcli import files
 from peftcli.errors import CheckpointError, Fault
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted_keys, redacted_name, redacted_values
 
 FORMAT = 1
 LOCK_NAME = "recipe.lock"
@@ -155,7 +155,25 @@ def read_lock(path: Path) -> Lock:
 
 def write_lock(path: Path, lock: Lock) -> None:
     """Writes a lock, the same bytes for the same facts."""
-    files.write_text(path, redacted(render(lock.model_dump(mode="json"))))
+    files.write_text(path, render(_masked(lock).model_dump(mode="json")))
+
+
+def _masked(lock: Lock) -> Lock:
+    """The lock without credentials: paths and recipe values may hold one, hashes and numbers do not."""
+    sources = [
+        source.model_copy(update={"name": redacted_name(source.name), "files": redacted_keys(source.files)})
+        for source in lock.data.sources
+    ]
+    return lock.model_copy(
+        update={
+            "source": redacted_values(lock.source),
+            "recipe": {
+                key: (redacted_values(value), redacted_name(origin)) for key, (value, origin) in lock.recipe.items()
+            },
+            "base": lock.base.model_copy(update={"name": redacted_name(lock.base.name)}),
+            "data": lock.data.model_copy(update={"sources": sources}),
+        }
+    )
 
 
 def render(document: dict[str, Any]) -> str:

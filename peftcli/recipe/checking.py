@@ -243,9 +243,10 @@ def _leaf_fault(path: Path, node: Node) -> Fault | None:
         return Fault(f"`{key}` is {node.value}; wanted a finite number", node.where)
     if not isinstance(node.value, str):
         return None
-    if holds_secret(node.value):
+    is_free = key in free_text_keys()
+    if holds_secret(node.value, words=is_free):
         return Fault(f"`{key}` holds a secret", node.where, SECRET_REMEDY)
-    if "${" in node.value and key not in free_text_keys():
+    if "${" in node.value and not is_free:
         return Fault(
             f"`{key}` holds `${{...}}`, and a recipe has no variables",
             node.where,

@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, ValidationError
 
 from peftcli import files
 from peftcli.errors import DataError, Fault
+from peftcli.redaction import redacted, redacted_name, redacted_values
 from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.seal import is_broken
 
@@ -27,6 +28,13 @@ Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A measured number. None: not measured, or NaN or infinite, which JSON cannot hold and no reader should average."""
 
 Interval = tuple[float, float]
+
+Text = Annotated[str, PlainSerializer(redacted, return_type=str)]
+"""Free text: written without the credentials that it may hold."""
+Name = Annotated[str, PlainSerializer(redacted_name, return_type=str)]
+"""A name or path of the user's: the same, but words of the environment stay, which are as well words of ours."""
+Settings = Annotated[dict[str, JsonValue], PlainSerializer(redacted_values)]
+"""Values by keys of our own; texts among them are names."""
 
 
 class Facts(BaseModel):
@@ -63,7 +71,7 @@ class Intervals(Facts):
 class SourceScores(Facts):
     """The metrics on the rows of one of several sources."""
 
-    name: str
+    name: Name
     rows: int
     base: dict[str, Number] = Field(default_factory=dict)
     tuned: dict[str, Number] = Field(default_factory=dict)
@@ -126,24 +134,24 @@ class Event(Facts):
 
     event: str
     step: int
-    message: str = ""
+    message: Text = ""
 
 
 class Sample(Facts):
     """One held-out prompt, answered by base and tuned model."""
 
-    prompt: str
-    reference: str | None = None
-    base: str | None = None
-    tuned: str | None = None
-    origin: str = ""
+    prompt: Text
+    reference: Text | None = None
+    base: Text | None = None
+    tuned: Text | None = None
+    origin: Name = ""
     """`file:line` of the row."""
 
 
 class Span(Facts):
     """A piece of a training row. `special`: control tokens of the tokenizer or the chat template."""
 
-    text: str
+    text: Text
     kind: Literal["trained", "context", "special"]
     trained: bool | None = None
     """Whether a special token carries loss (the stop token does); None: it follows from the kind."""
@@ -153,7 +161,7 @@ class DataRow(Facts):
     """One training row as the model sees it."""
 
     spans: list[Span]
-    origin: str = ""
+    origin: Name = ""
     tokens: int | None = None
     trained_tokens: int | None = None
 
@@ -163,8 +171,8 @@ class FindingRecord(Facts):
 
     check: str
     severity: Literal["fail", "warn", "info"]
-    message: str
-    file: str | None = None
+    message: Text
+    file: Name | None = None
     row: int | None = None
     count: int = 1
 
@@ -175,7 +183,7 @@ class Failure(Facts):
     error: str
     """Class name, e.g. `NumericalError`."""
     exit_code: int
-    message: str
+    message: Text
     """As the command line shows it: what, where, what to do."""
 
 
@@ -203,7 +211,7 @@ class RunRecord(Facts):
     status: Status
     method: str
     task: str
-    base: str
+    base: Name
     seed: int
     parameters: Parameters = Parameters()
     steps: int = 0
@@ -217,9 +225,9 @@ class RunRecord(Facts):
     predicted: Predicted = Predicted()
     adapter_bytes: int = 0
     evaluation: EvaluationRecord = EvaluationRecord()
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Text] = Field(default_factory=list)
 
-    name: str = ""
+    name: Name = ""
     version: str = ""
     """Of peftcli."""
     started: str = ""
@@ -234,15 +242,15 @@ class RunRecord(Facts):
     epochs: Number = None
     learning_rate: Number = None
     """The peak rate, `auto` resolved."""
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     """Resolved `auto` values and other short settings worth a line: device, precision, micro_batch_size."""
-    recipe: dict[str, JsonValue] = Field(default_factory=dict)
+    recipe: Settings = Field(default_factory=dict)
     """Every recipe key as the run took it, dotted, `auto` resolved."""
     updates: list[LayerUpdate] = Field(default_factory=list)
     events: list[Event] = Field(default_factory=list)
-    environment: dict[str, JsonValue] = Field(default_factory=dict)
-    data: dict[str, JsonValue] = Field(default_factory=dict)
-    plan: dict[str, JsonValue] = Field(default_factory=dict)
+    environment: Settings = Field(default_factory=dict)
+    data: Settings = Field(default_factory=dict)
+    plan: Settings = Field(default_factory=dict)
     samples: list[Sample] = Field(default_factory=list)
     rows: list[DataRow] = Field(default_factory=list)
     """A few training rows, with what is trained."""
@@ -259,6 +267,10 @@ class RunRecord(Facts):
 
     def to_json(self) -> str:
         return files.to_json(self.to_dict())
+
+    def masked(self) -> RunRecord:
+        """The record as it is written: without credentials in its texts."""
+        return RunRecord.model_validate(self.to_dict())
 
 
 def load_record(path: Path) -> RunRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftcli import files
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted_name
 from peftcli.reports.compare import render_comparison_html, render_comparison_markdown
 from peftcli.reports.folder import read_run, read_runs
 from peftcli.reports.html import render_html
@@ -30,5 +30,5 @@ def write_comparison(folders: list[Path], output: Path) -> list[Path]:
 def _write(folder: Path, names: tuple[str, str], texts: tuple[str, str]) -> list[Path]:
     paths = [folder / name for name in names]
     for path, text in zip(paths, texts, strict=True):
-        files.write_text(path, redacted(text))
+        files.write_text(path, redacted_name(text))
     return paths

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
-from peftcli.redaction import redacted
+from peftcli.redaction import redacted, redacted_name
 from peftcli.training.history import logged
 from peftcli.training.state import TrainingState
+
+_FREE_TEXT = "message"
 
 
 class EventLog:
@@ -50,7 +52,7 @@ class EventLog:
 
 
 def _line(event: str, step: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"event": event, "step": step, **{name: _plain(value) for name, value in facts.items()}}
+    return {"event": event, "step": step, **{name: _plain(name, value) for name, value in facts.items()}}
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -74,10 +76,10 @@ def _event(text: str) -> dict[str, Any] | None:
     return line if is_event else None
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     """A fact as JSON has it. Only texts may hold a credential: numbers and names are our own."""
     if isinstance(value, str):
-        return redacted(value)
+        return redacted(value) if name == _FREE_TEXT else redacted_name(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
