@@ -152,6 +152,14 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+_TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-\d+-[0-9a-f]{{8}}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that we give to what is being written: somebody's own `.tmp-` files have others."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+
+
 def _temporary_name(path: Path) -> Path:
     return path.parent / f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -290,7 +298,7 @@ def _lock_of(folder: Path) -> Iterator[bool]:
 def _remove_leftovers(path: Path) -> None:
     """Removes what killed processes left of earlier tries to write the folder `path`, and nothing that is in use."""
     for leftover in path.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(path.name)}-*"):
-        if leftover.is_dir() and not leftover.is_symlink() and not _writer_lives(leftover):
+        if is_temporary(leftover) and leftover.is_dir() and not leftover.is_symlink() and not _writer_lives(leftover):
             with contextlib.suppress(OSError), _lock_of(leftover) as unused:
                 if unused:
                     shutil.rmtree(leftover)
@@ -459,13 +467,10 @@ def _require_gone(path: Path, machine: Any) -> None:
     )
 
 
-_TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-\d+-[0-9a-f]{{8}}")
-
-
 def _clear_owned(folder: Path) -> None:
     """Removes what killed owners of a run folder left in it."""
     for leftover in sorted([*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"*/{TEMPORARY_PREFIX}*")]):
-        if not _TEMPORARY_NAME.fullmatch(leftover.name) or leftover.is_symlink():
+        if not is_temporary(leftover) or leftover.is_symlink():
             continue
         remove_path(leftover)
 

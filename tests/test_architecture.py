@@ -26,6 +26,8 @@ FLOORS = {
     "visible": -1,
     "errors": 0,
     "files": 0,
+    # which existing files may be written over
+    "ownership": 0,
     "redaction": 0,
     "streams": 0,
     "system": 0,

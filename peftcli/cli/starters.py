@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import peftcli
 from peftcli import files
-from peftcli.errors import PeftcliError, RecipeError, StorageError
+from peftcli.errors import PeftcliError, RecipeError
+from peftcli.ownership import write_new
 from peftcli.recipe import load_recipe
 from peftcli.recipe.json_schema import recipe_schema
 from peftcli.yaml import scalar
@@ -79,11 +81,9 @@ def write_starter(
     """
     text = starter_text(name, model=model, data=data)
     path = output if output is not None else Path(f"{_starter(name)}.yaml")
-    if path.exists():
-        raise StorageError("the file exists and is left alone", where=str(path), fix="choose another name by --output")
-    files.write_text(path, text)
+    write_new(path, text)
     schema = path.parent / SCHEMA_NAME
-    if not schema.exists():
+    if not os.path.lexists(schema):
         files.write_text(schema, files.to_json(recipe_schema()))
     return path
 
@@ -98,11 +98,9 @@ def write_ci_job(service: str, output: Path | None, recipes: Sequence[Path] = ()
         near = difflib.get_close_matches(service.lower(), CI_PATHS, n=1)
         raise RecipeError(f"no CI job for {service!r}", fix=f"--ci {near[0] if near else ' or '.join(CI_PATHS)}")
     path = output if output is not None else Path(CI_PATHS[service])
-    if path.exists():
-        raise StorageError("the file exists and is left alone", where=str(path), fix="choose another name by --output")
     names = [str(found) for found in recipes or _recipes_here() or [Path("quickstart.yaml")]]
     template = (_FOLDER / "ci" / f"{service}.yaml").read_text(encoding="utf-8")
-    files.write_text(path, template.replace("@RECIPES@", " ".join(names)).replace("@VERSION@", peftcli.__version__))
+    write_new(path, template.replace("@RECIPES@", " ".join(names)).replace("@VERSION@", peftcli.__version__))
     return path
 
 

@@ -151,7 +151,7 @@ class TokenCache:
 
 
 def _is_ours(name: str) -> bool:
-    return _KEY.fullmatch(name) is not None or name.startswith(files.TEMPORARY_PREFIX)
+    return _KEY.fullmatch(name) is not None or files.is_temporary(Path(name))
 
 
 def _arrays(data: SourceData) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from peftcli import files
 from peftcli.adapters.storage import adapter_files
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.jobs.merge_folder import write_generation_config
+from peftcli.jobs.run_files import others_in_adapter
 from peftcli.models.companions import write_tokenizer
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
@@ -46,4 +47,8 @@ def write_adapter_folder(
         write_generation_config(staging, source, model, stop_token_ids(model, tokenizer, chat=chat))
         if card is not None:
             staging.write("README.md", redacted_name(card).encode("utf-8"))
+        for name in others_in_adapter(folder.parent):
+            # what somebody put beside an older adapter goes on lying there
+            if name not in staging.files:
+                staging.copy(folder / name, name)
     return len(contents["adapter_model.safetensors"])

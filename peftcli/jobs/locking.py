@@ -13,7 +13,16 @@ from peftcli.jobs.assembly import Assembly
 from peftcli.jobs.run_folder import resolved_values
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import difference_error, environment_differences, input_differences
-from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock, write_lock
+from peftcli.lock.document import (
+    LOCK_NAME,
+    Expected,
+    Lock,
+    RunTrace,
+    lock_path,
+    read_lock,
+    require_own_lock,
+    write_lock,
+)
 from peftcli.lock.inputs import LoadedBase, input_lock, with_loaded
 from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.models.fingerprint import Fingerprint
@@ -165,6 +174,7 @@ def lock_path_of(path: str | Path, overrides: Overrides = ()) -> Locked:
 
 def _lock_recipe(path: Path, overrides: Overrides) -> Locked:
     target = lock_path(path)
+    require_own_lock(target, path)
     lock = inputs_of(prepare_run(load_recipe(path, overrides)), target.absolute().parent)
     notes = ["it holds inputs only; `peft lock RUN` adds the results that a run of it had"]
     if target.is_file():
@@ -194,6 +204,7 @@ def _lock_run(run: Path) -> Locked:
             f"the recipe of this run has gone: {recipe}", where=str(here), fix=f"copy {here} beside it as NAME.lock"
         )
     target = lock_path(recipe)
+    require_own_lock(target, recipe)
     found = relocated(lock, here.absolute().parent, target.parent)
     _require_same_recipe(recipe, run, found)
     write_lock(target, found)

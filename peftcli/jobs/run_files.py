@@ -77,6 +77,13 @@ def strangers(folder: Path) -> list[str]:
     return sorted(name for name, ours in _told_apart(folder) if not ours)
 
 
+def others_in_adapter(folder: Path) -> list[str]:
+    """Regular files in a run's `adapter/` that it did not write, as named there."""
+    adapter = folder / "adapter"
+    names = [name.removeprefix("adapter/") for name in strangers(folder) if name.startswith("adapter/")]
+    return [name for name in names if (adapter / name).is_file() and not (adapter / name).is_symlink()]
+
+
 def remove_run(folder: Path) -> list[str]:
     """Removes what runs wrote, record and recipe first so that half of it is never read as whole.
 

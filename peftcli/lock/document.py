@@ -9,13 +9,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from peftcli import files
-from peftcli.errors import CheckpointError, Fault
+from peftcli.errors import CheckpointError, Fault, RecipeError, StorageError
+from peftcli.lock.places import absolute
+from peftcli.ownership import in_the_way, text_in_the_way
 from peftcli.redaction import redacted_keys, redacted_name, redacted_values
 
 FORMAT = 1
 LOCK_NAME = "recipe.lock"
 MAX_LOCK_BYTES = 16 << 20
 _INLINE_WIDTH = 100
+_SUFFIX = ".lock"
+_HEAD = '{\n "format": '
+"""How every lock begins, a damaged one too."""
 
 Value = Any
 """A value of a recipe: whatever JSON holds."""
@@ -127,8 +132,52 @@ class Lock(Part):
 
 
 def lock_path(recipe: Path) -> Path:
-    """The lock of X.yaml is X.lock beside it."""
-    return recipe.with_suffix(".lock")
+    """The lock of X.yaml is X.lock beside it. Raises `RecipeError` for a recipe that has this very name."""
+    if recipe.suffix.lower() == _SUFFIX:
+        raise RecipeError(
+            "a recipe cannot be named like a lock: its own lock would be this file",
+            where=str(recipe),
+            fix=f"rename it: {recipe.stem}.yaml",
+        )
+    return recipe.with_suffix(_SUFFIX)
+
+
+def require_own_lock(path: Path, recipe: Path) -> None:
+    """Raises `StorageError` where the place of a recipe's lock is taken by another tool's file, or another recipe's lock.
+
+    A damaged lock of ours gives way.
+    """
+    text = text_in_the_way(path)
+    if not text:
+        return
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+        if not text.startswith(_HEAD):
+            raise in_the_way(path) from None
+    if document is None:
+        return
+    if not isinstance(document, dict) or not {"format", "recipe", "base", "data"} <= set(document):
+        raise in_the_way(path)
+    source = document.get("source")
+    other = absolute(source, path.absolute().parent) if isinstance(source, str) else None
+    taken = (
+        other is not None
+        and other.is_file()
+        and not _is_same(other, recipe)
+        and other.with_suffix(_SUFFIX) == path.absolute()
+    )
+    if taken:
+        raise StorageError(
+            f"this is the lock of {other}, and would be that of {recipe.name} as well",
+            where=str(path),
+            fix=f"rename {recipe.name}: each recipe needs a name of its own before the suffix",
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one == other.absolute() or (other.is_file() and one.samefile(other))
 
 
 def read_lock(path: Path) -> Lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftcli.ownership import HTML_MARK
 from peftcli.reports.checks import run_checks
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markup import Child, Markup, tag
@@ -62,6 +63,7 @@ def page(title: str, head: Child, opening: Sequence[Markup], sections: Sequence[
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
+        Markup(HTML_MARK),
         tag("title", title),
         tag("style", Markup(style_sheet())),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftcli import files
+from peftcli.ownership import HTML_MARK, MARKDOWN_MARK, require_writable
 from peftcli.redaction import redacted_name
 from peftcli.reports.compare import render_comparison_html, render_comparison_markdown
 from peftcli.reports.folder import read_run, read_runs
@@ -16,19 +17,34 @@ _COMPARISON_NAMES = ("compare.html", "compare.md")
 
 
 def write_reports(folder: Path) -> list[Path]:
-    """Renders `report.html` and `report.md` of a run folder again; returns their paths."""
+    """Renders `report.html` and `report.md` of a run folder; returns their paths."""
     run = read_run(folder)
     return _write(folder, _RUN_NAMES, (render_html(run), render_markdown(run)))
 
 
+def write_reports_again(folder: Path) -> list[Path]:
+    """The same after the run. Raises `StorageError` where somebody's own file has one of the names."""
+    _require_writable(folder, _RUN_NAMES)
+    return write_reports(folder)
+
+
 def write_comparison(folders: list[Path], output: Path) -> list[Path]:
-    """Writes `compare.html` and `compare.md` of several run folders into `output`; returns the paths."""
+    """Writes `compare.html` and `compare.md` of several run folders into `output`; returns the paths.
+
+    Raises `StorageError` where somebody's own file has one of the names.
+    """
+    _require_writable(output, _COMPARISON_NAMES)
     runs = read_runs(folders)
     return _write(output, _COMPARISON_NAMES, (render_comparison_html(runs), render_comparison_markdown(runs)))
 
 
+def _require_writable(folder: Path, names: tuple[str, str]) -> None:
+    for name, mark in zip(names, (HTML_MARK, MARKDOWN_MARK), strict=True):
+        require_writable(folder / name, mark)
+
+
 def _write(folder: Path, names: tuple[str, str], texts: tuple[str, str]) -> list[Path]:
-    paths = [folder / name for name in names]
-    for path, text in zip(paths, texts, strict=True):
-        files.write_text(path, redacted_name(text))
-    return paths
+    page, short = (folder / name for name in names)
+    files.write_text(page, redacted_name(texts[0]))
+    files.write_text(short, f"{redacted_name(texts[1])}\n{MARKDOWN_MARK}\n")
+    return [page, short]

@@ -6,13 +6,29 @@ Every element of a suite that a strict reader asks for is there: properties, cas
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from peftcli.errors import RecipeError
+from peftcli.ownership import JUNIT_MARK, MARKDOWN_MARK, require_writable
 from peftcli.reproduce.rendering import reproduction_text, verdict
 from peftcli.reproduce.result import Finding, Reproduction
 
 _HOST = "localhost"
 """The schema asks for a host; none is named."""
+
+
+def result_paths(junit: Path) -> Path:
+    """The Markdown file beside a JUnit file, before anything is run.
+
+    Raises `RecipeError` where both would be one file, `StorageError` where either is somebody's own.
+    """
+    markdown = junit.with_suffix(".md")
+    if markdown == junit:
+        raise RecipeError("--junit names a Markdown file, which is written beside it", fix="--junit result.xml")
+    require_writable(junit, JUNIT_MARK)
+    require_writable(markdown, MARKDOWN_MARK)
+    return markdown
 
 
 def junit_xml(result: Reproduction) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftcli.lock.differences import Difference
+from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports.markdown import code, table
 from peftcli.reports.terminal import text_table
 from peftcli.reproduce.result import LEVEL_TEXTS, Finding, Reproduction, SeedResult
@@ -78,7 +79,7 @@ def reproduction_markdown(result: Reproduction) -> str:
         rows = [[code(item.item), item.kind, code(item.locked), code(item.found)] for item in differing]
         parts.append(table(["Differs", "", "Locked", "Here"], rows))
     parts += [_seed_markdown(seed) for seed in result.seeds]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, MARKDOWN_MARK]) + "\n"
 
 
 def _seed_markdown(seed: SeedResult) -> str:

@@ -81,6 +81,7 @@ class CheckpointStore:
             blobs[BEST] = safetensors.torch.save(snapshot.best)
         self._require_space(sum(len(blob) for blob in blobs.values()))
         path = self.path(snapshot.state.step)
+        _require_no_strangers(path)
         with files.staged_folder(path, manifest=self._manifest(snapshot.state.step), replace=True) as staging:
             for name, blob in blobs.items():
                 staging.write(name, blob)
@@ -136,8 +137,9 @@ class CheckpointStore:
         """Removes what a killed save or removal left behind; call it only as the owner of the run folder."""
         if self.folder.is_dir():
             for path in sorted(self.folder.glob(f"{files.TEMPORARY_PREFIX}*{PREFIX}*")):
-                with files.storage_errors(path):
-                    files.disk.remove_tree(path)
+                if files.is_temporary(path) and path.is_dir() and not path.is_symlink():
+                    with files.storage_errors(path):
+                        files.disk.remove_tree(path)
 
     def newest(self) -> tuple[Snapshot | None, list[Fault]]:
         """The newest snapshot that verifies, and each newer folder that does not, with the reason.
@@ -258,3 +260,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
+def _require_no_strangers(path: Path) -> None:
+    """A folder that a checkpoint replaces holds nothing but a checkpoint, whole or damaged."""
+    own = {ADAPTER, OPTIMIZER, BEST, STATE, files.MANIFEST_NAME}
+    others = sorted(item.name for item in path.iterdir() if item.name not in own) if path.is_dir() else []
+    if others:
+        raise StorageError(
+            f"the place of a checkpoint holds other files ({', '.join(others[:3])})",
+            where=str(path),
+            fix="move them elsewhere, then `peft resume` the run",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +32,13 @@ def command(
     from peftcli.errors import RecipeError, StorageError
     from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
     from peftcli.jobs.opening import open_adapter, writing_of
+    from peftcli.ownership import write_new
 
     if (prompt is None) == (input_file is None):
         raise RecipeError("give either --prompt or --input", fix='for instance --prompt "Hello"')
     if output is not None and input_file is None:
         raise RecipeError("--output goes with --input", fix="with --prompt the answer is printed")
-    if output is not None and output.exists():
+    if output is not None and os.path.lexists(output):
         raise StorageError(f"{output} exists", fix="name a new file, or remove this one")
     requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
     opened = open_adapter(path, base=model)
@@ -52,7 +54,7 @@ def command(
     answers = answer_all(opened, requests, writing.config, with_base=base, seed=writing.seed)
     documents = [answer.to_dict() for answer in answers]
     if output is not None:
-        files.write_text(output, "".join(files.json_line(document) for document in documents))
+        write_new(output, "".join(files.json_line(document) for document in documents))
         say(f"wrote {len(documents)} answers to {output}", quiet=quiet)
         show({"written": str(output), "rows": len(documents)}, "", as_json=as_json) if as_json else None
         return

@@ -38,10 +38,11 @@ def command(
     from peftcli.errors import CheckFailed
     from peftcli.recipe import load_recipe
     from peftcli.reproduce.job import recipe_of, reproduce
-    from peftcli.reproduce.junit import junit_xml
+    from peftcli.reproduce.junit import junit_xml, result_paths
     from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text, verdict
 
     load_recipe(recipe_of(path), overrides or ())
+    markdown = None if junit is None else result_paths(junit)
     result = reproduce(
         path,
         overrides=overrides or (),
@@ -52,7 +53,8 @@ def command(
     )
     if junit is not None:
         files.write_text(junit, junit_xml(result))
-        files.write_text(junit.with_suffix(".md"), reproduction_markdown(result))
+    if markdown is not None:
+        files.write_text(markdown, reproduction_markdown(result))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append_line(Path(summary), reproduction_markdown(result))
     error = None if result.held else CheckFailed(verdict(result), where=result.folder)

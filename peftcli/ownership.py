@@ -1,0 +1,51 @@
+"""Files that a command may write over: none but those that a command of ours wrote before, and empty ones.
+
+What we write again (reports, results for CI) carries a mark by which it is known; locks are known by their form.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from peftcli import files
+from peftcli.errors import StorageError
+
+MARKDOWN_MARK = "<!-- made by peftcli -->"
+HTML_MARK = '<meta name="generator" content="peftcli">'
+JUNIT_MARK = 'package="peftcli"'
+_LIMIT_BYTES = 64 << 20
+
+
+def require_writable(path: Path, mark: str) -> None:
+    """Raises `StorageError` where something is in the way of a file that does not carry our mark."""
+    text = text_in_the_way(path)
+    if text and mark not in text:
+        raise in_the_way(path)
+
+
+def text_in_the_way(path: Path) -> str:
+    """The text of the file that has a path already; empty where there is none, or nothing in it.
+
+    Raises `StorageError` for what is no regular file.
+    """
+    if not os.path.lexists(path):
+        return ""
+    if path.is_symlink() or not path.is_file():
+        raise in_the_way(path)
+    return files.read_bounded(path, limit_bytes=_LIMIT_BYTES).decode("utf-8", errors="replace")
+
+
+def in_the_way(path: Path) -> StorageError:
+    return StorageError(
+        "a file that peft did not write is in the way, and is left alone",
+        where=str(path),
+        fix="move it elsewhere, or choose another name",
+    )
+
+
+def write_new(path: Path, text: str) -> None:
+    """Writes a file that is not there yet; `StorageError` where anything is, a link that leads nowhere too."""
+    if os.path.lexists(path):
+        raise StorageError("the file exists and is left alone", where=str(path), fix="choose another name by --output")
+    files.write_text(path, text)
