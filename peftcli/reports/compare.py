@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports import numbers
 from peftcli.reports.checks import run_checks
 from peftcli.reports.folder import RunFacts
@@ -293,7 +294,8 @@ def render_comparison_markdown(runs: Sequence[RunFacts]) -> str:
             f"## {len(runs)} runs beside each other",
             *([caveat] if (caveat := _caveat(runs)) else []),
             markdown_table(heads, results),
-            markdown_table(["Run", *(column.title for column in COSTS)], costs) + "\n",
+            markdown_table(["Run", *(column.title for column in COSTS)], costs),
+            MARKDOWN_MARK + "\n",
         ]
     )
 

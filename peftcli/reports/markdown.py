@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports import numbers
 from peftcli.reports.checks import Check, run_checks
 from peftcli.reports.folder import RunFacts
@@ -76,7 +77,7 @@ def render_markdown(run: RunFacts) -> str:
         _samples(record.samples),
         _warnings(record.warnings),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in [*parts, MARKDOWN_MARK] if part) + "\n"
 
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$]|:(?=\S))")

@@ -46,5 +46,5 @@ def _require_writable(folder: Path, names: tuple[str, str]) -> None:
 def _write(folder: Path, names: tuple[str, str], texts: tuple[str, str]) -> list[Path]:
     page, short = (folder / name for name in names)
     files.write_text(page, redacted_name(texts[0]))
-    files.write_text(short, f"{redacted_name(texts[1])}\n{MARKDOWN_MARK}\n")
+    files.write_text(short, redacted_name(texts[1]))
     return [page, short]
