@@ -34,14 +34,13 @@ from peftcli.jobs.merge_answers import (
     max_difference,
     require_finite,
     scale_of,
-    shake,
     surviving_share,
 )
 from peftcli.jobs.merge_folder import Changes, require_space, write_beside, write_generation_config, write_model
 from peftcli.jobs.merge_prompts import encode_prompts, meeting_rows
 from peftcli.jobs.merge_report import MergeReport, merge_text, percent
+from peftcli.jobs.merge_rounding import Survival, round_to_file_types, shake
 from peftcli.jobs.merge_witness import (
-    Survival,
     Witness,
     adapted_sites,
     digests,
@@ -49,7 +48,6 @@ from peftcli.jobs.merge_witness import (
     named_tensors,
     require_same_bits,
     require_same_function,
-    round_to_file_types,
     witness,
 )
 from peftcli.jobs.opening import Opened, open_adapter
@@ -300,9 +298,10 @@ def _base_as_written(model: nn.Module, seen: Witness, changes: Changes, answers:
 def _shaken(model: nn.Module, survival: Survival, changes: Changes, answers: _Answers) -> list[Tensor]:
     """Answers once the weights that were rounded are moved by as much again, at random. Spoils the model."""
     narrowed = changes.dtype not in (None, torch.float32)
-    others = {name: 1.0 for name, _ in named_tensors(model)} if narrowed else {}
-    shake(model, {**others, **survival.rounded}, changes.type_of, every=not answers.precise)
+    others = {name: torch.ones(()) for name, _ in named_tensors(model)} if narrowed else {}
+    # in float64, where a float32 has room for a part of a unit
     with in_float64(model, answers.precise):
+        shake(model, {**others, **survival.rounded}, changes.type_of, every=not answers.precise)
         return logits_of(model, answers.rows)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.errors import CheckFailed, Fault
-from peftcli.jobs.merge_witness import TypeOf, in_float64, named_tensors, unit_in_last_place
+from peftcli.jobs.merge_witness import in_float64
 from peftcli.models.calling import class_scores, token_inputs
 from peftcli.models.structure import structure
 
@@ -105,21 +105,6 @@ def _differences(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """(positions, classes) float64; classes that a family rules out count as no difference."""
     parts = [(a.double() - b.double()).nan_to_num(0.0, 0.0, 0.0) for a, b in zip(one, other, strict=True)]
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def shake(model: nn.Module, sizes: Mapping[str, float], type_of: TypeOf, *, every: bool) -> None:
-    """Moves each value of the named tensors at random by up to half a unit in the last place of its file's type, times
-    the tensor's size, as rounding did. `every`: the others too, by the rounding of float32, as a forward pass does."""
-    generator = torch.Generator().manual_seed(0)
-    done: set[int] = set()
-    for name, tensor in named_tensors(model):
-        if id(tensor) in done or not tensor.is_floating_point() or not (every or name in sizes):
-            continue
-        done.add(id(tensor))
-        unit = unit_in_last_place(tensor, type_of(name) if name in sizes else torch.float32)
-        drawn = torch.rand(tensor.shape, generator=generator).to(tensor.device) - 0.5
-        tensor.add_(unit * drawn * sizes.get(name, 1.0))
 
 
 # -- where two models part -------------------------------------------------------------------------------------------

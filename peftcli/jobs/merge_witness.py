@@ -3,7 +3,7 @@
 Three links, none of which shares code with the merge:
   1. the wrapped modules' own forward on random vectors == the plain modules' with the merged weights (float64);
      every tensor that no wrapper stands on has its old bits
-  2. merged weight -> type of the file: how much of the exact update is left, weight by weight
+  2. merged weight -> type of the file: how much of the exact update is left, weight by weight (`merge_rounding`)
   3. bits of every tensor in memory == bits of the folder, read back
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
+import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from peftcli.adapters.layers import LayersAdapter, named_base_modules, parent_of
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, Fault
 from peftcli.models.calling import token_inputs
-from peftcli.models.weights import is_linear, weight_view
+from peftcli.models.weights import UnadaptedWeight, is_linear, weight_view
 
 PROBES = 16
 RELATIVE = 2e-5
@@ -31,7 +31,6 @@ RELATIVE = 2e-5
 ABSOLUTE = 1e-6
 """Of the largest row, for rows that are nearly zero."""
 _CHUNK = 4096
-_PIECE = 1 << 24
 
 TypeOf = Callable[[str], torch.dtype]
 
@@ -122,8 +121,26 @@ def probe(path: str, module: nn.Module) -> Tensor | None:
         if isinstance(base, nn.Embedding):
             directions = torch.randn(base.embedding_dim, PROBES, generator=generator, dtype=torch.float64).to(device)
             ids = torch.arange(base.num_embeddings, device=device)
-            return torch.cat([(module(part).double() @ directions).cpu() for part in ids.split(_CHUNK)])
+            with _looking_up(module, base, ids[:1]):
+                return torch.cat([(module(part).double() @ directions).cpu() for part in ids.split(_CHUNK)])
     return None
+
+
+@contextlib.contextmanager
+def _looking_up(module: nn.Module, base: nn.Embedding, ids: Tensor) -> Iterator[None]:
+    """Inside, the embedding takes plain ids: as it is, or, where its own forward makes its ids of something else
+    (positions of a mask in OPT and BART), with torch's lookup in its place."""
+    try:
+        if module(ids).shape == (*ids.shape, base.embedding_dim):
+            yield
+            return
+    except (IndexError, TypeError, ValueError, RuntimeError):
+        pass
+    base.forward = types.MethodType(nn.Embedding.forward, base)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del base.forward
 
 
 @contextlib.contextmanager
@@ -158,7 +175,20 @@ def _parameters_in_use(model: nn.Module, sites: Mapping[str, nn.Module], rows: l
     finally:
         for handle in handles:
             handle.remove()
+    for path, site in sites.items():
+        shown = _Reader()(site)
+        labels = {name: f"{path}.{name}" if path else name for name in shown}
+        found |= {labels[name]: projection(labels[name], value) for name, value in shown.items() if labels[name] not in found}
     return found
+
+
+class _Reader(nn.Module):
+    """Reads the parameters of a module as one that computes with them itself does (the convolution of Mamba's mixer is
+    never called)."""
+
+    def forward(self, site: nn.Module) -> dict[str, Tensor]:
+        shown = {name: getattr(site, name) for name, _ in unwrapped(site).named_parameters(recurse=False)}
+        return {name: value for name, value in shown.items() if not isinstance(value, UnadaptedWeight)}
 
 
 def projection(label: str, value: Tensor) -> Tensor:
@@ -186,11 +216,11 @@ def require_same_function(model: nn.Module, seen: Witness) -> None:
         count = _apart(before, projection(name, tensors[name]), -1 if before.dim() > 1 else None)
         faults += [f"{name} ({count} of its rows)"] if count else []
     if faults:
-        raise _failed("merged weights are not what the adapter computes", faults)
+        raise failed("merged weights are not what the adapter computes", faults)
     now = digests(model)
     stray = [name for name in now if name not in seen.may_change and now[name] != seen.bits.get(name)]
     if stray:
-        raise _failed("weights that the adapter does not touch have changed", stray)
+        raise failed("weights that the adapter does not touch have changed", stray)
 
 
 def _apart(before: Tensor, after: Tensor, axis: int | None) -> int:
@@ -201,95 +231,15 @@ def _apart(before: Tensor, after: Tensor, axis: int | None) -> int:
     return int(wrong.any(axis).sum() if axis is not None else wrong.sum())
 
 
-@dataclass
-class Survival:
-    """How much of the exact update of the weights is left in the type of the file."""
-
-    exact: dict[str, float] = field(default_factory=dict)
-    """Weight -> squared Frobenius norm of its exact update."""
-    kept: dict[str, float] = field(default_factory=dict)
-    """Weight -> inner product of the update that the file holds with the exact one."""
-    rounded: dict[str, float] = field(default_factory=dict)
-    """Weight -> how far rounding moved its values, 1 for the error of even chance: less where the update is small, since
-    the base's own values are those of the type."""
-
-    def share(self) -> float | None:
-        """Of all weights together; None where the adapter changes none."""
-        return _share(sum(self.kept.values()), sum(self.exact.values()))
-
-    def of(self, name: str) -> float:
-        found = _share(self.kept[name], self.exact[name])
-        return 1.0 if found is None else found
-
-    def worst(self) -> tuple[str, float] | None:
-        """The weight of which least is left, among those that carry a tenth of the mean update or more."""
-        if not self.exact:
-            return None
-        enough = 0.1 * sum(self.exact.values()) / len(self.exact)
-        name = min((name for name, size in self.exact.items() if size >= enough), key=self.of)
-        return name, self.of(name)
-
-
-def _share(kept: float, exact: float) -> float | None:
-    """1 - |1 - kept / exact|: what is made larger by rounding is as wrong as what is lost."""
-    return 1.0 - abs(1.0 - kept / exact) if exact > 0.0 else None
-
-
-@torch.no_grad()
-def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Survival:
-    """Link 2: gives every tensor the value that the file will hold, still in float32, and measures what that loses.
-
-    Raises `CheckFailed` for a weight that is not finite, or overflows the type.
-    """
-    found = Survival()
-    broken: list[str] = []
-    done: set[int] = set()
-    for name, tensor in named_tensors(model):
-        if not tensor.is_floating_point() or id(tensor) in done:
-            continue
-        done.add(id(tensor))
-        rounded = tensor.to(type_of(name)).to(tensor.dtype)
-        if isinstance(tensor, nn.Parameter) and not bool(torch.isfinite(rounded).all()):
-            broken.append(f"{name} ({str(type_of(name)).removeprefix('torch.')})")
-        elif name in seen.originals:
-            _measure(found, name, seen.originals[name].to(tensor.device), tensor, rounded, type_of(name))
-        tensor.copy_(rounded)
-    if broken:
-        raise _failed("merged weights are not finite", broken, fix="merge with --dtype float32; else train again")
-    return found
-
-
-def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
-    size = kept = moved = chance = 0.0
-    parts = (tensor.reshape(-1).split(_PIECE) for tensor in (original, exact, rounded))
-    for before, after, stored in zip(*parts, strict=True):
-        update = after.double() - before.double()
-        # where the type is narrower than the base's, the base is rounded too, which is no loss of the update
-        left = stored.double() - before.to(dtype).double()
-        size += float(update.square().sum())
-        kept += float((update * left).sum())
-        moved += float((stored.double() - after.double()).square().sum())
-        chance += float((unit_in_last_place(after, dtype).double().square() / 12).sum())
-    if size > 0.0:
-        found.exact[name], found.kept[name] = size, kept
-        found.rounded[name] = math.sqrt(moved / chance) if moved > 0.0 and chance > 0.0 else 1.0
-
-
-def unit_in_last_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance between neighbouring numbers of `dtype` at each value."""
-    _, exponent = torch.frexp(tensor)
-    return torch.ldexp(torch.full_like(tensor, torch.finfo(dtype).eps), exponent - 1)
-
-
 def require_same_bits(reloaded: nn.Module, written: Mapping[str, str]) -> None:
     """Link 3. Raises `CheckFailed` naming the tensors that came back otherwise from the folder."""
     now = digests(reloaded)
     wrong = [name for name in {**written, **now} if written.get(name) != now.get(name)]
     if wrong:
-        raise _failed("weights came back from the written folder otherwise than they were merged", wrong)
+        raise failed("weights came back from the written folder otherwise than they were merged", wrong)
 
 
-def _failed(message: str, names: list[str], fix: str = "nothing was written; please report this") -> CheckFailed:
+def failed(message: str, names: list[str], fix: str = "nothing was written; please report this") -> CheckFailed:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     text = f"the merge could not be proven: {message}: {shown}"
     return CheckFailed("the merge could not be proven", faults=[Fault(text, fix=fix)])

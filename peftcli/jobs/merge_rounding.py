@@ -1,0 +1,125 @@
+"""What rounding to the types of the files does to merged weights: how much of the update is left, and how far it moves
+the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.jobs.merge_witness import TypeOf, Witness, failed, named_tensors
+
+_PIECE = 1 << 24
+
+
+@dataclass
+class Survival:
+    """How much of the exact update of the weights is left in the type of the file."""
+
+    exact: dict[str, float] = field(default_factory=dict)
+    """Weight -> squared Frobenius norm of its exact update."""
+    kept: dict[str, float] = field(default_factory=dict)
+    """Weight -> inner product of the update that the file holds with the exact one."""
+    rounded: dict[str, Tensor] = field(default_factory=dict)
+    """Weight -> how far rounding moved the values of each of its rows, (rows, 1, ...), 1 for the error of even chance:
+    less where the update is small, and nothing where there is none, since the base's own values are those of the type."""
+
+    def share(self) -> float | None:
+        """Of all weights together; None where the adapter changes none."""
+        return _share(sum(self.kept.values()), sum(self.exact.values()))
+
+    def of(self, name: str) -> float:
+        found = _share(self.kept[name], self.exact[name])
+        return 1.0 if found is None else found
+
+    def worst(self) -> tuple[str, float] | None:
+        """The weight of which least is left, among those that carry a tenth of the mean update or more."""
+        if not self.exact:
+            return None
+        enough = 0.1 * sum(self.exact.values()) / len(self.exact)
+        name = min((name for name, size in self.exact.items() if size >= enough), key=self.of)
+        return name, self.of(name)
+
+
+def _share(kept: float, exact: float) -> float | None:
+    """1 - |1 - kept / exact|: what is made larger by rounding is as wrong as what is lost."""
+    return 1.0 - abs(1.0 - kept / exact) if exact > 0.0 else None
+
+
+@torch.no_grad()
+def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Survival:
+    """Link 2: gives every tensor the value that the file will hold, still in float32, and measures what that loses.
+
+    Raises `CheckFailed` for a weight that is not finite, or overflows the type.
+    """
+    found = Survival()
+    broken: list[str] = []
+    done: set[int] = set()
+    for name, tensor in named_tensors(model):
+        if not tensor.is_floating_point() or id(tensor) in done:
+            continue
+        done.add(id(tensor))
+        rounded = tensor.to(type_of(name)).to(tensor.dtype)
+        if isinstance(tensor, nn.Parameter) and not bool(torch.isfinite(rounded).all()):
+            broken.append(f"{name} ({str(type_of(name)).removeprefix('torch.')})")
+        elif name in seen.originals:
+            _measure(found, name, seen.originals[name].to(tensor.device), tensor, rounded, type_of(name))
+        tensor.copy_(rounded)
+    if broken:
+        raise failed("merged weights are not finite", broken, fix="merge with --dtype float32; else train again")
+    return found
+
+
+def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
+    size = kept = 0.0
+    moves: list[Tensor] = []
+    for before, after, stored in zip(*map(_pieces, (original, exact, rounded)), strict=True):
+        update = after.double() - before.double()
+        # where the type is narrower than the base's, the base is rounded too, which is no loss of the update
+        left = stored.double() - before.to(dtype).double()
+        size += float(update.square().sum())
+        kept += float((update * left).sum())
+        moved = (stored.double() - after.double()).square().sum(1)
+        chance = (unit_in_last_place(after, dtype).double().square() / 12).sum(1)
+        moves.append((moved / chance.clamp_min(1e-300)).sqrt().float())
+    if size > 0.0:
+        found.exact[name], found.kept[name] = size, kept
+        rows = torch.cat(moves)
+        # a type that holds the merged values as they are moves them nonetheless: by what their own sum was rounded to
+        even = torch.ones_like(rows) if not bool(rows.any()) else rows
+        found.rounded[name] = even.reshape(-1, *[1] * (exact.dim() - 1)) if exact.dim() > 1 else even.mean()
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor as (rows, values), a number of rows at a time; a vector is one row."""
+    flat = tensor.reshape(len(tensor), -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    yield from flat.split(max(1, _PIECE // max(1, flat.shape[1])))
+
+
+def unit_in_last_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance between neighbouring numbers of `dtype` at each value."""
+    _, exponent = torch.frexp(tensor)
+    return torch.ldexp(torch.full_like(tensor, torch.finfo(dtype).eps), exponent - 1)
+
+
+@torch.no_grad()
+def shake(model: nn.Module, sizes: Mapping[str, Tensor], type_of: TypeOf, *, every: bool) -> None:
+    """Moves each value of the named tensors at random by up to half a unit in the last place of its file's type, times
+    the tensor's size, as rounding did. `every`: the others too, by the rounding of float32, as a forward pass does."""
+    generator = torch.Generator().manual_seed(0)
+    done: set[int] = set()
+    for name, tensor in named_tensors(model):
+        if id(tensor) in done or not tensor.is_floating_point() or not (every or name in sizes):
+            continue
+        done.add(id(tensor))
+        kind = type_of(name) if name in sizes else torch.float32
+        steps = torch.rand(tensor.shape, generator=generator) - 0.5
+        if name in sizes:
+            steps *= sizes[name].cpu()
+        if torch.finfo(kind).eps <= torch.finfo(tensor.dtype).eps:
+            # the tensor has no room for a part of a unit: a whole one, as often as the part is large
+            steps = torch.floor(steps + torch.rand(tensor.shape, generator=generator))
+        tensor.add_(unit_in_last_place(tensor, kind) * steps.to(tensor.device))
