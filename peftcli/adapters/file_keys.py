@@ -143,9 +143,12 @@ class _Reader:
 
 
 def _without_adapter_name(parsed: dict[str, _Key | str]) -> dict[str, _Key | str]:
-    """The adapter's name taken out of tensor names: `default`, or another one that stands in every key."""
+    """The adapter's name taken out of tensor names: `default`, or another one that stands in every key.
+
+    With more parts than tensor, name and `weight` a key names modules that this model does not have (yet).
+    """
     inner = {found.tensor[1] for found in parsed.values() if isinstance(found, _Key) and len(found.tensor) > 1}
-    everywhere = all(isinstance(found, _Key) and len(found.tensor) > 1 for found in parsed.values())
+    everywhere = all(isinstance(found, _Key) and 1 < len(found.tensor) <= 3 for found in parsed.values())
     others = inner if everywhere and len(inner) == 1 else set()
     names = {LIVE_NAME} | (others - {"weight", "bias"})
     return {key: found if isinstance(found, str) else _nameless(found, names) for key, found in parsed.items()}

@@ -210,6 +210,13 @@ class LayersAdapter(Adapter):
             setattr(*place, layer)
         self.layers.append((path, layer))
 
+    def wrap_innermost(self, path: str, layer: AdapterLayer) -> None:
+        """Puts a wrapper of the bare module at `path` under those that stand there already."""
+        outer = next(found for other, found in self.layers if other == path)
+        layer.path = path
+        outer.base_layer = layer
+        self.layers.insert(self.layers.index((path, outer)), (path, layer))
+
     def _places(self, path: str) -> list[Place]:
         """Every place where the module at `path` stands: a module that a model uses twice is adapted in both."""
         if self._shared is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -180,24 +181,24 @@ def wrap_named_modules(
     `tie`: tensors that modules share in the base are one copy; else each module has its own. `loosely`: by the
     reference's rule, for files: `norm` names every module whose path ends so, `input_layernorm` too.
     """
-    unmatched = []
-    wrapped: set[str] = set()
     shared: dict[nn.Parameter, nn.Parameter] = {}
-    for entry in names:
-        found = [
-            (path, module)
-            for path, module in named_base_modules(adapter.model)
-            if path and (path.endswith(entry) if loosely else names_path(entry, path))
-        ]
-        if not found:
-            unmatched.append(entry)
-        for path, module in found:
-            parameter_names = [name for name, _ in module.named_parameters()]
-            # two entries may name one module, by its leaf and by its path
-            if parameter_names and path not in wrapped:
-                wrapped.add(path)
-                adapter.wrap(path, SelectedParameters(module, parameter_names, shared if tie else {}))
-    return unmatched
+    modules = {path: module for path, module in named_base_modules(adapter.model) if path}
+    found = {
+        entry: [path for path in modules if (path.endswith(entry) if loosely else names_path(entry, path))]
+        for entry in names
+    }
+    every = list(dict.fromkeys(chain.from_iterable(found.values())))
+    inner = [path for path in every if any(path.startswith(f"{other}.") for other in every)]
+    if inner and not loosely:
+        raise AdapterError(
+            f"modules_to_save names `{inner[0]}` and a module that it is part of",
+            fix="name the outer one alone, which brings its parts along, or the inner one alone",
+        )
+    for path in every:
+        parameter_names = [name for name, _ in modules[path].named_parameters()]
+        if parameter_names and path not in inner:
+            adapter.wrap(path, SelectedParameters(modules[path], parameter_names, shared if tie else {}))
+    return [entry for entry, paths in found.items() if not paths]
 
 
 def train_named_modules(

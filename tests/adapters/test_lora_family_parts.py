@@ -144,6 +144,41 @@ def test_token_rows_of_tied_embeddings_that_are_both_named() -> None:
         attached({"trainable_token_indices": apart, "ensure_weight_tying": True}, llama(tie_word_embeddings=True))
 
 
+def test_an_update_of_a_tied_head_comes_on_top_of_its_trained_rows(tmp_path: Path) -> None:
+    """As in the reference, whose file names the head's pair plainly; the wrong order left the update out of these rows."""
+    section = {"target_modules": ["lm_head"], "trainable_token_indices": [5, 6], "r": 4}
+    model = disturbed(attached(section, llama(tie_word_embeddings=True)))
+    adapters.save(model, tmp_path)
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    pair = [stored[f"base_model.model.lm_head.lora_{half}.weight"] for half in "BA"]
+    rows = stored["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"]
+    scaling = 8 / 4
+    plain = llama(tie_word_embeddings=True)
+    with torch.no_grad():
+        plain.get_parameter("model.embed_tokens.weight")[[5, 6]] = rows
+        hidden = plain.model(input_ids=IDS)[0]  # type: ignore[operator, union-attr]
+        table = plain.get_parameter("model.embed_tokens.weight") + scaling * pair[0] @ pair[1]
+        expected = hidden @ table.T
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+    adapters.merge(model)
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "section", [{"target_modules": ["lm_head"], "use_dora": True}, {"modules_to_save": ["lm_head"]}]
+)
+def test_token_rows_and_another_copy_of_the_tied_head_are_refused(section: dict[str, Any]) -> None:
+    section = {"target_modules": ["q_proj"], **section, "trainable_token_indices": [5]}
+    with pytest.raises(AdapterError, match="both adapt lm_head .lm_head: tied to the token embedding"):
+        attached(section, llama(tie_word_embeddings=True))
+    attached(section, llama(tie_word_embeddings=False))
+
+
+def test_a_saved_module_and_its_part_are_refused() -> None:
+    with pytest.raises(AdapterError, match="up_proj` and a module that it is part of"):
+        attached({"target_modules": ["q_proj"], "modules_to_save": ["mlp", "up_proj"]})
+
+
 def test_token_rows_refuse_what_they_cannot_mean() -> None:
     with pytest.raises(AdapterError, match="vocabulary of 64"):
         attached({"trainable_token_indices": [64]})
@@ -270,3 +305,13 @@ def test_modules_without_an_embedding_can_be_adapted() -> None:
         adapters.attach(model, {"type": "lora", "r": 2, "target_modules": ["2"]})
     with pytest.raises(ModelError, match="nor a linear layer"):
         adapters.attach(nn.Sequential(nn.ReLU()), {"type": "lora"})
+
+
+def test_repeated_blocks_beyond_the_base_alone(tmp_path: Path) -> None:
+    """Every key then names a block that the bare model does not have: `self_attn` was taken for the adapter's name."""
+    section = {"layer_replication": [[0, 2], [0, 2]], "target_modules": ["q_proj"], "layers_to_transform": [3], "r": 4}
+    model = disturbed(attached(section))
+    adapters.save(model, tmp_path)
+    again = llama()
+    adapters.load(again, tmp_path)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)

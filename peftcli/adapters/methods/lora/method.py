@@ -195,11 +195,16 @@ def _wrap_parameters(adapter: LoraAdapter, config: LoraConfig, shapes: Shapes | 
 def _wrap_tokens(adapter: LoraAdapter, config: LoraConfig) -> None:
     wanted, shared = token_sites(adapter.model, config)
     taken = set(adapter.sites) | {path for path, _ in adapter.layers}
-    kept = [path for path in wanted if any(names_path(name, path) for name in config.modules_to_save or [])]
-    twice = sorted(taken & wanted.keys()) + kept
+    places = [*wanted, *(path for path in shared if path not in wanted)]
+    kept = [path for path in places if any(names_path(name, path) for name in config.modules_to_save or [])]
+    # the length of a row that is trained twice is no column norm of the base
+    normed = [path for path in shared if config.use_dora and path in adapter.sites]
+    twice = sorted({*(taken & wanted.keys()), *kept, *normed})
     if twice:
+        tied = sorted(set(twice) - wanted.keys())
         raise AdapterError(
-            f"trainable_token_indices and another part of the configuration both adapt {', '.join(twice)}",
+            f"trainable_token_indices and another part of the configuration both adapt {', '.join(twice)}"
+            + (f" ({', '.join(tied)}: tied to the token embedding)" if tied else ""),
             fix="leave it out of target_modules and modules_to_save",
         )
     for path, indices in wanted.items():
@@ -214,8 +219,15 @@ def _wrap_tokens(adapter: LoraAdapter, config: LoraConfig) -> None:
 
 def _token_rows(adapter: LoraAdapter, path: str, indices: list[int], rows: nn.Parameter | None = None) -> TokenRows:
     module = module_at(adapter.model, path)
-    layer = TokenRows(module, indices, is_head=not isinstance(unwrapped(module), nn.Embedding), rows=rows)
-    adapter.wrap(path, layer)
+    bare = unwrapped(module)
+    layer = TokenRows(
+        module if path not in adapter.sites else bare, indices, is_head=not isinstance(bare, nn.Embedding), rows=rows
+    )
+    if path in adapter.sites:
+        # the table is changed, and the update comes on top of it, as in the reference
+        adapter.wrap_innermost(path, layer)
+    else:
+        adapter.wrap(path, layer)
     return layer
 
 
