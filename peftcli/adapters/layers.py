@@ -357,10 +357,10 @@ class LayersMethod(Method, Generic[ConfigT]):
     """A method whose adapter is a set of wrappers: subclasses choose the sites and make the wrapper for each."""
 
     def build(self, model: nn.Module, config: ConfigT, shapes: Shapes | None) -> LayersAdapter:
-        left_out = {} if shapes is not None else self.left_out(model, config)
         adapter = self.new_adapter(model, config)
-        adapter.left_out = left_out
         try:
+            # of the model as the adapter has grown it
+            adapter.left_out = {} if shapes is not None else self.left_out(model, config)
             adapter.base_copies = BaseCopies(model, dict(named_base_modules(model)), shapes)
             for path, module in self.sites(model, config, shapes).items():
                 self.place(adapter, config, path, module, shapes)
