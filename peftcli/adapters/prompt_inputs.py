@@ -66,6 +66,7 @@ class InputPromptAdapter(PromptAdapter):
         super().__init__(model, config, total_rows)
         self.sites = sites
         self._rows_due = False
+        self._entered = torch.Size()
         self._extended = False
         self._place = Placement(config.num_virtual_tokens)
 
@@ -123,7 +124,7 @@ class InputPromptAdapter(PromptAdapter):
         elif ids is not None:
             joined = torch.cat([ids.new_full((ids.shape[0], n), self.sites.placeholder), ids], dim=1)
             inputs["input_ids"] = self._place.placed(joined)
-            self._rows_due = True
+            self._rows_due, self._entered = True, joined.shape
         types = inputs.get("token_type_ids")
         if types is not None:
             joined = torch.cat([types.new_zeros(types.shape[0], n), types], dim=1)
@@ -145,6 +146,11 @@ class InputPromptAdapter(PromptAdapter):
         if not self._rows_due:
             return None
         self._rows_due = False
+        if output.shape[:2] != self._entered:
+            raise AdapterError(
+                f"the embedding of this model is asked for {list(output.shape[:2])}, a prompt needs (batch, length)",
+                fix="use lora, or prefix_tuning where the model has a cache",
+            )
         return self._joined(self._place.rows(output))
 
     def strip(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -176,9 +176,9 @@ def _parameters_in_use(model: nn.Module, sites: Mapping[str, nn.Module], rows: l
         for handle in handles:
             handle.remove()
     for path, site in sites.items():
-        shown = _Reader()(site)
-        labels = {name: f"{path}.{name}" if path else name for name in shown}
-        found |= {labels[name]: projection(labels[name], value) for name, value in shown.items() if labels[name] not in found}
+        for name, value in _Reader()(site).items():
+            label = f"{path}.{name}" if path else name
+            found.setdefault(label, projection(label, value))
     return found
 
 

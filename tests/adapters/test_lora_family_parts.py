@@ -169,7 +169,7 @@ def test_an_update_of_a_tied_head_comes_on_top_of_its_trained_rows(tmp_path: Pat
 )
 def test_token_rows_and_another_copy_of_the_tied_head_are_refused(section: dict[str, Any]) -> None:
     section = {"target_modules": ["q_proj"], **section, "trainable_token_indices": [5]}
-    with pytest.raises(AdapterError, match="both adapt lm_head .lm_head: tied to the token embedding"):
+    with pytest.raises(AdapterError, match=r"both adapt lm_head .lm_head: tied to the token embedding"):
         attached(section, llama(tie_word_embeddings=True))
     attached(section, llama(tie_word_embeddings=False))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -112,3 +113,12 @@ def test_a_prefix_that_layers_cannot_take_is_refused_before_weights_are_loaded(
     assert "use prompt_tuning or lora" in str(error.value.fix)
     with pytest.raises(AdapterError, match=reason):
         adapters.attach(tiny_model(family), PROMPTS["prefix_tuning"])
+
+
+def test_a_base_that_turns_its_rows_round_is_refused() -> None:
+    """XLNet embeds (length, batch): the prompt would be read as rows of the batch."""
+    sizes = {"vocab_size": 64, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}
+    model = transformers.XLNetLMHeadModel(transformers.XLNetConfig(**sizes)).eval()
+    adapters.attach(model, {"type": "prompt_tuning", "num_virtual_tokens": 3})
+    with pytest.raises(AdapterError, match=r"asked for \[7, 5\], a prompt needs \(batch, length\)"):
+        model(input_ids=torch.arange(20).view(5, 4))

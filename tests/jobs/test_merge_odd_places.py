@@ -69,7 +69,7 @@ def test_a_weight_that_is_read_and_never_called_is_caught(
     require_same_answers(adapter, tmp_path / "right")
     path = f"backbone.layers.1.mixer.{name}"
     plant(monkeypatch, path, (5,))
-    with pytest.raises(CheckFailed, match="is not what the adapter|are not what the adapter computes"):
+    with pytest.raises(CheckFailed, match="are not what the adapter computes"):
         merge_adapter(adapter, output=tmp_path / "m")
 
 
