@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import os
 import platform
 import shutil
@@ -43,8 +44,11 @@ BUDGET_SECONDS = 470.0
 LANES = {"cuda": 3, "cpu": 2}
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "triton", "peft", "bitsandbytes",
             "schedulefree", "pydantic")  # fmt: skip
-PASSED, NOT_BEGUN = "passed", "not begun"
+PASSED, NOT_BEGUN, INTERRUPTED = "passed", "not begun", "interrupted"
+INTERRUPTED_CODE = 130
 GRACE_SECONDS = 2.0
+KILL_SECONDS = 10.0
+"""How long a killed process is waited for: one that a driver holds may never go."""
 LOG_CHARACTERS = 6000
 
 
@@ -112,22 +116,34 @@ class Running:
         overdue = code is None and seconds > allowed
         if code is None and not overdue:
             return None
-        self._end()
-        found: dict[str, Any] = {"figures": {}}
-        if self.result.is_file():
-            found = json.loads(self.result.read_text(encoding="utf-8"))
+        self.end_now()
+        found = self._told()
         if overdue:
             found |= {"outcome": "timed out", "error": f"still running after {allowed:.0f} s"}
         elif "outcome" not in found or (code != 0 and found["outcome"] == PASSED):
             found |= {"outcome": "crashed", "error": f"{_ending(code)}: {self._last_lines()}"}
+        return self._closed(found, seconds)
+
+    def interrupted(self) -> dict[str, Any]:
+        """What it found until now; ends it."""
+        self.end_now()
+        told = {"outcome": INTERRUPTED, "error": "the whole was interrupted"}
+        return self._closed(self._told() | told, time.monotonic() - self.began)
+
+    def _told(self) -> dict[str, Any]:
+        if not self.result.is_file():
+            return {"figures": {}}
+        return dict(json.loads(self.result.read_text(encoding="utf-8")))
+
+    def _closed(self, found: dict[str, Any], seconds: float) -> dict[str, Any]:
         if found["outcome"] != PASSED:
             found["log"] = (self.folder / "log.txt").read_text(errors="replace")[-LOG_CHARACTERS:]
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
         return {"part": self.part.name, **found, "seconds": round(seconds, 1)}
 
-    def _end(self) -> None:
+    def end_now(self) -> None:
         """Ends what the part has started, itself included: it leads a group of its own."""
-        for number, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+        for number, wait in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
             try:
                 os.killpg(self.process.pid, number)
             except (ProcessLookupError, PermissionError):
@@ -138,7 +154,6 @@ class Running:
                 self.process.wait(wait)
             except subprocess.TimeoutExpired:
                 continue
-        self.process.wait()
 
     def _last_lines(self) -> str:
         lines = (self.folder / "log.txt").read_text(errors="replace").strip().splitlines()
@@ -162,6 +177,7 @@ class Session:
         self.facts = facts(options.device, environment, options.commit)
 
     def run(self) -> None:
+        self.write()
         while self.waiting or self.running:
             self._begin()
             ended = [(one, found) for one in self.running if (found := one.outcome()) is not None]
@@ -193,10 +209,19 @@ class Session:
             and len(self.running) < self.options.lanes
         )
 
+    def interrupt(self) -> None:
+        """Ends what runs; every part is told, with the figures that there are."""
+        for one in self.running:
+            self._take(one.interrupted())
+        for part in self.waiting:
+            error = "the whole was interrupted before"
+            self._take({"part": part.name, "outcome": NOT_BEGUN, "error": error, "figures": {}, "seconds": 0.0})
+        self.running, self.waiting = [], []
+
     def _take(self, found: dict[str, Any]) -> None:
         self.results.append(found)
         self.results.sort(key=lambda one: self.order.index(one["part"]))
-        print(f"{found['part']:<16} {found['outcome']:<10} {found['seconds']:6.1f} s", file=sys.stderr, flush=True)
+        print(f"{found['part']:<16} {found['outcome']:<11} {found['seconds']:6.1f} s", file=sys.stderr, flush=True)
         self.write()
 
     @property
@@ -205,8 +230,17 @@ class Session:
 
     def write(self) -> None:
         temporary = self.options.output.with_suffix(".part")
-        temporary.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_plain(self.document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         temporary.replace(self.options.output)
+
+
+def _plain(value: Any) -> Any:
+    """The same without numbers that JSON does not have: a loss may be none."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
 
 
 def facts(device: str, environment: dict[str, str], commit: str | None) -> dict[str, Any]:
@@ -273,11 +307,14 @@ def surroundings(options: argparse.Namespace) -> dict[str, str]:
 def table(document: dict[str, Any]) -> str:
     """One line a part: outcome, seconds, and what it has to say."""
     width = max((len(one["part"]) for one in document["parts"]), default=4)
-    lines = [f"{'part':<{width}}  outcome    seconds  what was found", f"{'-' * width}  ---------  -------  {'-' * 60}"]
+    lines = [
+        f"{'part':<{width}}  outcome      seconds  what was found",
+        f"{'-' * width}  -----------  -------  {'-' * 60}",
+    ]
     for one in document["parts"]:
-        said = one.get("summary", "") if one["outcome"] == PASSED else one.get("error", "")
+        said = str(one.get("summary" if one["outcome"] == PASSED else "error") or "")
         lines.append(
-            f"{one['part']:<{width}}  {one['outcome']:<9}  {one['seconds']:7.1f}  {' '.join(said.split())[:200]}"
+            f"{one['part']:<{width}}  {one['outcome']:<11}  {one['seconds']:7.1f}  {' '.join(said.split())[:200]}"
         )
     failed = [one["part"] for one in document["parts"] if one["outcome"] != PASSED]
     last = (
@@ -308,20 +345,31 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the parts; 0 where all passed, else 1."""
+    """Runs the parts; 0 where all passed, else 1, or 130 where it was told to end before."""
     options = read_options(arguments)
     parts = find_parts(options.parts.resolve(), [name for name in options.only.split(",") if name])
     for folder in (options.output.parent, options.work):
         folder.mkdir(parents=True, exist_ok=True)
     session = Session(options, parts, surroundings(options))
-    try:
-        session.run()
-    finally:
-        for one in session.running:  # interrupted: nothing is left behind
-            one._end()
-    session.write()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    code = _run_through(session)
     print(table(session.document))
     print(f"\n{options.output}")
+    return code
+
+
+def _run_through(session: Session) -> int:
+    try:
+        session.run()
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # nothing of ours is to be left behind
+        session.interrupt()
+        return INTERRUPTED_CODE
+    finally:
+        for one in session.running:
+            one.end_now()
     return 0 if all(one["outcome"] == PASSED for one in session.results) and session.results else 1
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ FAKES = {
     "fails": "WORTH = 1\nSECONDS = 20\ndef run(setting):\n    setting.note(before=1)\n    assert False, 'on purpose'\n",
     "raises": "WORTH = 2\nSECONDS = 20\ndef run(setting):\n    raise KeyError('missing')\n",
     "hangs": "WORTH = 3\nSECONDS = 2\nimport subprocess, signal\ndef run(setting):\n    setting.note(begun=True)\n"
-    "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    subprocess.run(['sleep', '600'])\n",
+    "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    child = subprocess.Popen(['sleep', '600'])\n"
+    "    setting.note(child=child.pid)\n    child.wait()\n",
     "dies": "WORTH = 4\nSECONDS = 20\nimport os\ndef run(setting):\n    setting.note(alive=True)\n"
     "    print('last words', flush=True)\n    os.kill(os.getpid(), 11)\n",
     "leaves": "WORTH = 6\nSECONDS = 20\nimport os\ndef run(setting):\n    os._exit(0)\n",
@@ -87,13 +90,17 @@ FAKES = {
 }  # fmt: skip
 
 
-def drive(tmp_path: Path, *more: str, fakes: dict[str, str] = FAKES) -> tuple[int, dict[str, Any], str]:
+def command_for(tmp_path: Path, fakes: dict[str, str], *more: str) -> list[str]:
     parts = tmp_path / "fakes"
     parts.mkdir()
     for name, text in fakes.items():
         (parts / f"{name}.py").write_text(text)
-    command = [sys.executable, str(HERE / "run.py"), "--device", "cpu", "--parts", str(parts), "--work", str(tmp_path / "w"),
-               "--output", str(tmp_path / "result.json"), *more]  # fmt: skip
+    return [sys.executable, str(HERE / "run.py"), "--device", "cpu", "--parts", str(parts), "--work", str(tmp_path / "w"),
+            "--output", str(tmp_path / "result.json"), *more]  # fmt: skip
+
+
+def drive(tmp_path: Path, *more: str, fakes: dict[str, str] = FAKES) -> tuple[int, dict[str, Any], str]:
+    command = command_for(tmp_path, fakes, *more)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     return done.returncode, json.loads((tmp_path / "result.json").read_text()), done.stdout
 
@@ -108,7 +115,7 @@ def test_a_part_that_fails_shows_and_hides_nothing(tmp_path: Path) -> None:
     }  # fmt: skip
     assert list(found) == [part for part in sorted(FAKES, key=lambda name: FAKES[name].split()[2].zfill(2))]
     assert found["fails"]["figures"] == {"before": 1}
-    assert found["hangs"]["figures"] == {"begun": True}
+    assert found["hangs"]["figures"]["begun"]
     assert found["dies"]["figures"] == {"alive": True}
     assert "SIGSEGV" in found["dies"]["error"]
     assert "last words" in found["dies"]["error"]
@@ -120,6 +127,44 @@ def test_a_part_that_fails_shows_and_hides_nothing(tmp_path: Path) -> None:
     assert "well on cpu" in rows["good"]
     assert "KeyError" in rows["raises"]
     assert "6 of 8 parts did not pass" in printed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupt_ends_every_process_and_tells_every_part(number: signal.Signals, tmp_path: Path) -> None:
+    fakes = {
+        "hangs": FAKES["hangs"].replace("SECONDS = 2", "SECONDS = 60"),
+        "good": FAKES["good"],
+        "last": FAKES["last"],
+    }
+    process = subprocess.Popen(command_for(tmp_path, fakes), stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    result = tmp_path / "result.json"
+    wait_until(lambda: result.is_file() and '"well on cpu"' in result.read_text())
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    found = {one["part"]: one for one in json.loads(result.read_text())["parts"]}
+    assert {name: one["outcome"] for name, one in found.items()} == {
+        "hangs": "interrupted", "good": "passed", "last": "not begun",
+    }  # fmt: skip
+    assert found["hangs"]["figures"] == {"begun": True, "child": found["hangs"]["figures"]["child"]}
+    wait_until(lambda: not Path(f"/proc/{found['hangs']['figures']['child']}").exists())
+    assert "2 of 3 parts did not pass: hangs, last" in printed
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def test_figures_that_json_has_no_number_for(tmp_path: Path) -> None:
+    text = "WORTH = 1\nSECONDS = 20\ndef run(setting):\n    setting.note(losses=[1.0, float('nan')])\n"
+    code, _, printed = drive(tmp_path, fakes={"odd": text})
+    text = (tmp_path / "result.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["parts"][0]["figures"] == {"losses": [1.0, "nan"]}
+    assert code == 0
+    assert "all passed" in printed
 
 
 def test_all_well_is_zero(tmp_path: Path) -> None:
