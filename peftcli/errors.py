@@ -45,6 +45,15 @@ class Fault:
         return lines
 
 
+class FieldFault(ValueError):
+    """A value that a field cannot have, as a section's own check says it: the field's name and place are known to others."""
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message if fix is None else f"{message}: {fix}")
+        self.message = message
+        self.fix = fix
+
+
 class PeftcliError(Exception):
     """Base of all errors that the command line reports in a few lines, without a traceback."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from peftcli.adapters.config import Kind, MethodConfig
+from peftcli.errors import FieldFault
 
 Placement = Literal["pfeiffer", "houlsby", "parallel"]
 NonLinearity = Literal["relu", "gelu", "gelu_new", "silu", "swish", "tanh", "sigmoid", "leaky_relu"]
@@ -38,5 +39,5 @@ class SublayerConfig(MethodConfig):
     @model_validator(mode="after")
     def _residual_order_needs_a_norm(self) -> Self:
         if self.adapter_residual_before_ln and not self.ln_after:
-            raise ValueError("`adapter_residual_before_ln` has no effect without `ln_after: true`")
+            raise FieldFault("`adapter_residual_before_ln` has no effect without `ln_after: true`")
         return self

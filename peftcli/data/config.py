@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from peftcli.data.names import check_names, format_names, nearest, own_format_names
+from peftcli.errors import FieldFault
 
 Severity = Literal["fail", "warn", "off"]
 Truncation = Literal["auto", "error", "drop", "left", "right", "split"]
@@ -26,7 +27,7 @@ def _format_name(value: Any) -> Any:
     # looking through installed packages takes time, so only for a name that is none of ours
     known = ("auto", *format_names())
     if name not in known:
-        raise ValueError(f"unknown format {value!r}{nearest(name, known)}; formats: {', '.join(known)}")
+        raise FieldFault(f"unknown format {value!r}{nearest(name, known)}", f"formats: {', '.join(known)}")
     return name
 
 
@@ -146,14 +147,14 @@ class DataConfig(BaseModel):
     def _nothing_is_none(cls, value: Any) -> Any:
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             number = value.strip()
-            raise ValueError(f"is the text {value!r}; write the number alone, {number}, or ./{number} for a file")
+            raise FieldFault(f"is the text {value!r}", f"write the number alone, {number}, or ./{number} for a file")
         return 0 if value is None else value
 
     @field_validator("packing")
     @classmethod
     def _packing_comes_later(cls, value: bool) -> bool:
         if value:
-            raise ValueError("packing: true is not supported yet; leave it out (batches are grouped by length)")
+            raise FieldFault("packing: true is not supported yet", "leave it out (batches are grouped by length)")
         return value
 
     @field_validator("checks", mode="before")
@@ -164,16 +165,16 @@ class DataConfig(BaseModel):
         named = {str(name).replace("_", "-"): severity for name, severity in value.items()}
         for name in named:
             if name not in check_names():
-                raise ValueError(
-                    f"unknown check {name!r}{nearest(name, check_names())}; checks: {', '.join(check_names())}"
+                raise FieldFault(
+                    f"unknown check {name!r}{nearest(name, check_names())}", f"checks: {', '.join(check_names())}"
                 )
         return named
 
     @model_validator(mode="after")
     def _a_stream_has_no_rows_to_split_off(self) -> DataConfig:
         if self.streaming and isinstance(self.validation, (int, float)) and self.validation:
-            raise ValueError(
-                "validation: a share or count of rows cannot be split off a stream; name a source for validation"
+            raise FieldFault(
+                "validation: a share or count of rows cannot be split off a stream", "name a source for validation"
             )
         return self
 
@@ -182,9 +183,11 @@ class DataConfig(BaseModel):
         for key, sources in (("train", self.train_sources), ("validation", self.validation_sources)):
             weighted = [source for source in sources if source.weight is not None]
             if weighted and len(weighted) != len(sources):
-                raise ValueError(f"{key}: give a weight to every source or to none ({len(weighted)} of {len(sources)})")
+                raise FieldFault(f"{key}: give a weight to every source or to none ({len(weighted)} of {len(sources)})")
             if len(weighted) == 1 and len(sources) == 1:
-                raise ValueError(f"{key}: a weight means nothing with one source; leave it out, or use rows or repeat")
+                raise FieldFault(
+                    f"{key}: a weight means nothing with one source", "leave it out, or use rows or repeat"
+                )
         return self
 
     @property

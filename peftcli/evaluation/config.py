@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from peftcli.errors import RecipeError
+from peftcli.errors import FieldFault, RecipeError
 from peftcli.evaluation.registry import resolve_metric_name
 
 
@@ -38,7 +38,7 @@ class EvaluationConfig(_Section):
         resolved = [_resolve(name) for name in names]
         twice = sorted({name for name in resolved if resolved.count(name) > 1})
         if twice:
-            raise ValueError(f"named twice: {', '.join(twice)}")
+            raise FieldFault(f"named twice: {', '.join(twice)}")
         return resolved
 
 
@@ -73,4 +73,4 @@ def _resolve(name: str) -> str:
     try:
         return resolve_metric_name(name)
     except RecipeError as error:
-        raise ValueError(f"{error.message}; {error.fix}") from error
+        raise FieldFault(error.message, error.fix) from error

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from peftcli.data.chat.names import DAY_VARIABLE, RESERVED
+from peftcli.errors import FieldFault
 
 LATER_ATTENTION = ("flash_attention_2", "flex_attention")
 
@@ -43,38 +44,38 @@ class ModelConfig(BaseModel):
     def _own_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in RESERVED:
-                raise ValueError(f"{name} is given by the conversation itself")
+                raise FieldFault(f"{name} is given by the conversation itself")
         if DAY_VARIABLE in value:
             try:
                 datetime.date.fromisoformat(str(value[DAY_VARIABLE]))
             except ValueError as error:
-                raise ValueError(f"{DAY_VARIABLE} must be a date like 2026-11-27") from error
+                raise FieldFault(f"{DAY_VARIABLE} must be a date like 2026-11-27") from error
         return value
 
     @field_validator("revision")
     @classmethod
     def _known_form(cls, value: str | None) -> str | None:
         if value is not None and (not _REVISION.fullmatch(value) or ".." in value or value.startswith("refs/pr")):
-            raise ValueError("must be a commit, tag or branch name")
+            raise FieldFault("must be a commit, tag or branch name")
         return value
 
     @field_validator("quantization")
     @classmethod
     def _quantization_comes_later(cls, value: str | None) -> str | None:
         if value is not None:
-            raise ValueError(f"quantization: {value} is not supported yet; leave it out")
+            raise FieldFault(f"quantization: {value} is not supported yet", "leave it out")
         return value
 
     @field_validator("attention")
     @classmethod
     def _attention_comes_later(cls, value: str) -> str:
         if value in LATER_ATTENTION:
-            raise ValueError(f"attention: {value} is not supported yet; use auto, sdpa or eager")
+            raise FieldFault(f"attention: {value} is not supported yet", "use auto, sdpa or eager")
         return value
 
     @field_validator("init_adapter")
     @classmethod
     def _init_adapter_comes_later(cls, value: str | None) -> str | None:
         if value is not None:
-            raise ValueError("init_adapter is not supported yet; leave it out")
+            raise FieldFault("init_adapter is not supported yet", "leave it out")
         return value

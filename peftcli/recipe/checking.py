@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from peftcli.adapters.registry import method_names, resolve_name
-from peftcli.errors import Fault, RecipeError
+from peftcli.errors import Fault, FieldFault, RecipeError
 from peftcli.recipe.keys import METHOD, TYPE, free_text_keys, method_class
 from peftcli.recipe.rules import broken_rules, idle_settings
 from peftcli.recipe.schema import Recipe
 from peftcli.recipe.unknown_keys import Path, dotted, stray_keys
-from peftcli.recipe.wording import found_text, remedy, wanted_text
+from peftcli.recipe.wording import found_text, remedy, wanted_at
 from peftcli.redaction import REMEDY as SECRET_REMEDY
 from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, plain
@@ -182,10 +182,11 @@ class _Check:
         node = kind or node
         where = node.where
         if item["type"] == "value_error":
-            message, _, fix = str(item["ctx"]["error"]).partition("; ")
-            return Fault(f"`{key}`: {message}" if key else message, where, fix or None)
-        wanted = wanted_text(section, path[len(prefix) :], key)
-        return Fault(f"`{key}` is {found_text(node)}; wanted {wanted}", where, remedy(node, key, wanted))
+            error = item["ctx"]["error"]
+            message, fix = (error.message, error.fix) if isinstance(error, FieldFault) else (str(error), None)
+            return Fault(f"`{key}`: {message}" if key else message, where, fix)
+        wanted = wanted_at(section, path[len(prefix) :], key)
+        return Fault(f"`{key}` is {found_text(node)}; wanted {wanted.text}", where, remedy(node, key, wanted))
 
     # -- places --
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.registry import parse_method
 from peftcli.data.config import DataConfig
-from peftcli.errors import RecipeError
+from peftcli.errors import FieldFault, RecipeError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.models.config import ModelConfig
 from peftcli.recipe.expectations import parse_gate
@@ -29,7 +29,7 @@ def _method(value: Any) -> Any:
         try:
             return parse_method(value)
         except RecipeError as error:
-            raise ValueError(f"{error.message}; {error.fix}") from error
+            raise FieldFault(error.message, error.fix) from error
     return value
 
 
@@ -99,7 +99,7 @@ class Recipe(BaseModel):
     def _safe_name(cls, value: str | None) -> str | None:
         if value is None or (NAME_PATTERN.fullmatch(value) and value.split(".")[0].lower() not in _RESERVED):
             return value
-        raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
+        raise FieldFault("must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
 
     @field_validator("task")
     @classmethod
@@ -107,7 +107,7 @@ class Recipe(BaseModel):
         try:
             return resolve_task_name(value)
         except RecipeError as error:
-            raise ValueError(f"{error.message}; {error.fix}") from error
+            raise FieldFault(error.message, error.fix) from error
 
     @field_validator("tracking")
     @classmethod
@@ -122,13 +122,13 @@ class Recipe(BaseModel):
         for name, text in value.items():
             try:
                 parse_gate(text)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+            except FieldFault as error:
+                raise FieldFault(f"{name}: {error.message}", error.fix) from error
         return value
 
     @field_validator("output")
     @classmethod
     def _printable(cls, value: str | None) -> str | None:
         if value is not None and not value.isprintable():
-            raise ValueError("must be a path of printable characters")
+            raise FieldFault("must be a path of printable characters")
         return value

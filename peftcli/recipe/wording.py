@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -16,15 +17,9 @@ from peftcli.yaml import Node
 MAX_SHOWN = 60
 
 Schema = Mapping[str, Any]
+Kind = Literal["word", "number", "boolean", "text", "list", "section", "null"]
 
 _BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-_SECTIONS = {
-    "model": "the name of a base, or a section with `base`",
-    "data": "a source of rows, or a section with `train`",
-    "method": "the name of a method, or a section with `type`",
-    "data.train": "a path, a Hub id, `builtin:NAME`, a source with `path`, or a list of sources",
-    "data.validation": "auto, a fraction below 1, a row count, or a source; 0 for none",
-}
 
 
 def found_text(node: Node) -> str:
@@ -66,19 +61,57 @@ def _standard(value: Any) -> Any:
     return [_standard(item) for item in value] if isinstance(value, list) else value
 
 
-def wanted_text(section: type[BaseModel], path: Sequence[str | int], key: str) -> str:
+@dataclass(frozen=True)
+class Wanted:
+    """What a value may be: in words, as kinds of values, and the words among which it may choose."""
+
+    text: str
+    kinds: frozenset[Kind] = frozenset()
+    words: tuple[str, ...] = ()
+
+
+_SECTIONS = {
+    "model": Wanted("the name of a base, or a section with `base`", frozenset({"text", "section"})),
+    "data": Wanted("a source of rows, or a section with `train`", frozenset({"text", "section"})),
+    "method": Wanted("the name of a method, or a section with `type`", frozenset({"text", "section"})),
+    "data.train": Wanted(
+        "a path, a Hub id, `builtin:NAME`, a source with `path`, or a list of sources",
+        frozenset({"text", "section", "list"}),
+    ),
+    "data.validation": Wanted(
+        "auto, a fraction below 1, a row count, or a source; 0 for none",
+        frozenset({"text", "number", "section", "list"}),
+        ("auto",),
+    ),
+}
+
+
+def wanted_at(section: type[BaseModel], path: Sequence[str | int], key: str) -> Wanted:
     """What a value at `path` within a section class may be."""
     if key in _SECTIONS:
         return _SECTIONS[key]
     if key.startswith("expect."):
-        return 'a comparison such as "< 1.2"'
+        return Wanted('a comparison such as "< 1.2"', frozenset({"text"}))
     if not path:
-        return "a section of `key: value` lines"
+        return Wanted("a section of `key: value` lines", frozenset({"section"}))
     root = _schema(section)
     found: list[Schema] = [root]
     for part in path:
         found = [inner for schema in found for inner in _inside(schema, part, root)]
-    return _joined(list(dict.fromkeys(text for schema in found for text in _texts(schema, root)))) or "something else"
+    return _any_of([wanted for schema in found for wanted in _wanted(schema, root)])
+
+
+def wanted_text(section: type[BaseModel], path: Sequence[str | int], key: str) -> str:
+    """`wanted_at` in words."""
+    return wanted_at(section, path, key).text
+
+
+def _any_of(choices: Sequence[Wanted]) -> Wanted:
+    return Wanted(
+        _joined(list(dict.fromkeys(choice.text for choice in choices))) or "something else",
+        frozenset(kind for choice in choices for kind in choice.kinds),
+        tuple(dict.fromkeys(word for choice in choices for word in choice.words)),
+    )
 
 
 def _inside(schema: Schema, part: str | int, root: Schema) -> list[Schema]:
@@ -101,44 +134,55 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
     return root["$defs"][reference.rsplit("/", 1)[-1]] if reference else schema
 
 
-def _texts(schema: Schema, root: Schema) -> list[str]:
+def _wanted(schema: Schema, root: Schema) -> list[Wanted]:
     schema = _resolved(schema, root)
     mapping = schema.get("discriminator", {}).get("mapping")
     if mapping:
-        return [f"`{name}`" for name in mapping]
+        return [_word(name) for name in mapping]
     if arms := (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        texts = [text for arm in arms for text in _texts(arm, root)]
+        found = [wanted for arm in arms for wanted in _wanted(arm, root)]
         # where any number is allowed, a whole one is too
-        return [text for text in texts if text.replace("whole number", "number") not in texts or "whole" not in text]
+        ranges = {_bounds(_resolved(arm, root)) for arm in arms if _resolved(arm, root).get("type") == "number"}
+        return [wanted for wanted in found if wanted.text not in {f"a whole number{bounds}" for bounds in ranges}]
     if "const" in schema:
-        return [f"`{schema['const']}`"]
+        return [_word(schema["const"])]
     if "enum" in schema:
-        return [f"`{word}`" for word in schema["enum"]]
+        return [_word(word) for word in schema["enum"]]
     return _typed(schema, root)
 
 
-def _typed(schema: Schema, root: Schema) -> list[str]:
+def _word(word: object) -> Wanted:
+    return Wanted(f"`{word}`", frozenset({"word"}), (str(word),))
+
+
+def _typed(schema: Schema, root: Schema) -> list[Wanted]:
+    def one(text: str, kind: Kind) -> list[Wanted]:
+        return [Wanted(text, frozenset({kind}))]
+
     match schema.get("type"):
         case "integer":
-            return ["a whole number" + _bounds(schema)]
+            return one("a whole number" + _bounds(schema), "number")
         case "number":
-            return ["a number" + _bounds(schema)]
+            return one("a number" + _bounds(schema), "number")
         case "boolean":
-            return ["true or false"]
+            return one("true or false", "boolean")
         case "string":
-            return ["text"]
+            return one("text", "text")
         case "array":
-            items = schema.get("prefixItems")
-            if items:
-                return [f"a list of {len(items)} values, each {_joined(_texts(items[0], root))}"]
-            inner = _joined(_texts(schema["items"], root)) if "items" in schema else ""
-            return [f"a list ({inner} each)" if inner else "a list"]
+            return one(_list_text(schema, root), "list")
         case "object":
-            return ["a section of `name: value` lines"]
+            return one("a section of `name: value` lines", "section")
         case "null":
-            return ["null"]
+            return one("null", "null")
         case _:
             return []
+
+
+def _list_text(schema: Schema, root: Schema) -> str:
+    items = schema.get("prefixItems")
+    if items:
+        return f"a list of {len(items)} values, each {_any_of(_wanted(items[0], root)).text}"
+    return f"a list ({_any_of(_wanted(schema['items'], root)).text} each)" if schema.get("items") else "a list"
 
 
 def _bounds(schema: Schema) -> str:
@@ -159,26 +203,29 @@ def _joined(texts: Sequence[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def remedy(node: Node, key: str, wanted: str) -> str | None:
+def remedy(node: Node, key: str, wanted: Wanted) -> str | None:
     """What to write instead, where it can be guessed."""
     value = node.value
     if key == "version":
         return "a recipe of a later version needs a newer peftcli"
-    if wanted.startswith("a list") and isinstance(value, (str, int, float)):
+    if "list" in wanted.kinds and wanted.kinds <= {"list", "null"} and isinstance(value, (str, int, float)):
         return f"write a list: [{str(value)[:MAX_SHOWN]}]"
     if isinstance(value, str):
-        theirs = foreign_values().get(key, {})
-        ours = theirs.get(value) or theirs.get(value.lower())
-        words = [word.strip("`") for word in wanted.replace(" or ", ", ").split(", ") if word.startswith("`")]
-        near = [ours] if ours else difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
-        if near:
-            return f"did you mean `{near[0]}`?"
-        if "true or false" in wanted and value.lower() in ("yes", "no", "on", "off", "y", "n"):
-            return f"write `{'true' if value.lower() in ('yes', 'on', 'y') else 'false'}`"
-        return _number_remedy(value) if "number" in wanted else None
-    if isinstance(value, (bool, int, float)) and ("text" in wanted or "the name of" in wanted):
+        return _text_remedy(value, key, wanted)
+    if isinstance(value, (bool, int, float)) and "text" in wanted.kinds:
         return f'put it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
     return None
+
+
+def _text_remedy(value: str, key: str, wanted: Wanted) -> str | None:
+    theirs = foreign_values().get(key, {})
+    ours = theirs.get(value) or theirs.get(value.lower())
+    near = [ours] if ours else difflib.get_close_matches(value.lower(), wanted.words, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    if "boolean" in wanted.kinds and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return f"write `{'true' if value.lower() in ('yes', 'on', 'y') else 'false'}`"
+    return _number_remedy(value) if "number" in wanted.kinds else None
 
 
 def _number_remedy(value: str) -> str | None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from peftcli.errors import FieldFault
+
 DEFAULT_EPOCHS = 3.0
 DEFAULT_WARMUP_RATIO = 0.03
 
@@ -47,7 +49,7 @@ class SGDConfig(_Optimizer):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> SGDConfig:
         if self.nesterov and self.momentum == 0.0:
-            raise ValueError("nesterov needs a momentum above 0; for example momentum: 0.9")
+            raise FieldFault("nesterov needs a momentum above 0", "for example momentum: 0.9")
         return self
 
 
@@ -264,28 +266,28 @@ class TrainingConfig(_Section):
     @classmethod
     def _no_compile_yet(cls, value: bool) -> bool:
         if value:
-            raise ValueError("compile: true is not supported yet; remove it or set false")
+            raise FieldFault("compile: true is not supported yet", "remove it or set false")
         return value
 
     @field_validator("kernels")
     @classmethod
     def _no_kernel_list_yet(cls, value: str | list[str]) -> str | list[str]:
         if isinstance(value, list):
-            raise ValueError("a list of kernels is not supported yet; use auto or off")
+            raise FieldFault("a list of kernels is not supported yet", "use auto or off")
         return value
 
     @field_validator("processes")
     @classmethod
     def _one_process_yet(cls, value: int) -> int:
         if value > 1:
-            raise ValueError("more than one process is not supported yet; use processes: 1")
+            raise FieldFault("more than one process is not supported yet", "use processes: 1")
         return value
 
     @field_validator("epochs", "learning_rate", "weight_decay", "max_grad_norm")
     @classmethod
     def _finite(cls, value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("must be a finite number")
+            raise FieldFault("must be a finite number")
         return value
 
     @field_validator("micro_batch_size")
@@ -293,14 +295,14 @@ class TrainingConfig(_Section):
     def _micro_batch_fits(cls, value: str | int, info: ValidationInfo) -> str | int:
         batch_size = info.data.get("batch_size")
         if isinstance(value, int) and isinstance(batch_size, int) and value > batch_size:
-            raise ValueError(f"is larger than batch_size {batch_size}; lower it, or raise batch_size")
+            raise FieldFault(f"is larger than batch_size {batch_size}", "lower it, or raise batch_size")
         return value
 
     @field_validator("warmup_steps")
     @classmethod
     def _one_warmup(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("warmup_ratio") is not None:
-            raise ValueError("warmup_ratio and warmup_steps are two ways to say one thing; give one of them")
+            raise FieldFault("warmup_ratio and warmup_steps are two ways to say one thing", "give one of them")
         return value
 
     @field_validator("scheduler")
@@ -308,7 +310,7 @@ class TrainingConfig(_Section):
     def _schedule_free_is_constant(cls, value: Any, info: ValidationInfo) -> Any:
         optimizer = info.data.get("optimizer")
         if isinstance(optimizer, ScheduleFreeConfig) and not isinstance(value, ConstantConfig):
-            raise ValueError("optimizer schedule_free replaces the decay of a schedule; set scheduler: constant")
+            raise FieldFault("optimizer schedule_free replaces the decay of a schedule", "set scheduler: constant")
         return value
 
     def num_steps(self, steps_per_epoch: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 
+from peftcli.errors import FieldFault
+
 TRACKER_PACKAGES = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
@@ -26,4 +28,4 @@ def require_tracker(name: str) -> None:
         return
     near = difflib.get_close_matches(name.lower().replace("-", "_"), TRACKER_PACKAGES, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(TRACKER_PACKAGES)}"
-    raise ValueError(f"no tracker {name[:40]!r}; {hint}")
+    raise FieldFault(f"no tracker {name[:40]!r}", hint)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
 from peftcli.adapters.methods.adalora.file_fields import FILE_DEFAULTS, IDLE_VARIANTS, REFUSED_VARIANTS
 from peftcli.adapters.target_config import TargetedConfig
+from peftcli.errors import FieldFault
 
 
 class AdaloraConfig(TargetedConfig):
@@ -58,9 +59,9 @@ class AdaloraConfig(TargetedConfig):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.target_r > self.init_r:
-            raise ValueError(f"target_r ({self.target_r}) is above init_r ({self.init_r}): ranks only shrink")
+            raise FieldFault(f"target_r ({self.target_r}) is above init_r ({self.init_r}): ranks only shrink")
         if self.total_step is not None and (self.tinit or 0) + (self.tfinal or 0) >= self.total_step:
-            raise ValueError("tinit + tfinal leaves no step for pruning before total_step")
+            raise FieldFault("tinit + tfinal leaves no step for pruning before total_step")
         return self
 
     @classmethod

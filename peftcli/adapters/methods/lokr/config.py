@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
+from peftcli.errors import FieldFault
 
 
 class LokrConfig(TargetedConfig):
@@ -65,9 +66,9 @@ class LokrConfig(TargetedConfig):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.decompose_factor != -1 and self.decompose_factor < 1:
-            raise ValueError("decompose_factor is -1 or at least 1")
+            raise FieldFault("decompose_factor is -1 or at least 1")
         if self.rank_dropout_scale and not self.rank_dropout:
-            raise ValueError("rank_dropout_scale has no effect without rank_dropout")
+            raise FieldFault("rank_dropout_scale has no effect without rank_dropout")
         return self
 
     @classmethod

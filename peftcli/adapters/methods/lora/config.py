@@ -12,7 +12,7 @@ from peftcli.adapters.file_values import ANY_NUMBER, SHARE, Bounds
 from peftcli.adapters.methods.lora.file_fields import FILE_DEFAULTS, IDLE_VARIANTS, REFUSED_VARIANTS
 from peftcli.adapters.oddities import tell
 from peftcli.adapters.target_config import TARGET_FOREIGN_NAMES, TargetedConfig
-from peftcli.errors import AdapterError
+from peftcli.errors import AdapterError, FieldFault
 
 REFUSED_INITS: Mapping[str, str] = {"corda": "CorDA", "loftq": "LoftQ"}
 TRAINING_INITS: Mapping[str, str] = {"mica": "MiCA starts B from the weight and trains A alone"}
@@ -163,18 +163,18 @@ class LoraConfig(TargetedConfig):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.use_dora and self.lora_bias:
-            raise ValueError("lora_bias does not go with use_dora: the bias has no part in a row's direction")
+            raise FieldFault("lora_bias does not go with use_dora: the bias has no part in a row's direction")
         if self.freeze_a and self.loraplus_lr_ratio is not None:
-            raise ValueError("loraplus_lr_ratio has no effect with freeze_a: only one half of each pair learns")
+            raise FieldFault("loraplus_lr_ratio has no effect with freeze_a: only one half of each pair learns")
         if self.init_lora_weights == "orthogonal":
             odd = sorted({r for r in (self.r, *self.rank_pattern.values()) if r % 2})
             if odd:
-                raise ValueError(f"init_lora_weights: orthogonal needs even ranks, found {', '.join(map(str, odd))}")
+                raise FieldFault(f"init_lora_weights: orthogonal needs even ranks, found {', '.join(map(str, odd))}")
         for field, start in (("eva_config", "eva"), ("lora_ga_config", "lora_ga")):
             if getattr(self, field) is not None and self.init_lora_weights != start:
-                raise ValueError(f"{field} has no effect without init_lora_weights: {start}")
+                raise FieldFault(f"{field} has no effect without init_lora_weights: {start}")
         if self.target_parameters and (self.use_dora or self.lora_bias or self.lora_dropout):
-            raise ValueError("target_parameters goes with none of use_dora, lora_bias and lora_dropout")
+            raise FieldFault("target_parameters goes with none of use_dora, lora_bias and lora_dropout")
         return self
 
     def doubled(self) -> LoraConfig:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from peftcli.adapters.file_values import SHARE, Bounds
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
+from peftcli.errors import FieldFault
 
 
 class OftConfig(TargetedConfig):
@@ -60,7 +61,7 @@ class OftConfig(TargetedConfig):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if (self.r == 0) == (self.oft_block_size == 0):
-            raise ValueError("give either r (with oft_block_size: 0) or oft_block_size (with r: 0)")
+            raise FieldFault("give either r (with oft_block_size: 0) or oft_block_size (with r: 0)")
         if self.oft_block_size == 1:
-            raise ValueError("oft_block_size: 1 rotates nothing; use 2 or more")
+            raise FieldFault("oft_block_size: 1 rotates nothing", "use 2 or more")
         return self

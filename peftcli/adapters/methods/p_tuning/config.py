@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from peftcli.adapters.prompt_config import PROMPT_FILE_DEFAULTS, PromptConfig
+from peftcli.errors import FieldFault
 
 
 class PTuningConfig(PromptConfig):
@@ -45,9 +46,9 @@ class PTuningConfig(PromptConfig):
     def _network_uses_its_fields(self) -> Self:
         lstm = self.encoder_reparameterization_type == "LSTM"
         if not lstm and self.encoder_num_layers != 2:
-            raise ValueError("`encoder_num_layers` is for `encoder_reparameterization_type: LSTM`; the MLP has 2")
+            raise FieldFault("`encoder_num_layers` is for `encoder_reparameterization_type: LSTM`, the MLP has 2")
         if self.encoder_dropout and not (lstm and self.encoder_num_layers > 1):
-            raise ValueError(
+            raise FieldFault(
                 "`encoder_dropout` acts between the layers of an LSTM: it needs LSTM with 2 layers or more"
             )
         return self

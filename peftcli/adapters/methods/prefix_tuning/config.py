@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from peftcli.adapters.prompt_config import PROMPT_FILE_DEFAULTS, PromptConfig
+from peftcli.errors import FieldFault
 
 
 class PrefixTuningConfig(PromptConfig):
@@ -50,5 +51,5 @@ class PrefixTuningConfig(PromptConfig):
     @model_validator(mode="after")
     def _text_and_start_agree(self) -> Self:
         if self.prefix_init_text is not None and self.prefix_init != "text":
-            raise ValueError(f"`prefix_init_text` has no effect with `prefix_init: {self.prefix_init}`")
+            raise FieldFault(f"`prefix_init_text` has no effect with `prefix_init: {self.prefix_init}`")
         return self

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from peftcli.adapters.prompt_config import PROMPT_FILE_DEFAULTS, PromptConfig
+from peftcli.errors import FieldFault
 
 
 class PromptTuningConfig(PromptConfig):
@@ -46,5 +47,5 @@ class PromptTuningConfig(PromptConfig):
     @model_validator(mode="after")
     def _text_and_start_agree(self) -> Self:
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
-            raise ValueError("`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` need each other")
+            raise FieldFault("`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` need each other")
         return self

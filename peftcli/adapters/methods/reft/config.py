@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from peftcli.adapters.config import Kind, MethodConfig
+from peftcli.errors import FieldFault
 
 
 class ReftConfig(MethodConfig):
@@ -44,5 +45,5 @@ class ReftConfig(MethodConfig):
     @model_validator(mode="after")
     def _some_layer(self) -> Self:
         if self.layers_to_transform == []:
-            raise ValueError("`layers_to_transform` is empty: name at least one block")
+            raise FieldFault("`layers_to_transform` is empty: name at least one block")
         return self
