@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 PROCESS_BYTES = 480 << 20
 """Interpreter, torch and transformers once imported, on a CPU."""
-_OPTIMIZER_TENSORS = {"adamw": 2, "muon": 2, "schedule_free": 2, "lion": 1, "sgd": 0, "adafactor": 1}
 _LOSS_ROWS = 1024
 
 
@@ -43,12 +42,13 @@ class MemoryEstimate:
         return {**asdict(self), "peak_bytes": self.peak_bytes}
 
 
-def estimate(shape: Shape, *, micro_tokens: int, optimizer: str, on_cpu: bool, checkpoint_every: int) -> MemoryEstimate:
+def estimate(
+    shape: Shape, *, micro_tokens: int, optimizer_tensors: float, on_cpu: bool, checkpoint_every: int
+) -> MemoryEstimate:
     """Peak memory of training with `micro_tokens` padded tokens in one forward pass.
 
     `checkpoint_every`: 0 keeps every activation, N keeps those of N - 1 of N layers and the inputs of the others.
     """
-    states = _OPTIMIZER_TENSORS.get(optimizer, 2)
     per_layer = (14 * shape.hidden_size + 4 * shape.intermediate_size) * shape.bytes_per_element
     boundary = 2 * shape.hidden_size * shape.bytes_per_element
     whole = shape.num_layers
@@ -61,7 +61,7 @@ def estimate(shape: Shape, *, micro_tokens: int, optimizer: str, on_cpu: bool, c
         base_bytes=shape.base_parameters * shape.bytes_per_element,
         adapter_bytes=shape.trainable * 4,
         gradient_bytes=shape.trainable * 4,
-        optimizer_bytes=shape.trainable * 4 * states,
+        optimizer_bytes=int(shape.trainable * 4 * optimizer_tensors),
         activation_bytes=activations,
         loss_bytes=3 * 4 * min(micro_tokens, _LOSS_ROWS) * shape.vocab_size,
     )

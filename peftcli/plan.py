@@ -305,7 +305,7 @@ def _resolve(
         return estimate(
             shape,
             micro_tokens=micro * longest,
-            optimizer=training.optimizer.type,
+            optimizer_tensors=training.optimizer.state_size,
             on_cpu=device == "cpu",
             checkpoint_every=int(training.gradient_checkpointing),
         )
@@ -317,8 +317,7 @@ def _resolve(
         micro = max(1, min(training.batch_size, MICRO_TOKENS[device] // longest))
         while micro > 1 and memory_of(micro).peak_bytes > budget:
             micro //= 2
-    auto = auto_rate(loaded.recipe.method, counts.hidden_size)
-    given = training.learning_rate
+    rate, rate_note = _learning_rate(loaded, counts.hidden_size)
     steps = training.num_steps(order.steps_per_epoch)
     if (fault := training.schedule_fault(steps)) is not None:
         raise RecipeError(fault, where="training.scheduler", fix=SCHEDULE_FIX)
@@ -328,13 +327,26 @@ def _resolve(
         precision=precision,
         dtype=dtype,
         micro_batch_size=micro,
-        learning_rate=auto.rate if given == "auto" else float(given),
-        learning_rate_note=auto.note if given == "auto" else "as the recipe says",
+        learning_rate=rate,
+        learning_rate_note=rate_note,
         steps=steps,
         steps_per_epoch=order.steps_per_epoch,
         warmup_steps=training.num_warmup_steps(steps),
     )
     return resolved, memory_of(micro)
+
+
+def _learning_rate(loaded: LoadedRecipe, hidden_size: int) -> tuple[float, str]:
+    """The peak rate, and how it came about."""
+    given, optimizer = loaded.recipe.training.learning_rate, loaded.recipe.training.optimizer
+    if given != "auto":
+        return float(given), "as the recipe says"
+    if optimizer.own_rate is not None:
+        return optimizer.own_rate, f"{optimizer.type} finds its own step size"
+    auto = auto_rate(loaded.recipe.method, hidden_size)
+    if optimizer.rate_factor == 1.0:
+        return auto.rate, auto.note
+    return auto.rate * optimizer.rate_factor, f"{auto.note}; times {optimizer.rate_factor:g} for {optimizer.type}"
 
 
 def _warnings(

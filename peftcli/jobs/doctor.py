@@ -17,7 +17,7 @@ from peftcli.plan import resolve_device, resolve_threads, total_memory_bytes
 MINIMUM_FREE_BYTES = 2 << 30
 OPTIONAL = {
     "bitsandbytes": "8-bit and paged optimizers (extra: gpu)",
-    "schedulefree": "optimizer schedule_free (extra: optim)",
+    "pytorch_optimizer": "the rarer optimizers: lion, prodigy, schedule_free, ... (extra: optim)",
     "rouge_score": "metric rouge (extra: metrics)",
     "sacrebleu": "metrics bleu and chrf (extra: metrics)",
     "zstandard": "reading .zst data (extra: zstd)",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from peftcli.errors import FieldFault
+from peftcli.training.optimizer_config import AdamWConfig, OptimizerConfig, ScheduleFreeConfig
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_WARMUP_RATIO = 0.03
@@ -18,106 +19,6 @@ Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-class _Optimizer(_Section):
-    package: ClassVar[str | None] = None
-    """Import name of the package that it comes from; None for torch and what peftcli always has."""
-
-
-class AdamWConfig(_Optimizer):
-    """AdamW of torch, fused where the device has it (arXiv:1711.05101)."""
-
-    type: Literal["adamw"] = "adamw"
-    """The optimizer's name."""
-    betas: Betas = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0.0)
-    """Added to the denominator."""
-
-
-class SGDConfig(_Optimizer):
-    """Stochastic gradient descent."""
-
-    type: Literal["sgd"] = "sgd"
-    """The optimizer's name."""
-    momentum: Fraction = 0.0
-    """Momentum factor; 0 keeps no state."""
-    nesterov: bool = False
-    """Nesterov momentum; needs `momentum` above 0."""
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> SGDConfig:
-        if self.nesterov and self.momentum == 0.0:
-            raise FieldFault("nesterov needs a momentum above 0", "for example momentum: 0.9")
-        return self
-
-
-class AdafactorConfig(_Optimizer):
-    """Adafactor of transformers with the rate of the recipe (arXiv:1804.04235): factored second moments."""
-
-    type: Literal["adafactor"] = "adafactor"
-    """The optimizer's name."""
-    clip_threshold: float = Field(default=1.0, gt=0.0)
-    """Root mean square of an update above which it is scaled down."""
-    decay_rate: float = Field(default=-0.8, lt=0.0)
-    """Exponent of the second moment's decay over steps."""
-    scale_parameter: bool = False
-    """Scale each rate by the tensor's root mean square; slow for tensors that start at zero, such as `lora_B`."""
-
-
-class LionConfig(_Optimizer):
-    """Lion (arXiv:2302.06675): the sign of an interpolated momentum; use a rate 3 to 10 times below AdamW's."""
-
-    type: Literal["lion"] = "lion"
-    """The optimizer's name."""
-    betas: Betas = (0.9, 0.99)
-    """Interpolation of the update, and decay of the momentum."""
-
-
-class MuonConfig(_Optimizer):
-    """Muon of torch for matrices, AdamW for every other tensor; the rate keeps AdamW's scale (arXiv:2502.16982)."""
-
-    type: Literal["muon"] = "muon"
-    """The optimizer's name."""
-    momentum: Fraction = 0.95
-    """Momentum of the matrices."""
-    nesterov: bool = True
-    """Nesterov momentum of the matrices."""
-    ns_steps: int = Field(default=5, ge=1, le=20)
-    """Newton-Schulz iterations that orthogonalise an update."""
-    betas: Betas = (0.9, 0.999)
-    """AdamW's decay rates, for tensors that are no matrices."""
-    eps: float = Field(default=1e-8, gt=0.0)
-    """AdamW's epsilon, for tensors that are no matrices."""
-
-
-class ScheduleFreeConfig(_Optimizer):
-    """Schedule-free AdamW of the `schedulefree` package (arXiv:2405.15682); needs `scheduler: constant`."""
-
-    package: ClassVar[str | None] = "schedulefree"
-
-    type: Literal["schedule_free"] = "schedule_free"
-    """The optimizer's name."""
-    betas: Betas = (0.9, 0.999)
-    """Interpolation between average and iterate, and decay of the second moment."""
-    eps: float = Field(default=1e-8, gt=0.0)
-    """Added to the denominator."""
-
-
-class EightBitAdamWConfig(_Optimizer):
-    """AdamW of bitsandbytes: 8-bit states, or states paged to host memory."""
-
-    package: ClassVar[str | None] = "bitsandbytes"
-
-    type: Literal["adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
-    """The optimizer's name."""
-    betas: Betas = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0.0)
-    """Added to the denominator."""
-    min_8bit_size: int = Field(default=4096, ge=1)
-    """Tensors with fewer elements keep 32-bit states."""
 
 
 class CosineConfig(_Section):
@@ -192,9 +93,6 @@ def _named(value: Any) -> Any:
     return section
 
 
-OptimizerConfig = (
-    AdamWConfig | SGDConfig | AdafactorConfig | LionConfig | MuonConfig | ScheduleFreeConfig | EightBitAdamWConfig
-)
 SchedulerConfig = CosineConfig | LinearConfig | ConstantConfig | PolynomialConfig | CosineWithRestartsConfig | WSDConfig
 
 

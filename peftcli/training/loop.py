@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from peftcli.errors import Interrupted, ModelError, RecipeError
 from peftcli.training.activation_checkpointing import checkpointed_blocks
-from peftcli.training.config import ScheduleFreeConfig
 from peftcli.training.interfaces import Metrics
 from peftcli.training.keeping import Keeper
+from peftcli.training.optimizer_config import ScheduleFreeConfig
 from peftcli.training.optimizers import build_optimizer, split_by_decay
 from peftcli.training.out_of_memory import memory_limit
 from peftcli.training.seeding import deterministic_kernels

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from peftcli.errors import CheckpointError
+
 SEPARATOR = "::"
+ATTRIBUTE = "->"
+KEPT_OBJECTS = "kept_objects"
+"""Attribute of an optimizer: what makes each object that it keeps beside the tensors of its state, by name."""
+_GROUP_NAME = re.compile(r"group (\d+)")
 
 
 def parameter_names(optimizer: Optimizer, named: Mapping[str, torch.nn.Parameter]) -> dict[int, str]:
@@ -30,16 +38,20 @@ def flatten(optimizer: Optimizer, names: Mapping[int, str]) -> tuple[dict[str, T
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             name = f"{names[id(parameter)]}{SEPARATOR}{key}"
+            for inner, part in _parts_of(name, value, getattr(optimizer, KEPT_OBJECTS, {})):
+                if isinstance(part, Tensor):
+                    tensors[inner] = part.detach().cpu().contiguous()
+                    if part.device != parameter.device:
+                        on_host.append(inner)
+                else:
+                    numbers[inner] = part
+    groups = []
+    for number, group in enumerate(optimizer.param_groups):
+        groups.append({key: value for key, value in group.items() if key != "params" and _is_plain(value)})
+        for key, value in group.items():
             if isinstance(value, Tensor):
-                tensors[name] = value.detach().cpu().contiguous()
-                if value.device != parameter.device:
-                    on_host.append(name)
-            else:
-                numbers[name] = value
-    groups = [
-        {key: value for key, value in group.items() if key != "params" and _is_plain(value)}
-        for group in optimizer.param_groups
-    ]
+                # groups may share one tensor, which a file cannot
+                tensors[f"group {number}{SEPARATOR}{key}"] = value.detach().cpu().clone()
     scalars = {
         "type": type(optimizer).__name__,
         "num_tensors": len(tensors),
@@ -51,7 +63,24 @@ def flatten(optimizer: Optimizer, names: Mapping[int, str]) -> tuple[dict[str, T
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _parts_of(name: str, value: Any, objects: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A value of the state by its name; of an object that an optimizer keeps there, each of its attributes.
+
+    Raises `CheckpointError` for what has no such form: a state that is only half kept would go on otherwise, silently.
+    """
+    if isinstance(value, Tensor) or value is None or isinstance(value, bool | int | float | str):
+        yield name, value
+    elif name.rpartition(SEPARATOR)[2] in objects:
+        for attribute, part in vars(value).items():
+            yield from _parts_of(f"{name}{ATTRIBUTE}{attribute}", part, {})
+    else:
+        raise CheckpointError(
+            f"the optimizer keeps {name.rpartition(SEPARATOR)[2]}, a {type(value).__name__}, which no checkpoint holds",
+            fix="use another optimizer",
+        )
 
 
 def unflatten(
@@ -65,6 +94,10 @@ def unflatten(
     restored: dict[str, dict[str, Any]] = {}
     for name, value in {**scalars["numbers"], **tensors}.items():
         parameter_name, _, key = name.rpartition(SEPARATOR)
+        if (number := _GROUP_NAME.fullmatch(parameter_name)) and parameter_name not in parameters:
+            group = optimizer.param_groups[int(number[1])]
+            group[key] = value.to(group["params"][0].device, copy=True)
+            continue
         if parameter_name not in parameters:
             raise ValueError(f"the optimizer has no parameter {parameter_name}")
         if isinstance(value, Tensor):
@@ -76,9 +109,25 @@ def unflatten(
         restored.setdefault(parameter_name, {})[key] = value
     optimizer.state.clear()
     for parameter_name, state in restored.items():
-        optimizer.state[parameters[parameter_name]] = state
+        optimizer.state[parameters[parameter_name]] = _with_objects(state, getattr(optimizer, KEPT_OBJECTS, {}))
     for group, saved in zip(optimizer.param_groups, scalars["groups"], strict=True):
-        group.update({key: value for key, value in saved.items() if key in group})
+        group.update(saved)  # also what an optimizer adds at its first step
+
+
+def _with_objects(state: Mapping[str, Any], objects: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """The state of one parameter, objects made anew of their attributes."""
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        key, _, attribute = name.partition(ATTRIBUTE)
+        if not attribute:
+            found[key] = value
+        elif key in objects:
+            if key not in found:
+                found[key] = objects[key]()
+            setattr(found[key], attribute, value)
+        else:
+            raise ValueError(f"this optimizer keeps no {key}")
+    return found
 
 
 def _paged_buffers(

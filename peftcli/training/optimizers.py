@@ -7,20 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
-from peftcli.errors import DeviceError
-from peftcli.training.config import (
+from peftcli.errors import DeviceError, RecipeError
+from peftcli.training.optimizer_config import (
     AdafactorConfig,
     AdamWConfig,
+    ApolloConfig,
     EightBitAdamWConfig,
-    LionConfig,
+    GaLoreConfig,
+    LibraryConfig,
     MuonConfig,
     OptimizerConfig,
-    ScheduleFreeConfig,
     SGDConfig,
 )
-from peftcli.training.lion import Lion
+from peftcli.training.optimizer_state import KEPT_OBJECTS
 
 Groups = list[dict[str, Any]]
 
@@ -38,14 +40,12 @@ def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: f
             return AdamW(groups, lr=learning_rate, betas=config.betas, eps=config.eps, fused=_fused(groups))
         case SGDConfig():
             return DecoupledSGD(groups, lr=learning_rate, momentum=config.momentum, nesterov=config.nesterov)
-        case LionConfig():
-            return Lion(groups, lr=learning_rate, betas=config.betas)
         case AdafactorConfig():
             return _adafactor(config, groups, learning_rate)
         case MuonConfig():
             return MuonWithAdamW(config, groups, learning_rate)
-        case ScheduleFreeConfig():
-            return _schedule_free(config, groups, learning_rate)
+        case LibraryConfig():
+            return _from_library(config, groups, learning_rate)
         case EightBitAdamWConfig():
             return _bitsandbytes(config, groups, learning_rate)
 
@@ -114,8 +114,8 @@ class MuonWithAdamW(Optimizer):
     """Muon for matrices and AdamW for the rest, as one optimizer: they share the groups and the state."""
 
     def __init__(self, config: MuonConfig, groups: Groups, learning_rate: float) -> None:
-        matrices = _part(groups, matrices=True)
-        others = _part(groups, matrices=False)
+        matrices = _part(groups, lambda parameter: parameter.ndim == 2)
+        others = _part(groups, lambda parameter: parameter.ndim != 2)
         super().__init__([*matrices, *others], {"lr": learning_rate})
         self.parts: list[Optimizer] = []
         if matrices:
@@ -140,19 +140,42 @@ class MuonWithAdamW(Optimizer):
             part.step()
 
 
-def _part(groups: Groups, *, matrices: bool) -> Groups:
+def _part(groups: Groups, belongs: Callable[[Tensor], bool]) -> Groups:
     chosen = []
     for group in groups:
-        parameters = [parameter for parameter in group["params"] if (parameter.ndim == 2) == matrices]
+        parameters = [parameter for parameter in group["params"] if belongs(parameter)]
         if parameters:
             chosen.append({**group, "params": parameters})
     return chosen
 
 
-def _schedule_free(config: ScheduleFreeConfig, groups: Groups, learning_rate: float) -> Optimizer:
-    library = _require("schedulefree", "schedule_free")
-    optimizer: Optimizer = library.AdamWScheduleFree(groups, lr=learning_rate, betas=config.betas, eps=config.eps)
-    return optimizer
+def _from_library(config: LibraryConfig, groups: Groups, learning_rate: float) -> Optimizer:
+    """The class of pytorch-optimizer that a section stands for, with the section's fields as its arguments."""
+    library = _require(config.package or "", config.type)
+    if config.one_rate and len({group["lr"] for group in groups}) > 1:
+        raise RecipeError(
+            f"optimizer {config.type} knows one rate, and this method trains its tensors at several",
+            fix="leave out what sets a rate of its own (loraplus_lr_ratio), or use optimizer: adamw",
+        )
+    fields = config.model_dump(exclude={"type", *config.group_fields})
+    build: Callable[..., Optimizer] = getattr(library, config.class_name)
+    if isinstance(config, GaLoreConfig | ApolloConfig):
+        from pytorch_optimizer.optimizer.utils.galore import GaLoreProjector
+
+        optimizer = build(_projected(groups, config), lr=learning_rate, **fields, **config.settings)
+        setattr(optimizer, KEPT_OBJECTS, {"projector": GaLoreProjector})
+        return optimizer
+    return build(groups, lr=learning_rate, **fields, **config.settings)
+
+
+def _projected(groups: Groups, config: GaLoreConfig | ApolloConfig) -> Groups:
+    """The matrices that are larger than the projection's rank, with the fields by which they are projected."""
+
+    def is_larger(parameter: Tensor) -> bool:
+        return parameter.ndim == 2 and min(parameter.shape) > config.rank
+
+    fields = {name: getattr(config, name) for name in config.group_fields}
+    return [*({**group, **fields} for group in _part(groups, is_larger)), *_part(groups, lambda p: not is_larger(p))]
 
 
 def _bitsandbytes(config: EightBitAdamWConfig, groups: Groups, learning_rate: float) -> Optimizer:

@@ -97,7 +97,7 @@ MODELS = [
     Entry("73 shard missing", 4, ("model-00002-of-00002.safetensors is missing", "download"), recipe=ON_BASE, command=TRAIN,
           prepare=base(sharded({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}))),
     Entry("73 shard elsewhere", 4, ("'../x.safetensors'", "not a plain file name"), recipe=ON_BASE, command=TRAIN, prepare=base(sharded({"a": "../x.safetensors"}))),
-    Entry("73 half the weights", 4, ("cannot load the weights", "base"), recipe=ON_BASE, command=TRAIN, prepare=base(cut_weights)),
+    Entry("73 half the weights", 4, ("is damaged", "download"), recipe=ON_BASE, command=TRAIN, prepare=base(cut_weights)),
     Entry("73 weights missing", 4, ("of its weights", "mlp", "download"), recipe=ON_BASE, command=TRAIN, prepare=base(fewer_weights)),
     Entry("73 weights do not fit", 4, ("do not fit its config.json", "download"), recipe=ON_BASE, command=TRAIN, prepare=config(intermediate_size=64)),
     Entry("74 no pad token", 0, ("steps",), recipe=ON_BASE, command=PLAN, prepare=base(without_tokens("pad_token"))),

@@ -51,7 +51,7 @@ tracking: [wandb]
         "nothere.jsonl",
         "none.jinja",
         "nobase",
-        "schedulefree",
+        "pytorch_optimizer",
         "rouge_score",
         "wandb",
         "NVIDIA",

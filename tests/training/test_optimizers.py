@@ -9,8 +9,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from peftcli.errors import DeviceError
-from peftcli.training.config import OptimizerConfig
+from peftcli.errors import CheckpointError, DeviceError, RecipeError
+from peftcli.training.optimizer_config import OptimizerConfig
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
 from peftcli.training.optimizers import build_optimizer, require_optimizer, split_by_decay
 
@@ -23,8 +23,22 @@ OPTIMIZERS = [
     {"type": "lion"},
     {"type": "muon"},
 ]
-if importlib.util.find_spec("schedulefree"):
-    OPTIMIZERS.append({"type": "schedule_free"})
+if importlib.util.find_spec("pytorch_optimizer") is None:
+    OPTIMIZERS.remove({"type": "lion"})
+else:
+    OPTIMIZERS += [
+        {"type": "schedule_free"},
+        {"type": "prodigy", "d0": 0.5},
+        {"type": "adopt"},
+        {"type": "came"},
+        {"type": "ademamix"},
+        {"type": "adan"},
+        {"type": "galore", "rank": 2, "update_proj_gap": 3},
+        {"type": "galore", "rank": 2, "projection_type": "left"},
+        {"type": "galore"},
+        {"type": "apollo", "rank": 2, "update_proj_gap": 7},
+        {"type": "apollo", "rank": 2, "scale_type": "tensor", "scale": 16.0},
+    ]
 
 
 def label(config: dict[str, Any]) -> str:
@@ -39,6 +53,8 @@ def build(config: dict[str, Any], seed: int = 0) -> tuple[torch.optim.Optimizer,
         "cube": nn.Parameter(torch.randn(2, 2, 2, generator=generator)),
     }
     groups = [{"params": [named["matrix"], named["vector"]]}, {"params": [named["cube"]], "lr": 0.05}]
+    if config["type"] == "prodigy":
+        del groups[1]["lr"]
     return build_optimizer(PARSE.validate_python(config), groups, learning_rate=0.02), named
 
 
@@ -72,8 +88,9 @@ def test_flattened_state_goes_on_exactly(config: dict[str, Any]) -> None:
     with torch.no_grad():
         for name, parameter in named.items():
             other_named[name].copy_(parameter)
-    descend(optimizer, named, 5)
-    descend(other, other_named, 5)
+    for each, parameters in ((optimizer, named), (other, other_named)):
+        torch.manual_seed(0)  # of what an optimizer draws (random projections); a run's checkpoint holds the generators
+        descend(each, parameters, 5)
     for name, parameter in named.items():
         assert torch.equal(parameter, other_named[name]), name
 
@@ -154,7 +171,8 @@ class Decaying:
         return {name: float(parameter.detach().mean()) for name, parameter in self.parameters.items()}
 
 
-@pytest.mark.parametrize("config", OPTIMIZERS, ids=label)
+# without any gradient Prodigy takes no step
+@pytest.mark.parametrize("config", [each for each in OPTIMIZERS if each["type"] != "prodigy"], ids=label)
 def test_weight_decay_is_of_the_matrices(config: dict[str, Any]) -> None:
     found = Decaying().after(config)
     assert found["matrix"] < 0.99
@@ -170,3 +188,32 @@ def test_the_decay_of_sgd_never_enters_its_momentum(momentum: float) -> None:
 def test_groups_stay_as_they_are_where_nothing_decays() -> None:
     groups = [{"params": [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))], "weight_decay": 0.0}]
     assert split_by_decay(groups, lambda parameter: parameter.ndim >= 2) == groups
+
+
+def test_one_rate_for_several_is_refused() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    groups = [{"params": [nn.Parameter(torch.ones(2, 2))], "lr": rate} for rate in (1.0, 0.5)]
+    with pytest.raises(RecipeError, match="prodigy knows one rate"):
+        build_optimizer(PARSE.validate_python({"type": "prodigy"}), groups, learning_rate=1.0)
+
+
+class Opaque:
+    """What an optimizer might keep beside tensors."""
+
+
+def test_a_state_that_cannot_be_kept_whole_stops_the_run() -> None:
+    optimizer, named = build({"type": "adamw"})
+    descend(optimizer, named, 1)
+    optimizer.state[named["matrix"]]["projector"] = Opaque()
+    with pytest.raises(CheckpointError, match="keeps projector, a Opaque"):
+        flatten(optimizer, parameter_names(optimizer, named))
+
+
+def test_numbers_of_an_optimizers_own_come_back_before_its_first_step() -> None:
+    """`step` of a group is made by the first step of many optimizers: a state put back must not begin at 0."""
+    pytest.importorskip("pytorch_optimizer")
+    optimizer, named = build({"type": "adopt"})
+    descend(optimizer, named, 5)
+    other, other_named = build({"type": "adopt"}, seed=1)
+    unflatten(other, parameter_names(other, other_named), *flatten(optimizer, parameter_names(optimizer, named)))
+    assert [group["step"] for group in other.param_groups] == [5, 5]

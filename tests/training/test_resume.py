@@ -31,7 +31,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "early stopping": {"evaluate_every": 2, "learning_rate": 0.1, "early_stopping": {"patience": 4}},
     "skip": {"on_nonfinite": "skip", "scheduler": "polynomial"},
 }
-if importlib.util.find_spec("schedulefree"):
+if importlib.util.find_spec("pytorch_optimizer"):
+    CONFIGURATIONS["galore"] = {"optimizer": {"type": "galore", "rank": 2, "update_proj_gap": 2}}
+    CONFIGURATIONS["apollo"] = {"optimizer": {"type": "apollo", "rank": 2, "update_proj_gap": 2}}
     CONFIGURATIONS["schedule_free"] = {
         "optimizer": "schedule_free",
         "scheduler": "constant",

@@ -6,7 +6,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from peftcli.training.config import CheckpointConfig, MuonConfig, TrainingConfig, WSDConfig
+from peftcli.training.config import CheckpointConfig, TrainingConfig, WSDConfig
+from peftcli.training.optimizer_config import MuonConfig
 
 
 def test_short_and_long_forms_agree() -> None:

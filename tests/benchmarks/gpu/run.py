@@ -43,7 +43,7 @@ BUDGET_SECONDS = 470.0
 """Of the eight minutes that the whole may take; what is not done by then is ended, or not begun, and told as such."""
 LANES = {"cuda": 3, "cpu": 2}
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "triton", "peft", "bitsandbytes",
-            "schedulefree", "pydantic")  # fmt: skip
+            "pytorch-optimizer", "pydantic")  # fmt: skip
 PASSED, NOT_BEGUN, INTERRUPTED = "passed", "not begun", "interrupted"
 INTERRUPTED_CODE = 130
 GRACE_SECONDS = 2.0

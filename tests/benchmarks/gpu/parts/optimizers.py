@@ -10,7 +10,8 @@ from typing import Any, get_args
 from setting import Setting, losses, peft, record_of, require, require_same_run
 
 from peftcli.errors import DeviceError
-from peftcli.training.config import OptimizerConfig, TrainingConfig
+from peftcli.training.config import TrainingConfig
+from peftcli.training.optimizer_config import OptimizerConfig
 from peftcli.training.optimizers import require_optimizer
 
 WORTH = 64
