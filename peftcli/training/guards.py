@@ -30,17 +30,20 @@ class LivenessWatch:
     has moved: a run of one step is judged by less, that its tensors take part in the loss and what reaches them is finite.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], exempt: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], exempt: frozenset[str] = frozenset(), *, still_steps: int = 0
+    ) -> None:
+        """`still_steps`: first steps of the optimizer that move nothing."""
         self._pending = {name: parameter for name, parameter in parameters.items() if name not in exempt}
-        self._steps_left = LIVENESS_STEPS
+        self._steps_left = LIVENESS_STEPS + still_steps
 
     def observe(self, *, last: bool) -> None:
         """Call after each backward pass whose gradients are used; raises `NumericalError` naming the idle tensors."""
         if self._steps_left == 0:
             return
-        only = last and self._steps_left == LIVENESS_STEPS
+        nothing_moved_yet = last and self._steps_left >= LIVENESS_STEPS
         self._steps_left = 0 if last else self._steps_left - 1
-        alive = _alive(self._pending, above=-1.0 if only else 0.0)
+        alive = _alive(self._pending, above=-1.0 if nothing_moved_yet else 0.0)
         self._pending = {name: parameter for name, parameter in self._pending.items() if name not in alive}
         if self._steps_left == 0 and self._pending:
             names = sorted(self._pending)

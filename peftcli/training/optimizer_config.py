@@ -24,6 +24,8 @@ class _Optimizer(_Section):
     """`state_size`, where no field changes it."""
     rate_factor: ClassVar[float] = 1.0
     """What the method's own rate, found with AdamW, is multiplied by for `learning_rate: auto`."""
+    still_steps: ClassVar[int] = 0
+    """First steps that only prepare the state and move nothing."""
     own_rate: ClassVar[float | None] = None
     """The rate for `learning_rate: auto` of an optimizer that finds its own step size."""
 
@@ -183,6 +185,7 @@ class AdoptConfig(LibraryConfig):
     """ADOPT (arXiv:2411.02853): Adam that converges with any second decay rate."""
 
     class_name: ClassVar[str] = "ADOPT"
+    still_steps: ClassVar[int] = 1
     settings: ClassVar[dict[str, bool]] = {"weight_decouple": True}
 
     type: Literal["adopt"] = "adopt"

@@ -56,7 +56,9 @@ class Stepper:
         )
         self._effect = EffectWatch(self._output_changes, warmup_steps=warmup_steps, total_steps=setup.total_steps)
         self._precision = forward_precision(setup.accelerator, setup.model)
-        self._liveness = LivenessWatch(self._parameters, setup.may_stay_idle)
+        self._liveness = LivenessWatch(
+            self._parameters, setup.may_stay_idle, still_steps=setup.config.optimizer.still_steps
+        )
         self._determinism = deterministic_mode(setup.accelerator.device)
         self._steps_here = 0
         self._last: Batch | None = None
