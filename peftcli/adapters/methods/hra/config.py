@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from peftcli.adapters.target_config import TARGET_DEFAULTS, TargetedConfig
+from peftcli.errors import FieldFault
 
 
 class HraConfig(TargetedConfig):
@@ -39,11 +40,11 @@ class HraConfig(TargetedConfig):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.init_weights and self.apply_GS:
-            raise ValueError(
+            raise FieldFault(
                 "apply_GS has no start as the base: orthogonal reflections never cancel; init_weights: false"
             )
         if self.init_weights and self.r % 2:
-            raise ValueError(f"init_weights: true needs an even r, found {self.r}: reflections cancel in pairs")
+            raise FieldFault(f"init_weights: true needs an even r, found {self.r}: reflections cancel in pairs")
         return self
 
     @classmethod
