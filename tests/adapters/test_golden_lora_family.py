@@ -19,7 +19,9 @@ from transformers import (
 )
 
 from peftcli import adapters
+from peftcli.adapters.registry import config_class, own_method_names
 from peftcli.adapters.surgery import adapter_of
+from peftcli.adapters.target_config import TargetedConfig
 from peftcli.errors import MergeError
 
 GROUND = os.environ.get("PEFTCLI_GROUND")
@@ -31,7 +33,12 @@ CLASSES = {
     "base_gpt2": GPT2LMHeadModel,
     "base_t5": T5ForConditionalGeneration,
 }
-FAMILY = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "VERA"}
+FAMILY = {
+    config.peft_type
+    for config in map(config_class, own_method_names())
+    if issubclass(config, TargetedConfig) and config.kind == "layers"
+}
+"""What adapts linear layers."""
 LOSS_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-4
 

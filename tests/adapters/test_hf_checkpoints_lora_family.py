@@ -16,14 +16,21 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from peftcli import adapters
+from peftcli.adapters.registry import config_class, own_method_names
 from peftcli.adapters.surgery import adapter_of
+from peftcli.adapters.target_config import TargetedConfig
 from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError
 
 GROUND = os.environ.get("PEFTCLI_GROUND")
 pytestmark = pytest.mark.skipif(GROUND is None, reason="PEFTCLI_GROUND names no measuring ground")
 
-FAMILY = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "VERA"}
+FAMILY = {
+    config.peft_type
+    for config in map(config_class, own_method_names())
+    if issubclass(config, TargetedConfig) and config.kind == "layers"
+}
+"""What adapts linear layers."""
 REFUSED = {"lora_alora": "aLoRA", "lora_bdlora": "BD-LoRA", "lora_kasa": "KaSA"}
 SHIFTED = {"lora_pissa", "lora_olora"}
 PLAIN = {"lora_velora"}
