@@ -219,6 +219,8 @@ class Method(ABC):
     config_class: ClassVar[type[MethodConfig]]
     other_names: ClassVar[Mapping[str, str]] = {}
     """Names of tensors in other tools, where they stand transposed -> names here."""
+    repeated_names: ClassVar[tuple[str, ...]] = ()
+    """Parts of keys under which a file of the reference has the base layer's own tensors a second time."""
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from peftcli.adapters.base import FILE_PREFIX
+from peftcli.adapters.base import FILE_PREFIX, Method
 from peftcli.adapters.layers import named_base_modules
 from peftcli.adapters.oddities import named, tell
 from peftcli.errors import AdapterError
@@ -54,15 +54,13 @@ class _Key:
         return FILE_PREFIX + ".".join(([self.path] if self.path else []) + list(self.tensor))
 
 
-def read_keys(
-    keys: Iterable[str], model: nn.Module, *, other_names: Mapping[str, str], converting: bool, where: str
-) -> KeyReading:
-    """Reads the keys of a file. `other_names`: tensor names of other tools, transposed there, and ours.
+def read_keys(keys: Iterable[str], model: nn.Module, owner: Method, *, converting: bool, where: str) -> KeyReading:
+    """Reads the keys of a file. `owner`: the method whose file it is, which says what other tools call its tensors.
 
     `converting`: keys of other tools are taken too. Raises `AdapterError` for them otherwise, and for keys that mean the
     same tensor.
     """
-    reader = _Reader(model, other_names)
+    reader = _Reader(model, owner.other_names)
     parsed = {key: reader.read(key) for key in keys}
     if reader.foreign and not converting:
         raise AdapterError(
@@ -72,7 +70,7 @@ def read_keys(
         )
     parsed = _without_adapter_name(parsed)
     reading = KeyReading(renamed=reader.renamed)
-    for key, found in _without_second_copies(parsed).items():
+    for key, found in _without_second_copies(parsed, owner.repeated_names).items():
         text = found if isinstance(found, str) else found.text()
         if text in reading.names:
             raise AdapterError(f"`{key}` and `{reading.names[text]}` are one tensor", where=where, fix="remove one")
@@ -165,7 +163,7 @@ _SECOND_COPIES: Mapping[str, Callable[[_Key], _Key | None]] = {
 }
 
 
-def _without_second_copies(parsed: Mapping[str, _Key | str]) -> dict[str, _Key | str]:
+def _without_second_copies(parsed: Mapping[str, _Key | str], repeated: Sequence[str]) -> dict[str, _Key | str]:
     """Without what the reference saves twice where embeddings are saved whole.
 
     A trained module stands there under its plain name too. Trained tokens bring the base's own table, which has the name
@@ -178,7 +176,7 @@ def _without_second_copies(parsed: Mapping[str, _Key | str]) -> dict[str, _Key |
             other = _SECOND_COPIES[found.tensor[0]](found)
             if other is not None and other.text() not in plain:
                 kept[key] = other
-        elif isinstance(found, _Key) and found.tensor[:2] == ("token_adapter", "base_layer"):
+        elif isinstance(found, _Key) and found.tensor[0] in repeated and found.tensor[1:2] == ("base_layer",):
             kept[key] = _Key(found.path, found.tensor[1:])
         else:
             kept[key] = found

@@ -212,7 +212,7 @@ def has_other_keys(model: nn.Module, folder: str | Path) -> bool:
     another tool made them, or wrappers left their names in them."""
     path = Path(folder) / TENSORS_NAME
     owner = method(config_class_of_type(read_config(Path(folder))["peft_type"], where=str(folder)).name)
-    reading = read_keys(read_header(path), model, other_names=owner.other_names, converting=True, where=str(path))
+    reading = read_keys(read_header(path), model, owner, converting=True, where=str(path))
     return any(key != name for key, name in reading.names.items())
 
 
@@ -229,7 +229,7 @@ def install(
     everything that does not fit; the model is then untouched."""
     where, folder = str(parts.path), parts.path.parent
     owner = method(config.name)
-    reading = read_keys(parts.header(), model, other_names=owner.other_names, converting=converting, where=where)
+    reading = read_keys(parts.header(), model, owner, converting=converting, where=where)
     config, file = owner.adopt(model, config, parts.file(reading))
     with bounded_allocation(model, file.shapes, where=str(folder / CONFIG_NAME)):
         adapter = build(model, config, file.shapes)

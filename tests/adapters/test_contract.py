@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from peftcli.adapters.compatibility import YES, works_with
-from peftcli.adapters.registry import method_names, own_method_names, resolve_name
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.registry import config_class, method, method_names, own_method_names, resolve_name
 from peftcli.testing import FAMILIES, Case, run_contract
 from peftcli.testing.sections import SECTIONS, cases_of, reason_against
 
@@ -83,3 +85,24 @@ def test_a_method_says_what_it_computes(name: str) -> None:
     assert "Shapes" in text
     assert re.search(r"Keys?:", text)
     assert re.search(r"[Cc]ompared\s+with|Not\s+in\s+the\s+reference\s+library", text)
+
+
+@pytest.mark.parametrize("name", own_method_names())
+def test_a_method_says_itself_whether_the_reference_has_it(name: str) -> None:
+    own = config_class(name)
+    shared = own.__mro__[1:]
+    assert not any(vars(base).get("in_peft") for base in shared), "never inherited"
+
+
+def test_the_switch_is_handled_in_one_place() -> None:
+    for name in own_method_names():
+        method(name)
+    layers, found = [AdapterLayer], []
+    while layers:
+        found += (below := layers.pop().__subclasses__())
+        layers += below
+    ours = [layer for layer in found if layer.__module__.startswith("peftcli.")]
+    assert len(ours) >= 14
+    assert not [layer.__name__ for layer in ours if "forward" in vars(layer)], "write `adapted`"
+    switched = [layer for layer in ours if "adapted" in vars(layer) and ".enabled" in inspect.getsource(layer.adapted)]
+    assert not switched

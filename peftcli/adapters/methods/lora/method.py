@@ -38,7 +38,7 @@ from peftcli.adapters.methods.lora.expert_names import layers_named_as_weights, 
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.adapters.methods.lora.pairs import section_of, tensors_of
-from peftcli.adapters.methods.lora.tokens import TokenRows, input_embedding_path, token_sites
+from peftcli.adapters.methods.lora.tokens import ROWS, TokenRows, input_embedding_path, token_sites
 from peftcli.adapters.oddities import named, tell
 from peftcli.adapters.pairs import Pairs, Written
 from peftcli.adapters.selection import train_named_modules, wrap_named_modules
@@ -57,6 +57,7 @@ class Lora(LinearsMethod[LoraConfig]):
     config_class = LoraConfig
     tensor_prefix = "lora_"
     other_names: ClassVar[Mapping[str, str]] = MLX_NAMES
+    repeated_names: ClassVar[tuple[str, ...]] = (ROWS.split(".")[0],)
 
     def new_adapter(self, model: nn.Module, config: LoraConfig) -> LoraAdapter:
         return LoraAdapter(model, config)
