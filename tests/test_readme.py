@@ -73,7 +73,8 @@ def test_every_file_that_the_guide_names_exists() -> None:
 
 
 def test_everything_that_the_guide_tells_to_subclass_or_write_is_there() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (README.parent / "peftcli").rglob("*.py"))
+    places = [path for room in ("peftcli", "tests") for path in (README.parent / room).rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in places)
     words = set(re.findall(r"`([A-Z]\w+)(?:\(\.\.\.\))?`", guide())) - {"NAME", "PEFTCLI_GROUND"}
     words |= set(re.findall(r"`([a-z]\w+)(?:\(x\)|=False)?`", guide().partition("### Add a method")[2]))
     known = {"oft", "hra", "v", "pass"}
