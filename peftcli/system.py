@@ -169,6 +169,36 @@ def computing_at_most(seconds: float, out_of_time: Callable[..., Any], *, patien
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+@contextlib.contextmanager
+def looking_while_computing(look: Callable[[], None], *, every_seconds: float = 0.1) -> Iterator[None]:
+    """Calls `look`, which may raise, after each stretch of computing inside the block, between two steps of Python.
+
+    Only the main thread of a system that counts computing can do so; elsewhere nobody looks.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, lambda *_: look())
+    signal.setitimer(signal.ITIMER_PROF, every_seconds, every_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def end_after_computing(seconds: float) -> None:
+    """This process ends when it has computed for so long, whatever it does; where the system counts no computing, by the
+    clock."""
+    if not hasattr(signal, "setitimer"):
+        timer = threading.Timer(seconds, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        return
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def limit_memory(limit_bytes: int) -> None:
     """Bounds what this process may take of memory, and keeps it from leaving it on disk when it dies.
 

@@ -25,6 +25,7 @@ FLOORS = {
     # what standard streams and files are cleaned by
     "visible": -1,
     "errors": 0,
+    "bounded_process": 0,
     "files": 0,
     # which existing files may be written over
     "ownership": 0,

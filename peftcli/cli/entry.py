@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from peftcli import files
-from peftcli.errors import AdapterWarning, Fault, MemoryLimitError, PeftcliError, StorageError, exit_code_of
+from peftcli.errors import (
+    AdapterWarning,
+    Fault,
+    MemoryLimitError,
+    ModelError,
+    PeftcliError,
+    StorageError,
+    exit_code_of,
+)
 from peftcli.redaction import redacted
 from peftcli.streams import lasting_streams, open_missing_descriptors
 
@@ -81,6 +89,20 @@ def _run(arguments: Sequence[str]) -> int:
             fix = "free memory on the device, or choose a smaller base or batch"
             return _report(MemoryLimitError("the device ran out of memory", fix=fix), as_json)
         return _report_bug(error, as_json)
+    except BaseException as error:
+        # a library that is not written in Python gives up by what is no `Exception`
+        return _report(_given_up(error), as_json) if _is_panic(error) else _report_bug(error, as_json)
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__module__ == "pyo3_runtime"
+
+
+def _given_up(error: BaseException) -> ModelError:
+    return ModelError(
+        f"a library gave up: {' '.join(str(error).split())[:200]}",
+        fix="most likely the tokenizer, on one of these texts; where the model is not yours, do not trust it",
+    )
 
 
 def _is_out_of_device_memory(error: Exception) -> bool:
@@ -171,7 +193,7 @@ def _report_usage(error: Any, as_json: bool) -> int:
     return 2
 
 
-def _report_bug(error: Exception, as_json: bool) -> int:
+def _report_bug(error: BaseException, as_json: bool) -> int:
     text = redacted("".join(traceback.format_exception(error)))
     if os.environ.get("PEFTCLI_TRACEBACK") == "1":
         print(text, file=sys.stderr)

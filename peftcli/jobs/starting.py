@@ -14,6 +14,7 @@ from peftcli.data.format import load_format
 from peftcli.data.preview import read_parts
 from peftcli.errors import DataError, ModelError
 from peftcli.models.source import BaseSource, read_model_config, resolve_base
+from peftcli.models.tokenizer_trial import require_bounded_tokenizer
 
 ROWS_LOOKED_AT = 2000
 CHARACTERS_A_TOKEN = 3.0
@@ -87,6 +88,7 @@ def _tokenizer_of(base: str) -> Any | None:
         return None
     from tokenizers import Tokenizer
 
+    require_bounded_tokenizer(source.folder / "tokenizer.json", source.name)
     try:
         return Tokenizer.from_file(str(source.folder / "tokenizer.json"))
     except Exception as error:  # the library raises a bare Exception for every fault of the file

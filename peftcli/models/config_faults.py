@@ -23,7 +23,7 @@ def likely_fields(source: BaseSource, error: Exception) -> list[str]:
     """Each field whose value is of another kind than the family's default, or is what was looked up in vain, in words."""
     if not isinstance(error, _OF_A_VALUE):
         return []
-    config = _config_of(source)
+    config = readable_config(source)
     sought = error.args[0] if isinstance(error, KeyError) and error.args else None
     usual = _defaults(config.get("model_type"))
     found = []
@@ -37,8 +37,8 @@ def likely_fields(source: BaseSource, error: Exception) -> list[str]:
     return found
 
 
-def _config_of(source: BaseSource) -> Mapping[str, Any]:
-    """Empty where it cannot be read either."""
+def readable_config(source: BaseSource) -> Mapping[str, Any]:
+    """`config.json`; empty where it cannot be read either."""
     folder = source.folder or known_folder(source)
     try:
         return {} if folder is None else read_model_config(folder)

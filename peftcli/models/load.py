@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from peftcli.data.tokens import KWARGS, template_kwargs
-from peftcli.errors import DeviceError, HubError, ModelError
-from peftcli.models.config_faults import likely_fields
+from peftcli.errors import DeviceError, HubError, ModelError, PeftcliError
+from peftcli.models.building import LAYING_OUT, READING, bounded_building, quiet_about_nothing, require_values
+from peftcli.models.config_faults import likely_fields, readable_config
 from peftcli.models.device import loading_options
 from peftcli.models.hub import cached_folder
 from peftcli.models.quantized import packed_type, quantization_of, quantized_base
-from peftcli.models.source import CONFIG_NAME, BaseSource, code_places, code_refused
+from peftcli.models.source import (
+    BUILTIN_PREFIX,
+    CONFIG_NAME,
+    BaseSource,
+    code_places,
+    code_refused,
+    describes_sizes,
+)
+from peftcli.models.tokenizer_trial import require_bounded_tokenizer
 from peftcli.models.view import Shown, shown_folder
 
 if TYPE_CHECKING:
@@ -48,21 +56,9 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
         raise HubError(f"{source.name} is not on the Hub, or is private", fix="check the name; set HF_TOKEN") from error
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
         raise _offline(source) from error
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, PeftcliError):
         raise
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-        TypeError,
-        ImportError,
-        SafetensorError,
-        hub.StrictDataclassError,
-        hub.HfHubHTTPError,
-    ) as error:
+    except Exception as error:  # code of all families, on a configuration and files that may hold anything
         raise _load_error(source, what, error) from error
 
 
@@ -96,7 +92,8 @@ def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError |
             where=where,
             fix="correct config.json, or download the model again",
         )
-    return ModelError(f"cannot load {what} of {name}: {text[:300]}", where=where, fix="check the files")
+    sizes = describes_sizes(readable_config(source))
+    return ModelError(f"cannot load {what} of {name}: {text[:300]}{sizes}", where=where, fix="check the files")
 
 
 def load_config(source: BaseSource) -> PretrainedConfig:
@@ -113,9 +110,19 @@ def _config_of(source: BaseSource, shown: Shown) -> PretrainedConfig:
         raise code_refused(Path(source.location) / CONFIG_NAME, "auto_map", places[0])
     if (storage := quantization_of(document)) is not None:
         raise quantized_base(source.name, storage, where)
-    config = AutoConfig.from_pretrained(str(shown.path), trust_remote_code=False)
+    with bounded_building(source.name, where, READING):
+        config = AutoConfig.from_pretrained(str(shown.path), trust_remote_code=False)
+    _leave_attention_to_the_recipe(config)
     config._name_or_path, config._commit_hash = source.location, shown.commit
     return config
+
+
+def _leave_attention_to_the_recipe(config: PretrainedConfig) -> None:
+    """A base may prefer one of the kinds of attention that a recipe may name; any other, such as one that starts a
+    compiler, is for transformers to choose."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None and part._attn_implementation not in (None, "sdpa", "eager"):
+            part._attn_implementation = None
 
 
 def load_tokenizer(
@@ -130,6 +137,8 @@ def load_tokenizer(
     A tokenizer without a pad token pads with its end token: padding is masked by position, so nothing is lost.
     """
     with _loading(source, "the tokenizer"), shown_folder(source, weights=False) as shown:
+        if (fast := shown.path / "tokenizer.json").exists() and not source.name.startswith(BUILTIN_PREFIX):
+            require_bounded_tokenizer(fast, source.name)
         tokenizer = AutoTokenizer.from_pretrained(str(shown.path), trust_remote_code=False, use_fast=True)
     tokenizer.name_or_path = source.location
     if not tokenizer.is_fast:
@@ -283,7 +292,14 @@ def meta_model(source: BaseSource, *, auto_class: str = "AutoModelForCausalLM") 
     """The model without weights (every tensor on the meta device): structure and exact parameter counts."""
     config = load_config(source)
     _check_architecture(source, config, auto_class)
-    with _loading(source, "the structure"), torch.device("meta"):
+    where = source.location if source.is_local else None
+    with (
+        _loading(source, "the structure"),
+        bounded_building(source.name, where, LAYING_OUT),
+        quiet_about_nothing(),
+        torch.device("meta"),
+    ):
         model: nn.Module = _auto_class(auto_class).from_config(config)
+    require_values(model, source.name, where, config.to_dict())
     model.tie_weights()  # type: ignore[operator]
     return model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peftcli.errors import ModelError
+from peftcli.errors import Fault, ModelError
 from peftcli.models.hub import known_folder
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_model_config
 from peftcli.models.weight_files import require_own_files, require_whole, weight_names
@@ -24,6 +24,8 @@ _TOKENIZER_SUFFIXES = (
 _NOT_READ = frozenset(
     {"README.txt", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.txt", "modules.json", "peftcli.json", "adapter_config.json"}
 )
+_LARGEST_BYTES = 128 << 20
+"""Tokenizers of 250,000 tokens have 35 MB."""
 _WEIGHTS_ENDS = (".safetensors", ".safetensors.index.json")
 
 
@@ -66,7 +68,21 @@ def small_names(folder: Path) -> list[str]:
     """Configuration, tokenizer and templates of a folder, by their names; folders are not among them."""
     names = [path.name for path in folder.iterdir() if role_of(path.name) is not None and not path.is_dir()]
     templates = (folder / TEMPLATES_FOLDER).glob("*.jinja")
-    return sorted([*names, *(f"{TEMPLATES_FOLDER}/{path.name}" for path in templates)])
+    found = sorted([*names, *(f"{TEMPLATES_FOLDER}/{path.name}" for path in templates)])
+    large = [name for name in found if _size(folder / name) > _LARGEST_BYTES]
+    if large:
+        faults = [Fault(f"{name} is larger than {_LARGEST_BYTES >> 20} MiB", str(folder / name)) for name in large]
+        fix = "do not trust this model; get it from its own page"
+        raise ModelError("files beside the weights are too large", faults=faults, fix=fix)
+    return found
+
+
+def _size(path: Path) -> int:
+    """Of a file; what cannot be asked is told by whoever opens it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def checked_files(folder: Path, names: list[str]) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,12 @@ BUILTIN_PREFIX = "builtin:"
 CONFIG_NAME = "config.json"
 _CONFIG_LIMIT_BYTES = 4 << 20
 _NOT_TRUSTED = "do not trust this model; get it from its own page"
-MAX_LAYERS = 10_000
+MAX_LAYERS = 500
+MAX_LABELS = 1_000_000
+_COUNTS_LAYERS = re.compile(r".*layers|n_layer|num_layer")
+_SIZE = re.compile(
+    r"(n|num)_\w*(heads?|layers?|embd|labels)|vocab_size|hidden_size|intermediate_size|d_model|\w*head_dim"
+)
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,29 @@ def read_config_file(file: Path) -> dict[str, Any]:
         for key, value in section.items():
             if _asks_for_code(key, value):
                 raise code_refused(file, key, where)
-            if isinstance(value, int) and "layer" in key and value > MAX_LAYERS:
+            if (many := _too_many(key, value)) is not None:
                 raise ModelError(
-                    f"`{key}` is {value:,} in {where}; no model has so many layers", where=str(file), fix=_NOT_TRUSTED
+                    f"`{key}` is {value:,} in {where}; no model has so many {many}", where=str(file), fix=_NOT_TRUSTED
                 )
     return config
+
+
+def _too_many(key: str, value: Any) -> str | None:
+    """What a number is too large a count of, if it is one."""
+    if isinstance(value, int) and value > MAX_LAYERS and _COUNTS_LAYERS.fullmatch(key):
+        return "layers"
+    return "labels" if isinstance(value, int) and value > MAX_LABELS and key == "num_labels" else None
+
+
+def describes_sizes(config: Mapping[str, Any]) -> str:
+    """A configuration's sizes that are not above zero, as the end of a sentence; empty where all are."""
+    odd = [
+        f"`{key}` is {value}"
+        for _, section in _sections(config, "")
+        for key, value in section.items()
+        if type(value) is int and value <= 0 and _SIZE.fullmatch(key)
+    ]
+    return f" ({', '.join(odd[:3])})" if odd else ""
 
 
 def code_places(config: Mapping[str, Any], families: Container[str] = ()) -> list[str]:

@@ -81,6 +81,37 @@ def large(name: str, size: int) -> Callable[[Scene], object]:
     return base(change)
 
 
+def tokenizer(**parts: Any) -> Callable[[Scene], object]:
+    """The built-in tokenizer with other steps."""
+    return edited("tokenizer.json", **parts)
+
+
+def split_by(pattern: str) -> dict[str, Any]:
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [step, byte_level]}
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+DOUBLING = [replace({"Regex": "."}, "zz")] * 40
+AROUND = {
+    "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "X", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"X": {"id": "X", "ids": [3] * 200_000, "tokens": ["<|x|>"] * 200_000}},
+}  # fmt: skip
+
+
+def templates_elsewhere(folder: Path, scene: Scene) -> None:
+    elsewhere = scene.outside.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "tool.jinja").symlink_to(scene.outside)
+    (elsewhere / "other.jinja").write_text("{{ 1 }}")
+    (folder / "additional_chat_templates").symlink_to(elsewhere)
+
+
 REFUSED = frozenset({4, 6})
 ANY = frozenset({0, 4, 6})
 
@@ -130,8 +161,38 @@ BASES = [
     case("configuration of deep lists", raw("config.json", b'{"a":' * 100_000), "config.json"),
     case("tokenizer is a pipe", piped("tokenizer.json"), "tokenizer"),
     case("tokenizer is a link", linked("tokenizer.json"), "tokenizer"),
+    *[
+        case(f"tokenizer: {name}", tokenizer(**parts), "the tokenizer of")
+        for name, parts in [
+            ("splits for ever", {"pre_tokenizer": split_by("(x+x+)+y")}),
+            ("splits by powers", {"pre_tokenizer": split_by("^(([a-z])+.)+[A-Z]([a-z])+$")}),
+            ("normalizes for ever", {"normalizer": replace({"Regex": "(a+)+$"}, "z")}),
+            ("doubles", {"normalizer": {"type": "Sequence", "normalizers": DOUBLING}}),
+            ("puts text in front", {"normalizer": {"type": "Prepend", "prepend": "x" * 2_000_000}}),
+            ("puts tokens around", {"post_processor": AROUND}),
+            ("decodes to much more", {"decoder": {"type": "Sequence", "decoders": [replace({"String": "a"}, "a" * 10_000)] * 4}}),
+            ("decodes by doubling", {"decoder": {"type": "Sequence", "decoders": DOUBLING}}),
+        ]
+    ],
+    case("tokenizer: a pattern that is none", tokenizer(pre_tokenizer=split_by("(a")), "tokenizer"),
+    case("tokenizer: deep lists", raw("tokenizer.json", b'{"model": ' + b"[" * 200_000), "tokenizer"),
+    case("tokenizer: of 1 GB", large("tokenizer.json", 1 << 30), "tokenizer"),
+    case("templates are elsewhere", base(templates_elsewhere), "outside"),
     case("a billion layers", config(num_hidden_layers=10**9), "num_hidden_layers"),
     case("a million layers", config(num_hidden_layers=10**6), "num_hidden_layers"),
+    case("ten thousand layers", config(num_hidden_layers=10**4), "num_hidden_layers"),
+    *[
+        case(f"{key} of zero", config(**{key: 0}), f"`{key}` is 0")
+        for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "hidden_size", "intermediate_size")
+    ],
+    case("a billion labels", config(num_labels=10**9), "num_labels", command=TRAIN),
+    case("a list from two numbers", config(model_type="gpt_neo", attention_types=[[["global"], 10**9]], num_layers=12), "without its weights"),
+    *[
+        case(f"attention of its own: {name}", config(_attn_implementation=name, attn_implementation=name), codes=frozenset({0}), command=TRAIN)
+        for name in ("flex_attention", "flash_attention_2", "evil")
+    ],
+    case("numbers in place of names", config(hidden_act=[1], rope_parameters=3), codes=ANY, command=TRAIN),
+    case("a family that is a list", config(model_type=["llama"]), command=TRAIN),
     case("a width of 2**40", config(hidden_size=2**40, intermediate_size=2**40), command=TRAIN),
     case("a vocabulary of 2**40", config(vocab_size=2**40), command=TRAIN),
     case("layers below zero", config(num_hidden_layers=-3), command=TRAIN),

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftcli.bounded_process import COMMAND
 from peftcli.cli.entry import run as peft
-from peftcli.data.chat.bounds import COMMAND
 from peftcli.models.builtin import builtin_base
 
 GOOD = """\
@@ -167,7 +167,7 @@ _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.
 
 def _suspicious(event: str, args: tuple[Any, ...], folder: str, outside: str) -> str | None:
     if event == "subprocess.Popen" and tuple(args[1])[: len(COMMAND)] == COMMAND:
-        # chat templates run in a process of our own, of which the environment is empty
+        # chat templates run, and tokenizers are tried, in a process of our own, of which the environment is empty
         return None if set(args[3] or os.environ) <= {"PYTHONUTF8", "PYTHONHASHSEED"} else f"environment {args[3]!r}"
     if event in ("pickle.find_class", "socket.connect", "ctypes.dlopen") or event in _PROCESSES:
         # of the library's own start-up nothing is left to do in a warm process

@@ -9,11 +9,11 @@ import atexit
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftcli import bounded_process
 from peftcli.data.chat.limits import BEGUN, TemplateRefusal
 from peftcli.data.chat.spans import Rendered, Span
 from peftcli.data.config import TrainOn
@@ -27,14 +27,6 @@ MAX_SECONDS = 1.0
 """Of computing, for one rendering: that of a long conversation takes some hundredths."""
 MAX_MEMORY_BYTES = 512 << 20
 """Of the whole process."""
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from peftcli.data.chat.server import serve; serve(*json.loads(sys.argv[2]))"
-)
-# Windows starts no program without it
-_NEEDED = {"SYSTEMROOT"}
-COMMAND = (sys.executable, "-I", "-c", _START)
-"""How the process is started, before its own arguments."""
 _MEND = "mend it, or name another: `model.chat_template: FILE`"
 
 Outcome = Rendered | RowFault | TemplateRefusal | ModelError
@@ -88,16 +80,7 @@ class _Process:
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
-        limits = json.dumps([MAX_SECONDS, MAX_MEMORY_BYTES])
-        # nothing of this process's environment: no credentials, no libraries that are loaded into every program
-        self._child = subprocess.Popen(
-            [*COMMAND, json.dumps(sys.path), limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PYTHONUTF8": "1", "PYTHONHASHSEED": "0"}
-            | {name: os.environ[name] for name in _NEEDED & set(os.environ)},
-        )
+        self._child = bounded_process.start("peftcli.data.chat.server", "serve", MAX_SECONDS, MAX_MEMORY_BYTES)
         return self._child
 
     def close(self) -> None:
