@@ -12,6 +12,7 @@ import pytest
 
 from peftcli.data.config import DataConfig
 from peftcli.data.doctor.base import Finding, all_checks
+from peftcli.data.doctor.checks.encoding_junk import junk_in
 from peftcli.data.doctor.run import findings_lines
 from peftcli.data.names import check_names
 from peftcli.data.preview import read_parts
@@ -34,6 +35,8 @@ def _turns(*contents: str, roles: tuple[str, ...] = ("user", "assistant")) -> di
 
 CLEAN_CHATS = [_turns(sentence(2 * number), sentence(2 * number + 1)) for number in range(40)]
 CLEAN_PAIRS = [{"prompt": sentence(number), "completion": " " + sentence(number + 500)} for number in range(40)]
+SPOILED = ("schÃ¶n", "â€œhelloâ€", "naÃ¯ve", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "ä½ å¥½", "caf√©", "l’Ã©tÃ©", "âœ” yes", "ÃƒÂ©", "Â£5")
+"""UTF-8 as Latin-1, Windows-1252 and Mac Roman show it, once and twice."""
 CLEAN_TEXT = [{"text": sentence(number, 20)} for number in range(40)]
 
 
@@ -121,6 +124,21 @@ PLANTED = [
         keys={"max_length": 20_000},
     ),
     Planted("encoding-junk", [*CLEAN_TEXT, {"text": "a cafÃ© by the sea"}], 41),
+    *(
+        Planted("encoding-junk", [*CLEAN_TEXT, {"text": f"it says {spoiled} there"}], 41)
+        for spoiled in (
+            "schÃ¶n",
+            "â€œhelloâ€",
+            "naÃ¯ve",
+            "Ð¿Ñ€Ð¸Ð²ÐµÑ‚",
+            "ä½ å¥½",
+            "caf√©",
+            "l’Ã©tÃ©",
+            "âœ” yes",
+            "ÃƒÂ©",
+            "Â£5",
+        )
+    ),
     Planted("encoding-junk", [*CLEAN_TEXT, {"text": "lost \ufffd bytes"}], 41),
     Planted("encoding-junk", [*CLEAN_TEXT, {"text": "a nul \x00 here"}], 41),
     Planted("secrets", [*CLEAN_TEXT, {"text": "token hf_" + "aB3" * 12}], 41),
@@ -231,3 +249,20 @@ def test_no_false_alarm_on_real_sets(ground: Any) -> None:
     assert [each.check for each in found] == ["missing-border"]
     config = DataConfig(train="data/tales/train.jsonl", validation="data/tales/eval.jsonl")
     assert prepare(config, tokenizer=tokenizer, folder=ground, seed=0).findings == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Déjà vu : l’été à Paris était « très agréable », où est-il passé ?",
+        "A AÇÃO NÃO É ÓBVIA – 25 °C, §3, ½ €20, x² ± ¾",
+        "Привет, как дела? «Хорошо» — ответил он…",
+        "今天天气很好，我们去公园散步吧。こんにちは",
+        "Tiếng Việt là ngôn ngữ của người Việt",
+        "Größe, Straße, MÜNCHEN, Žižek, İstanbul, Łódź",
+        "مرحبا بالعالم שלום עולם नमस्ते 안녕하세요",
+        "→ ✓ • ½ ≥ ∑ 🙂👍🏽 “quoted” ‘single’ … — –",
+    ],
+)
+def test_languages_are_no_junk(text: str) -> None:
+    assert junk_in(text) is None

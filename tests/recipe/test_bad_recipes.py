@@ -101,7 +101,7 @@ BAD = [
     ("hub_token: abc", "4:1", "asks for a secret", "environment"),
     ("training: {wandb_api_key: abc}", "4:12", "asks for a secret", "environment"),
     (
-        "generation: {system_prompt: my key is hf_abcdefghijklmnopqrstuvwxyz123}",
+        "generation: {system_prompt: my key is hf_abcdefghijklmnopqrstuvwxyz12345678}",
         "4:29",
         "holds a secret",
         "environment",
