@@ -2,8 +2,7 @@
 
 It is made to be published, so no row of the data stands in it: samples are for the report, which stays with the run.
 
-Front matter keys: https://huggingface.co/docs/hub/model-cards. Every value is a double-quoted scalar, which YAML 1.2
-reads as JSON does, so that no text can end the front matter or add a key.
+The front matter (https://huggingface.co/docs/hub/model-cards) is written by huggingface_hub's own class for it.
 """
 
 from __future__ import annotations
@@ -51,37 +50,30 @@ def front_matter(
     run: RunFacts, measured: Sequence[Score], *, pipeline: str | None, loads_with_peft: bool = True
 ) -> str:
     """YAML between `---` lines. A base that is a folder or ships with the package is no Hub id and is left out."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     record = run.record
-    lines = ["---"]
-    if is_hub_id(record.base):
-        lines.append(f"base_model: {_quoted(record.base)}")
-    lines.append(f"library_name: {'peft' if loads_with_peft else 'peftcli'}")
-    if pipeline:
-        lines.append(f"pipeline_tag: {pipeline}")
-    lines += ["tags:", *(f"- {_quoted(text)}" for text in dict.fromkeys(["peftcli", record.method]))]
-    if measured:
-        lines += ["metrics:", *(f"- {_quoted(score.metric.removeprefix('eval_'))}" for score in measured)]
-        lines += _model_index(run, measured, pipeline)
-    return "\n".join([*lines, "---"])
-
-
-def _model_index(run: RunFacts, measured: Sequence[Score], pipeline: str | None) -> list[str]:
-    lines = [
-        "model-index:",
-        f"- name: {_quoted(run.name)}",
-        "  results:",
-        "  - task:",
-        f"      type: {_quoted(pipeline or run.record.task)}",
-        "    dataset:",
-        "      name: held-out rows of the training recipe",
-        "      type: held-out",
-        "    metrics:",
+    results = [
+        EvalResult(
+            task_type=_plain(pipeline or record.task),
+            dataset_type="held-out",
+            dataset_name="held-out rows of the training recipe",
+            metric_type=_plain(score.metric.removeprefix("eval_")),
+            metric_name=_plain(metric_label(score.metric)),
+            metric_value=score.tuned,
+        )
+        for score in measured
     ]
-    for score in measured:
-        lines.append(f"    - type: {_quoted(score.metric.removeprefix('eval_'))}")
-        lines.append(f"      name: {_quoted(metric_label(score.metric))}")
-        lines.append(f"      value: {json.dumps(score.tuned)}")
-    return lines
+    card = ModelCardData(
+        base_model=record.base if is_hub_id(record.base) else None,
+        library_name="peft" if loads_with_peft else "peftcli",
+        pipeline_tag=pipeline,
+        tags=[_plain(text) for text in dict.fromkeys(["peftcli", record.method])],
+        metrics=[result.metric_type for result in results] or None,
+        model_name=_plain(run.name) if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{card.to_yaml().strip()}\n---"
 
 
 def is_hub_id(base: str) -> bool:
@@ -94,9 +86,9 @@ def base_name(base: str) -> str:
     return base if is_hub_id(base) or base.startswith("builtin:") else base.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _quoted(text: str) -> str:
-    """A YAML scalar that cannot be anything but this text."""
-    return json.dumps(clipped(text, _MAX_VALUE, one_line=True), ensure_ascii=False)
+def _plain(text: str) -> str:
+    """One short line, with what is invisible shown."""
+    return clipped(text, _MAX_VALUE, one_line=True)
 
 
 def _results(measured: Sequence[Score], record: RunRecord) -> str:

@@ -23,7 +23,8 @@ from importlib import metadata
 from pathlib import Path
 
 NEEDED = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "typer", "rich",
-          "shellingham", "click", "annotated-doc", "markdown-it-py", "mdurl", "pygments", "jinja2", "markupsafe", "pyyaml", "ftfy", "wcwidth",
+          "shellingham", "click", "annotated-doc", "markdown-it-py", "mdurl", "pygments", "jinja2", "markupsafe", "pyyaml",
+          "ftfy", "wcwidth",
           "peft", "bitsandbytes", "pytorch-optimizer")  # fmt: skip
 """Without their own needs, which are named too: pip would fetch torch for them."""
 MINIMUM = {"pydantic": "2.10", "typer": "0.15", "rich": "13", "jinja2": "3.1.5", "pyyaml": "6.0",
