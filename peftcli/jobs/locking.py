@@ -50,6 +50,8 @@ def with_weights(lock: Lock, assembly: Assembly) -> Lock:
 
 def with_results(lock: Lock, runs: Sequence[RunTrace], base: Sequence[Measured], tuned: Sequence[Measured]) -> Lock:
     """A lock of inputs with the results that they led to."""
+    if len(runs) > 1:
+        runs = [run.model_copy(update={"tuned": found.finite()}) for run, found in zip(runs, tuned, strict=True)]
     expected = Expected(runs=list(runs), base=bands(base), tuned=bands(tuned))
     return lock.model_copy(update={"expected": expected, "seeds": [run.seed for run in runs]})
 

@@ -11,9 +11,7 @@ from peftcli.lock.document import Band
 from peftcli.reports.metric_facts import MetricFacts
 
 DEFAULT_SHARE = 0.005
-"""Of the value, for a run of one seed."""
-DEVIATIONS = 3.0
-"""Standard deviations around the mean of several seeds."""
+"""Of the value, of a run or of the mean of several."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,10 @@ class Measured:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     facts: Mapping[str, MetricFacts] = field(default_factory=dict)
     """What the metrics say of themselves."""
+
+    def finite(self) -> dict[str, float]:
+        """The metrics that are numbers."""
+        return {name: value for name, value in self.metrics.items() if value is not None and math.isfinite(value)}
 
     def band_interval(self, name: str) -> tuple[float, float] | None:
         """The interval that widens a metric's band. None for a smooth one: last bits that another processor rounds
@@ -42,13 +44,22 @@ def one_run_band(value: float, interval: tuple[float, float] | None) -> Band:
     return value, min(value - width, low), max(value + width, high)
 
 
-def seed_band(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Band:
-    """Three standard deviations around the mean of several seeds, and no narrower than the band of one run."""
+def mean_band(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Band:
+    """The band of the mean of several seeds: as wide as that of one run.
+
+    How far seeds lie apart is no part of it. A reproduction runs the very same seeds, so that each is compared with
+    itself (`RunTrace.tuned`); the spread of a few says nothing about rounding, and an interval that is made from two
+    points spans almost any result.
+    """
     mean = statistics.fmean(values)
-    width = DEVIATIONS * statistics.stdev(values)
     half = max((high - low for low, high in intervals), default=0.0) / 2
-    _, low, high = one_run_band(mean, (mean - half, mean + half))
-    return mean, min(low, mean - width), max(high, mean + width)
+    return one_run_band(mean, (mean - half, mean + half))
+
+
+def around(value: float, band: Band) -> Band:
+    """A band of the same width around another value, and no narrower than half a per cent of that."""
+    middle, low, high = band
+    return one_run_band(value, (value - (middle - low), value + (high - middle)))
 
 
 def bands(runs: Sequence[Measured]) -> dict[str, Band]:
@@ -59,5 +70,5 @@ def bands(runs: Sequence[Measured]) -> dict[str, Band]:
         intervals = [found for run in runs if (found := run.band_interval(name)) is not None]
         if len(values) == len(runs):
             first = intervals[0] if intervals else None
-            bands_by_name[name] = one_run_band(values[0], first) if len(runs) == 1 else seed_band(values, intervals)
+            bands_by_name[name] = one_run_band(values[0], first) if len(runs) == 1 else mean_band(values, intervals)
     return bands_by_name

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peftcli.lock.bands import DEFAULT_SHARE
+from peftcli.lock.bands import DEFAULT_SHARE, around
 from peftcli.lock.differences import Difference
 from peftcli.lock.document import Band, Expected, Lock, RunTrace
 from peftcli.lock.environment import can_equal_bytes
@@ -71,7 +71,13 @@ def compare(
         equal_bytes = equal_bytes and locked.adapter_sha256 == found.adapter_sha256
         findings += [] if locked.steps == found.steps else [_other_steps(locked, found)]
         # nothing compared is nothing reproduced: without metrics the losses speak
-        bands = [_band(name, band, metrics.get(name)) for name, band in expected.tuned.items()] or [_mean_loss(pairs)]
+        scored = _own_bands(locked, expected)
+        # equal weights that are scored otherwise are no equal run: something that the evaluation reads has changed
+        equal_bytes = equal_bytes and all(metrics.get(name) == band[0] for name, (band, own) in scored.items() if own)
+        bands = [
+            _band(name, band, metrics.get(name), exact=own and terms.wanted == "bytes")
+            for name, (band, own) in scored.items()
+        ] or [_mean_loss(pairs)]
     else:
         bands = [_mean_loss(pairs)]
     in_band = all(finding.passed for finding in bands)
@@ -233,11 +239,25 @@ def _other_steps(locked: RunTrace, found: RunTrace) -> Finding:
     return Finding("steps", False, f"{found.steps} taken, the lock has {locked.steps}: the rest was not compared")
 
 
-def _band(name: str, band: Band, value: float | None) -> Finding:
-    _, low, high = band
-    passed = value is not None and low <= value <= high
+def _own_bands(locked: RunTrace, expected: Expected) -> dict[str, tuple[Band, bool]]:
+    """The band of each metric for one seed, and whether its value is this seed's own (else the mean of several)."""
+    if len(expected.runs) == 1:
+        return {name: (band, True) for name, band in expected.tuned.items()}
+    own = locked.tuned or {}
+    return {
+        name: (around(own[name], band), True) if name in own else (band, False) for name, band in expected.tuned.items()
+    }
+
+
+def _band(name: str, band: Band, value: float | None, *, exact: bool) -> Finding:
+    """`exact`: the machine owes the very number."""
+    locked, low, high = band
+    passed = value is not None and (value == locked if exact else low <= value <= high)
     shown = "not measured" if value is None else f"{value:.6g}"
-    return Finding(name, passed, f"{shown}; locked {band[0]:.6g}, allowed {low:.6g} to {high:.6g}")
+    if not exact:
+        return Finding(name, passed, f"{shown}; locked {locked:.6g}, allowed {low:.6g} to {high:.6g}")
+    detail = f"{shown}, bit for bit" if passed else f"{shown}; locked {locked!r}, here {value!r}: bit for bit is owed"
+    return Finding(name, passed, detail)
 
 
 def _mean_loss(pairs: Mapping[int, tuple[Step | None, Step | None]]) -> Finding:

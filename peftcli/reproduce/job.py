@@ -140,7 +140,7 @@ class _Job:
     def whole(self, overrides: Overrides) -> list[SeedResult]:
         """Every seed of the recipe, to its end."""
         loaded = _untracked(pinned_recipe(self.recipe, overrides, self.lock))
-        seeds = [loaded.recipe.seed + number for number in range(loaded.recipe.seeds)]
+        seeds = seeds_of(loaded)
         self._require_as_many(seeds)
         found = []
         for number, (seed, locked) in enumerate(zip(seeds, self.expected.runs, strict=True)):
@@ -162,6 +162,7 @@ class _Job:
     def first_steps(self, overrides: Overrides, steps: int) -> list[SeedResult]:
         """The first steps of the first seed: no evaluation, no adapter."""
         loaded = _untracked(pinned_recipe(self.recipe, overrides, self.lock))
+        self._require_as_many(seeds_of(loaded))
         prepared = prepare_run(of_seed(loaded, loaded.recipe.seed))
         own = self._tell(dataclasses.replace(prepared, loaded=loaded))
         raise_failures(prepared.data.findings)
@@ -211,3 +212,8 @@ class _Job:
 def _untracked(loaded: LoadedRecipe) -> LoadedRecipe:
     """A reproduction is nobody's experiment: it is not logged to trackers."""
     return dataclasses.replace(loaded, recipe=loaded.recipe.model_copy(update={"tracking": []}))
+
+
+def seeds_of(loaded: LoadedRecipe) -> list[int]:
+    """The seeds that a recipe runs."""
+    return [loaded.recipe.seed + number for number in range(loaded.recipe.seeds)]

@@ -8,6 +8,9 @@ from peftcli.reports.markdown import code, table
 from peftcli.reports.terminal import text_table
 from peftcli.reproduce.result import LEVEL_TEXTS, Finding, Reproduction, SeedResult
 
+_NAMED = 4
+"""Inputs that a verdict names."""
+
 
 def reproduction_text(result: Reproduction) -> str:
     """What `peft reproduce` prints."""
@@ -26,7 +29,16 @@ def reproduction_text(result: Reproduction) -> str:
 
 
 def verdict(result: Reproduction) -> str:
-    """One or two sentences: whether, at which level, and where it first differs."""
+    """One or two sentences: which inputs differ, whether it reproduced, at which level, and where it first differs."""
+    outcome = _outcome(result)
+    if not result.inputs:
+        return outcome
+    named = ", ".join(item.item for item in result.inputs[:_NAMED])
+    more = f" and {len(result.inputs) - _NAMED} more" if len(result.inputs) > _NAMED else ""
+    return f"other inputs than the lock's ({named}{more}); {outcome}"
+
+
+def _outcome(result: Reproduction) -> str:
     if result.held:
         assert result.level is not None, "held"
         text = f"reproduced: {LEVEL_TEXTS[result.level]} ({result.level})"

@@ -135,3 +135,27 @@ def test_nothing_compared_is_nothing_reproduced(metrics: dict[str, float | None]
 def test_equal_bytes_of_other_inputs_are_not_bit_for_bit() -> None:
     changed = Difference("data", "validation.jsonl", "a" * 64, "b" * 64)
     assert result(steps(), dataclasses.replace(BYTES, inputs=(changed,))).level == "trace"
+
+
+def test_equal_weights_that_are_scored_otherwise_are_no_equal_run() -> None:
+    """Within the band, and still not what the same machine owes; on another machine the band is what counts."""
+    found = result(steps(), BYTES, loss=0.5 + 1e-12)
+    assert not found.held
+    assert [finding.name for finding in found.findings if finding.passed is False] == ["eval_loss"]
+    assert result(steps(), METRICS, loss=0.5 + 1e-12).level == "metrics"
+    assert result(steps(), TRACE, loss=0.5 + 1e-12).level == "trace"
+
+
+def test_every_seed_is_compared_with_itself() -> None:
+    """Losses of 3 and 5 around a mean of 4: neither may become the other, nor the mean."""
+    runs = [trace_of(steps(), seed=seed, steps=STEPS).model_copy(update={"tuned": {"eval_loss": loss}})
+            for seed, loss in ((42, 3.0), (43, 5.0))]  # fmt: skip
+    expected = Expected(runs=runs, tuned={"eval_loss": (4.0, 3.98, 4.02)})
+
+    def level(seed: int, loss: float) -> Level | None:
+        return compare(runs[seed - 42], expected, runs[seed - 42], {"eval_loss": loss}, METRICS).level
+
+    assert level(42, 3.0) == level(43, 5.0) == "bytes"
+    assert level(42, 3.01) == level(43, 5.02) == "metrics"
+    assert [level(42, loss) for loss in (5.0, 4.0, 3.1)] == [None] * 3
+    assert [level(43, loss) for loss in (3.0, 4.0, 4.9)] == [None] * 3

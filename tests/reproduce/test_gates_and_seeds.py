@@ -124,8 +124,8 @@ def test_seeds_are_whole_runs_with_a_mean_a_lock_and_a_way_back(work: Path, caps
     assert expected is not None
     assert [trace.seed for trace in expected.runs] == [42, 43]
     value, band_low, band_high = expected.tuned["eval_loss"]
-    assert value - band_low >= 3 * statistics.stdev(losses) * 0.999
-    assert band_high - value >= 3 * statistics.stdev(losses) * 0.999
+    assert (band_low, band_high) == pytest.approx((value * 0.995, value * 1.005))
+    assert [trace.tuned for trace in expected.runs] == [{"eval_loss": loss} for loss in losses]
 
     with pytest.raises(peftcli.PeftcliError, match="each of 2 seeds"):
         locate(run)
@@ -134,6 +134,8 @@ def test_seeds_are_whole_runs_with_a_mean_a_lock_and_a_way_back(work: Path, caps
     capsys.readouterr()
     found = reproduce(path, steps=1)
     assert [result.seed for result in found.seeds] == [42]
+    with pytest.raises(CheckFailed, match="results of the seeds 42, 43; the recipe runs 42"):
+        reproduce(path, steps=1, overrides=["seeds=1"])
 
     # the second seed is lost: resuming runs it again, and only it
     shutil.rmtree(run / "seed-43")

@@ -19,6 +19,7 @@ import xmlschema
 
 import peftcli
 from peftcli.cli.entry import run as peft
+from peftcli.data.builtin import builtin_data
 from peftcli.errors import RecipeError
 from peftcli.jobs.assembly import Assembly
 from peftcli.lock import environment
@@ -160,6 +161,47 @@ def test_other_vector_units_reproduce_within_tolerance_and_say_so(work: Path) ->
     assert document["seeds"][0]["wanted"] == "trace"
     assert [item["item"] for item in document["environment"]] == ["cpu_capability", "variables"]
     assert "adapter" in [item["name"] for item in document["seeds"][0]["findings"] if item["passed"] is None]
+
+
+CHANGED_INPUTS = {
+    "validation": (["data.validation=./held.jsonl"], "held.jsonl", "data file ./held.jsonl"),
+    "template": (["model.chat_template=./t.jinja"], "t.jinja", "chat template"),
+    "configuration of the base": ([], "base/generation_config.json", "base file generation_config.json"),
+    "tokenizer": ([], "base/tokenizer_config.json", "base file tokenizer_config.json"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED_INPUTS)
+def test_an_input_that_differs_is_named_first(work: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One byte of what is only read for scoring, or that changes nothing: never bit for bit, and told first."""
+    settings, name, item = CHANGED_INPUTS[case]
+    rows = builtin_data("support").read_text(encoding="utf-8").splitlines(keepends=True)
+    (work / "held.jsonl").write_text("".join(rows[-6:]), encoding="utf-8")
+    written = json.loads((work / "base" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (work / "t.jinja").write_text(written["chat_template"], encoding="utf-8")
+    recipe = work / "tiny.yaml"
+    text = recipe.read_text().replace("max_steps: 6", "max_steps: 2")
+    for setting in settings:
+        key, value = setting.split("=")
+        old = {"data.validation": "validation: 8", "model.chat_template": "model: ./base"}[key]
+        assert old in text
+        new = f"validation: {value}" if key == "data.validation" else f"model: {{base: ./base, chat_template: {value}}}"
+        text = text.replace(old, new)
+    recipe.write_text(text)
+    peftcli.train(recipe, output="changed-run")
+    assert peft(["lock", "changed-run"]) == 0
+    path = work / name
+    data = path.read_bytes() if path.is_file() else b"{}"
+    path.write_bytes(data.replace(b"you", b"You", 1) if b"you" in data and name != "t.jinja" else data + b"\n")
+    capsys.readouterr()
+    code = peft(["reproduce", "tiny.yaml", "--quiet"])
+    printed = capsys.readouterr()
+    assert "bit for bit (bytes)" not in printed.out
+    outcome = next(line for line in printed.out.splitlines() if "eproduced" in line)
+    assert outcome.startswith(f"other inputs than the lock's ({item}"), outcome
+    assert code == (10 if case == "validation" else 0), printed
+    if case == "validation":
+        assert "no step differs, but eval_loss does" in outcome
 
 
 # -- planted nondeterminism --------------------------------------------------------------------------------------
