@@ -104,16 +104,19 @@ class TokenCache:
                 self._tell(error)
 
     def load_review(self, key: str) -> Tallies | None:
-        """What the checks that compare rows saw on exactly these rows."""
+        """What the checks that compare rows saw on exactly these rows; None where that is not what was written."""
         try:
             body = json.loads(files.read_bounded(self._reviews / f"{key}.json", limit_bytes=_META_LIMIT_BYTES))
-            return tallies_from(body)
+            if body["digest"] != content_key(body["tallies"]):
+                return None
+            return tallies_from(body["tallies"])
         except (StorageError, ValueError, KeyError, TypeError):
             return None
 
     def save_review(self, key: str, tallies: Tallies) -> None:
         with self._telling():
-            files.write_json(self._reviews / f"{key}.json", tallies_to(tallies))
+            body = tallies_to(tallies)
+            files.write_json(self._reviews / f"{key}.json", {"digest": content_key(body), "tallies": body})
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Whether a finished run is still what it wrote: a flipped bit in an adapter or a tokenizer changes answers, not errors.
 
-    run.json       hash of each file of `adapter/` (and of itself, checked wherever it is read)
+    run.json       hash of each file of `adapter/`, of recipe, lock, log and findings (and of itself)
     recipe.lock    hash of the adapter's tensors, and of the base's configuration
 
 An adapter folder that is copied out of its run is on its own.
@@ -14,9 +14,11 @@ from peftcli import files
 from peftcli.adapters.storage import TENSORS_NAME
 from peftcli.errors import AdapterError, ModelError
 from peftcli.jobs.locating import Location
+from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.lock.document import LOCK_NAME, Lock, read_lock
 from peftcli.models.snapshot import role_of, small_names, snapshot
 from peftcli.models.source import BaseSource
+from peftcli.reports.seal import changed_beside
 
 _FREE = frozenset({"README.md"})
 """The card is for readers; nothing is computed from it."""
@@ -35,6 +37,9 @@ def require_as_written(location: Location, source: BaseSource | None = None) -> 
     """
     if location.run is None or location.adapter != location.run / "adapter":
         return
+    changed = changed_beside(location.run, location.record.get("run_files") or {}, (RECIPE_NAME, LOCK_NAME))
+    if changed is not None:
+        raise _changed(location.run / changed)
     recorded = location.record.get("adapter_files") or {}
     lock = read_lock(location.run / LOCK_NAME) if (location.run / LOCK_NAME).is_file() else None
     expected = {**recorded, **_locked_tensors(lock)}
@@ -43,10 +48,10 @@ def require_as_written(location: Location, source: BaseSource | None = None) -> 
     for name, sha256 in expected.items():
         path = location.adapter / name
         if not path.is_file() or files.sha256_file(path) != sha256:
-            raise _changed(name, location)
+            raise _changed(location.adapter / name, name)
     added = [name for name in small_names(location.adapter) if recorded and name not in recorded]
     if added:
-        raise _changed(added[0], location)
+        raise _changed(location.adapter / added[0], added[0])
     if lock is not None and source is not None and not location.told:
         _require_configuration(lock, source, location)
 
@@ -57,10 +62,10 @@ def _locked_tensors(lock: Lock | None) -> dict[str, str]:
     return {} if found is None else {TENSORS_NAME: found}
 
 
-def _changed(name: str, location: Location) -> AdapterError:
+def _changed(path: Path, name: str | None = None) -> AdapterError:
     return AdapterError(
-        f"{name} is not what the run wrote: its SHA-256 differs from the one in the run's record and lock",
-        where=str(location.adapter / name),
+        f"{name or path.name} is not what the run wrote: its SHA-256 differs from the one in the run's record and lock",
+        where=str(path),
         fix="put the file back, or train again; to use it as it is, copy the adapter folder out of the run",
     )
 

@@ -44,7 +44,7 @@ from peftcli.reports.record import (
     Seconds,
     Status,
 )
-from peftcli.reports.seal import sealed
+from peftcli.reports.seal import hashes_beside, sealed
 from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
 from peftcli.tasks.registry import task as find_task
@@ -161,6 +161,8 @@ class Draft:
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
         record = self.record(status, error)
+        if status == "completed":
+            record = record.model_copy(update={"run_files": hashes_beside(self.folder)})
         files.write_text(self.folder / "run.json", sealed(record.to_json()))
         write_reports(self.folder)
         return record

@@ -16,10 +16,12 @@ from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.assembly import generation_seed
 from peftcli.jobs.opening import Opened, open_adapter, run_recipe
 from peftcli.jobs.scoring import evaluation_record, warnings_of
+from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of
 from peftcli.reports.terminal import score_table, text_table
+from peftcli.streams import tell
 from peftcli.tasks.registry import task as find_task
 
 
@@ -46,11 +48,22 @@ def evaluate_adapter(
     loaded = load_recipe(Path(recipe), overrides) if recipe is not None else run_recipe(opened.location, overrides)
     _require_its_task(opened, loaded)
     store, facts = evaluation_rows(loaded, opened)
+    if recipe is None and not overrides:
+        _tell_other_rows(opened, facts)
     with disabled(opened.model):
         plain = score(loaded, opened, store)
     tuned = score(loaded, opened, store)
     record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
     return Scores(plain, tuned, str(loaded.path), record)
+
+
+def _tell_other_rows(opened: Opened, facts: DataFacts) -> None:
+    """The scores of a run are of the rows that it had; of others they are other scores, whatever they are called."""
+    run = opened.location.run
+    path = run / LOCK_NAME if run is not None else None
+    locked = read_lock(path).data.validation if path is not None and path.is_file() else None
+    if locked is not None and facts.validation is not None and facts.validation.stream_sha256 != locked.stream_sha256:
+        tell("warning: the evaluation rows are not those of the run: its data, tokenizer or template has changed since")
 
 
 def _require_its_task(opened: Opened, loaded: LoadedRecipe) -> None:

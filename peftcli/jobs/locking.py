@@ -10,6 +10,8 @@ from typing import Any
 
 from peftcli.errors import CheckFailed, CheckpointError, DeviceError, RecipeError
 from peftcli.jobs.assembly import Assembly
+from peftcli.jobs.locating import read_record
+from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.jobs.run_folder import resolved_values
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import difference_error, environment_differences, input_differences
@@ -28,6 +30,7 @@ from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
+from peftcli.reports.seal import changed_beside
 from peftcli.streams import tell
 
 Overrides = Sequence[str] | Mapping[str, object]
@@ -195,6 +198,13 @@ def _lock_run(run: Path) -> Locked:
     if not here.is_file():
         raise CheckpointError(
             "there is no run with a lock here", where=str(run), fix="name the folder of a finished run"
+        )
+    changed = changed_beside(run, read_record(run).get("run_files") or {}, (RECIPE_NAME, LOCK_NAME))
+    if changed is not None:
+        raise CheckpointError(
+            f"{changed} is not what the run wrote: its SHA-256 differs from the one in the run's record",
+            where=str(run / changed),
+            fix="put the file back, or train again",
         )
     lock = read_lock(here)
     if lock.expected is None:

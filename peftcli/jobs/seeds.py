@@ -34,7 +34,7 @@ from peftcli.reports.record import (
     Seconds,
     SeedRecord,
 )
-from peftcli.reports.seal import sealed
+from peftcli.reports.seal import hashes_beside, sealed
 from peftcli.reports.writing import write_reports
 
 RunOne = Callable[[Draft, bool], RunRecord]
@@ -128,6 +128,8 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _write(folder: Path, record: RunRecord) -> RunRecord:
+    if record.status == "completed":
+        record = record.model_copy(update={"run_files": hashes_beside(folder)})
     files.write_text(folder / RECORD_NAME, sealed(record.to_json()))
     write_reports(folder)
     return record

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from peftcli import files
 from peftcli.errors import DataError, Fault, StorageError
 from peftcli.reports.record import FindingRecord, RunRecord, load_record
+from peftcli.reports.seal import changed_beside
 from peftcli.reports.series import Series, read_metrics
 
 _MAX_TEXT_BYTES = 16 << 20
@@ -34,6 +35,13 @@ class RunFacts:
 def read_run(folder: Path) -> RunFacts:
     """Reads a run folder. Raises `DataError` when it has no readable `run.json`; the other files may be missing."""
     record = load_record(folder)
+    changed = changed_beside(folder, record.run_files)
+    if changed is not None:
+        raise DataError(
+            f"{changed} is not what the run wrote: its SHA-256 differs from the one in the run's record",
+            where=str(folder / changed),
+            fix="put the file back, or run the recipe again",
+        )
     recipe_path = folder / "recipe.yaml"
     recipe = ""
     if recipe_path.is_file():

@@ -236,6 +236,8 @@ class RunRecord(Facts):
     """Folder of the adapter, relative to the run; None when none was written."""
     adapter_files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each file of that folder, the card left out."""
+    run_files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of what a finished run has written beside this record, where it is read again."""
     adapter_step: int | None = None
     """The step whose tensors the adapter folder holds; None: the last."""
     planned_steps: int | None = None

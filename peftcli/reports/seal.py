@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from peftcli import files
 
 KEY = "digest"
+BESIDE = ("metrics.jsonl", "recipe.yaml", "recipe.lock", "data/findings.jsonl")
+"""Files of a run that are read again after it, beside its record and its adapter."""
+
+
+def hashes_beside(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of what a finished run has written beside its record."""
+    return {name: files.sha256_file(folder / name) for name in BESIDE if (folder / name).is_file()}
+
+
+def changed_beside(folder: Path, hashes: Mapping[str, str], names: tuple[str, ...] = BESIDE) -> str | None:
+    """The first of some files of a run that is gone, or has another hash than its record says; None where none is."""
+    for name in names:
+        path = folder / name
+        if name in hashes and (not path.is_file() or files.sha256_file(path) != hashes[name]):
+            return name
+    return None
 
 
 def sealed(text: str) -> str:
