@@ -107,7 +107,14 @@ class Codec:
 
         self.facts = facts
         self.bos_id, self.eos_id = facts.bos_id, facts.eos_id
-        tokenizer = Tokenizer.from_str(facts.definition)
+        try:
+            tokenizer = Tokenizer.from_str(facts.definition)
+        except Exception as error:  # the library raises its base class alone
+            raise ModelError(
+                f"the tokenizer contradicts itself: {str(error)[:200]}",
+                where="tokenizer.json",
+                fix="put the base's own file back; one changed character is enough",
+            ) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.prefix, self.suffix = _surroundings(tokenizer)
