@@ -97,7 +97,7 @@ def prepare(
         sources=len(sources),
         findings={severity: sum(each.severity == severity for each in findings) for severity in ("fail", "warn")},
         streaming=config.streaming,
-        validation_trained_on=trained_on(compared),
+        validation_trained_on=len(trained_on(compared)),
     )
     warnings = (cache.warning,) if cache is not None and cache.warning else ()
     return PreparedData(

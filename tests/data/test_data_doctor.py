@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from peftcli.data.config import DataConfig
-from peftcli.data.doctor.base import Finding, all_checks
+from peftcli.data.doctor.base import Finding, Review, all_checks, trained_on
 from peftcli.data.doctor.checks.encoding_junk import junk_in
 from peftcli.data.doctor.run import findings_lines
 from peftcli.data.names import check_names
@@ -266,3 +268,11 @@ def test_no_false_alarm_on_real_sets(ground: Any) -> None:
 )
 def test_languages_are_no_junk(text: str) -> None:
     assert junk_in(text) is None
+
+
+def test_keys_beyond_the_signed_integers_are_compared() -> None:
+    """The largest 64-bit keys, near each other: with numpy 2.0.0 membership by a table overflows there."""
+    top = 2**64 - 1
+    validation: Any = SimpleNamespace(key=np.array([top - 3, top, 7], dtype=np.uint64))
+    train: Any = SimpleNamespace(key=np.array([top, top - 1], dtype=np.uint64))
+    assert trained_on(Review(train, validation)) == [1]

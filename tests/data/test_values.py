@@ -70,12 +70,14 @@ def test_columns_add_no_nulls(kind: str, tmp_path: Path, write_rows: Any, make_t
 
 def test_json_columns_are_read_with_their_own_nulls(tmp_path: Path, make_tokenizer: Any) -> None:
     import datasets
-    from datasets import Features, Json, Value
+    from datasets import Features, Value
 
+    if not hasattr(datasets, "Json"):
+        pytest.skip(f"datasets {datasets.__version__} has no columns of JSON")
     tokenizer = make_tokenizer(template=TEMPLATE)
     tools = [{"type": "function", "function": {"name": "weather", "default": None}}]
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    features = Features({"messages": [{"role": Value("string"), "content": Value("string")}], "tools": Json()})
+    features = Features({"messages": [{"role": Value("string"), "content": Value("string")}], "tools": datasets.Json()})
     data = datasets.Dataset.from_dict({"messages": [messages], "tools": [tools]}, features=features)
     data.save_to_disk(str(tmp_path / "saved"))
     data.to_parquet(str(tmp_path / "rows.parquet"))

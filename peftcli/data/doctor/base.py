@@ -104,9 +104,13 @@ class Review:
         return [self.train] if self.validation is None else [self.train, self.validation]
 
 
-def trained_on(data: Review) -> int:
-    """Validation rows that are training rows too."""
-    return 0 if data.validation is None else int(np.isin(data.validation.key, data.train.key).sum())
+def trained_on(data: Review) -> list[int]:
+    """Validation rows that are training rows too, by their places in the split."""
+    if data.validation is None:
+        return []
+    # by sorting: the other way, a table of a narrow range, overflows in numpy 2.0.0 on keys beyond the signed integers
+    found: list[int] = np.flatnonzero(np.isin(data.validation.key, data.train.key, kind="sort")).tolist()
+    return found
 
 
 class Collector(Protocol):

@@ -16,14 +16,14 @@ def review(data: Review) -> Iterable[Hit]:
     if data.validation is None:
         return
     validation, train = data.validation, data.train
-    for row in np.flatnonzero(np.isin(validation.key, train.key)).tolist():
+    for row in trained_on(data):
         original = int(np.flatnonzero(train.key == validation.key[row])[0])
         yield validation.hit(row, f"a validation row that is trained on too: {train.place(original)}")
 
 
 def grave(data: Review) -> bool:
     rows = 0 if data.validation is None else len(data.validation.key)
-    return rows > 0 and trained_on(data) >= GRAVE_SHARE * rows
+    return rows > 0 and len(trained_on(data)) >= GRAVE_SHARE * rows
 
 
 CHECK = Check(
