@@ -12,11 +12,11 @@ from peftcli.data.doctor.base import SplitRows, Tallies, Tally
 from peftcli.data.facts import SourceFacts, SplitFacts, histogram_of, order_sha256, quantiles_of, stream_sha256
 from peftcli.data.faults import place
 from peftcli.data.load_source import Part
-from peftcli.data.mixing import epoch_counts, epoch_rows, split_off
+from peftcli.data.mixing import calm_weights, epoch_counts, epoch_rows, split_off
 from peftcli.data.readers.containers import is_by_row
 from peftcli.data.store import Columns, RowIndex, TokenStore
 from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, cut_rows
-from peftcli.errors import DataError
+from peftcli.errors import DataError, Fault
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def _mixed(plan: SplitPlan, columns: list[Columns], cuts: Sequence[Cut], files: 
     available = [len(cut.index.length) for cut in cuts]
     weights = [part.config.weight for part in plan.parts]
     counts = epoch_counts(available, weights, [part.config.repeat for part in plan.parts])
+    _require_all_to_take_part(plan, available, counts)
     whole = RowIndex.concatenate([cut.index for cut in cuts])
     if len(cuts) > 1 or counts != available:
         sources, rows = epoch_rows(available, counts, seed)
@@ -146,9 +147,25 @@ def _mixed(plan: SplitPlan, columns: list[Columns], cuts: Sequence[Cut], files: 
     return TokenStore(columns, whole, files)
 
 
+def _require_all_to_take_part(plan: SplitPlan, available: Sequence[int], counts: Sequence[int]) -> None:
+    """A weight so small that no row of its source is in an epoch is a mistake, or the source could be left out."""
+    faults = [
+        Fault(
+            f"no row of {part.config.path} is in an epoch: its weight {part.config.weight:g} is too small beside the others",
+            fix="a larger weight, or leave this source out",
+        )
+        for part, held, count in zip(plan.parts, available, counts, strict=True)
+        if part.config.weight is not None and held and not count
+    ]
+    if faults:
+        raise DataError("sources take no part in training", faults=faults)
+
+
 def _facts(plan: SplitPlan, store: TokenStore, cuts: Sequence[Cut]) -> SplitFacts:
     weights = [part.config.weight for part in plan.parts]
-    asked = sum(weight for weight in weights if weight is not None)
+    given = [weight for weight in weights if weight is not None]
+    calm = calm_weights(given).tolist() if given else []
+    asked = iter([weight / sum(calm) for weight in calm])
     sources = []
     for number, (part, rows, cut) in enumerate(zip(plan.parts, plan.rows, cuts, strict=True)):
         of_source = store.index.source == number
@@ -166,7 +183,7 @@ def _facts(plan: SplitPlan, store: TokenStore, cuts: Sequence[Cut]) -> SplitFact
                 dropped={**empty, **cut.dropped},
                 rows=count,
                 share=count / max(len(store), 1),
-                asked=None if part.config.weight is None else part.config.weight / asked,
+                asked=None if part.config.weight is None else next(asked),
                 tokens=int(store.lengths[of_source].sum()),
                 trained_tokens=int(store.trained[of_source].sum()),
                 tokens_lost=cut.tokens_lost,

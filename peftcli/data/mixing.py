@@ -11,6 +11,9 @@ from peftcli.errors import DataError
 
 _SPLIT_STREAM = 1_000_003
 _MIX_STREAM = 1_000_033
+_CALM = (1e-100, 1e100)
+MAX_EPOCH_ROWS = 100_000_000
+"""Of an epoch that is longer than the rows that there are; its order is held in memory."""
 
 
 def split_off(counts: Sequence[int], wanted: float | int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -32,14 +35,27 @@ def split_off(counts: Sequence[int], wanted: float | int, seed: int) -> list[tup
     return [(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts]
 
 
+def calm_weights(weights: Sequence[float]) -> np.ndarray:
+    """The weights; where their sum, or what is divided by it, leaves the numbers that there are, relative to the largest."""
+    found = np.array(weights, dtype=float)
+    return found if _CALM[0] < sum(weights) < _CALM[1] else found / found.max()
+
+
 def epoch_counts(available: Sequence[int], weights: Sequence[float | None], repeats: Sequence[int]) -> list[int]:
     """Rows of each source in an epoch. With weights an epoch is as many rows as the sources hold together, shared out
-    by weight with the largest remainders rounded up; without them every row of every source."""
+    by weight with the largest remainders rounded up; without them every row of every source. `DataError` for an epoch
+    that repetition makes too long to put in order."""
     held = [count * repeat for count, repeat in zip(available, repeats, strict=True)]
+    if sum(held) > max(MAX_EPOCH_ROWS, sum(available)):
+        raise DataError(
+            f"an epoch would have {sum(held):,} rows, by `repeat: {max(repeats)}`; {MAX_EPOCH_ROWS:,} are the most",
+            fix="a smaller `repeat`; `training.epochs` and `training.max_steps` go over the rows again as well",
+        )
     shares = [weight for weight in weights if weight is not None]
     if not shares:
         return held
-    exact = np.array(shares) * (sum(held) / sum(shares))
+    calm = calm_weights(shares)
+    exact = calm * (sum(held) / sum(calm.tolist()))
     counts = np.floor(exact).astype(np.int64)
     for number in np.argsort(-(exact - counts), kind="stable")[: sum(held) - int(counts.sum())]:
         counts[number] += 1

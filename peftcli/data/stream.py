@@ -25,6 +25,7 @@ from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.encode.source import ParsedChunk
 from peftcli.data.faults import FaultLog
 from peftcli.data.load_source import source_reader
+from peftcli.data.mixing import calm_weights
 from peftcli.data.order import BatchOrder
 from peftcli.data.rows import TextRow
 from peftcli.data.sources import resolve
@@ -144,7 +145,7 @@ class RowStream:
         """Part of each source in a block: by weight, else by size, so that all end at about the same time."""
         sections = self._config.train_sources
         if sections[0].weight is not None:
-            sizes = np.array([section.weight or 0.0 for section in sections])
+            sizes = calm_weights([section.weight or 0.0 for section in sections])
         else:
             held = [sum(each.bytes for each in inputs) for inputs in self.inputs]
             sizes = np.array([size * section.repeat for size, section in zip(held, sections, strict=True)], dtype=float)

@@ -53,7 +53,7 @@ class GenerationConfig(_Section):
     (at least 64), as far as the context reaches."""
     do_sample: bool = False
     """Draw from the distribution; false takes the likeliest token each time."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     """Divides the logits before drawing: below 1 is more careful. Needs `do_sample: true`."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw only from the likeliest tokens that together have this probability. Needs `do_sample: true`."""

@@ -121,9 +121,9 @@ class CheckpointConfig(_Section):
 class TrainingConfig(_Section):
     """How the adapter is trained."""
 
-    epochs: float | None = Field(default=None, gt=0.0)
+    epochs: float | None = Field(default=None, gt=0.0, le=1_000_000)
     """Passes over the training rows; 3 where `max_steps` is not given either. One of the two is given, never both."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step; never changed behind your back."""
