@@ -70,7 +70,7 @@ test-oldest: oldest  ## the default tests on the oldest releases
 test-all: $(STAMP)  ## the default tests and the full matrices
 	$(PYTEST) -n 2 --dist loadgroup -m "not browser and not faults"
 
-test-faults: $(STAMP)  ## kill, fill and break the disk at every call of the C library
+test-faults: $(STAMP)  ## kill at random, fill and break the disk at every call, lose its power (PEFTCLI_KILLS=200)
 	$(PYTEST) -n 2 tests/faults -m faults
 
 screenshots: $(STAMP)  ## the report in a headless browser: checks, and pictures in build/screenshots

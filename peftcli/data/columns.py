@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peftcli.data.faults import RowFault
+from peftcli.data.faults import RowFault, listed
 from peftcli.data.readers.jsonl import json_kind
 
 Columns = Mapping[str, Any]
 ABSENT = object()
 _DEPTH = 3
+MAX_TEXT_CHARACTERS = 16 << 20
+"""Of one text: its tokens take a hundred times the memory of a character."""
 
 
 class Renamed(dict[str, Any]):
@@ -72,6 +74,11 @@ def text_part(row: Columns, part: str) -> str:
     """A part that must be text; null, numbers, lists and objects are `RowFault`."""
     value = row.get(part)
     if isinstance(value, str):
+        if len(value) > MAX_TEXT_CHARACTERS:
+            raise RowFault(
+                f"{part!r} has {len(value):,} characters; more than {MAX_TEXT_CHARACTERS:,} are not taken as one text",
+                "split it into documents or chapters",
+            )
         return value
     raise missing_part(row, part) if part not in row else wrong_part(row, part)
 
@@ -79,7 +86,7 @@ def text_part(row: Columns, part: str) -> str:
 def missing_part(row: Columns, part: str) -> RowFault:
     if isinstance(row, Renamed) and part in row.columns:
         return RowFault(f"{called(row, part)} leads nowhere in this row")
-    return RowFault(f"the column {part!r} is missing; columns present: {', '.join(map(str, row))}")
+    return RowFault(f"the column {part!r} is missing; columns present: {listed(row)}")
 
 
 def wrong_part(row: Columns, part: str) -> RowFault:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from peftcli.errors import DataError, Fault
 
@@ -55,6 +56,12 @@ def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:
     """A short quotation in which control characters are escaped, fit for any terminal."""
     cut = text if len(text) <= length else text[: length - 1] + "…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
+
+
+def listed(names: Collection[object], most: int = 12) -> str:
+    """Names for a message: the first ones, short, and how many more there are."""
+    shown = ", ".join(excerpt(str(name)) for name in islice(names, most))
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def place(file: str, line: int, *, by_row: bool) -> str:

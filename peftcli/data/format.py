@@ -9,6 +9,7 @@ from functools import cache
 from importlib import metadata
 
 from peftcli.data.columns import ABSENT, Columns, renamed, text_paths, value_at
+from peftcli.data.faults import listed
 from peftcli.data.names import ENTRY_POINT_GROUP, format_names, nearest
 from peftcli.data.rows import Row
 from peftcli.data.suggest import own_columns, recognised, suggestion
@@ -95,7 +96,7 @@ def _no_column(column: str, row: Columns, where: str) -> DataError:
     return DataError(
         f"`columns` names {column!r}, which this source does not have{nearest(column, row)}",
         where=where,
-        fix=f"columns present: {', '.join(map(str, row))}",
+        fix=f"columns present: {listed(row)}",
     )
 
 
@@ -122,7 +123,7 @@ def _check_parts(chosen: Format, shown: Columns, row: Columns, where: str) -> No
         found = suggestion(row, [chosen], [chosen])
         raise DataError(
             f"format {chosen.name} needs the column {part!r}, which is missing{nearest(part, map(str, row))}; "
-            f"columns present: {', '.join(map(str, row)) or 'none'}",
+            f"columns present: {listed(row) or 'none'}",
             where=where,
             fix=f"write {found[1]}" if found else f"`columns: {{{part}: {next(text_paths(row), 'YOUR_COLUMN')}}}`",
         )
@@ -137,7 +138,7 @@ def _unrecognised(row: Columns, known: Sequence[Format], where: str) -> DataErro
         )
     found = suggestion(row, known, known)
     return DataError(
-        f"no format has these columns: {', '.join(map(str, row)) or 'none'}",
+        f"no format has these columns: {listed(row) or 'none'}",
         where=where,
         fix=f"write {found[1]} into `data`: rows of {found[0].name}" if found else own_columns(row),
     )

@@ -205,3 +205,22 @@ def test_a_failing_template_names_its_line() -> None:
     assert caught.value.where == "chat template, line 3"
     with pytest.raises(ModelError, match="line 2"):
         BoundTemplate("one\n{% for %}", {})
+
+
+def test_answers_that_take_too_long_to_find_are_told_as_the_row_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt of each answer is rendered, so that the work grows with the square of the turns."""
+    from peftcli.data.chat import server
+
+    monkeypatch.setattr(server, "ROW_SECONDS", 0.05)
+    opening = {
+        "do": "open", "source": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "variables": {},
+        "tokens": [], "stops": [], "train_on": "completions",
+    }  # fmt: skip
+    served = server.Server(1.0)
+    served.answer(opening)
+    turns = [{"role": ("user", "assistant")[number % 2], "content": f"x{number}"} for number in range(3000)]
+    rows = [[turns, [None] * len(turns), None], [turns[:4], [None] * 4, None]]
+    long, short = served.answer({"do": "rows", "template": 0, "rows": rows})["rows"]
+    assert "take more than 0.05 seconds" in long["fault"]
+    assert "last-turn" in long["fix"]
+    assert len(short["spans"]) == 2

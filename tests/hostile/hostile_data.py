@@ -158,7 +158,22 @@ TEMPLATES = [
     ]
 ]  # fmt: skip
 
+TURNS = (
+    json.dumps({"messages": [{"role": ("user", "assistant")[n % 2], "content": f"x{n}"} for n in range(600)]}) + "\n"
+)
+
+
+def wide(count: int, twice: bool = False) -> str:
+    names = ",".join(f"c{number // (1 + twice)}" for number in range(count))
+    return f"{names}\n" + (",".join("x" * count) + "\n") * 3
+
+
 DATASETS = [
+    case("data: a conversation of 600 turns", data("rows.jsonl", TURNS), codes=frozenset({0, 3})),
+    case("data: a table of 40,000 columns", data("rows.csv", wide(40_000)), "39,988 more"),
+    case("data: a table of 40,000 columns twice", data("rows.csv", wide(80_000, twice=True)), "names a column twice"),
+    case("data: 200,000 keys", data("rows.jsonl", lambda: json.dumps({f"k{n}": 1 for n in range(200_000)}) + "\n"), "199,988 more"),
+    case("data: a text of 40 MB", data("rows.jsonl", lambda: json.dumps({"text": "x " * (20 << 20)}) + "\n"), "not taken as one text"),
     case("data: script", made(script_folder), "dataset script"),
     case("data: gz bomb", data("rows.jsonl.gz", many_members), "rows.jsonl.gz", "longer than 100 MiB"),
     case("data: a line of 101 MB", data("rows.jsonl", lambda: "x" * (101 << 20)), "longer than 100 MiB"),

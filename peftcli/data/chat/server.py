@@ -7,9 +7,11 @@ heard its death. It answers frames on its standard streams and imports neither t
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,15 +30,26 @@ Answer = dict[str, Any]
 # a signal is heard between two steps of Python only: after this many times the allowed time the process ends
 _PATIENCE = 1.5
 _ANSWERS = 1
+ROW_SECONDS = 20.0
+"""Of computing, for all renderings of one row: a conversation of a thousand turns takes a few."""
 
 
 class _Limited:
-    """A template each rendering of which may compute for so many seconds."""
+    """A template each rendering of which may compute for so many seconds, and all of a row's together for more."""
 
     def __init__(self, template: ChatTemplate, seconds: float) -> None:
         self._template = template
         self._seconds = seconds
+        self._row_ends = math.inf
         self.reads = template.reads
+
+    @contextmanager
+    def one_row(self) -> Iterator[None]:
+        self._row_ends = time.process_time() + ROW_SECONDS
+        try:
+            yield
+        finally:
+            self._row_ends = math.inf
 
     def render(
         self,
@@ -46,6 +59,12 @@ class _Limited:
         prompt: bool = False,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
+        if time.process_time() > self._row_ends:
+            # the prompt of each answer is rendered: work that grows with the square of the turns
+            raise RowFault(
+                f"the answers of this conversation take more than {ROW_SECONDS:g} seconds to find under the chat template",
+                "shorter conversations, or `data.train_on: last-turn`",
+            )
         with _limited(self._seconds):
             return self._template.render(messages, tools, prompt=prompt, extra=extra)
 
@@ -89,7 +108,8 @@ class Server:
             row = ChatRow(messages, weights, tools)
             # in front of the answer, so that whoever asks knows on which row this process died
             os.write(_ANSWERS, BEGUN)
-            answers.append(_guarded(lambda row=row: _rendered(opened.renderer, row)))  # type: ignore[misc]
+            with opened.template.one_row():
+                answers.append(_guarded(lambda row=row: _rendered(opened.renderer, row)))  # type: ignore[misc]
             if "failure" in answers[-1] or "limit" in answers[-1]:
                 break
         return answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer
 from peftcli.data.columns import Columns
-from peftcli.data.faults import RowFault
+from peftcli.data.faults import RowFault, listed
 from peftcli.data.format import Format
 from peftcli.data.rows import ChatRow
 
@@ -20,7 +20,7 @@ def recognise(row: Columns) -> str | None:
 
 def parse(row: Columns) -> ChatRow:
     if "messages" not in row:
-        raise RowFault(f"the column 'messages' is missing; columns present: {', '.join(map(str, row))}")
+        raise RowFault(f"the column 'messages' is missing; columns present: {listed(row)}")
     messages, weights = parse_messages(row["messages"])
     require_answer(messages)
     return ChatRow(messages, weights, parse_tools(row.get("tools")))

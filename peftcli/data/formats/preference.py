@@ -9,7 +9,7 @@ from typing import Any
 
 from peftcli.data.chat.messages import parse_messages
 from peftcli.data.columns import Columns
-from peftcli.data.faults import RowFault
+from peftcli.data.faults import RowFault, listed
 from peftcli.data.format import Format
 from peftcli.data.formats.sharegpt import message_of
 from peftcli.data.readers.jsonl import json_kind
@@ -67,7 +67,7 @@ def _part(row: Columns, part: str) -> str | list[Message]:
         value = [value]
     if not isinstance(value, list):
         if part not in row:
-            raise RowFault(f"the column {part!r} is missing; columns present: {', '.join(map(str, row))}")
+            raise RowFault(f"the column {part!r} is missing; columns present: {listed(row)}")
         raise RowFault(f"{part!r} is {json_kind(value)}, not text or messages")
     messages, _ = parse_messages([message_of(turn, number) for number, turn in enumerate(value, 1)])
     return messages

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 
+from peftcli.data.faults import listed
 from peftcli.data.readers.base import CHUNK_ROWS, MAX_LINE_BYTES, Chunk, Reading
 from peftcli.data.readers.compressed import plain_suffix
 from peftcli.data.readers.lines import read_lines
@@ -61,10 +63,10 @@ class _Numbered:
 
 
 def _check_header(header: list[str], reading: Reading) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise DataError(
-            f"the header names a column twice: {', '.join(twice)}", where=f"{reading.name}:1", fix="rename one of them"
+            f"the header names a column twice: {listed(twice)}", where=f"{reading.name}:1", fix="rename one of them"
         )
 
 
