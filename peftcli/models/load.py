@@ -19,7 +19,7 @@ from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import DeviceError, HubError, ModelError, PeftcliError
 from peftcli.models.building import LAYING_OUT, READING, bounded_building, quiet_about_nothing, require_values
 from peftcli.models.config_faults import likely_fields, readable_config
-from peftcli.models.device import loading_options
+from peftcli.models.device import is_out_of_memory, loading_options
 from peftcli.models.hub import cached_folder
 from peftcli.models.quantized import packed_type, quantization_of, quantized_base
 from peftcli.models.source import (
@@ -56,9 +56,11 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
         raise HubError(f"{source.name} is not on the Hub, or is private", fix="check the name; set HF_TOKEN") from error
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
         raise _offline(source) from error
-    except (torch.OutOfMemoryError, MemoryError, PeftcliError):
+    except PeftcliError:
         raise
     except Exception as error:  # code of all families, on a configuration and files that may hold anything
+        if is_out_of_memory(error):
+            raise
         raise _load_error(source, what, error) from error
 
 

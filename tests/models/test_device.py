@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from peftcli.cli.entry import run as peft
@@ -207,3 +208,23 @@ def test_any_other_lack_of_device_memory_is_no_bug(
     monkeypatch.setattr("peftcli.jobs.doctor.examine", full)
     assert peft(["doctor"]) == 9
     assert "the device ran out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_no_room_for_a_weight_is_not_taken_for_a_broken_base(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers passes on whatever torch raised: the same words, whichever allocator it was."""
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", full)
+    with pytest.raises(type(error)) as caught:
+        load.load_model(SOURCE)
+    assert caught.value is error
