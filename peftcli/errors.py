@@ -116,7 +116,11 @@ class AdapterError(ModelError):
     """An adapter is damaged, belongs to another base, or its targets are not found."""
 
 
-class AdapterWarning(UserWarning):
+class ModelWarning(UserWarning):
+    """Something about a base is odd, and what is done about it."""
+
+
+class AdapterWarning(ModelWarning):
     """An adapter loads, or is written, although something about it is odd; the message says what that means.
 
     A Python warning, so that it reaches whoever loads from Python; the command line prints it as one line on stderr.

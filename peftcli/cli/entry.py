@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 from peftcli import files
 from peftcli.errors import (
-    AdapterWarning,
     Fault,
     MemoryLimitError,
     ModelError,
+    ModelWarning,
     PeftcliError,
     StorageError,
     exit_code_of,
@@ -123,7 +123,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """What is odd about an adapter as one line; every other warning as Python shows it."""
-    if issubclass(category, AdapterWarning):
+    if issubclass(category, ModelWarning):
         print(f"warning: {redacted(str(message))}", file=sys.stderr, flush=True)
     else:
         print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)

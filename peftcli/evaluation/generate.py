@@ -16,6 +16,7 @@ from peftcli.adapters.surgery import attached, disabled
 from peftcli.errors import DataError, Fault, ModelError, NumericalError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
+from peftcli.evaluation.own_reading import as_trained
 from peftcli.evaluation.padding import batches
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.models.device import is_out_of_memory
@@ -63,7 +64,7 @@ def generate(
     check_fits(model, prompts, config=config, origins=origins)
     _check_known(model, tokenizer, prompts)
     answers: dict[int, Generated] = {}
-    with _writing(model, tokenizer, config, seed=seed) as stops:
+    with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed) as stops:
         pad = _filler(tokenizer, stops)
         for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
             asked = [prompts[index] for index in chosen]
@@ -81,7 +82,7 @@ def generate_stream(
     """One answer; `stream` receives its text in pieces, whose concatenation is the returned text."""
     check_fits(model, [prompt], config=config)
     _check_known(model, tokenizer, [prompt])
-    with _writing(model, tokenizer, config, seed=seed) as stops:
+    with _writing(model, tokenizer, config, prompt, seed=seed) as stops:
         decoder = _Decoder(tokenizer, _context(model, prompt), stops)
         written = _write_batch(
             model,
@@ -159,8 +160,11 @@ def context_length(model: Any) -> int | None:
 
 
 @contextmanager
-def _writing(model: Any, tokenizer: Any, config: GenerationConfig, *, seed: int) -> Iterator[list[int]]:
-    """Evaluation mode, our generation settings and a seeded stream inside; yields the stop tokens."""
+def _writing(
+    model: Any, tokenizer: Any, config: GenerationConfig, sample: Sequence[int], *, seed: int
+) -> Iterator[list[int]]:
+    """Evaluation mode, our generation settings and a seeded stream inside; yields the stop tokens. `sample`: a prompt to
+    try on how the model's `generate` reads."""
     if not hasattr(model, "generate"):
         raise ModelError(f"{type(model).__name__} cannot write text", fix="generation needs a causal language model")
     stops = stop_token_ids(model, tokenizer)
@@ -172,6 +176,7 @@ def _writing(model: Any, tokenizer: Any, config: GenerationConfig, *, seed: int)
             evaluating(model, seed=seed),
             memory_errors("generating", "a smaller evaluation.batch_size"),
             _own_failures(model),
+            as_trained(model, sample) if len(sample) else nullcontext(),
         ):
             yield stops
     finally:
