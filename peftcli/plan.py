@@ -21,7 +21,7 @@ from peftcli.data.config import AUTO
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
-from peftcli.errors import DeviceError, MemoryLimitError, RecipeError
+from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.device import before_start, has_bf16
@@ -126,7 +126,7 @@ def prepare_run(
         chat_template_kwargs=recipe.model.chat_template_kwargs,
     )
     chats = chat_mode(tokenizer)
-    check_vocabulary(skeleton, tokenizer, source.location)
+    not_embedded = check_vocabulary(skeleton, tokenizer, source.location)
     data = prepare(
         recipe.data,
         tokenizer=tokenizer,
@@ -137,6 +137,7 @@ def prepare_run(
         stop_on_failures=False,
     )
     _check_positions(loaded, skeleton, counts, data)
+    _check_tokens(data, tokenizer, not_embedded)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
     resolved, memory = _resolve(loaded, skeleton, counts, data, order, device, precision, dtype, device_memory)
     plan = Plan(
@@ -276,6 +277,19 @@ def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts,
             where="data.max_length",
             fix=f"data.max_length: {limit - added}" if added < limit else "fewer virtual tokens",
         )
+
+
+def _check_tokens(data: PreparedData, tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[int]) -> None:
+    """Places for images or sound that a text model does not embed may not stand in rows of text."""
+    stores = [store for store in (data.train, data.validation) if store is not None and not_embedded]
+    for row in (row for store in stores for row in store):
+        found = not_embedded.intersection(row.input_ids.tolist())
+        if found:
+            raise DataError(
+                f"the row holds {tokenizer.convert_ids_to_tokens(min(found))!r}, which this base does not embed",
+                where=f"{row.origin.file}:{row.origin.line}",
+                fix="write it otherwise: it stands for an image or a sound",
+            )
 
 
 def _resolve(

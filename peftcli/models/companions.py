@@ -167,14 +167,38 @@ def generation_document(raw: bytes | None, stops: list[int], *, fallback: Mappin
 # -- vocabulary ----------------------------------------------------------------------------------------------------
 
 
-def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Raises `ModelError` for a tokenizer with ids that the model has no embedding row for."""
+_ROLES_IN_TEXT = frozenset(
+    {
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "sep_token",
+        "pad_token",
+        "cls_token",
+        "mask_token",
+        "additional_special_tokens",
+    }
+)
+
+
+def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str) -> frozenset[int]:
+    """Raises `ModelError` for a tokenizer with tokens of text that the model has no embedding row for.
+
+    Returns the others without a row: places for images or sound, which the tokenizer of a family has and its text models
+    do not embed (Gemma 3 with 1B). No row of text may hold them.
+    """
     embedding = input_embedding(model)
     rows = None if embedding is None else getattr(embedding, "num_embeddings", None)
-    highest = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if rows is not None and highest > rows:
+    if rows is None:
+        return frozenset()
+    vocabulary = tokenizer.get_vocab()
+    beyond = {token: number for token, number in vocabulary.items() if number >= rows}
+    named = tokenizer.special_tokens_map.items()
+    elsewhere = {str(token) for role, token in named if role not in _ROLES_IN_TEXT and isinstance(token, str)}
+    if beyond.keys() - elsewhere:
         raise ModelError(
-            f"the tokenizer has {highest} tokens, the base embeds {rows}",
+            f"the tokenizer has {max(beyond.values()) + 1} tokens, the base embeds {rows}",
             where=where,
             fix="use the tokenizer that belongs to the base",
         )
+    return frozenset(beyond.values())
