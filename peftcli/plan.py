@@ -29,7 +29,7 @@ from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import weight_view
-from peftcli.recipe import LoadedRecipe, recipe_template
+from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.tasks.registry import task as find_task
@@ -171,17 +171,25 @@ def prepare_run(
     return Prepared(loaded, plan, source, tokenizer, data, order)
 
 
-def unfit(plan: Plan, device_memory: int | None) -> MemoryLimitError | None:
-    """The error of a plan that needs more than the memory it was made for; None where it fits or nobody asked."""
+def unfit(plan: Plan, device_memory: int | None, *, checkpointing: bool = False) -> MemoryLimitError | None:
+    """The error of a plan that needs more than the memory it was made for; None where it fits or nobody asked.
+
+    `checkpointing`: gradient checkpointing is set already.
+    """
     needed = plan.memory.peak_bytes
     if device_memory is None or needed <= device_memory:
         return None
     return MemoryLimitError(
         f"the run needs about {needed / 2**30:.1f} GiB (estimated), more than the {device_memory / 2**30:.1f} GiB given",
         where=plan.name,
-        fix="a smaller training.micro_batch_size or data.max_length, training.gradient_checkpointing: true, or a "
-        "smaller base",
+        fix=", ".join([*_smaller(plan, checkpointing=checkpointing), "a smaller data.max_length", "or a smaller base"]),
     )
+
+
+def _smaller(plan: Plan, *, checkpointing: bool) -> list[str]:
+    """Settings that make a run smaller, without those that it has already."""
+    found = [] if plan.resolved.micro_batch_size == 1 else ["a smaller training.micro_batch_size"]
+    return found if checkpointing else [*found, "training.gradient_checkpointing: true"]
 
 
 # -- values that depend on the machine ---------------------------------------------------------------------------
@@ -380,4 +388,17 @@ def _warnings(
         # a default is no wish that a short run could disappoint
         if every and every > resolved.steps and loaded.origin(key) != DEFAULT:
             found.append(f"{key} {every} is more than the {resolved.steps} steps of this run")
-    return found
+    return [*found, *_idle_early_stopping(recipe, resolved.steps)]
+
+
+def _idle_early_stopping(recipe: Recipe, steps: int) -> list[str]:
+    """A rule that cannot end a run of so many steps before its end: it has too few evaluations to wait for."""
+    rule, every = recipe.training.early_stopping, recipe.evaluation.every
+    chances = 0 if every is None else (steps - 1) // every
+    if rule is None or chances >= rule.patience:
+        return []
+    seen = f"{chances} evaluation{'' if chances == 1 else 's'}"
+    return [
+        f"training.early_stopping cannot act: its patience is {rule.patience}, and this run of {steps} steps has {seen} "
+        f"before its end; lower `evaluation.every`, or leave the rule out"
+    ]

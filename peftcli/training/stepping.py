@@ -13,6 +13,7 @@ from peftcli.errors import MemoryLimitError, NumericalError
 from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 from peftcli.tasks.base import Batch
 from peftcli.training.acceleration import forward_precision
+from peftcli.training.config import TrainingConfig
 from peftcli.training.guards import (
     SCALER_SKIP_LIMIT,
     SKIP_LIMIT,
@@ -38,7 +39,12 @@ from peftcli.training.step import OptimizerBatch, accumulate, read_batch, read_r
 
 WARM_STEPS = 2
 MAX_WARNINGS = 200
-SMALLER = "lower data.max_length, set training.gradient_checkpointing: true, or use a smaller base"
+
+
+def smaller(config: TrainingConfig) -> str:
+    """What makes a run need less memory, without what it does already."""
+    checkpointing = "" if config.gradient_checkpointing is True else " set training.gradient_checkpointing: true,"
+    return f"lower data.max_length,{checkpointing} or use a smaller base"
 
 
 class Stepper:
@@ -138,10 +144,10 @@ class Stepper:
         self.optimizer.zero_grad()
         release_memory()
         if size == 1:
-            raise MemoryLimitError("out of memory in training, with one row at a time", fix=SMALLER)
-        smaller = max(1, size // 2)
-        self.keeper.state.micro_batch_size = smaller
-        self._warn(step, f"out of memory with micro_batch_size {size}; going on with {smaller}", "out_of_memory")
+            raise MemoryLimitError("out of memory in training, with one row at a time", fix=smaller(self.setup.config))
+        half = max(1, size // 2)
+        self.keeper.state.micro_batch_size = half
+        self._warn(step, f"out of memory with micro_batch_size {size}; going on with {half}", "out_of_memory")
 
     def _clip(self) -> Tensor:
         limit = self.setup.config.max_grad_norm or math.inf
@@ -153,7 +159,7 @@ class Stepper:
         return math.isfinite(loss) and (math.isfinite(norm) or self.setup.accelerator.scaler is not None)
 
     def _update(self, step: int, *, overflowed: bool) -> None:
-        with memory_limit("in the optimizer's step", SMALLER):
+        with memory_limit("in the optimizer's step", smaller(self.setup.config)):
             self.optimizer.step()
         # a fused optimizer skips inside its kernel, which Accelerate's own flag does not see
         if overflowed:
@@ -253,8 +259,8 @@ class Stepper:
                 raise NumericalError(
                     f"{reason} at step {step}",
                     where=where,
-                    fix="look at that batch (`peft data RUN/recipe.yaml`); lower the learning rate, "
-                    "or set training.on_nonfinite: skip",
+                    fix="look at that batch (`peft data RUN/recipe.yaml`); lower the learning rate"
+                    + (", or set training.on_nonfinite: skip" if self.setup.config.on_nonfinite == "stop" else ""),
                 )
 
     def _reason(self, loss: float) -> str:

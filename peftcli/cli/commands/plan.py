@@ -34,4 +34,6 @@ def command(
 
     memory = parse_size(device_memory, "--device-memory 24GiB") if device_memory else None
     plan = make_plan(loaded, device_memory=memory)
-    conclude(plan.to_dict(), plan_text(plan), unfit(plan, memory), as_json=as_json)
+    checkpointing = loaded.recipe.training.gradient_checkpointing is True
+    error = unfit(plan, memory, checkpointing=checkpointing)
+    conclude(plan.to_dict(), plan_text(plan), error, as_json=as_json)
