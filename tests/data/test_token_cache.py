@@ -17,6 +17,7 @@ import pytest
 from peftcli import files
 from peftcli.data.cache import TokenCache, default_cache_dir
 from peftcli.data.config import DataConfig
+from peftcli.data.doctor.base import Tally
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.errors import DataError
 
@@ -161,6 +162,20 @@ def test_summary_and_clearing(run: Any, tmp_path: Path) -> None:
     assert cache.clear() == summary
     assert cache.summary().entries == 0
     assert run().facts.cached == 0
+
+
+def test_a_changed_digit_in_a_kept_review_is_noticed(tmp_path: Path) -> None:
+    """It would name other rows in the findings: it is reviewed anew."""
+    cache = TokenCache(tmp_path)
+    tallies = {("duplicates", "rows.jsonl"): Tally(2, [3, 17], "the same as another row")}
+    cache.save_review("k", tallies)
+    assert cache.load_review("k") == tallies
+    path = tmp_path / "reviews" / "k.json"
+    whole = path.read_text()
+    for old, new in (("17", "18"), (": 2", ": 5"), ("rows.jsonl", "rows.jsonm")):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        assert cache.load_review("k") is None
 
 
 def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
