@@ -32,7 +32,9 @@ from peftcli.models.weights import weight_view
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX
+from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.registry import task as find_task
+from peftcli.training.optimizers import require_device
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
 """Padded tokens of one forward pass that `micro_batch_size: auto` aims at."""
@@ -116,6 +118,8 @@ def prepare_run(
     recipe = loaded.recipe
     task = find_task(recipe.task)
     device = resolve_device(recipe.device)
+    require_device(recipe.training.optimizer, device=device)
+    require_packages(loaded)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
     skeleton = meta_model(source, auto_class=task.auto_class)

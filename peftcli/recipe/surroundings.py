@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,16 @@ Lacking = tuple[type[PeftcliError], Fault]
 
 def require_surroundings(loaded: LoadedRecipe) -> None:
     """Raises one error with everything that is missing, of the class of the first: data, model, environment."""
-    lacking = [found for look in (_data, _files, _base, _packages, _device) for found in look(loaded)]
+    _require(loaded, (_data, _files, _base, _packages, _device))
+
+
+def require_packages(loaded: LoadedRecipe) -> None:
+    """The same for what is installed alone: asked before a base is looked at, not when the package is first used."""
+    _require(loaded, (_packages,))
+
+
+def _require(loaded: LoadedRecipe, looks: Sequence[Callable[[LoadedRecipe], Iterator[Lacking]]]) -> None:
+    lacking = [found for look in looks for found in look(loaded)]
     if lacking:
         kind = lacking[0][0]
         count = f"{len(lacking)} things" if len(lacking) > 1 else "something"

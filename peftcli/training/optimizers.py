@@ -84,11 +84,16 @@ class DecoupledSGD(SGD):
 
 
 def require_optimizer(config: OptimizerConfig, *, device: str) -> None:
-    """Raises `DeviceError` where the optimizer's package or device is missing; cheap, so ask before loading a base."""
-    if isinstance(config, EightBitAdamWConfig) and not device.startswith("cuda"):
-        raise DeviceError(f"optimizer {config.type} needs a CUDA GPU", fix="use optimizer: adamw")
+    """Raises `DeviceError` where the optimizer's device or package is missing."""
+    require_device(config, device=device)
     if config.package is not None:
         _require(config.package, config.type)
+
+
+def require_device(config: OptimizerConfig, *, device: str) -> None:
+    """Raises `DeviceError` where the optimizer does not run on the device."""
+    if isinstance(config, EightBitAdamWConfig) and not device.startswith("cuda"):
+        raise DeviceError(f"optimizer {config.type} needs a CUDA GPU", fix="use optimizer: adamw")
 
 
 def _fused(groups: Groups) -> bool:

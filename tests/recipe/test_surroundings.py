@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,3 +85,31 @@ def test_a_driver_is_needed_for_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(surroundings, "_may_have_cuda", lambda: False)
     with pytest.raises(DeviceError):
         require_surroundings(load_recipe(path))
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+@pytest.mark.parametrize(
+    ("lines", "package"),
+    [
+        ("evaluation: {metrics: [rouge]}", "rouge_score"),
+        ("training: {optimizer: prodigy}", "pytorch_optimizer"),
+        ("tracking: [wandb]", "wandb"),
+    ],
+)
+def test_packages_are_asked_for_before_a_base_is_opened(
+    command: str,
+    lines: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # in this module alone: what is imported later looks for packages too
+    monkeypatch.setattr(surroundings, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None)))
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, f"model: ./nobase\ndata: builtin:support\nmethod: lora\n{lines}\n")
+    assert peft([command, str(path)]) == 5
+    told = capsys.readouterr().err
+    assert package in told
+    assert "nobase" not in told
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["r.yaml"]
