@@ -107,7 +107,8 @@ def reading_errors(path: Path) -> Iterator[None]:
         raise StorageError(reason, where=str(path), fix="check the path and its permissions") from error
 
 
-_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+# as Rust shows an error of the system to people, and to its programmers (safetensors 0.5)
+_SYSTEM_ERROR = re.compile(r"\(os error (?P<shown>\d+)\)|\bOs \{ code: (?P<listed>\d+),")
 
 
 @contextlib.contextmanager
@@ -120,7 +121,7 @@ def library_errors(path: Path) -> Iterator[None]:
             found = _SYSTEM_ERROR.search(str(error))
             if found is None or isinstance(error, OSError):
                 raise
-            number = int(found[1])
+            number = int(found[found.lastgroup or 0])
             raise OSError(number, os.strerror(number)) from error
 
 

@@ -34,3 +34,18 @@ def test_beyond_the_bound_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(bytes(101))
     with pytest.raises(StorageError, match="larger than 100 bytes"):
         files.read_bounded(path, limit_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "I/O error: No space left on device (os error 28)",
+        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',
+    ],
+)
+def test_what_a_library_in_rust_quotes_of_the_system_is_an_error_of_the_storage(quoted: str, tmp_path: Path) -> None:
+    """As safetensors says it today, and as its 0.5 does."""
+    with pytest.raises(StorageError, match=r"(?i)space|full"), files.library_errors(tmp_path):
+        raise RuntimeError(quoted)
+    with pytest.raises(RuntimeError, match="code 28"), files.library_errors(tmp_path):
+        raise RuntimeError("code 28: no error of the system")
