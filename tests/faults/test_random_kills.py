@@ -25,10 +25,10 @@ from peftcli import files
 from peftcli.cli.entry import run as peft
 
 Record = Callable[[str, object], None]
-FEW = 6
+FEW = 4
 AROUND = {"start", "resume", "checkpoint", "end", "mended_log"}
 """Events of the process that trains; those of the training are the others."""
-LOST = {POWER_LOSS: 5, POWER_LOSS_NAMES: 5}
+LOST = {POWER_LOSS: 3, POWER_LOSS_NAMES: 3}
 
 
 class Undisturbed:
