@@ -162,7 +162,7 @@ def load(
     own = read_own(folder)
     config = _with_own_fields(config, own, folder)
     if check_base:
-        _check_base(model, own, folder)
+        require_base(model, own, folder)
     parts = Parts(folder / TENSORS_NAME, None, None)
     found = install(model, config, parts, kept=kept, trainable=trainable, converting=converting)
     adapter_of(model).kept_notes = dict(own.get("notes") or {})
@@ -327,7 +327,8 @@ def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path)
         ) from error
 
 
-def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
+def require_base(model: nn.Module, own: Mapping[str, Any], folder: Path, *, what: str = "adapter") -> None:
+    """Raises `AdapterError` for a base that is not the one whose fingerprint our file in `folder` holds, if it does."""
     recorded = (own.get("base") or {}).get("fingerprint")
     if not recorded:
         return
@@ -338,7 +339,7 @@ def _check_base(model: nn.Module, own: Mapping[str, Any], folder: Path) -> None:
     difference = expected.difference(base_fingerprint(model))
     if difference:
         raise AdapterError(
-            f"the adapter was trained on another base ({own['base'].get('name')}): {difference}",
+            f"the {what} was trained on another base ({own['base'].get('name')}): {difference}",
             where=str(folder),
             fix="load the base that it was trained on (--model BASE), at the revision that it was trained on",
         )

@@ -20,6 +20,12 @@ RecipePath = Annotated[
 RunOrAdapter = Annotated[
     Path, typer.Argument(readable=False, metavar="RUN_OR_ADAPTER", help="A run or adapter folder.", show_default=False)
 ]
+RunAdapterOrModel = Annotated[
+    Path,
+    typer.Argument(
+        readable=False, metavar="RUN_OR_ADAPTER", help="A run, adapter or whole model folder.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Set = Annotated[

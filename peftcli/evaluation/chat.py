@@ -14,7 +14,8 @@ from peftcli.evaluation.generate import Generated, Stream, check_fits, generate_
 from peftcli.evaluation.prompts import encode_messages
 
 Disabled = Callable[[], AbstractContextManager[Any]]
-"""Gives a context in which the model answers as its base does, such as `lambda: adapters.disabled(model)`."""
+"""Gives a context in which the model answers as its base does, such as `lambda: adapters.disabled(model)`; or in which
+another model is given that does."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ def take_turn(
     _require_room(model, prompt, config)
     base = None
     if disabled is not None:
-        with disabled():
-            base = generate_stream(model, tokenizer, prompt, config=config, stream=base_stream, seed=seed)
+        with disabled() as other:
+            plain = model if other is None else other
+            _require_room(plain, prompt, config)
+            base = generate_stream(plain, tokenizer, prompt, config=config, stream=base_stream, seed=seed)
     reply = generate_stream(model, tokenizer, prompt, config=config, stream=stream, seed=seed)
     return Turn(asked.said("assistant", reply.text), reply, base)
 

@@ -35,7 +35,9 @@ def base_of(location: Location) -> BaseSource:
     base = location.base
     if base is None:
         raise AdapterError(
-            "the adapter does not say which base it belongs to", where=str(location.adapter), fix="add --model BASE"
+            f"the {location.noun} does not say which base it belongs to",
+            where=str(location.adapter),
+            fix="add --model BASE",
         )
     if location.told or base.startswith(BUILTIN_PREFIX):
         return resolve_base(base, folder=Path.cwd(), revision=location.revision)
@@ -52,7 +54,7 @@ def _recorded_folder(base: str, location: Location) -> Path | None:
     there = list(dict.fromkeys(place.resolve() for place in places if place.is_dir()))
     if len(there) > 1:
         raise AdapterError(
-            f"the adapter's base {base} is there twice: {there[0]} and {there[1]}",
+            f"the {location.noun}'s base {base} is there twice: {there[0]} and {there[1]}",
             where=str(location.adapter),
             fix="say which one: --model BASE",
         )
@@ -63,7 +65,7 @@ def _recorded_folder(base: str, location: Location) -> Path | None:
         return None
     tried = ", ".join(dict.fromkeys(str(place.parent.resolve() / place.name) for place in places))
     raise AdapterError(
-        f"the adapter's base {base} is gone: looked for {tried}", where=str(location.adapter), fix=_OTHER_BASE
+        f"the {location.noun}'s base {base} is gone: looked for {tried}", where=str(location.adapter), fix=_OTHER_BASE
     )
 
 

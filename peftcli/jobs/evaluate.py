@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftcli.adapters.surgery import disabled
+from torch import nn
+
 from peftcli.data.facts import DataFacts
 from peftcli.data.prepare import prepare
 from peftcli.data.store import TokenStore
 from peftcli.errors import DataError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.assembly import generation_seed
-from peftcli.jobs.opening import Opened, open_adapter, run_recipe
+from peftcli.jobs.opening import Opened, run_recipe
 from peftcli.jobs.scoring import evaluation_record, warnings_of
+from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
@@ -27,9 +29,9 @@ from peftcli.tasks.registry import task as find_task
 
 @dataclass(frozen=True)
 class Scores:
-    """Base and tuned model on the same rows."""
+    """Base and tuned model on the same rows; the base is None for a whole model without one."""
 
-    base: Evaluation
+    base: Evaluation | None
     tuned: Evaluation
     recipe: str
     evaluation: EvaluationRecord
@@ -41,18 +43,25 @@ class Scores:
 
 
 def evaluate_adapter(
-    path: str | Path, recipe: str | Path | None = None, *, base: str | None = None, overrides: Sequence[str] = ()
+    path: str | Path,
+    recipe: str | Path | None = None,
+    *,
+    base: str | None = None,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """Scores base and tuned model on the evaluation rows of the run's recipe, or of another one."""
-    opened = open_adapter(path, base=base)
+    opened = open_to_score(path, base=base, say=say)
     loaded = load_recipe(Path(recipe), overrides) if recipe is not None else run_recipe(opened.location, overrides)
     _require_its_task(opened, loaded)
     store, facts = evaluation_rows(loaded, opened)
     if recipe is None and not overrides:
         _tell_other_rows(opened, facts)
-    with disabled(opened.model):
-        plain = score(loaded, opened, store)
-    tuned = score(loaded, opened, store)
+    plain = None
+    if opened.has_base:
+        with opened.as_base() as model:
+            plain = score(loaded, opened, store, model)
+    tuned = score(loaded, opened, store, opened.model)
     record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
     return Scores(plain, tuned, str(loaded.path), record)
 
@@ -71,9 +80,9 @@ def _require_its_task(opened: Opened, loaded: LoadedRecipe) -> None:
     wanted = find_task(loaded.recipe.task).auto_class
     if wanted != opened.auto_class:
         raise RecipeError(
-            f"the adapter is made for {type(opened.model).__name__}, which `task: {loaded.recipe.task}` does not score",
+            f"{opened.made_for}, which `task: {loaded.recipe.task}` does not score",
             where=str(loaded.path),
-            fix="a recipe of the adapter's own task",
+            fix="a recipe of its own task",
         )
 
 
@@ -91,10 +100,10 @@ def evaluation_rows(loaded: LoadedRecipe, opened: Opened) -> tuple[TokenStore, D
     return data.validation, data.facts
 
 
-def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore) -> Evaluation:
-    """Metrics of the model as it stands."""
+def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore, model: nn.Module) -> Evaluation:
+    """Metrics of a model as it stands."""
     return evaluate(
-        opened.model,
+        model,
         find_task(loaded.recipe.task),
         store,
         opened.tokenizer,
@@ -111,14 +120,12 @@ def scores_text(scores: Scores) -> str:
     lines = [f"{evaluation.rows or 0:,} rows of {scores.recipe}", score_table(evaluation)]
     lines += [f"{name} of base and tuned model compared by {test}" for test, name in _tests(evaluation).items()]
     for source in evaluation.sources:
+        sides = {"base": source.base, "tuned": source.tuned} if evaluation.base else {"model": source.tuned}
         rows = [
-            [
-                metric_label(name),
-                *(score_of(evaluation, name).shown(side.get(name)) for side in (source.base, source.tuned)),
-            ]
+            [metric_label(name), *(score_of(evaluation, name).shown(side.get(name)) for side in sides.values())]
             for name in source.tuned
         ]
-        lines += [f"{source.name}: {source.rows:,} rows", text_table(["metric", "base", "tuned"], rows, numeric=(1, 2))]
+        lines += [f"{source.name}: {source.rows:,} rows", text_table(["metric", *sides], rows, numeric=(1, 2))]
     return "\n".join([*lines, *warnings_of(evaluation)])
 
 

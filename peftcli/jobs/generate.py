@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from peftcli import files
 from peftcli.adapters.storage import read_own
-from peftcli.adapters.surgery import disabled
 from peftcli.errors import AdapterError, DataError, Fault
 from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
@@ -92,7 +92,7 @@ def require_writer(opened: Opened) -> None:
     """Raises `AdapterError` for an adapter whose models do not write text."""
     if opened.auto_class not in WRITING:
         raise AdapterError(
-            f"the adapter is made for {type(opened.model).__name__}, which writes no text",
+            f"{opened.made_for}, which writes no text",
             where=str(opened.location.adapter),
             fix="`peft inspect` shows what it is",
         )
@@ -103,7 +103,7 @@ def chat_note(opened: Opened) -> str | None:
     if _prompt_style(opened) != "plain":
         return None
     return (
-        "this adapter was trained on raw text, not on conversations: the chat template is new to it; "
+        f"this {opened.location.noun} was trained on raw text, not on conversations: the chat template is new to it; "
         '`peft generate --prompt "..."` asks it as it was trained'
     )
 
@@ -135,13 +135,15 @@ def answer_all(
     prompts = [prompt_ids(request, opened, config) for request in requests]
     origins = [request.origin for request in requests]
 
-    def run(side: AbstractContextManager[None]) -> list[str]:
-        with side:
-            found = generate(opened.model, opened.tokenizer, prompts, config=config, seed=seed, origins=origins)
+    def run(model: nn.Module) -> list[str]:
+        found = generate(model, opened.tokenizer, prompts, config=config, seed=seed, origins=origins)
         return [answer.text for answer in found]
 
-    tuned = run(nullcontext())
-    base: Sequence[str | None] = run(disabled(opened.model)) if with_base else [None] * len(tuned)
+    tuned = run(opened.model)
+    base: Sequence[str | None] = [None] * len(tuned)
+    if with_base:
+        with opened.as_base() as plain:
+            base = run(plain)
     return [Answer(*parts) for parts in zip(requests, tuned, base, strict=True)]
 
 
@@ -173,7 +175,7 @@ def chat_turns(
             message,
             config=config,
             stream=write,
-            disabled=(lambda: disabled(opened.model)) if write_base is not None else None,
+            disabled=opened.as_base if write_base is not None else None,
             base_stream=write_base or (lambda _piece: None),
             seed=seed + number,
         )

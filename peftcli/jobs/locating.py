@@ -1,4 +1,4 @@
-"""Finding what a command is given: the adapter folder, the run around it, and what they say of the base."""
+"""Finding what a command is given: adapter, run or whole model, and what they say of the base."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from peftcli.adapters.storage import CONFIG_NAME, read_config, read_own
 from peftcli.errors import AdapterError, CheckpointError
 from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
 from peftcli.models.load import DTYPES
+from peftcli.models.own_files import is_there
+from peftcli.models.source import CONFIG_NAME as MODEL_CONFIG_NAME
 from peftcli.reports.seal import is_broken
+
+_NO_MODEL = "name a run or adapter folder; `chat`, `generate`, `evaluate` and `inspect` take whole models too"
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Location:
     """Where things lie: the adapter folder, and the run around it if there is one."""
 
     adapter: Path
+    """The folder of the adapter, or of a model that needs none (`whole`)."""
     run: Path | None
     base: str | None
     """As recorded, or as the command was told; None where nobody says."""
@@ -31,6 +36,25 @@ class Location:
     """Of a base from the Hub: the commit, tag or branch that the adapter was made for."""
     record: dict[str, Any]
     """`run.json`, empty for a bare adapter."""
+    whole: bool = False
+
+    @property
+    def noun(self) -> str:
+        """What lies there, as a message names it."""
+        return "model" if self.whole else "adapter"
+
+
+def holds_a_model(path: Path) -> bool:
+    """Whether a folder holds a whole model, merged or as it was published, and neither a run nor an adapter."""
+    return is_there(path / MODEL_CONFIG_NAME) and not (path / CONFIG_NAME).exists()
+
+
+def locate_model(path: Path, *, base: str | None = None) -> Location:
+    """A whole model, and the base that it was merged from where our file beside it names one."""
+    own = read_own(path).get("base") or {}
+    name = _text(own.get("name"))
+    revision = _text(own.get("commit")) if base in (None, name) else None
+    return Location(path, None, base or name, base is not None, recorded=name, revision=revision, record={}, whole=True)
 
 
 def locate(path: str | Path, *, base: str | None = None) -> Location:
@@ -60,6 +84,8 @@ def locate(path: str | Path, *, base: str | None = None) -> Location:
                 "the run has not written an adapter", where=str(path), fix="`peft resume` it, or train again"
             )
         return _located(adapter, path, base)
+    if holds_a_model(path):
+        raise AdapterError("a whole model lies here, without an adapter", where=str(path), fix=_NO_MODEL)
     raise AdapterError("neither a run nor an adapter lies here", where=str(path), fix="name a run or adapter folder")
 
 

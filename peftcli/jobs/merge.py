@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.merging import merge as merge_in_memory
-from peftcli.adapters.storage import read_own
+from peftcli.adapters.storage import OWN_NAME, read_own
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import CheckFailed, Fault, RecipeError, StorageError
 from peftcli.evaluation.prompts import stop_token_ids
@@ -52,6 +52,7 @@ from peftcli.jobs.merge_witness import (
 )
 from peftcli.jobs.opening import Opened, open_adapter
 from peftcli.jobs.sizes import parse_size
+from peftcli.jobs.whole_models import origin_document
 from peftcli.models.auto_class import WRITING
 from peftcli.models.companions import check_vocabulary, tokenizer_files
 from peftcli.models.load import DTYPES, load_model
@@ -134,6 +135,8 @@ def merge_adapter(
     say("writing the merged model aside, and reading it back")
     with files.staged_folder(output) as staging:
         write_beside(staging, opened.source, opened.location.adapter, opened.tokenizer)
+        if (origin := origin_document(opened)) is not None:
+            staging.write_json(OWN_NAME, origin)
         write_generation_config(staging, opened.source, opened.model, _stops(opened))
         carried = write_model(staging, opened.model, opened.source, changes, shard_bytes)
         compared = _compare(output, staging, opened, changes, answers, seen, survival, written)

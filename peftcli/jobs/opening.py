@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.storage import load
-from peftcli.adapters.surgery import adapter_of
+from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
@@ -34,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Opened:
-    """A model with its adapter attached, ready to answer."""
+    """A model with its adapter attached, or a whole one, ready to answer."""
 
     location: Location
     model: nn.Module
@@ -43,12 +44,35 @@ class Opened:
     dtype: torch.dtype
     device: str
     auto_class: str
+    base: nn.Module | None = None
+    """The base of a whole model, where it is wanted and known."""
+
+    @property
+    def has_base(self) -> bool:
+        return self.base is not None or not self.location.whole
+
+    @property
+    def made_for(self) -> str:
+        """The model's class, as the start of a message."""
+        name = type(self.model).__name__
+        return f"the model is a {name}" if self.location.whole else f"the adapter is made for {name}"
+
+    @contextmanager
+    def as_base(self) -> Iterator[nn.Module]:
+        """The model that answers as the base does inside the block: this one without its adapter, or another."""
+        if self.base is not None:
+            yield self.base
+            return
+        with disabled(self.model):
+            yield self.model
 
 
 def run_recipe(location: Location, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe of the run that an adapter lies in. Raises `RecipeError` for a bare adapter."""
+    """The recipe of the run that an adapter lies in. Raises `RecipeError` for a bare adapter or a whole model."""
     if location.run is None or not (location.run / RECIPE_NAME).is_file():
-        raise RecipeError("a bare adapter has no recipe", where=str(location.adapter), fix="name a recipe as well")
+        raise RecipeError(
+            f"a bare {location.noun} has no recipe", where=str(location.adapter), fix="name a recipe as well"
+        )
     return load_recipe(location.run / RECIPE_NAME, overrides)
 
 
@@ -66,8 +90,7 @@ def open_adapter(
     error of loading.
     """
     location = locate(path, base=base)
-    torch.set_num_threads(resolve_threads(threads))
-    where = resolve_device(device)
+    where = settle(device, threads)
     dtype = dtype or DTYPES[str(location.record.get("settings", {}).get("dtype", "float32"))]
     source = base_of(location)
     auto_class = auto_class_of(location, source)
@@ -76,12 +99,18 @@ def open_adapter(
         load(model, location.adapter)
     _require_known_head(model, location)
     tokenizer = adapter_tokenizer(location, source)
-    _require_rows(model, tokenizer, location, source)
+    require_rows(model, tokenizer, location, source)
     require_as_written(location, source)
     return Opened(location, model, tokenizer, source, dtype, where, auto_class)
 
 
-def _require_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, location: Location, source: BaseSource) -> None:
+def settle(device: str = "auto", threads: int | str = "auto") -> str:
+    """Takes as many threads as are asked for; returns the device that is meant."""
+    torch.set_num_threads(resolve_threads(threads))
+    return resolve_device(device)
+
+
+def require_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, location: Location, source: BaseSource) -> None:
     """Tokens were added to the tokenizer beside the adapter, and this base has no rows for them.
 
     Some bases come with a tokenizer that has more tokens than they embed; that alone is no fault.
@@ -91,7 +120,7 @@ def _require_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, location
     if rows is None or len(tokenizer) <= rows or len(tokenizer) <= len(load_tokenizer(source)):
         return
     raise AdapterError(
-        f"the tokenizer beside the adapter has {len(tokenizer)} tokens, the base embeds {rows}",
+        f"the tokenizer beside the {location.noun} has {len(tokenizer)} tokens, the base embeds {rows}",
         where=str(location.adapter),
         fix="give the base that the tokens were added to (--model), or put the base's own tokenizer in its place",
     )

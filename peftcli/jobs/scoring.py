@@ -27,18 +27,21 @@ def score_facts(scores: RunScores, prepared: Prepared) -> dict[str, Any]:
 
 
 def evaluation_record(
-    base: Evaluation, tuned: Evaluation, facts: DataFacts, metrics: Sequence[str]
+    base: Evaluation | None, tuned: Evaluation, facts: DataFacts, metrics: Sequence[str]
 ) -> EvaluationRecord:
-    """Base and tuned model on the same rows. `metrics`: as the recipe names them, the first task metric leads."""
+    """Base and tuned model on the same rows; the base is None where a model is scored alone.
+
+    `metrics`: as the recipe names them, the first task metric leads."""
     known = facts_of(tuned)
+    differences = {} if base is None else compare(base, tuned)
     return EvaluationRecord(
-        base=base.metrics,
+        base={} if base is None else base.metrics,
         tuned=tuned.metrics,
-        intervals=Intervals(base=_pairs(base), tuned=_pairs(tuned)),
+        intervals=Intervals(base={} if base is None else _pairs(base), tuned=_pairs(tuned)),
         facts=known,
         headline=headline(metrics, known),
-        differences={name: _difference(each) for name, each in compare(base, tuned).items()},
-        answers_base=_answers(base),
+        differences={name: _difference(each) for name, each in differences.items()},
+        answers_base=Answers() if base is None else _answers(base),
         answers_tuned=_answers(tuned),
         answer_budget=tuned.budget,
         leaked_rows=leaked_rows(facts, tuned.rows),
@@ -65,8 +68,9 @@ def warnings_of(evaluation: EvaluationRecord) -> list[str]:
     found = []
     tuned, base = evaluation.answers_tuned, evaluation.answers_base
     if tuned.cut or base.cut:
+        of_base = f" ({base.cut:,} of the base's)" if evaluation.base else ""
         found.append(
-            f"{tuned.cut:,} of {tuned.count:,} answers of the tuned model ({base.cut:,} of the base's) were cut at "
+            f"{tuned.cut:,} of {tuned.count:,} answers of the tuned model{of_base} were cut at "
             f"{evaluation.answer_budget} new tokens and count as they are; raise generation.max_new_tokens"
         )
     if evaluation.leaked_rows:

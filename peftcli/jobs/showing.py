@@ -41,7 +41,7 @@ def shown_samples(base: Evaluation, tuned: Evaluation) -> list[SampleRecord]:
     return [_sample(sample, answers.get((sample.origin, sample.prompt))) for sample in _unique(tuned.samples)]
 
 
-def source_scores(base: Evaluation, tuned: Evaluation, facts: DataFacts) -> list[SourceScores]:
+def source_scores(base: Evaluation | None, tuned: Evaluation, facts: DataFacts) -> list[SourceScores]:
     """The metrics of each validation source; empty where there is only one."""
     if facts.validation is None:
         return []
@@ -49,7 +49,7 @@ def source_scores(base: Evaluation, tuned: Evaluation, facts: DataFacts) -> list
         SourceScores(
             name=facts.validation.sources[number].name,
             rows=tuned.source_rows[number],
-            base=base.sources.get(number, {}),
+            base={} if base is None else base.sources.get(number, {}),
             tuned=metrics,
         )
         for number, metrics in tuned.sources.items()

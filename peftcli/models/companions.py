@@ -67,7 +67,7 @@ def write_tokenizer(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerB
     if original is not None and same_tokenizer(original, tokenizer):
         for name, path in found.items():
             staging.copy(path, name)
-    elif original is not None and _same_core(original, tokenizer) and _is_plain(original, tokenizer):
+    elif original is not None and same_vocabulary(original, tokenizer) and _is_plain(original, tokenizer):
         replaced = tokenizer.chat_template if tokenizer.chat_template != original.chat_template else None
         _write_chats(staging, found, replaced, template_kwargs(tokenizer))
     else:
@@ -83,14 +83,15 @@ def _loaded(folder: Path) -> PreTrainedTokenizerBase | None:
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers give the same ids for every text, special token and conversation."""
-    return _same_chats(one, other) and _same_core(one, other)
+    return _same_chats(one, other) and same_vocabulary(one, other)
 
 
 def _same_chats(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     return one.chat_template == other.chat_template and template_kwargs(one) == template_kwargs(other)
 
 
-def _same_core(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether they do for every text and special token, whatever conversations look like."""
     return _core(one) == _core(other) and _special(one) == _special(other)
 
 

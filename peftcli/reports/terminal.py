@@ -91,7 +91,13 @@ def _column_widths(cells: Sequence[Sequence[int]], width: int) -> list[int]:
 
 
 def score_table(evaluation: EvaluationRecord, *, width: int = WIDTH, colour: bool = False) -> str:
-    """Metrics of base and tuned model, as `peft evaluate` prints them."""
+    """Metrics of base and tuned model, as `peft evaluate` prints them; of a model that was scored alone, its own."""
+    if not evaluation.base:
+        own = [
+            [metric_label(score.metric), score.value("tuned"), _between(score, score.tuned_interval)]
+            for score in scores_of(evaluation)
+        ]
+        return text_table(["metric", "model", "95 %"], own, numeric=(1,), width=width, colour=colour)
     rows = [
         [
             metric_label(score.metric),

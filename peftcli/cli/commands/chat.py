@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, say, show
+from peftcli.cli.output import AsJson, Model, Quiet, RunAdapterOrModel, Set, say, show
 
 ENDS = ("", "/exit", "/quit")
 
 
 def command(
-    path: RunOrAdapter,
+    path: RunAdapterOrModel,
     base: Annotated[bool, typer.Option("--base", help="Let the base model answer as well.")] = False,
     model: Model = None,
     overrides: Set = None,
@@ -26,16 +26,17 @@ def command(
     Example:  peft chat runs/first --set generation.max_new_tokens=100
     """
     from peftcli.jobs.generate import chat_note, chat_turns
-    from peftcli.jobs.opening import open_adapter, writing_of
+    from peftcli.jobs.opening import writing_of
+    from peftcli.jobs.whole_models import open_to_answer
 
-    opened = open_adapter(path, base=model)
+    opened = open_to_answer(path, base=model, with_base=base)
     writing = writing_of(opened.location, overrides or ())
     for warning in writing.warnings:
         say(f"warning: {warning}")
     if (note := chat_note(opened)) is not None:
         say(f"note: {note}", quiet=quiet)
     plain = _Writer("base>  ", silent=as_json)
-    tuned = _Writer("tuned> ", silent=as_json, after=plain)
+    tuned = _Writer("tuned> " if opened.has_base else "model> ", silent=as_json, after=plain)
     turns = []
     written_base = plain.write if base else None
     for turn in chat_turns(

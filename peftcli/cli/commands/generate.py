@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, RunOrAdapter, Set, say, show
+from peftcli.cli.output import AsJson, Model, Quiet, RunAdapterOrModel, Set, say, show
 
 
 def command(
-    path: RunOrAdapter,
+    path: RunAdapterOrModel,
     prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt.")] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input", readable=False, help="JSONL with `prompt` or `messages`.")
@@ -24,14 +24,15 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Text from the tuned model.
+    """Text from the tuned model, or from a whole one (merged, or as published).
 
     Example:  peft generate runs/first --prompt "My parcel is late" --base
     """
     from peftcli import files
     from peftcli.errors import RecipeError, StorageError
     from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
-    from peftcli.jobs.opening import open_adapter, writing_of
+    from peftcli.jobs.opening import writing_of
+    from peftcli.jobs.whole_models import open_to_answer
     from peftcli.ownership import write_new
 
     if (prompt is None) == (input_file is None):
@@ -41,7 +42,7 @@ def command(
     if output is not None and os.path.lexists(output):
         raise StorageError(f"{output} exists", fix="name a new file, or remove this one")
     requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
-    opened = open_adapter(path, base=model)
+    opened = open_to_answer(path, base=model, with_base=base)
     writing = writing_of(opened.location, overrides or ())
     for warning in writing.warnings:
         say(f"warning: {warning}")

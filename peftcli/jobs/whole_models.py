@@ -1,0 +1,102 @@
+"""Models that need no adapter to answer: what `peft merge` wrote, or any model folder as it was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from peftcli.adapters.storage import FORMAT, read_own, require_base
+from peftcli.errors import HubError, ModelError, RecipeError
+from peftcli.evaluation.memory import memory_errors
+from peftcli.jobs.adapter_base import base_of, model_option_named
+from peftcli.jobs.locating import Location, holds_a_model, locate_model
+from peftcli.jobs.opening import Opened, open_adapter, require_rows, settle
+from peftcli.models.auto_class import WRITING, auto_class_with
+from peftcli.models.companions import same_vocabulary
+from peftcli.models.load import load_config, load_model, load_tokenizer
+from peftcli.models.source import BaseSource, resolve_base
+
+
+def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool = False) -> Opened:
+    """Opens a run, an adapter or a whole model.
+
+    `base`: where the base is. `with_base`: its answers are wanted too; an adapter's base is at hand anyway, that of a
+    whole model is loaded beside it. Raises every error of loading; `RecipeError` for a base that nobody asked of.
+    """
+    path = Path(path).expanduser()
+    if not holds_a_model(path):
+        return open_adapter(path, base=base)
+    if base is not None and not with_base:
+        raise RecipeError(f"--model {base} has no effect: {path} is a whole model", fix="add --base to see both")
+    opened = _open_whole(locate_model(path, base=base))
+    return _with_base(opened) if with_base else opened
+
+
+def open_to_score(path: str | Path, *, base: str | None, say: Callable[[str], None]) -> Opened:
+    """The same with the base beside a whole model where one is told or recorded; a recorded one that is gone is told."""
+    path = Path(path).expanduser()
+    if not holds_a_model(path):
+        return open_adapter(path, base=base)
+    opened = _open_whole(locate_model(path, base=base))
+    return opened if opened.location.base is None else _with_base(opened, say=say)
+
+
+def _open_whole(location: Location) -> Opened:
+    device, source = settle(), resolve_base(str(location.adapter.absolute()), folder=Path.cwd())
+    architectures = load_config(source).architectures or []
+    auto_class = next((found for name in architectures if (found := auto_class_with(str(name)))), WRITING[0])
+    with memory_errors("loading the model", "free memory on the device, or use a smaller model"):
+        model = load_model(source, auto_class=auto_class, dtype=torch.float32, device=device)
+    return Opened(location, model, load_tokenizer(source), source, torch.float32, device, auto_class)
+
+
+def _with_base(opened: Opened, *, say: Callable[[str], None] | None = None) -> Opened:
+    """The base beside its model, checked. `say`: told of a recorded base that cannot be had, which is else an error."""
+    location = opened.location
+    try:
+        with model_option_named(location):
+            source = base_of(location)
+            tokenizer, base = load_tokenizer(source), _load(opened, source)
+    except (HubError, ModelError) as error:
+        if say is None or location.told:
+            raise
+        say(f"warning: the model is scored without its base: {error.message}; --model BASE names another copy")
+        return opened
+    _require_its_base(opened, base, tokenizer, source)
+    return replace(opened, base=base)
+
+
+def _load(opened: Opened, source: BaseSource) -> nn.Module:
+    with memory_errors("loading the base beside the model", "free memory on the device"):
+        return load_model(source, auto_class=opened.auto_class, dtype=opened.dtype, device=opened.device)
+
+
+def _require_its_base(opened: Opened, base: nn.Module, tokenizer: PreTrainedTokenizerBase, source: BaseSource) -> None:
+    """By the fingerprint that the merge noted; where there is none, ids must at least mean the same to both."""
+    location = opened.location
+    own = read_own(location.adapter)
+    require_base(base, own, location.adapter, what="merged model")
+    require_rows(base, opened.tokenizer, location, source)
+    if (own.get("base") or {}).get("fingerprint") is None and not same_vocabulary(tokenizer, opened.tokenizer):
+        raise ModelError(
+            f"{source.name} has another vocabulary than the model: it is not its base",
+            where=str(location.adapter),
+            fix="name the base that it was made from: --model BASE",
+        )
+
+
+# -- what a merge notes ------------------------------------------------------------------------------------------
+
+
+def origin_document(opened: Opened) -> dict[str, Any] | None:
+    """Our own file of a merged model: the base, the method, and how prompts looked in training, as the adapter's has
+    it; None for an adapter of which nothing but a name is known."""
+    own = read_own(opened.location.adapter)
+    kept = {key: own[key] for key in ("base", "notes") if own.get(key)}
+    return {"format": FORMAT, "merged": own.get("method"), **kept} if kept else None
