@@ -22,6 +22,7 @@ from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
+from peftcli.evaluation.generate import context_length
 from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.device import before_start, has_bf16
@@ -139,6 +140,7 @@ def prepare_run(
         cache_dir=default_cache_dir(),
         progress=progress,
         stop_on_failures=False,
+        context=context_length(skeleton),
     )
     _check_positions(loaded, skeleton, counts, data)
     _check_tokens(data, tokenizer, not_embedded)
@@ -379,8 +381,8 @@ def _warnings(
     loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved, added: int, *, validated: bool
 ) -> list[str]:
     recipe, found = loaded.recipe, []
-    context = getattr(skeleton.config, "max_position_embeddings", None)
-    if isinstance(context, int) and recipe.data.max_length + added > context:
+    context = context_length(skeleton)
+    if context is not None and recipe.data.max_length + added > context:
         length = f"data.max_length {recipe.data.max_length}" + (f" and {added} virtual tokens" if added else "")
         found.append(f"{length} exceed{'' if added else 's'} the base's context of {context}")
     if recipe.training.learning_rate == "auto" and "extrapolated" in resolved.learning_rate_note:
@@ -388,9 +390,11 @@ def _warnings(
     if recipe.data.validation == AUTO and not validated:
         why = "a stream has no rows to spare" if recipe.data.streaming else "there are too few rows to spare any"
         found.append(f"nothing is held out, so nothing will be measured: {why}; name rows in `data.validation`")
-    for key, every in (("checkpoint.every", recipe.checkpoint.every), ("evaluation.every", recipe.evaluation.every)):
-        # a default is no wish that a short run could disappoint
-        if every and every > resolved.steps and loaded.origin(key) != DEFAULT:
+    for name, section in (("checkpoint", recipe.checkpoint), ("evaluation", recipe.evaluation)):
+        key, every = f"{name}.every", section.every
+        # a default is no wish that a short run could disappoint, nor is its copy in a run's recipe
+        is_default = loaded.origin(key) == DEFAULT or every == type(section).model_fields["every"].default
+        if every and every > resolved.steps and not is_default:
             found.append(f"{key} {every} is more than the {resolved.steps} steps of this run")
     return [*found, *_idle_early_stopping(recipe, resolved.steps)]
 

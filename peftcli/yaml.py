@@ -7,6 +7,7 @@ PyYAML's parser gives the events; what they mean is decided here: the scalars of
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ _INT = re.compile(r"[-+]?[0-9]{1,100}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
+_GLUED = re.compile(r"(\s*\w+):([^\s:/].*)")
+"""A key and its value without a space between."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Scalar = str | int | float | bool | None
@@ -138,6 +141,24 @@ def dump(document: Mapping[str, Any]) -> str:
         dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=110
     )
     return text
+
+
+_BARE = re.compile(r"[\w./~-]([\w./~:@+ -]*[\w./~@+-])?")
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as a recipe would have it: `true`, `null`, `[a, b]`, `{r: 4}`; texts that YAML would read as
+    something else are quoted."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str):
+        bare = _BARE.fullmatch(value) and ": " not in value and value[:2] != "- " and scalar(value) == value
+        return value if bare else json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -324,6 +345,11 @@ class _Reader:
         if "\t" in indent:
             place = self._place(line, indent.index("\t"))
             return Fault("not YAML: a tab; YAML needs spaces", place, "indent with two spaces")
+        begun = error.context_mark.line if error.context_mark is not None else line
+        glued = _GLUED.fullmatch(lines[begun]) if begun < len(lines) and "expected ':'" in problem else None
+        if glued is not None:
+            place = self._place(begun, glued.start(2))
+            return Fault("not YAML: no space after the colon", place, f"`{glued[1].strip()}: {glued[2].strip()[:40]}`")
         opened = ""
         if error.context_mark is not None and error.context_mark.line != line:
             opened = f", begun at line {error.context_mark.line + 1}"

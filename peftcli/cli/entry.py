@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -189,8 +190,20 @@ def _report_usage(error: Any, as_json: bool) -> int:
         return 2
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peft"
-    print(f"error: {redacted(message)}\n  fix: `{command} --help` shows how it is used", file=sys.stderr)
+    fix = _as_override(message) or f"`{command} --help` shows how it is used"
+    print(f"error: {redacted(message)}\n  fix: {fix}", file=sys.stderr)
     return 2
+
+
+def _as_override(message: str) -> str | None:
+    """What to write for an option that is a recipe key."""
+    name = re.match(r"no such option: --([\w-]+)", message)
+    if name is None:
+        return None
+    from peftcli.recipe.keys import find_keys
+
+    found = [key.name for key in find_keys(name[1])]
+    return f"recipe keys are set by `--set {found[0]}=...`" if found else None
 
 
 def _report_bug(error: BaseException, as_json: bool) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from peftcli.errors import PeftcliError, RecipeError
 from peftcli.ownership import write_new
 from peftcli.recipe import load_recipe
 from peftcli.recipe.json_schema import recipe_schema
-from peftcli.yaml import scalar
+from peftcli.yaml import flow
 
 _FOLDER = Path(__file__).parent / "templates"
 _SUMMARY_MARK = "# "
@@ -44,23 +42,14 @@ def starter_summaries() -> dict[str, str]:
 def starter_text(name: str, *, model: str | None = None, data: Mapping[str, Any] | None = None) -> str:
     """A starter, with another base and other data where they are given. Raises `RecipeError` for an unknown one."""
     lines = (_FOLDER / f"{_starter(name)}.yaml").read_text(encoding="utf-8").splitlines()
-    replaced = {"model": None if model is None else _flow(model), "data": None if data is None else _flow(data)}
+    replaced = {"model": None if model is None else flow(model), "data": None if data is None else flow(data)}
     if data is not None:
         # the number of steps suits the rows that ship; of other rows three passes are a beginning
-        replaced["training"] = _flow({"epochs": 3, "batch_size": 16})
+        replaced["training"] = flow({"epochs": 3, "batch_size": 16})
     kept = [
         f"{key}: {new}" if (new := replaced.get(key := line.partition(":")[0])) is not None else line for line in lines
     ]
     return "\n".join(kept) + "\n"
-
-
-def _flow(value: Any) -> str:
-    """A value on one line; texts that YAML would read as something else are quoted."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, str):
-        return value if re.fullmatch(r"[\w./~-][\w./~:@-]*", value) and scalar(value) == value else json.dumps(value)
-    return str(value)
 
 
 def _starter(name: str) -> str:

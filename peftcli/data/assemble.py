@@ -66,8 +66,8 @@ def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[
     return plans
 
 
-def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None) -> Assembled:
-    """Cuts and mixes the rows of a split. `begin`: the token that begins a text.
+def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None, context: int | None) -> Assembled:
+    """Cuts and mixes the rows of a split. `begin`: the token that begins a text. `context`: the base's positions.
 
     Raises `DataError` when truncation would take too much.
     """
@@ -85,7 +85,7 @@ def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None) 
         columns = cut.columns
         cuts.append(cut)
         tally_cut(cut, index, files, tallies)
-    _check_losses(plan, config, indexes, cuts, files)
+    _check_losses(plan, config, indexes, cuts, files, context)
     store = _mixed(plan, columns, cuts, files, seed)
     return Assembled(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
 
@@ -102,7 +102,12 @@ def tally_cut(cut: Cut, index: RowIndex, files: Sequence[str], tallies: Tallies)
 
 
 def _check_losses(
-    plan: SplitPlan, config: DataConfig, indexes: Sequence[RowIndex], cuts: Sequence[Cut], files: Sequence[str]
+    plan: SplitPlan,
+    config: DataConfig,
+    indexes: Sequence[RowIndex],
+    cuts: Sequence[Cut],
+    files: Sequence[str],
+    context: int | None,
 ) -> None:
     """`error` allows no long row; otherwise at most 5 % may go without having been asked to (`drop` asks)."""
     total = sum(len(index.length) for index in indexes)
@@ -124,8 +129,17 @@ def _check_losses(
         f"{lost:,} of {total:,} rows of {plan.name} are {kind} max_length ({config.max_length}); the longest "
         f"has {longest:,} tokens",
         where=", ".join(named[:5]),
-        fix=f"data.max_length: {longest}, or another data.truncation (drop, left, right, split)",
+        fix=_longer(longest, config.max_length, context) + "another data.truncation (drop, left, right, split)",
     )
+
+
+def _longer(longest: int, given: int, context: int | None) -> str:
+    """The advice to read longer rows, as far as the base can."""
+    if context is None or longest <= context:
+        return f"data.max_length: {longest}, or "
+    if given < context:
+        return f"data.max_length: {context} at most, the base's context, or "
+    return f"the base's context is {context}: "
 
 
 def _is_by_row(file: str) -> bool:

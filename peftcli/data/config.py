@@ -147,7 +147,8 @@ class DataConfig(BaseModel):
     def _nothing_is_none(cls, value: Any) -> Any:
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             number = value.strip()
-            raise FieldFault(f"is the text {value!r}", f"write the number alone, {number}, or ./{number} for a file")
+            alone = f"{float(number.removesuffix('%')) / 100:g}" if number.endswith("%") else number
+            raise FieldFault(f"is the text {value!r}", f"write the number alone, {alone}, or ./{number} for a file")
         return 0 if value is None else value
 
     @field_validator("packing")

@@ -22,16 +22,25 @@ class RowFault(ValueError):
 
 
 class FaultLog:
-    """Counts every fault of a reading and keeps the first five."""
+    """Counts every fault of a reading and keeps the first five places, those of one fault together."""
 
     def __init__(self) -> None:
-        self.faults: list[Fault] = []
+        self._places: dict[tuple[str, str], list[str]] = {}
         self.count = 0
+
+    @property
+    def faults(self) -> list[Fault]:
+        return [Fault(message, ", ".join(places), fix) for (message, fix), places in self._places.items()]
+
+    @property
+    def shown(self) -> int:
+        """Places that are kept."""
+        return sum(map(len, self._places.values()))
 
     def add(self, message: str, where: str, fix: str | None = None) -> None:
         self.count += 1
-        if len(self.faults) < SHOWN:
-            self.faults.append(Fault(message, where, fix or "mend or remove the row"))
+        if self.shown < SHOWN:
+            self._places.setdefault((message, fix or "mend or remove the row"), []).append(where)
 
     @contextmanager
     def row(self, where: str) -> Iterator[None]:
@@ -45,11 +54,13 @@ class FaultLog:
         """Raises one `DataError` with the first faults and the count of all, if there were any."""
         if not self.count:
             return
+        only, *others = self.faults
         if self.count == 1:
-            only = self.faults[0]
             raise DataError(only.message, where=only.where, fix=only.fix)
-        shown = f"the first {len(self.faults)}" if self.count > len(self.faults) else "all"
-        raise DataError(f"{self.count:,} rows cannot be used; {shown}:", faults=self.faults)
+        shown = f"the first {self.shown}" if self.count > self.shown else "all"
+        if others:
+            raise DataError(f"{self.count:,} rows cannot be used; {shown}:", faults=self.faults)
+        raise DataError(f"{self.count:,} rows cannot be used; {shown}: {only.message}", where=only.where, fix=only.fix)
 
 
 def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:

@@ -57,12 +57,14 @@ def prepare(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     stop_on_failures: bool = True,
+    context: int | None = None,
 ) -> PreparedData:
     """Reads, checks, encodes, splits, cuts and mixes the sources of a recipe.
 
     `tokenizer`: a transformers fast tokenizer with the chat template that counts. `folder`: where relative paths start.
     `cache_dir`: where encoded sources are kept and looked for; None keeps nothing. `progress(source, rows)` is called
     as rows are encoded. `stop_on_failures=False` returns findings of severity `fail` instead of raising them.
+    `context`: the positions of the base, more than which no advice names.
 
     Raises `DataError` (unusable rows with file and line, a failed check), `ModelError` (conversations without a chat
     template, a template that fails), `HubError`, `RecipeError` (columns or formats that cannot be).
@@ -77,7 +79,9 @@ def prepare(
     parts = [part for part in loaded if part is not None]
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
     open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
-    splits = [assemble(plan, config, seed, facts.bos_id) for plan in plan_splits(config, train, validation, seed)]
+    splits = [
+        assemble(plan, config, seed, facts.bos_id, context) for plan in plan_splits(config, train, validation, seed)
+    ]
     sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
     compared = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)
     findings = _findings(config, sources, splits, compared, cache)

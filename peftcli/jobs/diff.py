@@ -18,6 +18,7 @@ from peftcli.lock.places import without_places
 from peftcli.recipe import flat_recipe, load_recipe
 from peftcli.recipe.schema import Recipe
 from peftcli.reports.terminal import text_table
+from peftcli.yaml import flow
 
 _NOT_COMPARED = ("name", "output")
 _DATA_FACTS = ("rows_read", "rows_kept", "rows", "tokens", "trained_tokens", "order_sha256", "stream_sha256")
@@ -219,4 +220,4 @@ def _number(value: float | None) -> str:
 
 
 def _value(value: Any) -> str:
-    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "-" if value is None else value if isinstance(value, str) else flow(value)

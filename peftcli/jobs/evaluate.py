@@ -117,7 +117,9 @@ def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore, model: nn.Mod
 def scores_text(scores: Scores) -> str:
     """What `peft evaluate` prints: metrics with intervals, how they were compared, and what to doubt."""
     evaluation = scores.evaluation
-    lines = [f"{evaluation.rows or 0:,} rows of {scores.recipe}", score_table(evaluation)]
+    recipe, here = Path(scores.recipe), Path.cwd()
+    shown = recipe.relative_to(here) if recipe.is_relative_to(here) else recipe
+    lines = [f"{evaluation.rows or 0:,} rows of {shown}", score_table(evaluation)]
     lines += [f"{name} of base and tuned model compared by {test}" for test, name in _tests(evaluation).items()]
     for source in evaluation.sources:
         sides = {"base": source.base, "tuned": source.tuned} if evaluation.base else {"model": source.tuned}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, load, read_config, read_own
+from peftcli.adapters.storage import TENSORS_NAME, load, read_config, read_own
 from peftcli.adapters.subspaces import effective_rank
 from peftcli.adapters.surgery import summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
@@ -17,9 +17,12 @@ from peftcli.adapters.updates import relative_norm, weight_changes
 from peftcli.errors import AdapterError, ModelError, PeftcliError
 from peftcli.jobs.adapter_base import base_of, load_base
 from peftcli.jobs.as_written import require_as_written
-from peftcli.jobs.locating import Location, locate, read_record
+from peftcli.jobs.locating import Location, holds_a_model, locate, read_record
 from peftcli.models.load import load_config
 from peftcli.models.source import BaseSource, resolve_base
+from peftcli.reports.record import EvaluationRecord
+from peftcli.reports.terminal import score_table
+from peftcli.yaml import flow
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Inspection:
 def inspect_path(path: str | Path, *, base: str | None = None) -> Inspection:
     """Looks at a folder. Raises `AdapterError` where nothing of ours or of the Hub's kind lies there."""
     path = Path(path).expanduser()
-    if path.is_dir() and not (path / CONFIG_NAME).exists() and (path / "config.json").is_file():
+    if holds_a_model(path):
         return _inspect_model(path)
     location = locate(path, base=base)
     facts = adapter_facts(location)
@@ -132,23 +135,31 @@ def _inspect_model(path: Path) -> Inspection:
         "bytes": sum(file.stat().st_size for file in weights),
         "tied_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
         "files": [file.name for file in weights],
+        **_origin(path),
     }
     return Inspection(str(path), "model", facts)
 
 
+def _origin(path: Path) -> dict[str, Any]:
+    """What was merged into a model, and of which base, as the merge noted it."""
+    own = read_own(path)
+    return {"merged": own.get("merged"), "base": (own.get("base") or {}).get("name")} if "merged" in own else {}
+
+
 SHOWN_UPDATES = 20
+_SHOWN_APART = ("fields", "fingerprint", "evaluation")
 
 
 def inspection_text(found: Inspection) -> str:
     """What `peft inspect` prints."""
     lines = [f"{found.path}: {found.kind}"]
     for key, value in found.facts.items():
-        if key in ("fields", "fingerprint") or value in (None, [], {}):
-            continue
-        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        lines.append(f"  {key:<16} {shown}")
+        if key not in _SHOWN_APART and value not in (None, [], {}):
+            lines.append(f"  {key:<16} {_fact(value)}")
     for key, value in (found.facts.get("fields") or {}).items():
-        lines.append(f"  {key:<24} {value}")
+        lines.append(f"  {key:<24} {flow(value)}")
+    if found.facts.get("evaluation"):
+        lines += ["", score_table(EvaluationRecord.model_validate(found.facts["evaluation"]))]
     if found.updates:
         lines += ["", f"  {'update':<44} {'norm':>9} {'relative':>9} {'rank':>6}"]
         largest = sorted(found.updates, key=_by_size)[:SHOWN_UPDATES]
@@ -156,6 +167,13 @@ def inspection_text(found: Inspection) -> str:
         if len(found.updates) > SHOWN_UPDATES:
             lines.append(f"  ... and {len(found.updates) - SHOWN_UPDATES} more (--json has all)")
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
+
+
+def _fact(value: Any) -> str:
+    """Counts with their thousands marked, texts as they are, all else as YAML has it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else flow(value)
 
 
 def _by_size(update: UpdateFacts) -> tuple[bool, float]:

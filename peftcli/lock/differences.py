@@ -12,6 +12,7 @@ from peftcli.errors import CheckFailed, Fault
 from peftcli.lock.document import Lock, SplitLock
 from peftcli.lock.places import absolute, is_place, without_places
 from peftcli.recipe.loading import DEFAULT
+from peftcli.yaml import flow
 
 Kind = Literal["recipe", "base", "tokenizer", "data", "settings", "package", "environment"]
 
@@ -168,5 +169,5 @@ def _pair(one: Any, other: Any) -> tuple[str, str]:
 def _shown(value: Any) -> str:
     if isinstance(value, str) and len(value) == _HASH_DIGITS:
         return f"{value[:12]}…"
-    text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = "nothing" if value is None else value if isinstance(value, str) else flow(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -17,6 +17,7 @@ from peftcli.recipe.foreign_names import ADVICE, foreign_keys
 from peftcli.recipe.json_schema import known_values
 from peftcli.recipe.keys import METHOD, TYPE, Key, find_keys, items_of, near_keys, sections_of, type_names
 from peftcli.recipe.wording import wanted_text
+from peftcli.yaml import flow
 
 WIDTH = 80
 _EXTRA_CODES = {
@@ -162,7 +163,7 @@ def methods_text() -> str:
     if short_names():
         lines += ["", "short names:"]
     for short, (method, fields) in short_names().items():
-        section = ", ".join([f"type: {method}", *(f"{key}: {_shown(value)}" for key, value in fields.items())])
+        section = ", ".join([f"type: {method}", *(f"{key}: {flow(value)}" for key, value in fields.items())])
         lines.append(f"  {short} = {{{section}}}")
     lines += ["", *_compatibility_lines()]
     return "\n".join([*lines, "", "`peft methods NAME` tells a method's fields."])
@@ -232,9 +233,9 @@ def method_text(name: str) -> str:
     ]
     lines += _method_compatibility(document["works_with"])
     if document["preset"]:
-        lines += _wrapped(f"{name} sets {', '.join(f'{k}: {_shown(v)}' for k, v in document['preset'].items())}")
+        lines += _wrapped(f"{name} sets {', '.join(f'{k}: {flow(v)}' for k, v in document['preset'].items())}")
     for key, facts in document["fields"].items():
-        default = f"{key} (default {_shown(facts['default'])})"
+        default = f"{key} (default {flow(facts['default'])})"
         lines += ["", *textwrap.wrap(default, WIDTH - 1, subsequent_indent="  ")]
         lines += [*_wrapped(facts["description"]), *_wrapped(f"value: {facts['wanted']}")]
     return "\n".join(lines)
@@ -258,10 +259,4 @@ def _default_text(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         kind = getattr(value, TYPE, None)
         return str(kind) if kind is not None else "a section with every key at its default"
-    return _shown(value)
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return flow(value)

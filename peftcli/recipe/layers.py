@@ -22,6 +22,8 @@ MAX_EXTENDS = 8
 ALTERNATIVES = {"training": (("epochs", "max_steps"), ("warmup_ratio", "warmup_steps"))}
 """Two keys of which one speaks: naming one in an upper layer takes the other out of the layers below."""
 SET = "--set"
+_ROWS = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
+"""Ends of names that are those of data."""
 
 
 def read_layers(path: Path, overrides: Sequence[str] | Mapping[str, Any], faults: list[Fault]) -> Node:
@@ -65,6 +67,10 @@ def _read(path: Path, where: str | None) -> Node:
             raise RecipeError(error.message, where=str(path), fix="a recipe is a page of text; is this one?") from error
         raise StorageError("no permission to read the recipe", where=str(path), fix=f"chmod u+r {path}") from error
     parsed = parse(data, str(path))
+    if parsed.faults and path.suffix.lower() in _ROWS:
+        raise RecipeError(
+            f"{path} holds rows, not a recipe", where=where, fix=f"peft init --data {path} writes a recipe for them"
+        )
     if parsed.faults:
         raise RecipeError(_headline(path, parsed.faults), faults=_with_unknown_keys(parsed.node, parsed.faults))
     if parsed.node is None:

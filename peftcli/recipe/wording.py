@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -229,7 +230,10 @@ def _text_remedy(value: str, key: str, wanted: Wanted) -> str | None:
 
 
 def _number_remedy(value: str) -> str | None:
-    bare = value.replace(",", "").replace("_", "").strip()
+    """`1_000`, `1,000` and `0,001` as numbers; a single comma that does not stand before three digits is a point."""
+    bare = value.replace("_", "").strip()
+    thousands = re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", bare) is not None
+    bare = bare.replace(",", "" if thousands else ".")
     try:
         float(bare)
     except ValueError:

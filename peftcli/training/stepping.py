@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 
 import torch
@@ -259,9 +260,13 @@ class Stepper:
                 raise NumericalError(
                     f"{reason} at step {step}",
                     where=where,
-                    fix="look at that batch (`peft data RUN/recipe.yaml`); lower the learning rate"
+                    fix=f"look at that batch{self._how_to_look()}; lower the learning rate"
                     + (", or set training.on_nonfinite: skip" if self.setup.config.on_nonfinite == "stop" else ""),
                 )
+
+    def _how_to_look(self) -> str:
+        store = self.setup.store
+        return "" if store is None else f" (`peft data {shlex.quote(str(store.folder.parent / 'recipe.yaml'))}`)"
 
     def _reason(self, loss: float) -> str:
         if not math.isfinite(loss):

@@ -220,8 +220,9 @@ def test_bad_data_is_told_with_its_place(tmp_path: Path, bad: Bad, make_tokenize
 def test_the_first_five_faults_are_told_and_all_are_counted(prepared: Callable[..., Any]) -> None:
     with pytest.raises(DataError) as caught:
         prepared([{"text": None if number % 2 else "a"} for number in range(40)])
-    assert len(caught.value.faults) == 5
-    assert caught.value.message.startswith("20 rows cannot be used")
+    (fault,) = caught.value.faults
+    assert caught.value.message.startswith("20 rows cannot be used; the first 5: ")
+    assert [place.rpartition(":")[2] for place in str(fault.where).split(", ")] == ["2", "4", "6", "8", "10"]
 
 
 def test_a_line_longer_than_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch, prepared: Callable[..., Any]) -> None:

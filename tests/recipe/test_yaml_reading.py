@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from peftcli.yaml import MAX_BYTES, Node, dump, node_of, parse, parse_value, plain, scalar
+from peftcli.yaml import MAX_BYTES, Node, dump, flow, node_of, parse, parse_value, plain, scalar
 
 
 def read(text: str) -> object:
@@ -210,3 +210,22 @@ def test_python_values_become_nodes() -> None:
     assert plain(node) == {"a": [1, [2.0, None]], "p": "x"}
     assert node_of({"a": object()}, "here") is None
     assert node_of(b"bytes", "here") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *[True, False, None, 0.5, 1e-5, -3, "a", "no", "true", "null", "1", "2e-5", "", " x", "x ", "a: b", "a:", "-"],
+        *["- a", "a b", "a, b", "a]", "#", "a #b", "é", '"', "it's", "builtin:chat", "./a b.jsonl", "~", "x\ny", "{}", "@a"],
+    ],
+)  # fmt: skip
+def test_a_value_on_one_line_is_read_back(value: object) -> None:
+    for whole in ([value], {"a": value}, {"a": [value, {"b": value}]}):
+        assert "\n" not in flow(whole)
+        parsed = parse_value(flow(whole), "here")
+        assert parsed.node is not None, (flow(whole), parsed.faults)
+        assert plain(parsed.node) == whole
+
+
+def test_words_are_those_of_yaml() -> None:
+    assert flow({"x": [True, None, "a"], "r": 4}) == "{x: [true, null, a], r: 4}"
