@@ -104,6 +104,11 @@ def painting(stream: TextIO | None) -> TextIO:
     return cast(TextIO, _Painting(cast(LastingStream, lasting(stream))))
 
 
+def wants_colour(stream: TextIO) -> bool:
+    """Whether what is printed there may be coloured: on a terminal that can, where nobody set NO_COLOR (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def lasting(stream: TextIO | None) -> TextIO:
     """The stream so that writing to it never fails; a missing one takes everything too."""
     if isinstance(stream, LastingStream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,15 +37,27 @@ Model = Annotated[str | None, typer.Option("--model", metavar="BASE", help="Wher
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not supported yet.", hidden=True)]
 
 
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
 def show(document: Any, text: str, *, as_json: bool, coloured: bool = False) -> None:
     """Prints the document with --json, else the text; `coloured` where it holds colours, and nothing foreign unseen."""
-    stream = painting(sys.stdout) if coloured else sys.stdout
-    print(files.to_json(redacted_values(document)).rstrip("\n") if as_json else redacted(text), file=stream)
+    if as_json:
+        print(files.to_json(redacted_values(document)).rstrip("\n"))
+    elif coloured:
+        print(_redacted_between_colours(text), file=painting(sys.stdout))
+    else:
+        print(redacted(text))
 
 
-def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: bool) -> None:
+def _redacted_between_colours(text: str) -> str:
+    """A colour ends in a letter: with one right before it, a credential would not be seen to begin."""
+    return "".join(part if _COLOUR.fullmatch(part) else redacted(part) for part in _COLOUR.split(text))
+
+
+def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: bool, coloured: bool = False) -> None:
     """Shows the result of a check, then fails by `error`; with --json the document alone says why."""
-    show(document, text, as_json=as_json)
+    show(document, text, as_json=as_json, coloured=coloured)
     if error is None:
         return
     if as_json:

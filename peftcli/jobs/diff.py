@@ -17,7 +17,7 @@ from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.lock.places import without_places
 from peftcli.recipe import flat_recipe, load_recipe
 from peftcli.recipe.schema import Recipe
-from peftcli.reports.terminal import text_table
+from peftcli.reports.tables import text_table
 from peftcli.yaml import flow
 
 _NOT_COMPARED = ("name", "output")

@@ -22,7 +22,8 @@ from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of
-from peftcli.reports.terminal import score_table, text_table
+from peftcli.reports.tables import text_table
+from peftcli.reports.terminal import score_table
 from peftcli.streams import tell
 from peftcli.tasks.registry import task as find_task
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from peftcli.errors import CheckFailed
 from peftcli.recipe import parse_gate
 from peftcli.reports.record import ExpectResult, RunRecord
-from peftcli.reports.terminal import text_table
+from peftcli.reports.tables import text_table
 
 
 def gate_results(

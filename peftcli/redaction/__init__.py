@@ -17,6 +17,8 @@ import re
 from typing import Any
 from urllib.parse import quote
 
+import markupsafe
+
 from peftcli.redaction.shapes import SHAPES, shapes_in
 from peftcli.redaction.surroundings import secret_values
 
@@ -116,6 +118,8 @@ def _ways_to_write(value: str) -> tuple[str, ...]:
         json.dumps(value)[1:-1],
         json.dumps(value, ensure_ascii=False)[1:-1],
         html.escape(value),
+        # of our reports, which writes quotes otherwise
+        str(markupsafe.escape(value)),
         quote(value, ""),
     }
     return tuple(sorted(ways, key=len, reverse=True))

@@ -1,4 +1,4 @@
-"""Several runs beside each other: one table, curves over each other, as HTML and as Markdown."""
+"""Several runs beside each other: what they are called, which is best in what, whether they can be compared."""
 
 from __future__ import annotations
 
@@ -9,26 +9,15 @@ from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports import numbers
 from peftcli.reports.checks import run_checks
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.html import contents, page
-from peftcli.reports.markdown import code
-from peftcli.reports.markdown import table as markdown_table
-from peftcli.reports.markup import Child, Markup, tag
+from peftcli.reports.markdown import code, table
 from peftcli.reports.metric_facts import MetricFacts
-from peftcli.reports.plots.curves import Curve, curve_chart
-from peftcli.reports.plots.frame import key_mark
 from peftcli.reports.scores import LOSS, Score, metric_label, scores
-from peftcli.reports.sections.parts import amount, bound, details, flatten, section, table
-from peftcli.reports.series import Point
-from peftcli.reports.smoothing import smooth
-from peftcli.reports.style import RUN_COLOURS
 from peftcli.reports.verdict import judge
-from peftcli.reports.visible import clipped, short_path
+from peftcli.reports.visible import clipped
 
 MAX_RUNS = 24
 _MAX_METRICS = 16
-_MAX_NAME = 60
-_SETTINGS_SHOWN = 80
-_NOT_SETTINGS = ("name", "output", "seed", "version")
+MAX_NAME = 60
 
 Fact = Callable[[RunFacts], float | None]
 
@@ -59,7 +48,7 @@ def labels(runs: Sequence[RunFacts]) -> list[str]:
         names = [run.label or run.name for run in runs]
     if len(set(names)) < len(names):
         names = [f"{name} ({number})" for number, name in enumerate(names, start=1)]
-    return [clipped(name, _MAX_NAME) for name in names]
+    return [clipped(name, MAX_NAME) for name in names]
 
 
 def metric_names(runs: Sequence[RunFacts]) -> list[str]:
@@ -83,37 +72,7 @@ def best_run(runs: Sequence[RunFacts], metric: str) -> int | None:
     return pick(measured, key=lambda pair: pair[0])[1]
 
 
-def render_comparison_html(runs: Sequence[RunFacts]) -> str:
-    """One page for up to `MAX_RUNS` runs; raises `ValueError` for none."""
-    if not runs:
-        raise ValueError("a comparison needs at least one run")
-    runs = list(runs)[:MAX_RUNS]
-    names = labels(runs)
-    built = [
-        ("metrics", "Results", _results(runs, names)),
-        ("costs", "Cost", _costs(runs, names)),
-        ("curves", "Training", _curves(runs, names)),
-        ("settings", "Differences", _differences(runs, names)),
-    ]
-    shown = [(slug, title, body) for slug, title, body in built if body is not None]
-    head = tag(
-        "header",
-        tag("p", "Comparison", class_="eyebrow"),
-        tag("h1", f"{len(runs)} runs beside each other"),
-        tag("p", _summary(runs, names), class_="sentence"),
-        tag("p", caveat, class_="caveat") if (caveat := _caveat(runs)) else None,
-        class_="masthead",
-    )
-    return page(
-        f"{len(runs)} runs compared",
-        head,
-        [contents([entry[:2] for entry in shown])],
-        [body for _, _, body in shown],
-        footer="Made by peftcli from the run.json and metrics.jsonl of each run.",
-    )
-
-
-def _summary(runs: Sequence[RunFacts], names: Sequence[str]) -> str:
+def summary(runs: Sequence[RunFacts], names: Sequence[str]) -> str:
     """Which run is best, said metric by metric."""
     winners: dict[int, list[str]] = {}
     for metric in metric_names(runs):
@@ -144,7 +103,8 @@ def _stream(run: RunFacts, split: str) -> object:
     return facts.get("stream_sha256") if isinstance(facts, dict) else None
 
 
-def _caveat(runs: Sequence[RunFacts]) -> str | None:
+def caveat(runs: Sequence[RunFacts]) -> str | None:
+    """A sentence on what the runs differ in though they should not; None where they are alike."""
     differing = unlike(runs)
     return f"Not like with like: these runs differ in {listed(differing)}." if differing else None
 
@@ -152,127 +112,6 @@ def _caveat(runs: Sequence[RunFacts]) -> str | None:
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def _name(index: int, name: str) -> Markup:
-    return tag("span", key_mark(f"run-{index % len(RUN_COLOURS)}"), tag("span", name, dir="auto"), class_="run-name")
-
-
-def _results(runs: Sequence[RunFacts], names: Sequence[str]) -> Markup:
-    metrics = metric_names(runs)
-    best = {metric: best_run(runs, metric) for metric in metrics}
-    rows: list[list[Child]] = []
-    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        found = {score.metric: score for score in scores(run.record)}
-        cells = [_score(found.get(metric), is_best=best[metric] == index) for metric in metrics]
-        rows.append([_name(index, name), _verdict(run), *cells])
-    headers = ["Run", "Verdict", *(clipped(metric_label(metric), _MAX_NAME) for metric in metrics)]
-    return section(
-        "metrics",
-        "Results",
-        table("Tuned models by metric", headers, rows),
-        lead="The best of each column is marked; intervals are 95 %.",
-    )
-
-
-def _verdict(run: RunFacts) -> Markup:
-    verdict = judge(run.record, run_checks(run))
-    return tag("span", verdict.headline, class_=f"verdict-word {verdict.grade}")
-
-
-def _score(score: Score | None, *, is_best: bool) -> Markup:
-    if score is None or score.tuned is None:
-        return tag("span", numbers.MISSING)
-    interval = None
-    if score.tuned_interval:
-        low, high = (score.shown(end) for end in score.tuned_interval)
-        interval = tag("span", f"{low} to {high}", class_="interval")
-    value = amount(score.tuned, bound(score.value("tuned")))
-    mark = tag("span", "best", class_="badge good") if is_best else None
-    return tag("span", tag("strong", value) if is_best else value, " ", mark, interval)
-
-
-def _costs(runs: Sequence[RunFacts], names: Sequence[str]) -> Markup:
-    rows = [
-        [_name(index, name), *(amount(column.value(run), bound(column.write(column.value(run)))) for column in COSTS)]
-        for index, (run, name) in enumerate(zip(runs, names, strict=True))
-    ]
-    headers = ["Run", *(column.title for column in COSTS)]
-    return section("costs", "Cost", table("What each run cost", headers, rows, numeric=True))
-
-
-def _curves(runs: Sequence[RunFacts], names: Sequence[str]) -> Markup | None:
-    charts = [
-        _overlay("loss", "Training loss, smoothed", [smooth(run.series.column("loss")) for run in runs], names),
-        _overlay(
-            "eval-loss", "Evaluation loss", [run.series.evaluation("eval_loss") for run in runs], names, dots=True
-        ),
-    ]
-    others = [name for name in dict.fromkeys(n for run in runs for n in run.series.evaluation_names())]
-    for index, metric in enumerate([name for name in others if name != "eval_loss"][:4]):
-        points = [run.series.evaluation(metric) for run in runs]
-        label = clipped(metric_label(metric), _MAX_NAME)
-        facts = facts_in(runs, metric)
-        rate = facts is not None and facts.fraction
-        charts.append(_overlay(f"metric-{index}", label[:1].upper() + label[1:], points, names, dots=True, rate=rate))
-    charts.append(_overlay("rate", "Learning rate", [run.series.column("learning_rate") for run in runs], names))
-    drawn = [chart for chart in charts if chart is not None]
-    return section("curves", "Training", tag("div", drawn, class_="charts")) if drawn else None
-
-
-def _overlay(
-    slug: str,
-    title: str,
-    series: Sequence[Sequence[Point]],
-    names: Sequence[str],
-    *,
-    dots: bool = False,
-    rate: bool = False,
-) -> Markup | None:
-    curves = [
-        Curve(name, f"run-{index % len(RUN_COLOURS)}", points, dots=dots)
-        for index, (name, points) in enumerate(zip(names, series, strict=True))
-        if points
-    ]
-    if not curves:
-        return None
-    ends = "; ".join(f"{curve.text} ends at {curve.points[-1][1]:.4g}" for curve in curves)
-    return curve_chart(slug, title, f"{title} of {len(curves)} runs: {ends}.", curves, rate=rate)
-
-
-def _differences(runs: Sequence[RunFacts], names: Sequence[str]) -> Markup | None:
-    """Settings in which the runs are not alike, and a fold for those in which they are."""
-    columns = [dict(_settings(run)) for run in runs]
-    keys = list(dict.fromkeys(key for column in columns for key in column))
-    differing = [key for key in keys if len({column.get(key) for column in columns}) > 1]
-    alike = [key for key in keys if key not in differing]
-
-    def lines(chosen: Sequence[str]) -> list[list[Child]]:
-        return [
-            [clipped(key, _MAX_NAME), *(clipped(column.get(key, numbers.MISSING), 120) for column in columns)]
-            for key in chosen[:_SETTINGS_SHOWN]
-        ]
-
-    headers = ["Setting", *names]
-    parts = [table("In what they differ", headers, lines(differing)) if differing else None]
-    if alike:
-        parts.append(details(f"{len(alike)} alike", table("In what they are alike", headers, lines(alike))))
-    return section("settings", "Differences", *parts) if keys else None
-
-
-def _settings(run: RunFacts) -> list[tuple[str, str]]:
-    record = run.record
-    own = {
-        "method": record.method,
-        "base": short_path(record.base),
-        "seed": str(record.seed),
-        "peftcli": record.version,
-    }
-    if record.learning_rate is not None:
-        own["learning_rate"] = f"{record.learning_rate:.3g}"
-    # what the recipe says, with how the rest was resolved behind it
-    recipe = {key: value for key, value in record.recipe.items() if key not in _NOT_SETTINGS}
-    return [*own.items(), *flatten(recipe), *flatten(record.settings), *flatten(record.environment, "environment.")]
 
 
 def render_comparison_markdown(runs: Sequence[RunFacts]) -> str:
@@ -292,9 +131,9 @@ def render_comparison_markdown(runs: Sequence[RunFacts]) -> str:
     return "\n\n".join(
         [
             f"## {len(runs)} runs beside each other",
-            *([caveat] if (caveat := _caveat(runs)) else []),
-            markdown_table(heads, results),
-            markdown_table(["Run", *(column.title for column in COSTS)], costs),
+            *([warning] if (warning := caveat(runs)) else []),
+            table(heads, results),
+            table(["Run", *(column.title for column in COSTS)], costs),
             MARKDOWN_MARK + "\n",
         ]
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Protocol
 
 from peftcli.reports.record import DataRow, Span
+from peftcli.streams import wants_colour
 from peftcli.visible import reveal
 
 _COLOURS = {"trained": "\x1b[32m", "context": "\x1b[2m", "special": "\x1b[33m"}
@@ -36,7 +36,7 @@ class FindingLike(Protocol):
 
 
 def _coloured() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return wants_colour(sys.stdout)
 
 
 def rows_text(rows: Sequence[DataRow], ids: Sequence[str] = ()) -> str:

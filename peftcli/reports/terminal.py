@@ -1,93 +1,19 @@
-"""Plain tables for a terminal: at most 80 columns unless told otherwise, colour only where it is wanted.
-
-Colour follows https://no-color.org: none when NO_COLOR is set to anything, none into a pipe, a file or a dumb terminal.
-"""
+"""What a command says of a run in a terminal: verdict, metrics, what to look at, where everything lies."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
-from typing import Literal
-
-from peftcli.reports.checks import run_checks
+from peftcli.reports.checks import Check, Outcome, run_checks
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import Score, metric_label, scores, scores_of
+from peftcli.reports.tables import WIDTH, paint, text_table, wrapped
 from peftcli.reports.verdict import judge
 from peftcli.visible import reveal
 
-WIDTH = 80
-_GAP = "  "
-_MIN_COLUMN = 8
-
-Colour = Literal["bold", "dim", "green", "yellow", "red"]
-_CODES: dict[Colour, str] = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
-_GRADES: dict[str, Colour] = {"learned": "green", "worse": "red", "failed": "red", "leaked": "red"}
-_OUTCOMES: dict[str, Colour] = {"bad": "red", "warn": "yellow", "note": "dim", "clear": "green"}
-
-
-def paint(text: str, colour: Colour, *, enabled: bool) -> str:
-    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if enabled else text
-
-
-def display_width(text: str) -> int:
-    """Columns that a terminal gives to a text: wide characters take two, combining marks none."""
-    return sum(_char_width(char) for char in text)
-
-
-def _char_width(char: str) -> int:
-    if unicodedata.combining(char) or char in "\u200c\u200d\ufe0f":
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def fit(text: str, width: int) -> str:
-    """`text` made visible, on one line, cut to `width` columns with an ellipsis."""
-    text = reveal(text, one_line=True)
-    if display_width(text) <= width:
-        return text
-    kept, used = "", 0
-    for char in text:
-        used += _char_width(char)
-        if used > width - 1:
-            break
-        kept += char
-    return f"{kept}…"
-
-
-def _pad(text: str, width: int, *, right: bool) -> str:
-    space = " " * max(0, width - display_width(text))
-    return space + text if right else text + space
-
-
-def text_table(
-    headers: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    numeric: Sequence[int] = (),
-    width: int = WIDTH,
-    colour: bool = False,
-) -> str:
-    """A table of cells with a rule under its head. `numeric`: columns set to the right. The widest columns give way."""
-    table = [[reveal(cell, one_line=True) for cell in row] for row in [headers, *rows]]
-    widths = _column_widths([[display_width(cell) for cell in row] for row in table], width)
-    lines = [
-        _GAP.join(
-            _pad(fit(cell, w), w, right=i in numeric) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    rule = _GAP.join("─" * w for w in widths)
-    head = paint(lines[0].rstrip(), "bold", enabled=colour)
-    return "\n".join([head, paint(rule, "dim", enabled=colour), *(line.rstrip() for line in lines[1:])])
-
-
-def _column_widths(cells: Sequence[Sequence[int]], width: int) -> list[int]:
-    widths = [max(column) for column in zip(*cells, strict=True)]
-    room = width - len(_GAP) * (len(widths) - 1)
-    while sum(widths) > room and max(widths) > _MIN_COLUMN:
-        widths[widths.index(max(widths))] -= 1
-    return widths
+_MARGIN = 6
+_GRADES = {"learned": "green", "worse": "red", "failed": "red", "leaked": "red"}
+_OUTCOMES: dict[Outcome, str] = {"bad": "red", "warn": "yellow"}
+"""Outcomes of checks that are worth a line, with their colours."""
 
 
 def score_table(evaluation: EvaluationRecord, *, width: int = WIDTH, colour: bool = False) -> str:
@@ -126,38 +52,29 @@ def run_summary(run: RunFacts, *, width: int = WIDTH, colour: bool = False) -> s
     """The verdict, the metrics and what to look at: what a command prints when a run ends."""
     checks = run_checks(run)
     verdict = judge(run.record, checks)
-    head = paint(verdict.headline, _GRADES.get(verdict.grade, "yellow"), enabled=colour)
-    lines = [head, *_wrapped([*verdict.sentences, verdict.basis], width)]
+    lines = [paint(verdict.headline, _GRADES.get(verdict.grade, "yellow"), enabled=colour)]
+    lines += [line for text in (*verdict.sentences, verdict.basis) for line in wrapped(text, width)]
     if scores(run.record):
         lines += ["", score_table(run.record.evaluation, width=width, colour=colour)]
-    lines += ["", *_wrapped([verdict.trust], width)]
+    lines += ["", *wrapped(verdict.trust, width)]
     for check in checks:
-        if check.outcome not in ("clear", "note"):
-            word = paint(f"{check.outcome:>4}", _OUTCOMES[check.outcome], enabled=colour)
-            first, *rest = _wrapped([f"{check.name}: {check.text}"], width - 6)
-            lines += [f"{word}  {first}", *(f"      {line}" for line in rest)]
+        if check.outcome in _OUTCOMES:
+            lines += _looked_at(check, width, colour=colour)
     return "\n".join(lines)
 
 
-def run_ending(run: RunFacts, folder: str) -> str:
-    """`run_summary`, then where everything lies and what one does next."""
-    lines = [run_summary(run), "", f"run       {folder}", f"report    {folder}/report.html"]
+def _looked_at(check: Check, width: int, *, colour: bool) -> list[str]:
+    """The outcome of a check in a margin, its text beside it."""
+    word = paint(f"{check.outcome:>{_MARGIN - 2}}", _OUTCOMES[check.outcome], enabled=colour)
+    first, *rest = wrapped(f"{check.name}: {check.text}", width - _MARGIN)
+    return [f"{word}  {first}", *(" " * _MARGIN + line for line in rest)]
+
+
+def run_ending(run: RunFacts, folder: str, *, colour: bool = False) -> str:
+    """`run_summary`, then where everything lies and what one does next; nothing in it drives a terminal but our colours."""
+    folder = reveal(folder)
+    lines = [run_summary(run, colour=colour), "", f"run       {folder}", f"report    {folder}/report.html"]
     if run.record.adapter is not None:
-        lines.append(f"adapter   {folder}/{run.record.adapter}")
+        lines.append(f"adapter   {folder}/{reveal(run.record.adapter)}")
         lines.append(f"next      peft generate {folder} --prompt '...' --base; peft merge {folder} --output merged")
     return "\n".join(lines)
-
-
-def _wrapped(texts: Sequence[str], width: int) -> list[str]:
-    lines: list[str] = []
-    for text in texts:
-        line = ""
-        for word in reveal(text, one_line=True).split():
-            candidate = f"{line} {word}" if line else word
-            if line and display_width(candidate) > width:
-                lines.append(line)
-                candidate = word
-            line = fit(candidate, width)
-        if line:
-            lines.append(line)
-    return lines

@@ -7,7 +7,8 @@ from pathlib import Path
 from peftcli import files
 from peftcli.ownership import HTML_MARK, MARKDOWN_MARK, require_writable
 from peftcli.redaction import redacted_name
-from peftcli.reports.compare import render_comparison_html, render_comparison_markdown
+from peftcli.reports.compare import render_comparison_markdown
+from peftcli.reports.compare_html import render_comparison_html
 from peftcli.reports.folder import read_run, read_runs
 from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftcli.lock.differences import Difference
 from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports.markdown import code, table
-from peftcli.reports.terminal import text_table
+from peftcli.reports.tables import text_table
 from peftcli.reproduce.result import LEVEL_TEXTS, Finding, Reproduction, SeedResult
 
 _NAMED = 4

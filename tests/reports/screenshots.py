@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from example_run import bare_run, example_run, failed_run, interrupted_run, planted, sibling_runs
 from hostile import HOSTILE
 
-from peftcli.reports.compare import render_comparison_html
+from peftcli.reports.compare_html import render_comparison_html
 from peftcli.reports.html import render_html
 
 WIDTHS = (390, 1280)

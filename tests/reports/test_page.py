@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import html5lib
@@ -10,13 +11,15 @@ import pytest
 from example_run import bare_run, example_run, failed_run, interrupted_run, planted, sibling_runs
 
 from peftcli.reports import numbers
-from peftcli.reports.compare import best_run, labels, render_comparison_html, unlike
+from peftcli.reports.compare import best_run, labels, unlike
+from peftcli.reports.compare_html import render_comparison_html
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.html import CONTENT_SECURITY_POLICY, MAX_BYTES, render_html
+from peftcli.reports.html import MAX_BYTES, render_html
 from peftcli.reports.markdown import render_markdown
 from peftcli.reports.record import DataRow, Event, FindingRecord, LayerUpdate, Sample, SourceScores, Span
 from peftcli.reports.series import Series
-from peftcli.reports.style import DARK, LIGHT, RUN_COLOURS
+from peftcli.reports.style import RUN_STYLES, run_style, style_sheet
+from peftcli.reports.templating import CONTENT_SECURITY_POLICY
 
 PAGES = {
     "completed": lambda: render_html(example_run()),
@@ -181,6 +184,13 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def colours(block: str) -> dict[str, str]:
+    return dict(re.findall(r"--([a-z0-9-]+):(#[0-9a-f]{6});", block))
+
+
+LIGHT, DARK = map(colours, re.findall(r":root\{[^}]*--ink[^}]*\}", style_sheet()))
+
+
 @pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_keep_the_contrast_of_wcag_aa(scheme):
     inks = ("ink", "soft", "tuned", "base", "good", "warn", "bad", "rate", "gradient")
@@ -194,9 +204,18 @@ def test_colours_keep_the_contrast_of_wcag_aa(scheme):
 
 
 def test_colours_of_runs_can_be_seen_in_both_schemes():
-    for light, dark, _ in RUN_COLOURS:
-        assert contrast(light, LIGHT["paper"]) >= 4.5
-        assert contrast(dark, DARK["paper"]) >= 4.5
+    lines = re.findall(r"\.(run-\d+)\{--colour:var\(--(run-\d+)\);--dash:([^}]+)\}", style_sheet())
+    assert [name for name, _, _ in lines] == [colour for _, colour, _ in lines] == [run_style(i) for i in range(8)]
+    assert len(lines) == RUN_STYLES == len({(dash, LIGHT[name], DARK[name]) for name, _, dash in lines})
+    for name, _, _ in lines:
+        assert contrast(LIGHT[name], LIGHT["paper"]) >= 4.5
+        assert contrast(DARK[name], DARK["paper"]) >= 4.5
+
+
+def test_every_colour_that_a_rule_uses_is_there_in_both_schemes():
+    assert set(LIGHT) == set(DARK)
+    set_by_rules = set(re.findall(r"--([a-z0-9-]+):", style_sheet()))
+    assert set(re.findall(r"var\(--([a-z0-9-]+)", style_sheet())) <= set_by_rules
 
 
 def test_a_comparison_names_the_best_and_what_is_unlike():

@@ -64,9 +64,9 @@ def test_thinning_keeps_ends_and_spikes():
 
 def test_a_chart_places_its_points():
     curve = Curve("loss", "train", [(0, 4.0), (50, 2.0), (100, 0.0)], dots=True)
-    drawn = curve_chart("loss", "Loss", "d", [curve])
+    drawn = curve_chart("loss", "Loss", "d", [curve]).drawing
     assert re.findall(r'<circle cx="([\d.]+)%" cy="([\d.]+)%"', drawn)[1] == ("50.000", "50.000")
-    assert "Loss" in curve_chart("one", "Loss", "d", [Curve("loss", "train", [(5, 1.0)])])
+    assert "Loss" in curve_chart("one", "Loss", "d", [Curve("loss", "train", [(5, 1.0)])]).drawing
 
 
 def test_blocks_and_modules_come_out_of_names():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import io
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -11,14 +14,17 @@ import pytest
 import yaml
 from example_run import RECIPE, bare_run, example_run, failed_run, findings, sibling_runs
 
+from peftcli.cli.output import show
 from peftcli.errors import DataError
 from peftcli.reports.card import is_hub_id, model_card
 from peftcli.reports.compare import render_comparison_markdown
 from peftcli.reports.folder import RunFacts, read_run
 from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown
-from peftcli.reports.terminal import paint, run_summary, score_table, text_table
+from peftcli.reports.tables import paint, text_table, wrapped
+from peftcli.reports.terminal import run_summary, score_table
 from peftcli.reports.writing import write_comparison, write_reports
+from peftcli.streams import wants_colour
 
 card_of = partial(model_card, auto_class="AutoModelForCausalLM", pipeline="text-generation")
 
@@ -142,9 +148,85 @@ def test_tables_for_a_terminal():
     assert "94.6 %" in score_table(example_run().record.evaluation)
 
 
-def test_reports_import_neither_torch_nor_rich():
+def test_a_table_takes_its_texts_as_they_are():
+    rows = [["[red]a[/red] :smile: [link=x]", "https://x.example 0x1f 'q' None"], ["\x1b[31m\ttab", "🙂 ok"]]
+    assert text_table(["a", "b"], rows).splitlines() == [
+        "a                              b",
+        "─────────────────────────────  ───────────────────────────────",
+        "[red]a[/red] :smile: [link=x]  https://x.example 0x1f 'q' None",
+        "⟨U+001B⟩[31m⟨U+0009⟩tab        🙂 ok",
+    ]
+    assert text_table(["a", "b"], []).splitlines() == ["a  b", "─  ─"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 12])
+def test_a_table_fits_its_width_however_many_columns_it_has(count):
+    lines = text_table(["x" * 30] * count, [["y" * 99] * count]).splitlines()
+    assert [len(line) for line in lines[1:]] == [80, 80]
+    assert len(lines[0]) <= 80
+    assert all(len(re.split(" {2,}", line)) == count for line in lines)
+
+
+def test_running_text_keeps_every_character_within_its_width():
+    lines = list(wrapped("some words " * 20 + "x" * 100, 40))
+    assert max(map(len, lines)) <= 40
+    assert "".join(lines).replace(" ", "") == "somewords" * 20 + "x" * 100
+    assert list(wrapped("")) == list(wrapped("  ")) == []
+
+
+def test_tables_ask_the_surroundings_for_nothing(monkeypatch):
+    before = text_table(["a"], [["b" * 90]]), paint("a", "red", enabled=True), paint("a", "red", enabled=False)
+    for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TERM": "dumb", "NO_COLOR": "1", "LINES": "1"}.items():
+        monkeypatch.setenv(name, value)
+    after = text_table(["a"], [["b" * 90]]), paint("a", "red", enabled=True), paint("a", "red", enabled=False)
+    assert before == after
+    assert after[1:] == ("\x1b[31ma\x1b[0m", "a")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "wanted"),
+    [
+        (Terminal(), {}, True),
+        (Terminal(), {"NO_COLOR": ""}, True),
+        (Terminal(), {"NO_COLOR": "1"}, False),
+        (Terminal(), {"NO_COLOR": "0"}, False),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (io.StringIO(), {}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(stream, environment, wanted, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert wants_colour(stream) is wanted
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_credential_is_masked_right_behind_a_colour(colour, monkeypatch, capsys):
+    token = "hf_" + "aB3dE5gH7jK9" * 3
+    show({}, paint(token, "green", enabled=colour) + f" {token}", as_json=False, coloured=colour)
+    assert capsys.readouterr().out == ("\x1b[32m***\x1b[0m ***\n" if colour else "*** ***\n")
+
+
+def test_a_secret_of_the_environment_is_masked_as_a_page_writes_it(tmp_path, monkeypatch):
+    secret = """pa"ss'w<o>rd&9f3kz"""
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    folder = run_folder(tmp_path / "run", example_run(warnings=[f"it said {secret} and went on"]))
+    text = html.unescape(write_reports(folder)[0].read_text())
+    assert "it said *** and went on" in text
+    assert secret not in text
+
+
+def test_a_report_is_written_without_torch_or_rich_and_read_without_jinja():
+    """A page needs no terminal; and what reads records only (comparing, validating) starts without templates."""
     code = (
-        "import sys, peftcli.reports.html, peftcli.reports.terminal, peftcli.reports.writing, peftcli.reports.card;"
+        "import sys, peftcli.reports.html, peftcli.reports.writing, peftcli.reports.card;"
         "bad = {'torch', 'transformers', 'numpy', 'rich', 'jinja2', 'yaml'} & set(sys.modules);"
         "sys.exit(str(bad) if bad else 0)"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from peftcli.cli.output import AsJson, Quiet, conclude, shown_path
+from peftcli.streams import wants_colour
 
 
 def command(
@@ -26,4 +28,5 @@ def command(
 
     record = resume(run, quiet=quiet)
     document = {**record.to_dict(), "run": str(run)}
-    conclude(document, run_ending(read_run(run), shown_path(run)), unmet(record, run), as_json=as_json)
+    text = run_ending(read_run(run), shown_path(run), colour=wants_colour(sys.stdout))
+    conclude(document, text, unmet(record, run), as_json=as_json, coloured=True)

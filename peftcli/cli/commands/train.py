@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, TrustRemoteCode, conclude, say, show, shown_path
+from peftcli.streams import wants_colour
 
 
 def command(
@@ -51,4 +53,5 @@ def command(
         recipe, overrides=overrides or (), output=output, replace=replace, locked=locked, quiet=quiet
     )
     document = {**record.to_dict(), "run": str(folder)}
-    conclude(document, run_ending(read_run(folder), shown_path(folder)), unmet(record, folder), as_json=as_json)
+    text = run_ending(read_run(folder), shown_path(folder), colour=wants_colour(sys.stdout))
+    conclude(document, text, unmet(record, folder), as_json=as_json, coloured=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftcli.reports.markup import Markup, tag
+from markupsafe import Markup
+
+from peftcli.reports.plots.elements import tag
 from peftcli.reports.plots.frame import horizontal_grid, picture, place, tick_label
 from peftcli.reports.plots.scale import Scale
 

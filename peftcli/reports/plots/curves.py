@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftcli.reports.markup import Markup, tag
-from peftcli.reports.plots.frame import Key, figure, horizontal_grid, picture, place, step_ticks, tick_label
+from markupsafe import Markup
+
+from peftcli.reports.plots.elements import tag
+from peftcli.reports.plots.frame import Figure, Key, horizontal_grid, picture, place, step_ticks, tick_label
 from peftcli.reports.plots.scale import Scale, cover, cover_log
 from peftcli.reports.series import Point
 from peftcli.reports.smoothing import thin
@@ -33,7 +35,7 @@ class Curve:
 
 def curve_chart(
     slug: str, title: str, description: str, curves: Sequence[Curve], *, note: str | None = None, rate: bool = False
-) -> Markup:
+) -> Figure:
     """A chart of curves over steps, as a figure. Curves without points are left out. `rate`: shares of one."""
     curves = [curve for curve in curves if curve.points]
     x_scale = _steps(curves)
@@ -50,7 +52,7 @@ def curve_chart(
     )
     keys = [Key(curve.style, curve.text, "both" if curve.dots else "line") for curve in curves if curve.in_legend]
     notes = [text for text in (note, "logarithmic scale" if y_scale.logarithmic else None) if text]
-    return figure(title, drawing, keys=keys, note="; ".join(notes) or None)
+    return Figure(title, drawing, keys, "; ".join(notes) or None)
 
 
 def _percent(value: float) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from peftcli.reports import numbers
-from peftcli.reports.markup import Child, Markup, tag
+from peftcli.reports.plots.elements import Child, tag
 from peftcli.reports.plots.scale import Scale
 
 
@@ -17,6 +19,17 @@ class Key:
     style: str
     text: str
     shape: str = "line"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture under its caption, with a legend. `style`: a further class of the drawing's frame."""
+
+    title: str
+    drawing: Markup
+    keys: Sequence[Key] = ()
+    note: str | None = None
+    style: str = ""
 
 
 def place(fraction: float) -> str:
@@ -39,29 +52,11 @@ def picture(slug: str, title: str, description: str, *children: Child, height: i
     )
 
 
-def figure(
-    title: str, drawing: Markup, *, keys: Sequence[Key] = (), note: str | None = None, style: str = ""
-) -> Markup:
-    """A picture under its caption, with a legend. `style`: a further class of the drawing's frame."""
-    caption = tag("figcaption", tag("span", title, class_="chart-title"), legend(keys) if keys else None)
-    return tag(
-        "figure",
-        caption,
-        tag("div", drawing, class_=f"plot {style}".strip()),
-        tag("p", note, class_="note") if note else None,
-        class_="chart",
-    )
-
-
 def key_mark(style: str, shape: str = "line") -> Markup:
     """A piece of the curve as drawn, so that its dashes are the key as much as its colour. `shape`: line, dot, both."""
     line = tag("line", x1="0", x2="22", y1="6", y2="6", class_=f"curve {style}") if shape != "dot" else None
     dot = tag("circle", cx="11", cy="6", r="3.5", class_=f"dot {style}") if shape != "line" else None
     return tag("svg", line, dot, width="22", height="12", class_="key", aria_hidden="true")
-
-
-def legend(keys: Sequence[Key]) -> Markup:
-    return tag("span", [tag("span", key_mark(key.style, key.shape), key.text) for key in keys], class_="legend")
 
 
 def horizontal_grid(scale: Scale, *, wanted: int = 4, label: Callable[[float], str] | None = None) -> list[Markup]:

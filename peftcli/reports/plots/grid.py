@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from peftcli.reports import numbers
-from peftcli.reports.markup import Markup, tag
+from peftcli.reports.plots.elements import tag
 from peftcli.reports.plots.frame import picture, place
 from peftcli.reports.record import LayerUpdate
 from peftcli.reports.visible import clipped

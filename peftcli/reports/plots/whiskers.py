@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from peftcli.reports.markup import Markup, tag
+from markupsafe import Markup
+
 from peftcli.reports.numbers import is_missing
+from peftcli.reports.plots.elements import tag
 from peftcli.reports.plots.frame import picture, place
 from peftcli.reports.plots.scale import Scale, cover
 from peftcli.reports.scores import Score, metric_label

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Child, Markup, tag
-from peftcli.reports.sections.parts import details, facts_table, section, table
+from peftcli.reports.sections.parts import FactsTable, Section, facts_table
 from peftcli.reports.visible import clipped
 
 _MAX_WARNINGS = 50
@@ -12,50 +13,54 @@ _MAX_EVENTS = 100
 _MAX_RECIPE = 40_000
 
 
-def history_section(run: RunFacts) -> Markup | None:
+@dataclass(frozen=True)
+class History:
+    """Warnings, and events with step and details."""
+
+    warnings: list[str]
+    more_warnings: int
+    events: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """All that someone needs to run it again."""
+
+    tables: list[FactsTable]
+    plan: FactsTable | None
+    recipe: str
+
+
+def history_section(run: RunFacts) -> Section | None:
     """Warnings and events; None for a run without either."""
     told = {finding.message for finding in run.findings}
     warnings = [text for text in run.record.warnings if text not in told]
     events = run.record.events
     if not warnings and not events:
         return None
-    texts = [tag("li", clipped(text, 1000), dir="auto") for text in warnings[:_MAX_WARNINGS]]
-    if len(warnings) > _MAX_WARNINGS:
-        texts.append(tag("li", f"{len(warnings) - _MAX_WARNINGS} more are in run.json"))
-    rows = [
-        [clipped(event.event.replace("_", " "), 80), f"{event.step:,}", tag("span", clipped(event.message, 400))]
-        for event in events[:_MAX_EVENTS]
-    ]
-    return section(
-        "history",
-        "Warnings",
-        tag("ul", texts, class_="warnings") if texts else None,
-        table("What happened on the way", ["Event", "Step", "Details"], rows) if rows else None,
+    facts = History(
+        [clipped(text, 1000) for text in warnings[:_MAX_WARNINGS]],
+        max(0, len(warnings) - _MAX_WARNINGS),
+        [
+            (clipped(event.event.replace("_", " "), 80), f"{event.step:,}", clipped(event.message, 400))
+            for event in events[:_MAX_EVENTS]
+        ],
     )
+    return Section("history", "Warnings", "report/history.jinja", facts)
 
 
-def reproduce_section(run: RunFacts) -> Markup:
-    """All that someone needs to run it again."""
+def reproduce_section(run: RunFacts) -> Section:
+    """Always there: every run has at least a recipe or settings."""
     record = run.record
-    tables: list[Child] = [
+    version = {"peftcli": record.version} if record.version else {}
+    tables = [
         facts_table("Resolved settings", record.settings),
-        facts_table(
-            "Environment",
-            {**({"peftcli": record.version} if record.version else {}), **record.environment},
-        ),
+        facts_table("Environment", {**version, **record.environment}),
     ]
-    plan = facts_table("Plan", record.plan)
-    return section(
-        "reproduce",
-        "Reproduce",
-        tag("div", tables, class_="pair") if any(tables) else None,
-        details("The plan", plan) if plan else None,
-        _recipe(run.recipe),
-        lead="Settings, environment and recipe of this run.",
+    facts = Reproduction(
+        [table for table in tables if table is not None],
+        facts_table("Plan", record.plan),
+        clipped(run.recipe, _MAX_RECIPE) if run.recipe.strip() else "",
     )
-
-
-def _recipe(recipe: str) -> Markup | None:
-    if not recipe.strip():
-        return None
-    return tag("div", tag("h3", "Recipe"), tag("pre", tag("code", clipped(recipe, _MAX_RECIPE)), tabindex="0"))
+    lead = "Settings, environment and recipe of this run."
+    return Section("reproduce", "Reproduce", "report/reproduce.jinja", facts, lead)

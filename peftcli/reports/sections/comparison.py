@@ -2,38 +2,98 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Markup, join, tag
-from peftcli.reports.plots.frame import Key, legend
+from peftcli.reports.plots.frame import Key
 from peftcli.reports.plots.whiskers import whisker_plot
-from peftcli.reports.record import EvaluationRecord, ExpectResult, Interval, RunRecord
+from peftcli.reports.record import EvaluationRecord, Interval, RunRecord
 from peftcli.reports.scores import Score, metric_label, score_of, scores
 from peftcli.reports.sections.data import MAX_SOURCES
-from peftcli.reports.sections.parts import amount, section, table
+from peftcli.reports.sections.parts import Amount, Section
 from peftcli.reports.visible import clipped, short_path
 
 _MAX_METRICS = 24
+_MAX_NAME = 60
 _RELATIONS = {"better": "better", "worse": "worse", "unclear": "no clear change", "unmeasured": "not measured"}
+_KEYS = (Key("hollow base", "base", "dot"), Key("tuned", "tuned", "dot"))
 
 
-def comparison_section(run: RunFacts) -> Markup | None:
+@dataclass(frozen=True)
+class Plot:
+    """One metric of both models on one scale. `direction`: which way is better."""
+
+    name: str
+    direction: str
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its interval, where there is one."""
+
+    number: Amount
+    interval: str | None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric of both models. `relation`: a class of the page's style, `meaning` the same in words."""
+
+    metric: str
+    base: Measured
+    tuned: Measured
+    change: str
+    relation: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One metric on the rows of one source."""
+
+    source: str
+    rows: str
+    metric: str
+    base: Amount
+    tuned: Amount
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """What the recipe expects of one metric, and whether it holds."""
+
+    metric: str
+    wanted: str
+    found: Amount
+    held: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was measured of both models."""
+
+    plots: list[Plot]
+    scores: list[ScoreRow]
+    sources: list[SourceRow]
+    gates: list[GateRow]
+    keys: tuple[Key, ...] = _KEYS
+
+
+def comparison_section(run: RunFacts) -> Section | None:
     """None when nothing was evaluated."""
-    found = scores(run.record)[:_MAX_METRICS]
-    if not found and not run.record.expect:
+    shown = scores(run.record)[:_MAX_METRICS]
+    if not shown and not run.record.expect:
         return None
-    plots = [_plot(index, score) for index, score in enumerate(found) if score.relation != "unmeasured"]
-    numbers = table(
-        "Metrics of base and tuned model", ["Metric", "Base", "Tuned", "Change"], [_row(score) for score in found]
-    )
-    return section(
-        "comparison",
-        "Base and tuned",
-        tag("div", _legend(), plots, class_="whiskers") if plots else None,
-        numbers if found else None,
+    facts = Comparison(
+        [_plot(index, score) for index, score in enumerate(shown) if score.relation != "unmeasured"],
+        [_row(score) for score in shown],
         _by_source(run.record.evaluation),
         _gates(run.record),
-        lead=_lead(run.record),
     )
+    return Section("comparison", "Base and tuned", "report/comparison.jinja", facts, _lead(run.record))
 
 
 def _lead(record: RunRecord) -> str | None:
@@ -46,69 +106,55 @@ def _lead(record: RunRecord) -> str | None:
     return on_rows + whiskers
 
 
-def _legend() -> Markup:
-    return tag("p", legend([Key("hollow base", "base", "dot"), Key("tuned", "tuned", "dot")]))
+def _name(metric: str) -> str:
+    return clipped(metric_label(metric), _MAX_NAME)
 
 
-def _plot(index: int, score: Score) -> Markup:
-    label = metric_label(score.metric)
-    direction = tag("span", score.direction, class_="note")
-    name = tag("div", tag("strong", clipped(label, 60)), direction, class_="whisker-name")
-    return tag("div", name, tag("div", whisker_plot(f"whisker-{index}", score), class_="lanes"), class_="whisker-row")
+def _plot(index: int, score: Score) -> Plot:
+    return Plot(_name(score.metric), score.direction, whisker_plot(f"whisker-{index}", score))
 
 
-def _row(score: Score) -> list[Markup]:
-    return [
-        join([clipped(metric_label(score.metric), 60)]),
-        _cell(score, score.base, score.base_interval),
-        _cell(score, score.tuned, score.tuned_interval),
-        join(
-            [
-                tag("strong", score.change, class_=f"relation {score.relation}"),
-                tag("span", _RELATIONS[score.relation], class_="interval"),
-            ]
-        ),
-    ]
+def _row(score: Score) -> ScoreRow:
+    return ScoreRow(
+        _name(score.metric),
+        _measured(score, score.base, score.base_interval),
+        _measured(score, score.tuned, score.tuned_interval),
+        score.change,
+        score.relation,
+        _RELATIONS[score.relation],
+    )
 
 
-def _cell(score: Score, value: float | None, interval: Interval | None) -> Markup:
-    shown = amount(value, score.shown(value))
+def _measured(score: Score, value: float | None, interval: Interval | None) -> Measured:
     between = " to ".join(score.shown(end) for end in interval) if interval else None
-    return join([tag("span", shown, class_="whole"), tag("span", between, class_="interval") if between else None])
+    return Measured(Amount(value, score.shown(value)), between)
 
 
-def _by_source(evaluation: EvaluationRecord) -> Markup | None:
-    if not evaluation.sources:
-        return None
-    rows = [
-        [
+def _by_source(evaluation: EvaluationRecord) -> list[SourceRow]:
+    return [
+        SourceRow(
             clipped(short_path(source.name), 120),
             f"{source.rows:,}",
-            clipped(metric_label(metric), 60),
+            _name(metric),
             _amount(evaluation, metric, source.base.get(metric)),
             _amount(evaluation, metric, value),
-        ]
+        )
         for source in evaluation.sources[:MAX_SOURCES]
         for metric, value in list(source.tuned.items())[:_MAX_METRICS]
     ]
-    return table("Metrics by source", ["Source", "Rows", "Metric", "Base", "Tuned"], rows)
 
 
-def _amount(evaluation: EvaluationRecord, metric: str, value: float | None) -> Markup:
-    return amount(value, score_of(evaluation, metric).shown(value))
+def _amount(evaluation: EvaluationRecord, metric: str, value: float | None) -> Amount:
+    return Amount(value, score_of(evaluation, metric).shown(value))
 
 
-def _gates(record: RunRecord) -> Markup | None:
-    gates: list[ExpectResult] = record.expect
-    if not gates:
-        return None
-    rows = [
-        [
-            clipped(metric_label(gate.metric), 60),
-            clipped(gate.wanted, 60),
+def _gates(record: RunRecord) -> list[GateRow]:
+    return [
+        GateRow(
+            _name(gate.metric),
+            clipped(gate.wanted, _MAX_NAME),
             _amount(record.evaluation, gate.metric, gate.found),
-            tag("strong", "met" if gate.held else "not met", class_="relation " + ("better" if gate.held else "worse")),
-        ]
-        for gate in gates
+            gate.held,
+        )
+        for gate in record.expect
     ]
-    return table("What the recipe expects", ["Metric", "Wanted", "Found", "Result"], rows)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from peftcli.reports import numbers
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Markup, tag
 from peftcli.reports.plots.curves import Curve, curve_chart
-from peftcli.reports.plots.frame import tick_label
+from peftcli.reports.plots.frame import Figure, tick_label
 from peftcli.reports.scores import LOSS, Score, metric_label, score_of
-from peftcli.reports.sections.parts import section
+from peftcli.reports.sections.parts import Section
 from peftcli.reports.series import Point, Series
 from peftcli.reports.smoothing import smooth
 from peftcli.reports.visible import clipped
@@ -18,7 +17,7 @@ from peftcli.reports.visible import clipped
 _MAX_METRIC_CHARTS = 6
 
 
-def curves_section(run: RunFacts) -> Markup | None:
+def curves_section(run: RunFacts) -> Section | None:
     """Charts of what was logged; None when the run logged nothing."""
     series = run.series
     charts = [
@@ -30,7 +29,7 @@ def curves_section(run: RunFacts) -> Markup | None:
     drawn = [chart for chart in charts if chart is not None]
     if not drawn:
         return None
-    return section("curves", "Training", tag("div", drawn, class_="charts"), lead=_lead(run))
+    return Section("curves", "Training", "charts.jinja", drawn, _lead(run))
 
 
 def _lead(run: RunFacts) -> str:
@@ -39,7 +38,7 @@ def _lead(run: RunFacts) -> str:
     return f"{record.steps:,} steps{epochs}, {numbers.compact(record.tokens)} tokens."
 
 
-def _loss(series: Series) -> Markup | None:
+def _loss(series: Series) -> Figure | None:
     raw, evaluation = series.column("loss"), series.evaluation("eval_loss")
     if not raw and not evaluation:
         return None
@@ -51,7 +50,7 @@ def _loss(series: Series) -> Markup | None:
     return curve_chart("loss", "Loss", _describe("Training loss", raw, "evaluation loss", evaluation), curves)
 
 
-def _gradient(series: Series) -> Markup | None:
+def _gradient(series: Series) -> Figure | None:
     norms = series.column("grad_norm")
     if not norms:
         return None
@@ -62,7 +61,7 @@ def _gradient(series: Series) -> Markup | None:
     return curve_chart("gradient", "Gradient norm", _describe("Gradient norm", norms), curves)
 
 
-def _single(series: Series, column: str, title: str, style: str) -> Markup | None:
+def _single(series: Series, column: str, title: str, style: str) -> Figure | None:
     points = series.column(column)
     if not points:
         return None
@@ -77,9 +76,9 @@ def _single(series: Series, column: str, title: str, style: str) -> Markup | Non
     )
 
 
-def _metrics(run: RunFacts) -> list[Markup]:
+def _metrics(run: RunFacts) -> list[Figure]:
     series = run.series
-    drawn: list[Markup] = []
+    drawn: list[Figure] = []
     for name in series.evaluation_names():
         points = series.evaluation(name)
         if name == LOSS or len(points) < 2 or len(drawn) == _MAX_METRIC_CHARTS:
@@ -88,7 +87,7 @@ def _metrics(run: RunFacts) -> list[Markup]:
     return drawn
 
 
-def _metric_chart(slug: str, score: Score, points: Sequence[Point]) -> Markup:
+def _metric_chart(slug: str, score: Score, points: Sequence[Point]) -> Figure:
     label = clipped(metric_label(score.metric), 60)
     curve = Curve(label, "evaluation", points, dots=True, in_legend=False)
     title = label[:1].upper() + label[1:]

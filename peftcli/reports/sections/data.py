@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from peftcli.reports import numbers
 from peftcli.reports.data_facts import SourceFacts, SplitFacts, split_facts
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Child, Markup, tag
 from peftcli.reports.plots.bars import histogram
-from peftcli.reports.plots.frame import figure
+from peftcli.reports.plots.frame import Figure
 from peftcli.reports.record import DataRow, FindingRecord, Span
-from peftcli.reports.sections.parts import amount, details, facts_table, section, table
+from peftcli.reports.sections.parts import Amount, FactsTable, Section, facts_table
 from peftcli.reports.visible import clipped, short_path
 
 MAX_ROWS = 8
@@ -19,36 +20,84 @@ _MAX_SPANS = 300
 _MAX_CHARACTERS = 3000
 
 
-def data_section(run: RunFacts) -> Markup | None:
+@dataclass(frozen=True)
+class SourceRow:
+    """One source of one split."""
+
+    name: str
+    split: str
+    format: str
+    why: str
+    rows: Amount
+    tokens: Amount
+    share: str
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A row as the model sees it: pieces of text with their style. `more`: how many pieces were left out."""
+
+    head: str
+    spans: list[tuple[str, str]]
+    more: str | None
+
+
+@dataclass(frozen=True)
+class FindingRow:
+    """One finding of the data doctor. `rows`: how many it is about, `where`: the first of them."""
+
+    check: str
+    severity: str
+    message: str
+    rows: str
+    where: str
+
+
+@dataclass(frozen=True)
+class DataView:
+    """What is said about the data. `counts`: a label and one number for each split."""
+
+    splits: list[str]
+    counts: list[tuple[str, list[Amount]]]
+    lengths: list[Figure]
+    sources: list[SourceRow]
+    rows: list[TokenRow]
+    findings: list[FindingRow]
+    more_findings: str | None
+    everything: FactsTable | None
+    kinds: tuple[str, ...] = ("context", "trained", "special", "special trained")
+
+
+def data_section(run: RunFacts) -> Section | None:
     """None when nothing about the data was recorded."""
     record = run.record
     if not record.data and not record.rows and not run.findings:
         return None
-    splits = [found for name in ("train", "validation") if (found := split_facts(record.data, name))]
-    charts = [_lengths(split) for split in splits if split.histogram]
-    everything = facts_table("Everything recorded about the data", record.data)
-    return section(
-        "data",
-        "Data",
-        _counts(splits) if splits else None,
-        tag("div", charts, class_="charts") if charts else None,
-        _sources(splits),
-        _rows(record.rows),
-        _findings(run.findings),
-        details("All recorded facts about the data", everything) if everything else None,
-        lead=_lead(record.trained_tokens, record.tokens),
+    splits = [facts for name in ("train", "validation") if (facts := split_facts(record.data, name))]
+    left = len(run.findings) - MAX_FINDINGS
+    view = DataView(
+        splits=[split.name for split in splits],
+        counts=_counts(splits),
+        lengths=[_lengths(split) for split in splits if split.histogram],
+        sources=_sources(splits),
+        rows=[_row(row) for row in record.rows[:MAX_ROWS]],
+        findings=[_finding(finding) for finding in run.findings[:MAX_FINDINGS]],
+        more_findings=f"{left:,}" if left > 0 else None,
+        everything=facts_table("Everything recorded about the data", record.data),
     )
+    lead = _lead(record.trained_tokens, record.tokens)
+    return Section("data", "Data", "report/data.jinja", view, lead)
 
 
-def _lead(trained: int, tokens: int) -> str | None:
+def _lead(trained: int, tokens: int) -> str:
     if not tokens:
-        return None
+        return ""
     return f"Training passed {tokens:,} tokens; {numbers.percent(trained / tokens)} of them carried loss."
 
 
-def _counts(splits: list[SplitFacts]) -> Markup:
-    def line(label: str, *values: int | float | None) -> list[Child] | None:
-        return None if all(value is None for value in values) else [label, *(_count(value) for value in values)]
+def _counts(splits: list[SplitFacts]) -> list[tuple[str, list[Amount]]]:
+    def line(label: str, *values: int | float | None) -> tuple[str, list[Amount]] | None:
+        return None if all(value is None for value in values) else (label, [_count(value) for value in values])
 
     lines = [
         line("Rows read", *(split.rows_read for split in splits)),
@@ -66,8 +115,7 @@ def _counts(splits: list[SplitFacts]) -> Markup:
             for name in dict.fromkeys(name for split in splits for name in split.quantiles)
         ),
     ]
-    shown = [found for found in lines if found is not None]
-    return table("Rows and tokens by split", ["", *(split.name for split in splits)], shown, numeric=True)
+    return [told for told in lines if told is not None]
 
 
 def _are_cut(splits: list[SplitFacts]) -> bool:
@@ -83,10 +131,10 @@ def _quantile_label(name: str) -> str:
     return f"{name[1:]} % are at most" if name[:1] == "p" and name[1:].isdigit() else f"Length, {clipped(name, 40)}"
 
 
-def _sources(splits: list[SplitFacts]) -> Markup | None:
+def _sources(splits: list[SplitFacts]) -> list[SourceRow]:
     """Where the rows come from and how their format was found."""
-    rows: list[list[Child]] = [
-        [
+    return [
+        SourceRow(
             clipped(short_path(source.name), 120),
             split.name,
             clipped(source.format, 60),
@@ -94,12 +142,10 @@ def _sources(splits: list[SplitFacts]) -> Markup | None:
             _count(source.rows),
             _count(source.tokens),
             _share(source),
-        ]
+        )
         for split in splits
         for source in split.sources[:MAX_SOURCES]
     ]
-    headers = ["Source", "Split", "Format", "Why this format", "Rows", "Tokens", "Share"]
-    return table("Sources", headers, rows) if rows else None
 
 
 def _share(source: SourceFacts) -> str:
@@ -107,77 +153,51 @@ def _share(source: SourceFacts) -> str:
     return f"{numbers.percent(source.share)}{asked}"
 
 
-def _count(value: int | float | None) -> Markup:
+def _count(value: int | float | None) -> Amount:
     whole = value is None or value == int(value)
-    return amount(value, numbers.count(value) if whole else numbers.plain(value, 3))
+    return Amount(value, numbers.count(value) if whole else numbers.plain(value, 3))
 
 
-def _lengths(split: SplitFacts) -> Markup:
+def _lengths(split: SplitFacts) -> Figure:
     total = sum(number for _, _, number in split.histogram)
     title = f"Row lengths, {split.name}"
     description = f"{total:,} rows by length in tokens, {len(split.histogram)} bins."
-    return figure(title, histogram(f"lengths-{split.name}", title, description, split.histogram, "tokens"))
+    return Figure(title, histogram(f"lengths-{split.name}", title, description, split.histogram, "tokens"))
 
 
-def _rows(rows: list[DataRow]) -> Markup | None:
-    if not rows:
-        return None
-    legend = tag(
-        "p",
-        "What the model sees: ",
-        tag("span", "context", class_="token context"),
-        " ",
-        tag("span", "trained", class_="token trained"),
-        " ",
-        tag("span", "special", class_="token special"),
-        " ",
-        tag("span", "special, trained", class_="token special trained"),
-        class_="note marks",
-    )
-    return tag("div", tag("h3", "Rows as tokens"), legend, map(_row, rows[:MAX_ROWS]), class_="token-rows")
-
-
-def _row(row: DataRow) -> Markup:
+def _row(row: DataRow) -> TokenRow:
     counts = []
     if row.tokens is not None:
         counts.append(f"{row.tokens:,} tokens")
     if row.trained_tokens is not None:
         counts.append(f"{row.trained_tokens:,} trained")
     head = " · ".join([clipped(short_path(row.origin), 200), *counts] if row.origin else counts)
-    body = tag("p", _spans(row.spans), class_="tokens", dir="auto")
-    return tag("div", tag("p", head, class_="note") if head else None, body, class_="token-row")
+    spans = _spans(row.spans)
+    left = len(row.spans) - len(spans)
+    return TokenRow(head, spans, f"{left:,}" if left else None)
 
 
-def _spans(spans: list[Span]) -> list[Markup]:
-    drawn, budget = [], _MAX_CHARACTERS
+def _spans(spans: list[Span]) -> list[tuple[str, str]]:
+    """Style and text of the first spans, as far as there is room for them."""
+    shown, budget = [], _MAX_CHARACTERS
     for span in spans[:_MAX_SPANS]:
         if budget <= 0:
             break
         text = clipped(span.text, budget)
         budget -= len(text)
         trained = " trained" if span.kind == "special" and span.trained else ""
-        drawn.append(tag("span", text, class_=f"token {span.kind}{trained}"))
-    left = len(spans) - len(drawn)
-    return [*drawn, tag("span", f" … {left:,} more spans", class_="note")] if left else drawn
+        shown.append((f"{span.kind}{trained}", text))
+    return shown
 
 
-def _findings(findings: list[FindingRecord]) -> Markup | None:
-    if not findings:
-        return None
-    rows = [
-        [
-            finding.check.replace("_", " ")[:80],
-            tag("span", finding.severity, class_=f"badge {finding.severity}"),
-            tag("span", clipped(finding.message, 400), dir="auto"),
-            f"{finding.count:,}",
-            clipped(_where(finding), 200),
-        ]
-        for finding in findings[:MAX_FINDINGS]
-    ]
-    more = len(findings) - MAX_FINDINGS
-    note = tag("p", f"{more:,} more are in data/findings.jsonl.", class_="note") if more > 0 else None
-    headers = ["Check", "Severity", "What was found", "Rows", "First at"]
-    return tag("div", table("Findings of the data doctor", headers, rows), note)
+def _finding(finding: FindingRecord) -> FindingRow:
+    return FindingRow(
+        finding.check.replace("_", " ")[:80],
+        finding.severity,
+        clipped(finding.message, 400),
+        f"{finding.count:,}",
+        clipped(_where(finding), 200),
+    )
 
 
 def _where(finding: FindingRecord) -> str:

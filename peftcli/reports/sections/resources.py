@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from peftcli.reports import numbers
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Child, Markup, tag
 from peftcli.reports.plots.bars import Bar, bar_list
-from peftcli.reports.plots.frame import figure
+from peftcli.reports.plots.frame import Figure
 from peftcli.reports.record import RunRecord
-from peftcli.reports.sections.parts import amount, facts_list, section
+from peftcli.reports.sections.parts import Amount, Section
+
+Pairs = list[tuple[str, Amount | str]]
 
 
-def resources_section(run: RunFacts) -> Markup:
+@dataclass(frozen=True)
+class Resources:
+    """Lists of names and values, each pair one line, and a picture of the memory."""
+
+    lists: list[Pairs]
+    memory: Figure | None
+
+
+def resources_section(run: RunFacts) -> Section:
     """Always there: every run has at least parameters and time."""
     record = run.record
-    parts = [facts_list(_parameters(record)), facts_list(_time(record))]
-    return section("resources", "Resources", tag("div", parts, class_="pair"), _memory(record))
+    facts = Resources([_parameters(record), _time(record)], _memory(record))
+    return Section("resources", "Resources", "report/resources.jinja", facts)
 
 
-def _parameters(record: RunRecord) -> list[tuple[str, Child]]:
+def _parameters(record: RunRecord) -> Pairs:
     trainable, total = record.parameters.trainable, record.parameters.total
     share = numbers.percent(trainable / total) if total else numbers.MISSING
-    pairs: list[tuple[str, Child]] = [
-        ("Trained parameters", amount(trainable, numbers.count(trainable))),
-        ("All parameters", amount(total, numbers.count(total))),
+    pairs: Pairs = [
+        ("Trained parameters", Amount(trainable, numbers.count(trainable))),
+        ("All parameters", Amount(total, numbers.count(total))),
         ("Share trained", share),
-        ("Adapter on disk", amount(record.adapter_bytes, numbers.data_size(record.adapter_bytes))),
+        ("Adapter on disk", Amount(record.adapter_bytes, numbers.data_size(record.adapter_bytes))),
     ]
     if record.learning_rate is not None:
-        pairs.append(("Learning rate", amount(record.learning_rate, f"{record.learning_rate:.3g}")))
+        pairs.append(("Learning rate", Amount(record.learning_rate, f"{record.learning_rate:.3g}")))
     return pairs
 
 
-def _time(record: RunRecord) -> list[tuple[str, Child]]:
+def _time(record: RunRecord) -> Pairs:
     seconds = record.seconds
-    pairs: list[tuple[str, Child]] = [
-        ("Start-up", amount(seconds.startup, numbers.duration(seconds.startup))),
-        ("Training", amount(seconds.training, numbers.duration(seconds.training))),
-        ("Whole run", amount(seconds.total, numbers.duration(seconds.total))),
-        ("Throughput", amount(record.tokens_per_second, f"{numbers.count(record.tokens_per_second)} tokens/s")),
+    pairs: Pairs = [
+        ("Start-up", Amount(seconds.startup, numbers.duration(seconds.startup))),
+        ("Training", Amount(seconds.training, numbers.duration(seconds.training))),
+        ("Whole run", Amount(seconds.total, numbers.duration(seconds.total))),
+        ("Throughput", Amount(record.tokens_per_second, f"{numbers.count(record.tokens_per_second)} tokens/s")),
         ("Tokens, trained", f"{record.tokens:,}, {record.trained_tokens:,}"),
     ]
     return pairs
 
 
-def _memory(record: RunRecord) -> Markup | None:
+def _memory(record: RunRecord) -> Figure | None:
     bars = [
         Bar("Peak, measured", float(record.peak_memory_bytes), numbers.data_size(record.peak_memory_bytes)),
         Bar(
@@ -61,4 +72,4 @@ def _memory(record: RunRecord) -> Markup | None:
     if not shown:
         return None
     description = "; ".join(f"{bar.name} {bar.text}" for bar in shown)
-    return figure("Memory", bar_list("memory", "Memory", description, shown), style="flush")
+    return Figure("Memory", bar_list("memory", "Memory", description, shown), style="flush")

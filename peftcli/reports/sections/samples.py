@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from peftcli.reports.difference import Piece, redline
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Markup, tag
 from peftcli.reports.record import Sample
-from peftcli.reports.sections.parts import details, quoted, section
+from peftcli.reports.sections.parts import Section
 from peftcli.reports.visible import clipped, short_path
 from peftcli.visible import reveal
 
@@ -15,21 +16,48 @@ MAX_CHARACTERS = 2500
 _LONG_PROMPT = 600
 
 
-def samples_section(run: RunFacts) -> Markup | None:
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a prompt. `pieces`: how it differs from the reference, where that helps; else its `text` is shown."""
+
+    title: str
+    style: str
+    text: str
+    matches: bool | None = None
+    pieces: list[Piece] | None = None
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """A prompt and its answers. `prompt_title`: the title of the fold that a long prompt stands in."""
+
+    number: int
+    origin: str
+    prompt: str
+    prompt_title: str | None
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`compared`: whether any answer stands beside a reference. `more`: how many samples were left out."""
+
+    samples: list[ShownSample]
+    compared: bool
+    more: int
+
+
+def samples_section(run: RunFacts) -> Section | None:
     """None when the run generated nothing."""
     samples = run.record.samples
     if not samples:
         return None
-    shown = [_sample(number, sample) for number, sample in enumerate(samples[:MAX_SAMPLES], start=1)]
-    more = f"{len(samples) - MAX_SAMPLES} more are in run.json." if len(samples) > MAX_SAMPLES else None
-    return section(
-        "samples",
-        "Samples",
-        _legend() if any(sample.reference is not None for sample in samples) else None,
-        shown,
-        tag("p", more, class_="note") if more else None,
-        lead=_lead(samples),
+    facts = Samples(
+        [_sample(number, sample) for number, sample in enumerate(samples[:MAX_SAMPLES], start=1)],
+        any(sample.reference is not None for sample in samples),
+        max(0, len(samples) - MAX_SAMPLES),
     )
+    return Section("samples", "Samples", "report/samples.jinja", facts, _lead(samples))
 
 
 def _lead(samples: list[Sample]) -> str:
@@ -47,59 +75,28 @@ def is_match(reference: str | None, answer: str | None) -> bool:
     return reference is not None and answer is not None and reference.strip() == answer.strip()
 
 
-def _legend() -> Markup:
-    extra = tag("ins", "not in the reference")
-    missing = tag("del", "missing from the answer")
-    return tag("p", "Marked: ", extra, " ", missing, class_="note marks")
-
-
-def _sample(number: int, sample: Sample) -> Markup:
-    columns = []
+def _sample(number: int, sample: Sample) -> ShownSample:
+    answers = []
     if sample.reference is not None:
-        columns.append(_column("Reference", "reference", quoted(sample.reference, MAX_CHARACTERS), None))
+        answers.append(Answer("Reference", "reference", clipped(sample.reference, MAX_CHARACTERS)))
     if sample.tuned is not None:
-        columns.append(_answer("Tuned", "tuned", sample.reference, sample.tuned))
+        answers.append(_answer("Tuned", "tuned", sample.reference, sample.tuned))
     if sample.base is not None:
-        columns.append(_answer("Base", "base", sample.reference, sample.base))
-    origin = tag("span", clipped(short_path(sample.origin), 200), class_="note") if sample.origin else None
-    return tag(
-        "article",
-        tag("h3", f"Sample {number}", origin),
-        _prompt(sample.prompt),
-        tag("div", columns, class_="answers"),
-        class_="sample",
-    )
+        answers.append(_answer("Base", "base", sample.reference, sample.base))
+    long = f"Prompt, {len(sample.prompt):,} characters" if len(sample.prompt) > _LONG_PROMPT else None
+    origin = clipped(short_path(sample.origin), 200)
+    return ShownSample(number, origin, clipped(sample.prompt, MAX_CHARACTERS), long, answers)
 
 
-def _prompt(prompt: str) -> Markup:
-    body = quoted(prompt, MAX_CHARACTERS)
-    if len(prompt) <= _LONG_PROMPT:
-        return tag("div", tag("h4", "Prompt"), body, class_="prompt")
-    return details(f"Prompt, {len(prompt):,} characters", body)
-
-
-def _column(title: str, style: str, body: Markup, badge: Markup | None) -> Markup:
-    return tag("div", tag("h4", title, badge), body, class_=f"answer {style}")
-
-
-def _answer(title: str, style: str, reference: str | None, answer: str) -> Markup:
+def _answer(title: str, style: str, reference: str | None, answer: str) -> Answer:
     if reference is None:
-        return _column(title, style, quoted(answer, MAX_CHARACTERS), None)
-    match = is_match(reference, answer)
-    badge = tag("span", "same" if match else "differs", class_="badge " + ("good" if match else "off"))
-    return _column(title, style, _marked(reference, answer), badge)
+        return Answer(title, style, clipped(answer, MAX_CHARACTERS))
+    text = clipped(answer or " ", MAX_CHARACTERS)
+    return Answer(title, style, text, is_match(reference, answer), _pieces(reference, answer))
 
 
-def _marked(reference: str, answer: str) -> Markup:
-    wanted, found = reveal(reference[: MAX_CHARACTERS + 1]).strip(), reveal(answer[: MAX_CHARACTERS + 1]).strip()
-    fits = max(len(wanted), len(found)) <= MAX_CHARACTERS
-    pieces = redline(wanted, found) if fits else None
-    if pieces is None:
-        return quoted(answer or " ", MAX_CHARACTERS)
-    return tag("div", map(_piece, pieces), class_="quoted", dir="auto")
-
-
-def _piece(piece: Piece) -> Markup | str:
-    if piece.kind == "same":
-        return piece.text
-    return tag("ins" if piece.kind == "extra" else "del", piece.text)
+def _pieces(reference: str, answer: str) -> list[Piece] | None:
+    """How an answer differs from its reference; None where both are too long for the page, or too unlike."""
+    wanted, given = reveal(reference[: MAX_CHARACTERS + 1]).strip(), reveal(answer[: MAX_CHARACTERS + 1]).strip()
+    fits = max(len(wanted), len(given)) <= MAX_CHARACTERS
+    return redline(wanted, given) if fits else None

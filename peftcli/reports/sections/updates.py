@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from peftcli.reports import numbers
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.markup import Markup, tag
 from peftcli.reports.plots.bars import Bar, bar_list
-from peftcli.reports.plots.frame import figure
+from peftcli.reports.plots.frame import Figure
 from peftcli.reports.plots.grid import Cell, cells, size, update_grid
 from peftcli.reports.record import LayerUpdate
-from peftcli.reports.sections.parts import amount, details, section, table
+from peftcli.reports.sections.parts import Amount, Section
 from peftcli.reports.visible import clipped
 
 MAX_UPDATES = 400
@@ -19,33 +19,53 @@ _LARGEST = 8
 _MAX_NAME = 80
 
 
-def updates_section(run: RunFacts) -> Markup | None:
+@dataclass(frozen=True)
+class LayerRow:
+    """The change of one layer, and its share of the base weight."""
+
+    name: str
+    norm: Amount
+    relative: Amount
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Pictures of the changes, then a fold with all of them. `title`: of the fold, `caption`: of its table."""
+
+    pictures: list[Figure]
+    title: str
+    caption: str
+    layers: list[LayerRow]
+
+
+def updates_section(run: RunFacts) -> Section | None:
     """None when no update norms were recorded."""
     updates = run.record.updates
     if not updates:
         return None
-    found = cells(updates[:MAX_UPDATES])
-    pictures = [_grid(found) if len({cell.block for cell in found}) > 1 else None, _largest(updates)]
-    return section(
-        "updates",
-        "What changed",
-        tag("div", pictures, class_="charts"),
-        details(f"All {len(updates):,} layers", _all(updates)),
-        lead="Size of the weight change by layer; relative to the base weight where there is one.",
+    placed = cells(updates[:MAX_UPDATES])
+    pictures = [_grid(placed)] if len({cell.block for cell in placed}) > 1 else []
+    facts = Updates(
+        [*pictures, _largest(updates)],
+        f"All {len(updates):,} layers",
+        _caption(updates),
+        [_row(update) for update in updates[:MAX_UPDATES]],
     )
+    lead = "Size of the weight change by layer; relative to the base weight where there is one."
+    return Section("updates", "What changed", "report/updates.jinja", facts, lead)
 
 
-def _grid(found: Sequence[Cell]) -> Markup:
+def _grid(placed: Sequence[Cell]) -> Figure:
     note = "Columns are blocks; the stronger the colour, the larger the change."
-    return figure("By block and module", update_grid("update-grid", found), note=note, style="gutter")
+    return Figure("By block and module", update_grid("update-grid", placed), note=note, style="gutter")
 
 
-def _largest(updates: Sequence[LayerUpdate]) -> Markup:
+def _largest(updates: Sequence[LayerUpdate]) -> Figure:
     top = sorted(updates, key=size, reverse=True)[:_LARGEST]
     bars = [Bar(_tail(update.name), size(update), _short(update)) for update in top]
     title = f"The {len(bars)} largest" if len(updates) > len(bars) else "By layer"
     description = "; ".join(f"{bar.name} {bar.text}" for bar in bars[:3])
-    return figure(title, bar_list("largest-updates", title, description, bars), style="flush")
+    return Figure(title, bar_list("largest-updates", title, description, bars), style="flush")
 
 
 def _short(update: LayerUpdate) -> str:
@@ -57,16 +77,14 @@ def _tail(name: str, limit: int = 40) -> str:
     return name if len(name) <= limit else f"…{name[-limit:]}"
 
 
-def _all(updates: Sequence[LayerUpdate]) -> Markup:
-    rows = [
-        [clipped(update.name, _MAX_NAME), amount(update.norm, numbers.plain(update.norm, 4)), _relative(update)]
-        for update in updates[:MAX_UPDATES]
-    ]
-    caption = "Update norms by layer"
-    if len(updates) > MAX_UPDATES:
-        caption += f" (the first {MAX_UPDATES}; all are in run.json)"
-    return table(caption, ["Layer", "Norm", "Of the base weight"], rows, numeric=True)
+def _caption(updates: Sequence[LayerUpdate]) -> str:
+    left = f" (the first {MAX_UPDATES}; all are in run.json)" if len(updates) > MAX_UPDATES else ""
+    return f"Update norms by layer{left}"
 
 
-def _relative(update: LayerUpdate) -> Markup:
-    return amount(update.relative, numbers.percent(update.relative))
+def _row(update: LayerUpdate) -> LayerRow:
+    return LayerRow(
+        clipped(update.name, _MAX_NAME),
+        Amount(update.norm, numbers.plain(update.norm, 4)),
+        Amount(update.relative, numbers.percent(update.relative)),
+    )

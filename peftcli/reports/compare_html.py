@@ -1,0 +1,222 @@
+"""`compare.html`: several runs on one page, their curves over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peftcli.reports import numbers
+from peftcli.reports.checks import run_checks
+from peftcli.reports.compare import (
+    COSTS,
+    MAX_NAME,
+    MAX_RUNS,
+    Column,
+    best_run,
+    caveat,
+    facts_in,
+    labels,
+    metric_names,
+    summary,
+)
+from peftcli.reports.folder import RunFacts
+from peftcli.reports.plots.curves import Curve, curve_chart
+from peftcli.reports.plots.frame import Figure
+from peftcli.reports.scores import Score, metric_label, scores
+from peftcli.reports.sections.parts import Amount, Section, bound, flatten
+from peftcli.reports.series import Point
+from peftcli.reports.smoothing import smooth
+from peftcli.reports.style import run_style
+from peftcli.reports.templating import render
+from peftcli.reports.verdict import judge
+from peftcli.reports.visible import clipped, short_path
+
+_METRIC_CHARTS = 4
+_SETTINGS_SHOWN = 80
+_MAX_VALUE = 120
+_NOT_SETTINGS = ("name", "output", "seed", "version")
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """One metric of one run; a `text` in place of its number where it was not measured."""
+
+    number: Amount | None
+    text: str = numbers.MISSING
+    interval: str | None = None
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A run with its verdict and its score in every metric. `style`: the line that it is drawn with."""
+
+    style: str
+    name: str
+    grade: str
+    headline: str
+    scores: list[ScoreCell]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every run in every metric."""
+
+    metrics: list[str]
+    runs: list[ResultRow]
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What one run cost, in the order of the columns."""
+
+    style: str
+    name: str
+    costs: list[Amount]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What every run cost."""
+
+    costs: list[str]
+    runs: list[CostRow]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings in which the runs are not alike, and those in which they are (in a fold under `alike_title`)."""
+
+    names: list[str]
+    differing: list[tuple[str, list[str]]]
+    alike: list[tuple[str, list[str]]]
+    alike_title: str
+
+
+def render_comparison_html(runs: Sequence[RunFacts]) -> str:
+    """One page for up to `MAX_RUNS` runs; raises `ValueError` for none."""
+    if not runs:
+        raise ValueError("a comparison needs at least one run")
+    runs = list(runs)[:MAX_RUNS]
+    names = labels(runs)
+    built = [_results(runs, names), _costs(runs, names), _curves(runs, names), _settings_section(runs, names)]
+    return render(
+        "comparison.jinja",
+        count=len(runs),
+        summary=summary(runs, names),
+        caveat=caveat(runs),
+        sections=[section for section in built if section is not None],
+    )
+
+
+def _results(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
+    metrics = metric_names(runs)
+    best = {metric: best_run(runs, metric) for metric in metrics}
+    rows = []
+    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+        verdict = judge(run.record, run_checks(run))
+        of_run = {score.metric: score for score in scores(run.record)}
+        cells = [_score(of_run.get(metric), is_best=best[metric] == index) for metric in metrics]
+        rows.append(ResultRow(run_style(index), name, verdict.grade, verdict.headline, cells))
+    lead = "The best of each column is marked; intervals are 95 %."
+    facts = Results([clipped(metric_label(metric), MAX_NAME) for metric in metrics], rows)
+    return Section("metrics", "Results", "comparison/results.jinja", facts, lead)
+
+
+def _score(score: Score | None, *, is_best: bool) -> ScoreCell:
+    if score is None or score.tuned is None:
+        return ScoreCell(None)
+    number = Amount(score.tuned, bound(score.value("tuned")))
+    between = " to ".join(score.shown(end) for end in score.tuned_interval) if score.tuned_interval else None
+    return ScoreCell(number, interval=between, is_best=is_best)
+
+
+def _costs(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
+    rows = [
+        CostRow(run_style(index), name, [_cost(column, run) for column in COSTS])
+        for index, (run, name) in enumerate(zip(runs, names, strict=True))
+    ]
+    facts = Costs([column.title for column in COSTS], rows)
+    return Section("costs", "Cost", "comparison/costs.jinja", facts)
+
+
+def _cost(column: Column, run: RunFacts) -> Amount:
+    value = column.value(run)
+    return Amount(value, bound(column.write(value)))
+
+
+def _curves(runs: Sequence[RunFacts], names: Sequence[str]) -> Section | None:
+    loss = [smooth(run.series.column("loss")) for run in runs]
+    evaluation = [run.series.evaluation("eval_loss") for run in runs]
+    rates = [run.series.column("learning_rate") for run in runs]
+    charts = [
+        _overlay("loss", "Training loss, smoothed", loss, names),
+        _overlay("eval-loss", "Evaluation loss", evaluation, names, dots=True),
+        *_metric_charts(runs, names),
+        _overlay("rate", "Learning rate", rates, names),
+    ]
+    drawn = [chart for chart in charts if chart is not None]
+    return Section("curves", "Training", "charts.jinja", drawn) if drawn else None
+
+
+def _metric_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Figure | None]:
+    known = dict.fromkeys(name for run in runs for name in run.series.evaluation_names())
+    charts = []
+    for index, metric in enumerate([name for name in known if name != "eval_loss"][:_METRIC_CHARTS]):
+        points = [run.series.evaluation(metric) for run in runs]
+        label = clipped(metric_label(metric), MAX_NAME)
+        facts = facts_in(runs, metric)
+        rate = facts is not None and facts.fraction
+        charts.append(_overlay(f"metric-{index}", label[:1].upper() + label[1:], points, names, dots=True, rate=rate))
+    return charts
+
+
+def _overlay(
+    slug: str,
+    title: str,
+    series: Sequence[Sequence[Point]],
+    names: Sequence[str],
+    *,
+    dots: bool = False,
+    rate: bool = False,
+) -> Figure | None:
+    curves = [
+        Curve(name, run_style(index), points, dots=dots)
+        for index, (name, points) in enumerate(zip(names, series, strict=True))
+        if points
+    ]
+    if not curves:
+        return None
+    ends = "; ".join(f"{curve.text} ends at {curve.points[-1][1]:.4g}" for curve in curves)
+    return curve_chart(slug, title, f"{title} of {len(curves)} runs: {ends}.", curves, rate=rate)
+
+
+def _settings_section(runs: Sequence[RunFacts], names: Sequence[str]) -> Section | None:
+    columns = [dict(_settings(run)) for run in runs]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    differing = [key for key in keys if len({column.get(key) for column in columns}) > 1]
+    alike = [key for key in keys if key not in differing]
+
+    def lines(chosen: Sequence[str]) -> list[tuple[str, list[str]]]:
+        return [
+            (clipped(key, MAX_NAME), [clipped(column.get(key, numbers.MISSING), _MAX_VALUE) for column in columns])
+            for key in chosen[:_SETTINGS_SHOWN]
+        ]
+
+    facts = Settings(list(names), lines(differing), lines(alike), f"{len(alike)} alike")
+    return Section("settings", "Differences", "comparison/settings.jinja", facts) if keys else None
+
+
+def _settings(run: RunFacts) -> list[tuple[str, str]]:
+    record = run.record
+    own = {
+        "method": record.method,
+        "base": short_path(record.base),
+        "seed": str(record.seed),
+        "peftcli": record.version,
+    }
+    if record.learning_rate is not None:
+        own["learning_rate"] = f"{record.learning_rate:.3g}"
+    # what the recipe says, with how the rest was resolved behind it
+    recipe = {key: value for key, value in record.recipe.items() if key not in _NOT_SETTINGS}
+    return [*own.items(), *flatten(recipe), *flatten(record.settings), *flatten(record.environment, "environment.")]
