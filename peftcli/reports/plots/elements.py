@@ -1,8 +1,8 @@
 """SVG by construction: elements from `tag`, where every plain string is text and comes out escaped.
 
-Pictures stay our own, so that a page needs no script to draw them, nothing fetched, and no library that is larger than
-the rest of this package. They are built by functions, where the page around them is a template: nearly all that stands
-in a picture are computed places, and as a template it would be loops around expressions.
+Pictures stay our own: a page shows them without a script, nothing is fetched, and text in them is set by the page's
+style, which no plotting library offers. They are built by functions, where the page around them is a template: nearly
+all that stands in a picture are computed places, and as a template it would be loops around expressions.
 """
 
 from __future__ import annotations
