@@ -14,25 +14,25 @@ from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.evaluation.memory import memory_errors
-from peftcli.jobs.assembly import assemble, fit_setup, require_fit_base
-from peftcli.jobs.attaching import attach_method
-from peftcli.jobs.draft import Draft
-from peftcli.jobs.gates import require_met
-from peftcli.jobs.locking import locked_run, require_locked_weights
-from peftcli.jobs.run_files import RECIPE_NAME
-from peftcli.jobs.run_folder import (
+from peftcli.lock.document import lock_path, read_lock
+from peftcli.planning.plan import Prepared, prepare_run
+from peftcli.recipe import LoadedRecipe, load_recipe
+from peftcli.redaction import redacted
+from peftcli.reports.record import RunRecord
+from peftcli.runs.assembly import assemble, fit_setup, require_fit_base
+from peftcli.runs.attaching import attach_method
+from peftcli.runs.draft import Draft
+from peftcli.runs.folder import (
     choose_output,
     existing_run,
     write_findings,
     write_recipe,
 )
-from peftcli.jobs.run_place import require_free, run_place
-from peftcli.jobs.seeds import of_seed, run_seeds
-from peftcli.lock.document import lock_path, read_lock
-from peftcli.plan import Prepared, prepare_run
-from peftcli.recipe import LoadedRecipe, load_recipe
-from peftcli.redaction import redacted
-from peftcli.reports.record import RunRecord
+from peftcli.runs.gates import require_met
+from peftcli.runs.locking import locked_run, require_locked_weights
+from peftcli.runs.own_files import RECIPE_NAME
+from peftcli.runs.place import require_free, run_place
+from peftcli.runs.seeds import of_seed, run_seeds
 from peftcli.streams import tell
 from peftcli.training.loop import fit
 from peftcli.training.signals import StopNow, run_signals

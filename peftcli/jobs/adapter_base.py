@@ -14,11 +14,11 @@ from peftcli import files
 from peftcli.adapters.storage import TENSORS_NAME, read_config, read_own
 from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
-from peftcli.jobs.locating import Location
 from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.load import load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.structure import structure
+from peftcli.runs.locating import Location
 
 _OTHER_BASE = "name it, or another copy of it: --model BASE"
 

@@ -13,6 +13,7 @@ from peftcli import files
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.foreign import library_of
 from peftcli.adapters.layers import named_base_parameters, unwrapped
+from peftcli.adapters.low_rank import LayerCut, LowRank, as_low_rank, values_of
 from peftcli.adapters.merging import merge
 from peftcli.adapters.registry import method_of_pairs, parse_method
 from peftcli.adapters.storage import (
@@ -32,15 +33,14 @@ from peftcli.adapters.storage import (
 from peftcli.adapters.surgery import adapter_of, disabled, summary
 from peftcli.errors import AdapterError, RecipeError, StorageError
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
-from peftcli.jobs.as_written import require_as_written
-from peftcli.jobs.locating import Location, locate
-from peftcli.jobs.low_rank import LayerCut, LowRank, as_low_rank, values_of
 from peftcli.models.auto_class import WRITES_ON, purpose_named
 from peftcli.models.load import load_model
 from peftcli.models.own_files import is_own_file
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import embeddings_are_tied, input_embedding
 from peftcli.models.weights import weight_view
+from peftcli.runs.as_written import require_as_written
+from peftcli.runs.locating import Location, locate
 
 TARGETS = (method_of_pairs(), "peft")
 PROBE_ROWS, PROBE_LENGTH = 4, 32

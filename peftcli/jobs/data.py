@@ -10,13 +10,13 @@ from typing import Any
 from peftcli.data.doctor.base import Finding
 from peftcli.data.facts import SourceFacts, SplitFacts
 from peftcli.data.preview import Parts, read_parts, rows_are_sequences
-from peftcli.jobs.kept_batches import KeptBatch, kept_batches, kept_document, kept_text
-from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
-from peftcli.jobs.showing import shown_rows
-from peftcli.plan import Prepared, prepare_run
+from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reports.data_text import findings_text, ids_text, rows_text
 from peftcli.reports.record import DataRow, Span
+from peftcli.runs.kept_batches import KeptBatch, kept_batches, kept_document, kept_text
+from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
+from peftcli.runs.showing import shown_rows
 from peftcli.visible import reveal
 
 BAR_WIDTH = 40

@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 
 from peftcli.data.cache import TokenCache, default_cache_dir
 from peftcli.jobs.environment import environment
-from peftcli.jobs.sizes import size_text
-from peftcli.plan import resolve_device, resolve_threads, total_memory_bytes
+from peftcli.planning.plan import resolve_device, resolve_threads, total_memory_bytes
+from peftcli.planning.sizes import size_text
 
 MINIMUM_FREE_BYTES = 2 << 30
 OPTIONAL = {

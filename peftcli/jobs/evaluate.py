@@ -14,9 +14,7 @@ from peftcli.data.prepare import prepare
 from peftcli.data.store import TokenStore
 from peftcli.errors import DataError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
-from peftcli.jobs.assembly import generation_seed
 from peftcli.jobs.opening import Opened, run_recipe
-from peftcli.jobs.scoring import evaluation_record, warnings_of
 from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.recipe import LoadedRecipe, load_recipe
@@ -24,6 +22,8 @@ from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of
 from peftcli.reports.tables import text_table
 from peftcli.reports.terminal import score_table
+from peftcli.runs.assembly import generation_seed
+from peftcli.runs.scoring import evaluation_record, warnings_of
 from peftcli.streams import tell
 from peftcli.tasks.registry import task as find_task
 

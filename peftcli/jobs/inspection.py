@@ -16,12 +16,12 @@ from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.adapters.updates import relative_norm, weight_changes
 from peftcli.errors import AdapterError, ModelError, PeftcliError
 from peftcli.jobs.adapter_base import base_of, load_base
-from peftcli.jobs.as_written import require_as_written
-from peftcli.jobs.locating import Location, holds_a_model, locate, read_record
 from peftcli.models.load import load_config
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.terminal import score_table
+from peftcli.runs.as_written import require_as_written
+from peftcli.runs.locating import Location, holds_a_model, locate, read_record
 from peftcli.yaml import flow
 
 

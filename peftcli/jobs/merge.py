@@ -51,14 +51,14 @@ from peftcli.jobs.merge_witness import (
     witness,
 )
 from peftcli.jobs.opening import Opened, open_adapter
-from peftcli.jobs.sizes import parse_size
 from peftcli.jobs.whole_models import origin_document
 from peftcli.models.auto_class import WRITING
 from peftcli.models.companions import check_vocabulary, tokenizer_files
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.source import BaseSource
 from peftcli.models.stored import StoredTypes, main_type, tensors_of_base
-from peftcli.plan import resolve_device, total_memory_bytes
+from peftcli.planning.plan import resolve_device, total_memory_bytes
+from peftcli.planning.sizes import parse_size
 
 __all__ = ["MergeReport", "merge_adapter", "merge_text"]
 

@@ -17,15 +17,15 @@ from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
-from peftcli.jobs.as_written import require_as_written
-from peftcli.jobs.locating import Location, locate
-from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import input_embedding
-from peftcli.plan import resolve_device, resolve_threads
+from peftcli.planning.plan import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
+from peftcli.runs.as_written import require_as_written
+from peftcli.runs.locating import Location, locate
+from peftcli.runs.own_files import RECIPE_NAME
 
 __all__ = [
     "Location", "Opened", "Writing", "adapter_tokenizer", "auto_class_of", "locate", "open_adapter", "run_recipe",

@@ -16,17 +16,17 @@ from peftcli import files
 from peftcli.adapters.config import MethodConfig
 from peftcli.data.config import DataConfig, SourceConfig
 from peftcli.errors import CheckFailed, DataError, MergeError
-from peftcli.jobs.draft import Draft
-from peftcli.jobs.locking import Overrides
 from peftcli.jobs.merge import PROMPTS, merge_adapter
 from peftcli.jobs.merge_answers import logits_of, max_difference
 from peftcli.jobs.merge_prompts import encode_prompts
 from peftcli.jobs.opening import open_adapter
-from peftcli.jobs.tiny_base import LAYERS, WIDTH, write_tiny_base
 from peftcli.models.source import resolve_base
-from peftcli.plan import Prepared, prepare_run
+from peftcli.models.tiny_base import LAYERS, WIDTH, write_tiny_base
+from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe, Recipe, load_recipe
 from peftcli.run import run_draft
+from peftcli.runs.draft import Draft
+from peftcli.runs.locking import Overrides
 from peftcli.streams import Say
 from peftcli.tasks.registry import task as find_task
 

@@ -15,12 +15,12 @@ from peftcli.adapters.storage import FORMAT, read_own, require_base
 from peftcli.errors import HubError, ModelError, RecipeError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import base_of, model_option_named
-from peftcli.jobs.locating import Location, holds_a_model, locate_model
 from peftcli.jobs.opening import Opened, open_adapter, require_rows, settle
 from peftcli.models.auto_class import WRITING, auto_class_with
 from peftcli.models.companions import same_vocabulary
 from peftcli.models.load import load_config, load_model, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
+from peftcli.runs.locating import Location, holds_a_model, locate_model
 
 
 def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool = False) -> Opened:

@@ -20,7 +20,7 @@ from peftcli.lock.used_packages import package_versions
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.load import fetch_weights
 from peftcli.models.snapshot import snapshot
-from peftcli.plan import Prepared
+from peftcli.planning.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.training.seeding import determinism
 

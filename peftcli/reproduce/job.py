@@ -15,20 +15,20 @@ import torch
 from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import AdapterError, CheckFailed, Interrupted, RecipeError
-from peftcli.jobs.assembly import assemble, fit_setup
-from peftcli.jobs.attaching import attach_method
-from peftcli.jobs.draft import Draft
-from peftcli.jobs.locking import Overrides, inputs_of, pinned_recipe
-from peftcli.jobs.run_files import RECIPE_NAME
-from peftcli.jobs.seeds import of_seed, seed_folder
 from peftcli.lock.differences import Difference, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock
 from peftcli.lock.trace import read_steps, trace_of
-from peftcli.plan import Prepared, prepare_run
+from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
 from peftcli.reproduce.comparing import compare, terms
 from peftcli.reproduce.result import Reproduction, SeedResult
 from peftcli.run import run_draft
+from peftcli.runs.assembly import assemble, fit_setup
+from peftcli.runs.attaching import attach_method
+from peftcli.runs.draft import Draft
+from peftcli.runs.locking import Overrides, inputs_of, pinned_recipe
+from peftcli.runs.own_files import RECIPE_NAME
+from peftcli.runs.seeds import of_seed, seed_folder
 from peftcli.streams import Say
 from peftcli.training.loop import fit
 

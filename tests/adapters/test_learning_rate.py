@@ -11,8 +11,8 @@ from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.registry import method_names
 from peftcli.adapters.surgery import parse_config
 from peftcli.models.source import resolve_base
-from peftcli.plan import make_plan
-from peftcli.plan_text import plan_text
+from peftcli.planning.plan import make_plan
+from peftcli.planning.text import plan_text
 from peftcli.recipe import load_recipe
 
 

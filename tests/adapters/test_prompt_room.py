@@ -16,7 +16,7 @@ from peftcli import adapters
 from peftcli.errors import AdapterError, DataError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import check_fits, fits
-from peftcli.plan import make_plan
+from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.testing import tiny_model
 

@@ -12,7 +12,7 @@ import pytest
 import peftcli
 from peftcli.adapters.base import InitContext
 from peftcli.errors import Interrupted
-from peftcli.jobs import attaching
+from peftcli.runs import attaching
 from peftcli.training.stepping import Stepper
 
 METHODS: dict[str, dict[str, Any]] = {

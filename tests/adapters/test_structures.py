@@ -17,7 +17,7 @@ from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError
 from peftcli.models.structure import structure
 from peftcli.models.sublayers import stream_norms
-from peftcli.plan import make_plan
+from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from tests.adapters.test_left_out import SIZES, bart, gemma_with_eyes, logits_of
 

@@ -50,7 +50,7 @@ from peftcli.errors import MergeError, PeftcliError
 from peftcli.jobs.merge import PROMPTS, merge_adapter
 from peftcli.jobs.opening import open_adapter
 from peftcli.models.builtin import builtin_base
-from peftcli.plan import make_plan
+from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.run import train
 

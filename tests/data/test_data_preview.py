@@ -80,8 +80,8 @@ def test_readme_examples_of_formats_are_read(tmp_path: Path) -> None:
 def test_the_stop_token_stands_within_the_marks_of_what_is_trained(
     prepared: Any, chat: Any, chat_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peftcli.jobs.showing import shown_row
     from peftcli.reports import data_text
+    from peftcli.runs.showing import shown_row
 
     data = prepared([chat("question", "the answer")])
     row = data.train[0]

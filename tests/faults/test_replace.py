@@ -15,10 +15,10 @@ from whole_run import LORA, Child, adapter_bytes, contents, draw, expected_codes
 from peftcli import files
 from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckpointError, StorageError
-from peftcli.jobs.run_files import strangers
-from peftcli.jobs.run_folder import existing_run
-from peftcli.jobs.run_place import RunPlace, run_place
 from peftcli.recipe import load_recipe
+from peftcli.runs.folder import existing_run
+from peftcli.runs.own_files import strangers
+from peftcli.runs.place import RunPlace, run_place
 
 pytestmark = pytest.mark.usefixtures("warm")
 KINDS = {KILL_BEFORE: 3, KILL_HALFWAY: 2, FULL: 1, BROKEN_ONCE: 1}

@@ -41,7 +41,7 @@ def at(moment: str, act: Callable[[], object]) -> Callable[[], None]:
 
     def arm() -> None:
         from peftcli import run as sentence
-        from peftcli.jobs import draft
+        from peftcli.runs import draft
 
         owner = draft if moment == "write_adapter_folder" else sentence
         step = getattr(owner, moment)

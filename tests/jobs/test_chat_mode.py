@@ -11,8 +11,8 @@ import pytest
 from peftcli.cli.entry import run as command
 from peftcli.errors import PeftcliError
 from peftcli.evaluation.prompts import encode_messages
-from peftcli.plan import prepare_run
-from peftcli.plan_text import plan_text
+from peftcli.planning.plan import prepare_run
+from peftcli.planning.text import plan_text
 from peftcli.recipe import load_recipe
 
 TEMPLATE = (

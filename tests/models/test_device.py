@@ -20,7 +20,7 @@ from peftcli.models import load
 from peftcli.models.builtin import builtin_base
 from peftcli.models.fingerprint import fingerprint
 from peftcli.models.source import BaseSource
-from peftcli.plan import resolve_device, resolve_precision
+from peftcli.planning.plan import resolve_device, resolve_precision
 from peftcli.training.acceleration import build_accelerator
 
 TINY = builtin_base("tiny")
@@ -170,7 +170,7 @@ def test_the_fingerprint_of_the_built_in_base_is_what_it_was() -> None:
     assert fingerprint(model.named_parameters()).exact in lock.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("where", ["peftcli.jobs.assembly.load_model", "peftcli.jobs.opening.load_base"])
+@pytest.mark.parametrize("where", ["peftcli.runs.assembly.load_model", "peftcli.jobs.opening.load_base"])
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
 )

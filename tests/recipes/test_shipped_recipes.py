@@ -10,7 +10,7 @@ import pytest
 from peftcli.adapters.registry import method_names
 from peftcli.cli.starters import starter_names, write_starter
 from peftcli.models.builtin import builtin_base
-from peftcli.plan import make_plan
+from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.run import train
 

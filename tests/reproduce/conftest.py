@@ -9,8 +9,8 @@ import pytest
 
 import peftcli
 from peftcli.data.builtin import builtin_data
-from peftcli.jobs.locking import lock_path_of
 from peftcli.models.builtin import builtin_base
+from peftcli.runs.locking import lock_path_of
 
 RECIPE = """\
 model: ./base

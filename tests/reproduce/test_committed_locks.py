@@ -9,11 +9,11 @@ import pytest
 
 from peftcli import files
 from peftcli.adapters.registry import method_names
-from peftcli.jobs.locking import inputs_of, pinned_recipe
 from peftcli.lock.differences import input_differences
 from peftcli.lock.document import Lock, lock_path, read_lock
-from peftcli.plan import prepare_run
+from peftcli.planning.plan import prepare_run
 from peftcli.reproduce.job import reproduce
+from peftcli.runs.locking import inputs_of, pinned_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = [REPOSITORY / "recipes" / "quickstart.yaml", *sorted((REPOSITORY / "recipes" / "tiny").glob("*.yaml"))]

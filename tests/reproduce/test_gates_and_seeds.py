@@ -13,12 +13,12 @@ import pytest
 import peftcli
 from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckFailed, RecipeError
-from peftcli.jobs.gates import gate_results, gate_table
 from peftcli.jobs.opening import locate
-from peftcli.jobs.seeds import mean_interval
 from peftcli.lock.document import read_lock
 from peftcli.recipe import load_recipe, parse_gate
 from peftcli.reproduce.job import reproduce
+from peftcli.runs.gates import gate_results, gate_table
+from peftcli.runs.seeds import mean_interval
 
 HOLDS = [
     ("< 1.2", 1.1, None, True),

@@ -22,8 +22,6 @@ from peftcli import files
 from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckFailed, CheckpointError, ModelError, RecipeError
 from peftcli.evaluation.registry import metric_facts
-from peftcli.jobs import locking
-from peftcli.jobs.locking import inputs_of, lock_path_of, locked_run, pinned_recipe
 from peftcli.lock import environment
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import input_differences
@@ -33,7 +31,9 @@ from peftcli.lock.trace import MAX_KEPT_STEPS, Step, hex_of, kept_steps, steps_o
 from peftcli.models.builtin import builtin_base
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
-from peftcli.plan import prepare_run
+from peftcli.planning.plan import prepare_run
+from peftcli.runs import locking
+from peftcli.runs.locking import inputs_of, lock_path_of, locked_run, pinned_recipe
 
 
 def lock_of(work: Path) -> Lock:

@@ -21,15 +21,15 @@ import peftcli
 from peftcli.cli.entry import run as peft
 from peftcli.data.builtin import builtin_data
 from peftcli.errors import RecipeError
-from peftcli.jobs.assembly import Assembly
 from peftcli.lock import environment
 from peftcli.lock.document import read_lock, write_lock
-from peftcli.plan import prepare_run
+from peftcli.planning.plan import prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reproduce.job import reproduce
 from peftcli.reproduce.junit import junit_xml
 from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text
 from peftcli.reproduce.result import Finding, Reproduction, SeedResult
+from peftcli.runs.assembly import Assembly
 from peftcli.training import stepping
 
 

@@ -17,8 +17,8 @@ import transformers
 from peftcli.cli.entry import run as peft
 from peftcli.errors import DataError
 from peftcli.jobs.smoke import _names_layers, smoke_text, smoke_train
-from peftcli.jobs.tiny_base import shrink
 from peftcli.models.builtin import builtin_base
+from peftcli.models.tiny_base import shrink
 from peftcli.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"

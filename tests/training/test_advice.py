@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftcli.cli.entry import run as peft
-from peftcli.plan import make_plan
+from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.training.config import TrainingConfig
 from peftcli.training.stepping import smaller

@@ -28,9 +28,9 @@ def command(
 
     # a bad recipe is told at once, before torch is imported
     loaded = load_recipe(recipe, overrides or ())
-    from peftcli.jobs.sizes import parse_size
-    from peftcli.plan import make_plan, unfit
-    from peftcli.plan_text import plan_text
+    from peftcli.planning.plan import make_plan, unfit
+    from peftcli.planning.sizes import parse_size
+    from peftcli.planning.text import plan_text
 
     memory = parse_size(device_memory, "--device-memory 24GiB") if device_memory else None
     plan = make_plan(loaded, device_memory=memory)

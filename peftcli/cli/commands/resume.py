@@ -21,10 +21,10 @@ def command(
 
     Example:  peft resume runs/first
     """
-    from peftcli.jobs.gates import unmet
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_ending
     from peftcli.run import resume
+    from peftcli.runs.gates import unmet
 
     record = resume(run, quiet=quiet)
     document = {**record.to_dict(), "run": str(run)}

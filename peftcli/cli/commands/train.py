@@ -44,10 +44,10 @@ def command(
         report = smoke_train(recipe, overrides or (), say=lambda line: say(line, quiet=quiet))
         show(report.to_dict(), smoke_text(report), as_json=as_json)
         return
-    from peftcli.jobs.gates import unmet
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_ending
     from peftcli.run import train_into
+    from peftcli.runs.gates import unmet
 
     record, folder = train_into(
         recipe, overrides=overrides or (), output=output, replace=replace, locked=locked, quiet=quiet

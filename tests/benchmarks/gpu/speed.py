@@ -13,7 +13,7 @@ from llama import LLAMA_TINY, ROW_TOKENS, Shape, matrix_peak, wait_for, write_ll
 from setting import HostMemory, Setting, events, gib, memory_facts, require, train
 
 from peftcli.models.device import before_start, is_out_of_memory
-from peftcli.plan import prepare_run
+from peftcli.planning.plan import prepare_run
 from peftcli.recipe import load_recipe
 
 RANK = 16

@@ -22,14 +22,14 @@ from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
 from peftcli.jobs.environment import peak_memory_bytes
-from peftcli.jobs.run_folder import keep_batch, resolved_values
 from peftcli.models.device import start_peak_memory
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating
 from peftcli.models.structure import structure
-from peftcli.plan import Prepared
+from peftcli.planning.plan import Prepared
 from peftcli.recipe import flat_recipe
+from peftcli.runs.folder import keep_batch, resolved_values
 from peftcli.tasks.base import Task
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.acceleration import build_accelerator

@@ -13,12 +13,12 @@ from pathlib import Path
 from peftcli import files
 from peftcli.adapters.storage import TENSORS_NAME
 from peftcli.errors import AdapterError, ModelError
-from peftcli.jobs.locating import Location
-from peftcli.jobs.run_files import RECIPE_NAME
 from peftcli.lock.document import LOCK_NAME, Lock, read_lock
 from peftcli.models.snapshot import role_of, small_names, snapshot
 from peftcli.models.source import BaseSource
 from peftcli.reports.seal import changed_beside
+from peftcli.runs.locating import Location
+from peftcli.runs.own_files import RECIPE_NAME
 
 _FREE = frozenset({"README.md"})
 """The card is for readers; nothing is computed from it."""

@@ -10,11 +10,11 @@ from typing import Any
 from peftcli import files
 from peftcli.adapters.storage import CONFIG_NAME, read_config, read_own
 from peftcli.errors import AdapterError, CheckpointError
-from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
 from peftcli.models.load import DTYPES
 from peftcli.models.own_files import is_there
 from peftcli.models.source import CONFIG_NAME as MODEL_CONFIG_NAME
 from peftcli.reports.seal import is_broken
+from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
 
 _NO_MODEL = "name a run or adapter folder; `chat`, `generate`, `evaluate` and `inspect` take whole models too"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftcli.adapters.base import Summary
 from peftcli.adapters.surgery import attach, build, detach, summary
 from peftcli.errors import CheckpointError
-from peftcli.jobs.assembly import Assembly, checkpoint_store, init_context
+from peftcli.runs.assembly import Assembly, checkpoint_store, init_context
 from peftcli.training.seeding import as_deterministic_as_possible
 
 

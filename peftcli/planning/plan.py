@@ -23,13 +23,13 @@ from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
-from peftcli.memory import MemoryEstimate, Shape, estimate
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.device import before_start, has_bf16
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import weight_view
+from peftcli.planning.memory import MemoryEstimate, Shape, estimate
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX

@@ -14,10 +14,10 @@ from peftcli import files
 from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_lines
 from peftcli.errors import CheckpointError
-from peftcli.jobs.run_files import BATCH_PREFIX, FINDINGS_NAME, RECIPE_NAME, is_run
-from peftcli.plan import Resolved
+from peftcli.planning.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
 from peftcli.redaction import redacted, redacted_name
+from peftcli.runs.own_files import BATCH_PREFIX, FINDINGS_NAME, RECIPE_NAME, is_run
 
 
 def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:

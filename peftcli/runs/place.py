@@ -16,8 +16,8 @@ from typing import Any
 
 from peftcli import files
 from peftcli.errors import StorageError
-from peftcli.jobs.run_files import holds_a_run, remove_locks, remove_run, strangers
 from peftcli.recipe import LoadedRecipe, flat_recipe
+from peftcli.runs.own_files import holds_a_run, remove_locks, remove_run, strangers
 from peftcli.streams import tell
 
 

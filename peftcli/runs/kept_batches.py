@@ -13,10 +13,10 @@ import numpy as np
 from peftcli import files
 from peftcli.data.store import Encoded, Origin
 from peftcli.errors import DataError
-from peftcli.jobs.run_files import BATCH_PREFIX
-from peftcli.jobs.showing import shown_row
 from peftcli.reports.data_text import rows_text
 from peftcli.reports.record import DataRow
+from peftcli.runs.own_files import BATCH_PREFIX
+from peftcli.runs.showing import shown_row
 
 _LIMIT_BYTES = 256 << 20
 

@@ -15,20 +15,11 @@ from peftcli.adapters.updates import update_norms
 from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
 from peftcli.evaluation.result import facts_of
-from peftcli.jobs.adapter_folder import write_adapter_folder
-from peftcli.jobs.as_written import adapter_hashes
-from peftcli.jobs.assembly import Assembly, RunScores, score_run
 from peftcli.jobs.environment import environment, peak_memory_bytes
-from peftcli.jobs.gates import gate_results
-from peftcli.jobs.locking import as_first_written, inputs_of, with_results, with_weights
-from peftcli.jobs.run_folder import resolved_values
-from peftcli.jobs.run_place import RunPlace
-from peftcli.jobs.scoring import score_facts, warnings_of
-from peftcli.jobs.showing import shown_rows
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.trace import run_trace, steps_taken
-from peftcli.plan import Prepared
+from peftcli.planning.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.redaction import redacted_name
 from peftcli.reports.card import model_card
@@ -47,6 +38,15 @@ from peftcli.reports.record import (
 from peftcli.reports.seal import hashes_beside, sealed
 from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
+from peftcli.runs.adapter_folder import write_adapter_folder
+from peftcli.runs.as_written import adapter_hashes
+from peftcli.runs.assembly import Assembly, RunScores, score_run
+from peftcli.runs.folder import resolved_values
+from peftcli.runs.gates import gate_results
+from peftcli.runs.locking import as_first_written, inputs_of, with_results, with_weights
+from peftcli.runs.place import RunPlace
+from peftcli.runs.scoring import score_facts, warnings_of
+from peftcli.runs.showing import shown_rows
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.setup import FitResult
 

@@ -13,11 +13,11 @@ from peftcli import files
 from peftcli.adapters.storage import adapter_files
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.jobs.merge_folder import write_generation_config
-from peftcli.jobs.run_files import others_in_adapter
 from peftcli.models.companions import write_tokenizer
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
 from peftcli.redaction import redacted_name
+from peftcli.runs.own_files import others_in_adapter
 
 
 def write_adapter_folder(

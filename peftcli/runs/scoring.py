@@ -8,11 +8,11 @@ from typing import Any
 from peftcli.data.facts import DataFacts
 from peftcli.evaluation.registry import REPORT_PREFIX
 from peftcli.evaluation.result import Difference, Evaluation, compare, facts_of
-from peftcli.jobs.assembly import RunScores
-from peftcli.jobs.showing import shown_samples, source_scores
-from peftcli.plan import Prepared
+from peftcli.planning.plan import Prepared
 from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.record import Answers, DifferenceRecord, EvaluationRecord, Interval, Intervals
+from peftcli.runs.assembly import RunScores
+from peftcli.runs.showing import shown_samples, source_scores
 
 
 def score_facts(scores: RunScores, prepared: Prepared) -> dict[str, Any]:

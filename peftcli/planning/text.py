@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peftcli.jobs.sizes import size_text
-from peftcli.plan import Plan
+from peftcli.planning.plan import Plan
+from peftcli.planning.sizes import size_text
 
 
 def plan_text(plan: Plan) -> str:

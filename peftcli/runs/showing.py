@@ -11,7 +11,7 @@ from peftcli.data.facts import DataFacts
 from peftcli.data.preview import row_spans
 from peftcli.data.store import Encoded
 from peftcli.evaluation.result import Evaluation, Sample
-from peftcli.plan import Prepared
+from peftcli.planning.plan import Prepared
 from peftcli.reports.record import DataRow, SourceScores, Span
 from peftcli.reports.record import Sample as SampleRecord
 

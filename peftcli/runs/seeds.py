@@ -13,16 +13,9 @@ from pathlib import Path
 from peftcli import files
 from peftcli.errors import Interrupted, PeftcliError, exit_code_of
 from peftcli.evaluation.result import Verdict
-from peftcli.jobs.draft import Draft
-from peftcli.jobs.gates import gate_results
-from peftcli.jobs.locating import read_record
-from peftcli.jobs.locking import inputs_of, with_results
-from peftcli.jobs.run_files import RECIPE_NAME, RECORD_NAME
-from peftcli.jobs.run_folder import write_recipe
-from peftcli.jobs.run_place import RunPlace
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
-from peftcli.plan import Prepared, prepare_run
+from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
 from peftcli.reports.record import (
     Answers,
@@ -36,6 +29,13 @@ from peftcli.reports.record import (
 )
 from peftcli.reports.seal import hashes_beside, sealed
 from peftcli.reports.writing import write_reports
+from peftcli.runs.draft import Draft
+from peftcli.runs.folder import write_recipe
+from peftcli.runs.gates import gate_results
+from peftcli.runs.locating import read_record
+from peftcli.runs.locking import inputs_of, with_results
+from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
+from peftcli.runs.place import RunPlace
 
 RunOne = Callable[[Draft, bool], RunRecord]
 """Runs a draft; the flag says whether its folder holds a run to go on with."""

@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peftcli.errors import CheckFailed, CheckpointError, DeviceError, RecipeError
-from peftcli.jobs.assembly import Assembly
-from peftcli.jobs.locating import read_record
-from peftcli.jobs.run_files import RECIPE_NAME
-from peftcli.jobs.run_folder import resolved_values
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import difference_error, environment_differences, input_differences
 from peftcli.lock.document import (
@@ -28,9 +24,13 @@ from peftcli.lock.document import (
 from peftcli.lock.inputs import LoadedBase, input_lock, with_loaded
 from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.models.fingerprint import Fingerprint
-from peftcli.plan import Prepared, prepare_run, resolve_device
+from peftcli.planning.plan import Prepared, prepare_run, resolve_device
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
 from peftcli.reports.seal import changed_beside
+from peftcli.runs.assembly import Assembly
+from peftcli.runs.folder import resolved_values
+from peftcli.runs.locating import read_record
+from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.streams import tell
 
 Overrides = Sequence[str] | Mapping[str, object]
