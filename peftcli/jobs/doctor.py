@@ -10,7 +10,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from peftcli.data.cache import TokenCache, default_cache_dir
-from peftcli.jobs.environment import environment
+from peftcli.lock.environment import summary_of_machine
 from peftcli.planning.plan import resolve_device, resolve_threads, total_memory_bytes
 from peftcli.planning.sizes import size_text
 
@@ -28,7 +28,7 @@ def examine() -> dict[str, Any]:
     """Facts of the machine, and checks with severity `ok`, `note`, `warn` or `fail`."""
     device = resolve_device("auto")
     checks = [*_required_packages(), *_optional_packages(), _memory(device), _disk(), _threads(), _cache()]
-    return {"environment": environment(device), "checks": checks}
+    return {"environment": summary_of_machine(device), "checks": checks}
 
 
 def _check(name: str, severity: str, message: str, fix: str | None = None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from peftcli.jobs.merge_answers import (
     scale_of,
     surviving_share,
 )
-from peftcli.jobs.merge_folder import Changes, require_space, write_beside, write_generation_config, write_model
+from peftcli.jobs.merge_folder import Changes, require_space, write_beside, write_model
 from peftcli.jobs.merge_prompts import encode_prompts, meeting_rows
 from peftcli.jobs.merge_report import MergeReport, merge_text, percent
 from peftcli.jobs.merge_rounding import Survival, round_to_file_types, shake
@@ -53,7 +53,7 @@ from peftcli.jobs.merge_witness import (
 from peftcli.jobs.opening import Opened, open_adapter
 from peftcli.jobs.whole_models import origin_document
 from peftcli.models.auto_class import WRITING
-from peftcli.models.companions import check_vocabulary, tokenizer_files
+from peftcli.models.companions import check_vocabulary, tokenizer_files, write_generation_config
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.source import BaseSource
 from peftcli.models.stored import StoredTypes, main_type, tensors_of_base

@@ -22,9 +22,7 @@ from peftcli import files
 from peftcli.errors import StorageError
 from peftcli.jobs.merge_witness import TypeOf
 from peftcli.models.companions import (
-    GENERATION_NAME,
     files_beside_weights,
-    generation_document,
     same_tokenizer,
     tokenizer_files,
     write_tokenizer,
@@ -260,21 +258,6 @@ def write_beside(
         write_tokenizer(staging, tokenizer, adapter)
     for name, path in beside.items():
         staging.copy(path, name)
-
-
-def write_generation_config(
-    staging: files.StagedFolder, source: BaseSource, model: nn.Module, stops: list[int]
-) -> None:
-    """`generation_config.json` with every token that ends an answer, for a model that writes text."""
-    own = getattr(model, "generation_config", None)
-    path = snapshot(source).folder / GENERATION_NAME
-    raw = files.read_bounded(path, limit_bytes=_CONFIG_LIMIT_BYTES) if path.is_file() else None
-    if raw is None and own is None:
-        return
-    fallback = {} if own is None else json.loads(own.to_json_string(use_diff=True))
-    data = generation_document(raw, stops if own is not None else [], fallback=fallback)
-    if data is not None:
-        staging.write(GENERATION_NAME, data)
 
 
 def require_space(output: Path, model: nn.Module, changes: Changes, limit: int) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import torch
 
+from peftcli.lock.used_packages import PACKAGES, versions
+
 _COMPUTE_FLAGS = re.compile(r"(sse|ssse|avx|amx|fma|f16c|bmi|asimd|sve|neon|bf16|i8mm)\w*")
 _DISPATCH_VARIABLES = (
     "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DYNAMIC", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
     "NVIDIA_TF32_OVERRIDE",
 )  # fmt: skip
+_SHOWN = ("python", "system", "processor", "gpu", "cuda")
 _SAME_MACHINE = {
     "cuda": ("gpu", "cuda", "cudnn", "variables"),
     "cpu": ("processor", "cpu_flags", "cpu_capability", "variables"),
@@ -39,6 +42,14 @@ def describe(device: str) -> dict[str, str]:
             "cudnn": str(torch.backends.cudnn.version()),
         }
     return {name: value for name, value in facts.items() if value}
+
+
+def summary_of_machine(device: str) -> dict[str, str | int]:
+    """What a person reads of it: the description without its long lines, the threads, and the packages that compute."""
+    facts = describe(device)
+    shown: dict[str, str | int] = {name: facts[name] for name in _SHOWN if name in facts}
+    threads = torch.get_num_threads()
+    return {**shown, "cpus": threads, "threads": threads, "device": device, **versions(PACKAGES)}
 
 
 def can_equal_bytes(one: Mapping[str, str], other: Mapping[str, str], device: str) -> bool:

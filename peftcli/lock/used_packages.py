@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 import peftcli
@@ -18,8 +18,13 @@ _ENTRY_POINT_GROUPS = ("peftcli.methods", "peftcli.tasks", "peftcli.formats", "p
 
 def package_versions(recipe: Recipe) -> dict[str, str]:
     """Versions of what computes. A package that this recipe does not use is no input of it, installed or not."""
-    found = {"peftcli": peftcli.__version__}
-    for name in dict.fromkeys((*PACKAGES, *sorted(_of_choices(recipe)))):
+    return {"peftcli": peftcli.__version__, **versions((*PACKAGES, *sorted(_of_choices(recipe))))}
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those that are installed, in order."""
+    found = {}
+    for name in dict.fromkeys(packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -17,12 +17,13 @@ from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import ModelError
 from peftcli.models.load import load_tokenizer
 from peftcli.models.own_files import is_own_file
-from peftcli.models.snapshot import TEMPLATES_FOLDER
+from peftcli.models.snapshot import TEMPLATES_FOLDER, snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
 from peftcli.models.structure import input_embedding
 
 GENERATION_NAME = "generation_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
+_CONFIG_LIMIT_BYTES = 64 << 20
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _TOKENIZER_NAME = re.compile(
     r"tokenizer.*|.*\.(tiktoken|model|jinja)|special_tokens_map\.json|added_tokens\.json|vocab.*\.(json|txt)"
@@ -146,6 +147,21 @@ def _write_anew(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase)
 
 
 # -- stop tokens ---------------------------------------------------------------------------------------------------
+
+
+def write_generation_config(
+    staging: files.StagedFolder, source: BaseSource, model: nn.Module, stops: list[int]
+) -> None:
+    """`generation_config.json` with every token that ends an answer, for a model that writes text."""
+    own = getattr(model, "generation_config", None)
+    path = snapshot(source).folder / GENERATION_NAME
+    raw = files.read_bounded(path, limit_bytes=_CONFIG_LIMIT_BYTES) if path.is_file() else None
+    if raw is None and own is None:
+        return
+    fallback = {} if own is None else json.loads(own.to_json_string(use_diff=True))
+    data = generation_document(raw, stops if own is not None else [], fallback=fallback)
+    if data is not None:
+        staging.write(GENERATION_NAME, data)
 
 
 def generation_document(raw: bytes | None, stops: list[int], *, fallback: Mapping[str, Any]) -> bytes | None:

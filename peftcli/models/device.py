@@ -10,6 +10,8 @@ import os
 import torch
 from torch import Tensor
 
+from peftcli import system
+
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_WORKSPACE = ":4096:8"
 OUT_OF_MEMORY_TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
@@ -63,6 +65,11 @@ def start_peak_memory(device: torch.device | str) -> None:
     """Begins to count the device's peak anew, so that a run in a process that has computed before reports its own."""
     if kind_of(device) == "cuda":
         torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_bytes(device: torch.device | str) -> int:
+    """Peak so far: of the device on CUDA, else of the process."""
+    return torch.cuda.max_memory_allocated() if kind_of(device) == "cuda" else system.peak_memory_bytes()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

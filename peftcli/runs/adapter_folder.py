@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from peftcli import files
 from peftcli.adapters.storage import adapter_files
 from peftcli.evaluation.prompts import stop_token_ids
-from peftcli.jobs.merge_folder import write_generation_config
-from peftcli.models.companions import write_tokenizer
+from peftcli.models.companions import write_generation_config, write_tokenizer
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
 from peftcli.redaction import redacted_name

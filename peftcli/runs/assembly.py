@@ -21,8 +21,7 @@ from peftcli.data.store import Encoded, TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
-from peftcli.jobs.environment import peak_memory_bytes
-from peftcli.models.device import start_peak_memory
+from peftcli.models.device import peak_memory_bytes, start_peak_memory
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating

@@ -15,10 +15,11 @@ from peftcli.adapters.updates import update_norms
 from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
 from peftcli.evaluation.result import facts_of
-from peftcli.jobs.environment import environment, peak_memory_bytes
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
+from peftcli.lock.environment import summary_of_machine
 from peftcli.lock.trace import run_trace, steps_taken
+from peftcli.models.device import peak_memory_bytes
 from peftcli.planning.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.redaction import redacted_name
@@ -298,7 +299,7 @@ def _machine_facts(assembly: Assembly) -> dict[str, Any]:
     return {
         "peak_memory_bytes": peak_memory_bytes(device),
         "model_memory_bytes": assembly.model_memory_bytes,
-        "environment": environment(device),
+        "environment": summary_of_machine(device),
     }
 
 
