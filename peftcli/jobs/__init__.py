@@ -1,4 +1,4 @@
-"""Whole jobs on runs and adapters: assemble, score, open, evaluate, generate, merge, convert, inspect, smoke.
+"""Whole jobs on runs and adapters: open, evaluate, generate, merge, convert, inspect, compare, try out.
 
 Each job is a function that a command calls and a test can; it asks methods, tasks and formats for their facts.
 """
