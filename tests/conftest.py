@@ -1,8 +1,9 @@
-"""What all tests share: where the measuring ground is, no hub, few threads, small fresh models."""
+"""What all tests share: where the measuring ground is, no hub, few threads, and a run with its lock to start from."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,46 @@ def ground() -> Path:
     if not found or not Path(found).is_dir():
         pytest.skip("PEFTCLI_GROUND names no folder")
     return Path(found)
+
+
+LOCKED_RECIPE = """\
+model: ./base
+data: {train: ./rows.jsonl, validation: 8, max_length: 256}
+method: {type: lora, r: 4}
+training: {max_steps: 6, batch_size: 4, learning_rate: 2e-3}
+evaluation: {samples: 0}
+checkpoint: {every: null}
+threads: 1
+"""
+LOCKED_ROWS = 60
+
+
+@pytest.fixture(scope="session")
+def locked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`work/` with base, rows, recipe and its lock; `work/run` is the run that the lock is of."""
+    import peftcli
+    from peftcli.data.builtin import builtin_data
+    from peftcli.models.builtin import builtin_base
+    from peftcli.runs.locking import lock_path_of
+
+    folder = tmp_path_factory.mktemp("locked") / "work"
+    folder.mkdir()
+    shutil.copytree(builtin_base("tiny"), folder / "base")
+    lines = builtin_data("support").read_text(encoding="utf-8").splitlines(keepends=True)[:LOCKED_ROWS]
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "tiny.yaml").write_text(LOCKED_RECIPE, encoding="utf-8")
+    peftcli.train(folder / "tiny.yaml", output=folder / "run")
+    lock_path_of(folder / "run")
+    return folder
+
+
+@pytest.fixture
+def work(locked_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, elsewhere, as the working directory."""
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(locked_once, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
