@@ -43,7 +43,7 @@ def test_gates(text: str, value: float, base: float | None, holds: bool) -> None
 
 @pytest.mark.parametrize("text", ["", "1.2", "< x", "< 1.2 * tuned", "~ 3", "< 1.2 base", "< -", "< 1 < 2"])
 def test_what_is_no_gate(text: str) -> None:
-    with pytest.raises(ValueError, match="wanted one such as"):
+    with pytest.raises(ValueError, match="write one such as"):
         parse_gate(text)
 
 
