@@ -69,26 +69,26 @@ class Node:
 
 
 @dataclass
-class Parsed:
+class ParsedText:
     """What a text holds. `node` is None when it is empty or cannot be read; `faults` is then not empty."""
 
     node: Node | None
     faults: list[Fault] = field(default_factory=list)
 
 
-def parse(data: bytes, name: str) -> Parsed:
+def parse(data: bytes, name: str) -> ParsedText:
     """Parses one document; never raises. `name` is the file as messages show it; every fault has its place."""
     text = _decode(data, name)
     if isinstance(text, Fault):
-        return Parsed(None, [text])
+        return ParsedText(None, [text])
     return _Reader(text, name).read()
 
 
-def parse_value(text: str, where: str) -> Parsed:
+def parse_value(text: str, where: str) -> ParsedText:
     """The value of an override: quoted text, a flow list or section, or a plain scalar exactly as written."""
     text = text.strip()
     if not text.startswith(("{", "[", '"', "'")):
-        return Parsed(Node(scalar(text), where))
+        return ParsedText(Node(scalar(text), where))
     parsed = _Reader(text, where, fixed=where).read()
     return parsed
 
@@ -227,7 +227,7 @@ class _Reader:
         self.faults: list[Fault] = []
         self.nodes = 0
 
-    def read(self) -> Parsed:
+    def read(self) -> ParsedText:
         node = None
         try:
             node = self._document(_events(self.text))
@@ -241,7 +241,9 @@ class _Reader:
             self.faults.append(
                 Fault("the file is not YAML", self._place(0, 0), "see `peft init` for a recipe that works")
             )
-        return Parsed(None if any(fault.message.startswith("not YAML") for fault in self.faults) else node, self.faults)
+        return ParsedText(
+            None if any(fault.message.startswith("not YAML") for fault in self.faults) else node, self.faults
+        )
 
     def _document(self, events: Iterator[Any]) -> Node | None:
         node = None

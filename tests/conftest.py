@@ -56,7 +56,7 @@ def locked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import peftcli
     from peftcli.data.builtin import builtin_data
     from peftcli.models.builtin import builtin_base
-    from peftcli.runs.locking import lock_path_of
+    from peftcli.runs.locking import write_lock_for
 
     folder = tmp_path_factory.mktemp("locked") / "work"
     folder.mkdir()
@@ -65,7 +65,7 @@ def locked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "tiny.yaml").write_text(LOCKED_RECIPE, encoding="utf-8")
     peftcli.train(folder / "tiny.yaml", output=folder / "run")
-    lock_path_of(folder / "run")
+    write_lock_for(folder / "run")
     return folder
 
 

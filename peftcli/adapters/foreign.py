@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from peftcli.adapters.base import Summary
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.registry import method_names
-from peftcli.adapters.storage import CONFIG_NAME, Parts, install
+from peftcli.adapters.storage import CONFIG_NAME, AdapterTensors, install
 from peftcli.adapters.tensor_file import read_tensors
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import hidden_size, structure
@@ -137,7 +137,7 @@ def load_foreign(model: nn.Module, folder: Path, document: Mapping[str, Any], *,
         )
     translation = reader_of(foreign).translate(model, foreign)
     kept = {"base_model_name_or_path": document.get(foreign.library.base_field)}
-    parts = Parts(folder / foreign.library.tensors_name, translation.tensors, translation.companions)
+    parts = AdapterTensors(folder / foreign.library.tensors_name, translation.tensors, translation.companions)
     return install(model, translation.config, parts, kept=kept, trainable=trainable)
 
 

@@ -163,14 +163,14 @@ def load(
     config = _with_own_fields(config, own, folder)
     if check_base:
         require_base(model, own, folder)
-    parts = Parts(folder / TENSORS_NAME, None, None)
+    parts = AdapterTensors(folder / TENSORS_NAME, None, None)
     found = install(model, config, parts, kept=kept, trainable=trainable, converting=converting)
     adapter_of(model).kept_notes = dict(own.get("notes") or {})
     return found
 
 
 @dataclass(frozen=True)
-class Parts:
+class AdapterTensors:
     """The tensors of an adapter: those of a file, read only once its header fits, or those that are given."""
 
     path: Path
@@ -219,7 +219,7 @@ def has_other_keys(model: nn.Module, folder: str | Path) -> bool:
 def install(
     model: nn.Module,
     config: MethodConfig,
-    parts: Parts,
+    parts: AdapterTensors,
     *,
     kept: Mapping[str, Any],
     trainable: bool,

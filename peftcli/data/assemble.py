@@ -14,7 +14,7 @@ from peftcli.data.faults import place
 from peftcli.data.load_source import Part
 from peftcli.data.mixing import calm_weights, epoch_counts, epoch_rows, split_off
 from peftcli.data.readers.containers import is_by_row
-from peftcli.data.store import Columns, RowIndex, TokenStore
+from peftcli.data.store import RowIndex, TokenColumns, TokenStore
 from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, cut_rows
 from peftcli.errors import DataError, Fault
 
@@ -29,7 +29,7 @@ class SplitPlan:
 
 
 @dataclass(frozen=True)
-class Assembled:
+class SplitData:
     """A split, ready; `rows` are its rows before any cut, for checks that compare rows."""
 
     name: str
@@ -66,12 +66,12 @@ def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[
     return plans
 
 
-def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None, context: int | None) -> Assembled:
+def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None, context: int | None) -> SplitData:
     """Cuts and mixes the rows of a split. `begin`: the token that begins a text. `context`: the base's positions.
 
     Raises `DataError` when truncation would take too much.
     """
-    columns: list[Columns] = [part.data.columns for part in plan.parts]
+    columns: list[TokenColumns] = [part.data.columns for part in plan.parts]
     files = [name for part in plan.parts for name in part.data.names]
     offsets = np.cumsum([0, *(len(part.data.names) for part in plan.parts)])
     indexes = [
@@ -87,7 +87,7 @@ def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None, 
         tally_cut(cut, index, files, tallies)
     _check_losses(plan, config, indexes, cuts, files, context)
     store = _mixed(plan, columns, cuts, files, seed)
-    return Assembled(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
+    return SplitData(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
 
 
 def tally_cut(cut: Cut, index: RowIndex, files: Sequence[str], tallies: Tallies) -> None:
@@ -148,7 +148,9 @@ def _is_by_row(file: str) -> bool:
     return file.endswith("]") or is_by_row(Path(file))
 
 
-def _mixed(plan: SplitPlan, columns: list[Columns], cuts: Sequence[Cut], files: Sequence[str], seed: int) -> TokenStore:
+def _mixed(
+    plan: SplitPlan, columns: list[TokenColumns], cuts: Sequence[Cut], files: Sequence[str], seed: int
+) -> TokenStore:
     available = [len(cut.index.length) for cut in cuts]
     weights = [part.config.weight for part in plan.parts]
     counts = epoch_counts(available, weights, [part.config.repeat for part in plan.parts])
@@ -236,14 +238,14 @@ def _content_hash(part: Part, name: str) -> str:
     return inputs[number].sha256 if len(inputs) == len(part.data.names) else "".join(each.sha256 for each in inputs)
 
 
-def whole_row(columns: Sequence[Columns], index: RowIndex, row: int) -> np.ndarray:
+def whole_row(columns: Sequence[TokenColumns], index: RowIndex, row: int) -> np.ndarray:
     """Ids of a row of the index, (length,) int32."""
     start = int(index.start[row])
     return columns[int(index.column[row])].tokens[start : start + int(index.length[row])]
 
 
 def _rows_before(
-    plan: SplitPlan, columns: list[Columns], indexes: Sequence[RowIndex], files: Sequence[str]
+    plan: SplitPlan, columns: list[TokenColumns], indexes: Sequence[RowIndex], files: Sequence[str]
 ) -> SplitRows:
     whole = RowIndex.concatenate(list(indexes))
     return SplitRows(

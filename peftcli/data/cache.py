@@ -23,7 +23,7 @@ from peftcli import files
 from peftcli.data.doctor.base import Tallies, Tally
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts
-from peftcli.data.store import Columns
+from peftcli.data.store import TokenColumns
 from peftcli.errors import StorageError
 
 FORMAT = 4
@@ -191,7 +191,7 @@ def _from_folder(
     today = dict(zip(meta["names"], names, strict=True))
     tallies = {(check, today[file]): tally for (check, file), tally in tallies_from(meta["tallies"]).items()}
     return SourceData(
-        Columns(arrays["tokens"], arrays["weights"]),
+        TokenColumns(arrays["tokens"], arrays["weights"]),
         arrays["length"],
         arrays["file"],
         arrays["line"],

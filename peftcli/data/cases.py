@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peftcli.data.store import Encoded, Origin, TokenStore
+from peftcli.data.store import EncodedRow, Origin, TokenStore
 
 MAX_TEXT_PROMPT = 64
 TEXT_ANSWER = 64
@@ -44,7 +44,7 @@ def answer_budget(store: TokenStore, rows: int | None = None) -> int:
     return max(TEXT_ANSWER, longest + math.ceil(longest / 4)) if longest else TEXT_ANSWER
 
 
-def _case(row: Encoded, tokenizer: Any) -> Case:
+def _case(row: EncodedRow, tokenizer: Any) -> Case:
     start, end = last_span(row.weights)
     if start <= 1:
         start = min(max(1, len(row.input_ids) // 2), MAX_TEXT_PROMPT)

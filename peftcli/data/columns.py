@@ -15,7 +15,7 @@ MAX_TEXT_CHARACTERS = 16 << 20
 """Of one text: its tokens take a hundred times the memory of a character."""
 
 
-class Renamed(dict[str, Any]):
+class RenamedRow(dict[str, Any]):
     """A row under the names of parts. `columns`: part -> the column, or path into one, that plays it."""
 
     def __init__(self, values: Columns, columns: Mapping[str, str]) -> None:
@@ -38,18 +38,18 @@ def value_at(row: Columns, column: str) -> Any:
     return at
 
 
-def renamed(row: Columns, columns: Mapping[str, str]) -> Renamed:
+def renamed(row: Columns, columns: Mapping[str, str]) -> RenamedRow:
     """The row with the mapped columns under the names of the parts that they play."""
     found = {part: value_at(row, column) for part, column in columns.items()}
     mapped = {part: value for part, value in found.items() if value is not ABSENT}
     # a part whose path leads nowhere in this row is missing, whatever column has the part's name
     taken = {*columns.values(), *columns}
-    return Renamed({**{name: value for name, value in row.items() if name not in taken}, **mapped}, columns)
+    return RenamedRow({**{name: value for name, value in row.items() if name not in taken}, **mapped}, columns)
 
 
 def column_of(row: Columns, part: str) -> str:
     """The column that plays a part, as the file or the recipe calls it."""
-    return row.columns.get(part, part) if isinstance(row, Renamed) else part
+    return row.columns.get(part, part) if isinstance(row, RenamedRow) else part
 
 
 def called(row: Columns, part: str) -> str:
@@ -84,7 +84,7 @@ def text_part(row: Columns, part: str) -> str:
 
 
 def missing_part(row: Columns, part: str) -> RowFault:
-    if isinstance(row, Renamed) and part in row.columns:
+    if isinstance(row, RenamedRow) and part in row.columns:
         return RowFault(f"{called(row, part)} leads nowhere in this row")
     return RowFault(f"the column {part!r} is missing; columns present: {listed(row)}")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from peftcli.data.format import load_format
 from peftcli.data.sources import FileFacts
-from peftcli.data.store import Columns, TokenStore, gather
+from peftcli.data.store import TokenColumns, TokenStore, gather
 
 HISTOGRAM_BINS = 24
 _HASHED_ROWS = 1 << 16
@@ -128,7 +128,7 @@ def stream_sha256(store: TokenStore) -> str:
     digest = hashlib.sha256()
     for start in range(0, len(store), _HASHED_ROWS):
         rows = store.index.take(np.arange(start, min(start + _HASHED_ROWS, len(store))))
-        flat: Columns = gather(store.columns, rows)
+        flat: TokenColumns = gather(store.columns, rows)
         for part in (rows.length.astype("<i8"), flat.tokens.astype("<i4"), flat.weights.astype("<f4")):
             digest.update(part.tobytes())
     return digest.hexdigest()

@@ -45,7 +45,7 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Detected:
+class DetectedFormat:
     """A format and the reason for it; `columns` maps its parts to the source's columns."""
 
     format: Format
@@ -69,7 +69,7 @@ def load_format(name: str) -> Format:
     return found
 
 
-def find_format(name: str, columns: Mapping[str, str], row: Columns, where: str) -> Detected:
+def find_format(name: str, columns: Mapping[str, str], row: Columns, where: str) -> DetectedFormat:
     """The named format, or for `auto` the one that the row's columns show; checked against the row's columns.
 
     Raises `RecipeError` for a part that no format has, `DataError` (columns present, nearest, the line that mends it).
@@ -82,10 +82,10 @@ def find_format(name: str, columns: Mapping[str, str], row: Columns, where: str)
     if name != "auto":
         chosen = load_format(name)
         _check_parts(chosen, shown, row, where)
-        return Detected(chosen, "named in the recipe", columns)
+        return DetectedFormat(chosen, "named in the recipe", columns)
     known = [load_format(each) for each in format_names()]
     if found := recognised(shown, columns, known):
-        return Detected(*found, columns)
+        return DetectedFormat(*found, columns)
     raise _unrecognised(row, known, where)
 
 

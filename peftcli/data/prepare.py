@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
-from peftcli.data.assemble import Assembled, assemble, plan_splits
+from peftcli.data.assemble import SplitData, assemble, plan_splits
 from peftcli.data.cache import TokenCache, content_key
 from peftcli.data.config import DataConfig
 from peftcli.data.doctor.base import Finding, Review, Tallies, trained_on
@@ -112,7 +112,7 @@ def prepare(
 def _findings(
     config: DataConfig,
     sources: Sequence[SourceData],
-    splits: Sequence[Assembled],
+    splits: Sequence[SplitData],
     compared: Review,
     cache: TokenCache | None,
 ) -> list[Finding]:

@@ -18,7 +18,7 @@ from peftcli.data.encode.source import SourceReader
 from peftcli.data.faults import FaultLog
 from peftcli.data.rows import ChatRow, LabelRow, Message, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
 from peftcli.data.sources import resolve
-from peftcli.data.store import Encoded, Origin
+from peftcli.data.store import EncodedRow, Origin
 
 Kind = Literal["trained", "context", "special"]
 
@@ -46,7 +46,7 @@ class ShownRow:
     trained_tokens: int
 
 
-def row_spans(row: Encoded, tokenizer: Any) -> list[TextSpan]:
+def row_spans(row: EncodedRow, tokenizer: Any) -> list[TextSpan]:
     """The row's tokens decoded, joined while they are of one kind and weight; together they are the row's whole text."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
@@ -75,7 +75,7 @@ def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Parts:
+class SourceParts:
     """Rows of the training sources by their parts, whatever their format; `findings` of checks that need no tokens."""
 
     format: str
@@ -85,7 +85,7 @@ class Parts:
     findings: list[Finding]
 
 
-def read_parts(config: DataConfig, *, folder: Path, limit: int) -> list[Parts]:
+def read_parts(config: DataConfig, *, folder: Path, limit: int) -> list[SourceParts]:
     """Reads and checks the training sources without encoding them; the first `limit` rows of each are shown.
 
     What a task would have to predict is `trained`, what it is given is `context`. Raises what `prepare` raises for rows.
@@ -109,7 +109,7 @@ def rows_are_sequences(config: DataConfig, *, folder: Path) -> bool:
     return True
 
 
-def _source_parts(config: DataConfig, number: int, folder: Path, limit: int, faults: FaultLog) -> Parts:
+def _source_parts(config: DataConfig, number: int, folder: Path, limit: int, faults: FaultLog) -> SourceParts:
     section = config.train_sources[number]
     source = resolve(section, folder)
     columns = config.columns if section.columns is None else section.columns
@@ -121,7 +121,7 @@ def _source_parts(config: DataConfig, number: int, folder: Path, limit: int, fau
                 shown.append(ShownRow(part_spans(row), Origin(number, source.names[chunk.file], line), 0, 0))
     reader.scanner.finish()
     name, why = (reader.detected.format.name, reader.detected.why) if reader.detected else ("", "")
-    return Parts(name, why, reader.rows_read, shown, findings_of([reader.scanner.tallies], config.checks))
+    return SourceParts(name, why, reader.rows_read, shown, findings_of([reader.scanner.tallies], config.checks))
 
 
 def part_spans(row: Row) -> list[TextSpan]:

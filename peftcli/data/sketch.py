@@ -1,7 +1,7 @@
 """A few numbers a row that agree in as many places as two rows have token runs in common (minhash).
 
 Shingles are runs of `SHINGLE` tokens; each is hashed once, and each part of the sketch is the least of the hashes after
-another odd multiplication (Broder 1997). Rows shorter than a shingle hash as one.
+another odd multiplication (Broder 1997). A row shorter than a shingle is sketched by the run that begins with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SHINGLE = 5
 _MULTIPLIERS = np.array(
     [0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09], dtype=np.uint32
 )
-# beyond this many tokens a row is sketched by every n-th shingle chosen by value, which keeps the agreement
+# of the five tokens of a shingle, so that their order counts; the first has weight 1, the sum wraps at 32 bits
 _WEIGHTS = np.array([1, 0x01000193, 0x2C1B3C6D, 0x297A2D39, 0x1B873593], dtype=np.uint32)
 
 
@@ -30,6 +30,8 @@ def sketch(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     bounds = np.empty(2 * len(filled), dtype=np.int64)
     bounds[0::2], bounds[1::2] = starts, starts + counts
     inside = bounds[:-1] if bounds[-1] >= len(hashes) else bounds
+    # reduceat takes a range from each bound to the next: every second one is a row's own, those between lie after its last
+    # shingle and are dropped; a last bound at the very end is left out, since reduceat may not begin there
     for part, multiplier in enumerate(_MULTIPLIERS):
         turned = hashes * multiplier
         turned ^= turned >> np.uint32(15)

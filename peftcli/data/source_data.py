@@ -9,7 +9,7 @@ import numpy as np
 
 from peftcli.data.doctor.base import Tallies
 from peftcli.data.sources import FileFacts
-from peftcli.data.store import Columns, RowIndex
+from peftcli.data.store import RowIndex, TokenColumns
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SourceData:
     that they depend on, under which they are cached.
     """
 
-    columns: Columns
+    columns: TokenColumns
     length: np.ndarray
     file: np.ndarray
     line: np.ndarray

@@ -18,7 +18,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedRow:
     """One row: `input_ids` (length,) int32; `weights` (length,) float32, the loss weight of each token AS A TARGET."""
 
     input_ids: np.ndarray
@@ -27,7 +27,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Columns:
+class TokenColumns:
     """Flat tokens and weights that rows point into; may be memory-mapped. Both (tokens,), int32 and float32."""
 
     tokens: np.ndarray
@@ -59,7 +59,7 @@ class RowIndex:
 class TokenStore:
     """Rows for training. `lengths` and `trained` (targets that carry loss) are (rows,) int64."""
 
-    def __init__(self, columns: Sequence[Columns], index: RowIndex, files: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[TokenColumns], index: RowIndex, files: Sequence[str]) -> None:
         self.columns = tuple(columns)
         self.index = index
         self.files = tuple(files)
@@ -69,7 +69,7 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, row: int) -> Encoded:
+    def __getitem__(self, row: int) -> EncodedRow:
         """A row as arrays of its own; the first token is never a target. `IndexError` beyond the end."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
@@ -77,9 +77,9 @@ class TokenStore:
         columns = self.columns[int(self.index.column[row])]
         weights = np.array(columns.weights[start : start + length], dtype=np.float32)
         weights[:1] = 0
-        return Encoded(np.array(columns.tokens[start : start + length], dtype=np.int32), weights, self.origin(row))
+        return EncodedRow(np.array(columns.tokens[start : start + length], dtype=np.int32), weights, self.origin(row))
 
-    def __iter__(self) -> Iterator[Encoded]:
+    def __iter__(self) -> Iterator[EncodedRow]:
         return (self[row] for row in range(len(self)))
 
     def origin(self, row: int) -> Origin:
@@ -91,7 +91,7 @@ class TokenStore:
         return TokenStore(self.columns, self.index.take(rows), self.files)
 
 
-def count_trained(columns: Sequence[Columns], index: RowIndex) -> np.ndarray:
+def count_trained(columns: Sequence[TokenColumns], index: RowIndex) -> np.ndarray:
     """Targets that carry loss, a row: (rows,) int64. The first token of a row is never a target."""
     trained = np.zeros(len(index.length), dtype=np.int64)
     for number, column in enumerate(columns):
@@ -106,13 +106,13 @@ def count_trained(columns: Sequence[Columns], index: RowIndex) -> np.ndarray:
     return trained
 
 
-def gather(columns: Sequence[Columns], index: RowIndex) -> Columns:
+def gather(columns: Sequence[TokenColumns], index: RowIndex) -> TokenColumns:
     """The tokens and weights of the rows, one after the other, in new arrays."""
     total = int(index.length.sum())
     if total and _is_one_stretch(index):
         part = columns[int(index.column[0])]
         start = int(index.start[0])
-        return Columns(np.array(part.tokens[start : start + total]), np.array(part.weights[start : start + total]))
+        return TokenColumns(np.array(part.tokens[start : start + total]), np.array(part.weights[start : start + total]))
     tokens, weights = np.empty(total, dtype=np.int32), np.empty(total, dtype=np.float32)
     ends = np.cumsum(index.length)
     for number, column in enumerate(columns):
@@ -124,7 +124,7 @@ def gather(columns: Sequence[Columns], index: RowIndex) -> Columns:
         target = np.repeat(ends[rows] - lengths, lengths) + within
         tokens[target] = column.tokens[source]
         weights[target] = column.weights[source]
-    return Columns(tokens, weights)
+    return TokenColumns(tokens, weights)
 
 
 def _is_one_stretch(index: RowIndex) -> bool:

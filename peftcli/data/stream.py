@@ -29,7 +29,7 @@ from peftcli.data.mixing import calm_weights
 from peftcli.data.order import BatchOrder
 from peftcli.data.rows import TextRow
 from peftcli.data.sources import resolve
-from peftcli.data.store import Columns, RowIndex, TokenStore
+from peftcli.data.store import RowIndex, TokenColumns, TokenStore
 from peftcli.data.stream_source import Position, StreamSource
 from peftcli.data.tokens import TokenizerFacts
 from peftcli.data.truncation import MAX_DROPPED, TOO_LONG, cut_rows
@@ -167,7 +167,7 @@ class RowStream:
 
     def _encoded(self, number: int, parts: Sequence[ParsedChunk], faults: FaultLog) -> TokenStore:
         source = self.sources[number]
-        columns: list[Columns] = []
+        columns: list[TokenColumns] = []
         indexes: list[RowIndex] = []
         joins = True
         for part in parts:
@@ -177,7 +177,7 @@ class RowStream:
             encoded = self._encoder.encode(part.rows, partial(source.reader.place_in, part))
             source.reader.log(part, encoded, faults, self._encoder.codec.bos_id)
             indexes.append(_index(encoded, part, len(columns), number))
-            columns.append(Columns(encoded.tokens(), encoded.weights()))
+            columns.append(TokenColumns(encoded.tokens(), encoded.weights()))
         if not columns:
             return TokenStore([], RowIndex(*(np.empty(0, dtype=np.int64) for _ in range(6))), source.source.names)
         whole = RowIndex.concatenate(indexes)
@@ -215,7 +215,7 @@ def _index(encoded: EncodedRows, part: ParsedChunk, column: int, source: int) ->
 
 def _joined(stores: Sequence[TokenStore]) -> TokenStore:
     """Several stores as one, in their order."""
-    columns: list[Columns] = []
+    columns: list[TokenColumns] = []
     files: list[str] = []
     indexes = []
     for store in stores:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from peftcli import files
-from peftcli.data.store import Encoded
+from peftcli.data.store import EncodedRow
 from peftcli.data.stream import Block, Cursor, RowStream
 
 _LIMIT_BYTES = 64 << 20
@@ -55,7 +55,7 @@ class StreamOrder:
         size = len(block.batches[number - cursor.batches])
         return number * self._batch_size + np.arange(size)
 
-    def rows(self, numbers: Sequence[int]) -> list[Encoded]:
+    def rows(self, numbers: Sequence[int]) -> list[EncodedRow]:
         """The rows of the numbers that `batch` gave."""
         found = []
         for row in numbers:

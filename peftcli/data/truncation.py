@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from peftcli.data.config import Truncation
-from peftcli.data.store import Columns, RowIndex, count_trained, gather
+from peftcli.data.store import RowIndex, TokenColumns, count_trained, gather
 
 MAX_DROPPED = 0.05
 TOO_LONG = "longer than max_length"
@@ -22,7 +22,7 @@ class Cut:
     Positions in the rows given: `too_long`; `unlearnt` (never had a trained token); `shortened` (lost some).
     """
 
-    columns: list[Columns]
+    columns: list[TokenColumns]
     index: RowIndex
     rows_kept: int
     dropped: dict[str, int] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Cut:
 
 
 def cut_rows(
-    columns: list[Columns], index: RowIndex, policy: Truncation, max_length: int, *, joins: bool, begin: int | None
+    columns: list[TokenColumns], index: RowIndex, policy: Truncation, max_length: int, *, joins: bool, begin: int | None
 ) -> Cut:
     """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide.
 
@@ -81,7 +81,7 @@ def _without_unlearnt(cut: Cut, trained: np.ndarray) -> Cut:
     return cut
 
 
-def _joined(columns: list[Columns], index: RowIndex, max_length: int) -> Cut:
+def _joined(columns: list[TokenColumns], index: RowIndex, max_length: int) -> Cut:
     """All documents one after the other, cut into rows; the last one may be shorter."""
     flat = gather(columns, index)
     total = len(flat.tokens)
@@ -108,8 +108,8 @@ def _with_length(index: RowIndex, start: np.ndarray, length: np.ndarray) -> RowI
 
 
 def _keep_end(
-    columns: list[Columns], index: RowIndex, max_length: int, begin: int | None
-) -> tuple[list[Columns], RowIndex]:
+    columns: list[TokenColumns], index: RowIndex, max_length: int, begin: int | None
+) -> tuple[list[TokenColumns], RowIndex]:
     """Long rows keep their end, and the token in front where it is one that begins a text."""
     long = np.flatnonzero(index.length > max_length)
     if not long.size:
@@ -127,7 +127,7 @@ def _keep_end(
     return [*columns, flat], RowIndex(column, start, length, index.source, index.file, index.line)
 
 
-def _starts_with(columns: list[Columns], index: RowIndex, row: int, token: int | None) -> bool:
+def _starts_with(columns: list[TokenColumns], index: RowIndex, row: int, token: int | None) -> bool:
     return token is not None and int(columns[int(index.column[row])].tokens[int(index.start[row])]) == token
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from peftcli.data.rows import Message
 from peftcli.errors import DataError
 from peftcli.evaluation.config import GenerationConfig
-from peftcli.evaluation.generate import Generated, Stream, check_fits, generate_stream
+from peftcli.evaluation.generate import GeneratedAnswer, Stream, check_fits, generate_stream
 from peftcli.evaluation.prompts import encode_messages
 
 Disabled = Callable[[], AbstractContextManager[Any]]
@@ -33,8 +33,8 @@ class Turn:
     """The answer to one message. The conversation goes on with the tuned model's answer."""
 
     conversation: Conversation
-    reply: Generated
-    base: Generated | None
+    reply: GeneratedAnswer
+    base: GeneratedAnswer | None
 
 
 def take_turn(

@@ -18,7 +18,7 @@ from peftcli.evaluation.generate import fits, generate
 from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.metric import Answer, Losses, Metric
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
-from peftcli.evaluation.result import Evaluation, Sample, Table, intervals, values, values_by_source
+from peftcli.evaluation.result import AnswerSample, Evaluation, Table, intervals, values, values_by_source
 from peftcli.evaluation.thoughts import without_thoughts
 from peftcli.models.modes import evaluating
 
@@ -193,7 +193,7 @@ def _answer(
     budget: int,
     seed: int,
     progress: Progress | None,
-) -> list[Sample]:
+) -> list[AnswerSample]:
     origins = [_place(case.origin) for case in cases]
     prompts = [[int(token) for token in case.prompt_ids] for case in cases]
     answers = generate(
@@ -208,7 +208,7 @@ def _answer(
         progress=None if progress is None else partial(progress, "answer"),
     )
     return [
-        Sample(case.prompt_text, case.reference_text, answer.text, origin, cut=answer.finish == "length")
+        AnswerSample(case.prompt_text, case.reference_text, answer.text, origin, cut=answer.finish == "length")
         for case, answer, origin in zip(cases, answers, origins, strict=True)
     ]
 
@@ -221,7 +221,9 @@ def _loss_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStor
     }
 
 
-def _answer_tables(metrics: Mapping[str, Metric], samples: Sequence[Sample], cases: Sequence[Case]) -> dict[str, Table]:
+def _answer_tables(
+    metrics: Mapping[str, Metric], samples: Sequence[AnswerSample], cases: Sequence[Case]
+) -> dict[str, Table]:
     answers = [Answer(without_thoughts(sample.prediction), without_thoughts(sample.reference)) for sample in samples]
     sources = np.array([case.origin.source for case in cases])
     return {

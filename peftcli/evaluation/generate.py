@@ -33,7 +33,7 @@ _UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedAnswer:
     """One answer: its text without special tokens, its ids with the stop token, and why it ended."""
 
     text: str
@@ -52,7 +52,7 @@ def generate(
     origins: Sequence[str] | None = None,
     budget: int = OPEN_BUDGET,
     progress: Progress | None = None,
-) -> list[Generated]:
+) -> list[GeneratedAnswer]:
     """Answers to prompts (token ids), in their order.
 
     Prompts of like length share a batch; where the model reads its padding, those of the same length. Sampling draws
@@ -63,7 +63,7 @@ def generate(
     """
     check_fits(model, prompts, config=config, origins=origins)
     _check_known(model, tokenizer, prompts)
-    answers: dict[int, Generated] = {}
+    answers: dict[int, GeneratedAnswer] = {}
     with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed) as stops:
         pad = _filler(tokenizer, stops)
         for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
@@ -78,7 +78,7 @@ def generate(
 
 def generate_stream(
     model: Any, tokenizer: Any, prompt: Sequence[int], *, config: GenerationConfig, stream: Stream, seed: int = 0
-) -> Generated:
+) -> GeneratedAnswer:
     """One answer; `stream` receives its text in pieces, whose concatenation is the returned text."""
     check_fits(model, [prompt], config=config)
     _check_known(model, tokenizer, [prompt])
@@ -305,10 +305,10 @@ class _Decoder:
         return text
 
 
-def _answer(decoder: _Decoder, ids: Sequence[int]) -> Generated:
+def _answer(decoder: _Decoder, ids: Sequence[int]) -> GeneratedAnswer:
     end = next((index + 1 for index, token in enumerate(ids) if token in decoder.stops), None)
     kept = list(ids[:end])
-    return Generated(decoder.text(kept), kept, "length" if end is None else "stop")
+    return GeneratedAnswer(decoder.text(kept), kept, "length" if end is None else "stop")
 
 
 def _filler(tokenizer: Any, stops: Sequence[int]) -> int:

@@ -57,7 +57,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Sample:
+class AnswerSample:
     """What the model wrote where the row holds `reference`."""
 
     prompt: str
@@ -79,7 +79,7 @@ class Evaluation:
     rows: int
     trained_tokens: int
     """Targets that were scored."""
-    samples: list[Sample]
+    samples: list[AnswerSample]
     sources: dict[int, dict[str, float]]
     """The metrics of each source alone, by its number in the recipe; empty where all rows are of one source."""
     source_rows: dict[int, int]

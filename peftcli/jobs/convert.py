@@ -21,7 +21,7 @@ from peftcli.adapters.storage import (
     CONFIG_NAME,
     OWN_NAME,
     TENSORS_NAME,
-    Parts,
+    AdapterTensors,
     adapter_files,
     has_other_keys,
     install,
@@ -72,7 +72,7 @@ class ConvertReport:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _ConversionSource:
     """The adapter to convert, and its base."""
 
     folder: Path
@@ -140,25 +140,25 @@ def convert_adapter(
         low_rank = _low_rank(model, given, r)
         del model
         converted = given.base()
-        parts = Parts(output / TENSORS_NAME, low_rank.tensors, {})
+        parts = AdapterTensors(output / TENSORS_NAME, low_rank.tensors, {})
         install(converted, parse_method(low_rank.section), parts, kept={}, trainable=False)
         report = _written(converted, given, output, method, tuned, effect, low_rank)
     return report
 
 
-def _given(path: Path, base: str | None) -> _Given:
+def _given(path: Path, base: str | None) -> _ConversionSource:
     document = read_document(path) if (path / CONFIG_NAME).exists() else {}
     library = library_of(document)
     if library is None:
         location = locate(path, base=base)
         source = base_of(location)
-        return _Given(location.adapter, source, auto_class_of(location, source), location)
+        return _ConversionSource(location.adapter, source, auto_class_of(location, source), location)
     name = base if base is not None else document.get(library.base_field)
     if not isinstance(name, str) or not name:
         raise AdapterError("the adapter does not say which base it belongs to", where=str(path), fix="add --model BASE")
     source = resolve_base(name, folder=Path.cwd() if base is not None else path)
     purpose = purpose_named(str(document.get("model_class", ""))) or WRITES_ON
-    return _Given(path, source, purpose.auto_class, None)
+    return _ConversionSource(path, source, purpose.auto_class, None)
 
 
 def _shown(source: BaseSource) -> str:
@@ -166,7 +166,7 @@ def _shown(source: BaseSource) -> str:
     return source.location if source.is_local and not source.name.startswith("builtin:") else source.name
 
 
-def _low_rank(model: nn.Module, given: _Given, r: int | None) -> LowRank:
+def _low_rank(model: nn.Module, given: _ConversionSource, r: int | None) -> LowRank:
     """Merges the adapter in memory and cuts the change of each weight."""
     plain = given.base()
     before, tied = values_of(plain), embeddings_are_tied(plain)
@@ -177,7 +177,7 @@ def _low_rank(model: nn.Module, given: _Given, r: int | None) -> LowRank:
 
 def _written(
     model: nn.Module,
-    given: _Given,
+    given: _ConversionSource,
     output: Path,
     method: str,
     tuned: Tensor,
@@ -220,7 +220,7 @@ def _notes(config: MethodConfig) -> tuple[str, ...]:
     return (f"Hugging Face PEFT has no place for {', '.join(odd)}: it reads the files, but answers otherwise",)
 
 
-def _beside(given: _Given) -> list[Path]:
+def _beside(given: _ConversionSource) -> list[Path]:
     """Tokenizer, template and generation config that lie beside an adapter of ours."""
     if given.location is None:
         return []

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftcli.data.doctor.base import Finding
 from peftcli.data.facts import SourceFacts, SplitFacts
-from peftcli.data.preview import Parts, read_parts, rows_are_sequences
+from peftcli.data.preview import SourceParts, read_parts, rows_are_sequences
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reports.data_text import findings_text, ids_text, rows_text
@@ -23,18 +23,18 @@ BAR_WIDTH = 40
 
 
 @dataclass(frozen=True)
-class Looked:
+class DataPreview:
     """What was found. `prepared` is None, and `parts` filled, for data that no task of today trains on."""
 
     prepared: Prepared | None
     rows: list[DataRow]
     findings: list[Finding]
-    parts: list[Parts] = field(default_factory=list)
+    parts: list[SourceParts] = field(default_factory=list)
     kept: list[KeptBatch] = field(default_factory=list)
     """Of a run's recipe: the batches that broke its numbers."""
 
 
-def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> Looked:
+def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> DataPreview:
     """Prepares the data of a recipe as training would; findings that would stop a run are shown instead.
 
     Rows of a format that cannot be trained on yet are read and checked, and shown by their parts.
@@ -42,17 +42,17 @@ def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> Looked
     loaded = load_recipe(recipe, overrides)
     if not rows_are_sequences(loaded.recipe.data, folder=loaded.folder):
         parts = read_parts(loaded.recipe.data, folder=loaded.folder, limit=rows)
-        return Looked(None, _part_rows(parts), [finding for part in parts for finding in part.findings], parts)
+        return DataPreview(None, _part_rows(parts), [finding for part in parts for finding in part.findings], parts)
     prepared = prepare_run(loaded)
     kept = kept_batches(loaded.folder, prepared.tokenizer, rows=rows) if _is_of_a_run(recipe) else []
-    return Looked(prepared, shown_rows(prepared, rows), prepared.data.findings, kept=kept)
+    return DataPreview(prepared, shown_rows(prepared, rows), prepared.data.findings, kept=kept)
 
 
 def _is_of_a_run(recipe: Path) -> bool:
     return recipe.name == RECIPE_NAME and (recipe.parent / RECORD_NAME).is_file()
 
 
-def _part_rows(parts: Sequence[Parts]) -> list[DataRow]:
+def _part_rows(parts: Sequence[SourceParts]) -> list[DataRow]:
     return [
         DataRow(
             spans=[Span(text=span.text, kind=span.kind) for span in row.spans],
@@ -63,38 +63,38 @@ def _part_rows(parts: Sequence[Parts]) -> list[DataRow]:
     ]
 
 
-def data_document(looked: Looked) -> dict[str, Any]:
+def data_document(preview: DataPreview) -> dict[str, Any]:
     """As JSON, token ids and weights included."""
-    rows = [row.model_dump(mode="json") for row in looked.rows]
-    if looked.prepared is None:
+    rows = [row.model_dump(mode="json") for row in preview.rows]
+    if preview.prepared is None:
         facts: dict[str, Any] = {
-            "sources": [{"format": part.format, "why": part.why, "rows_read": part.rows_read} for part in looked.parts]
+            "sources": [{"format": part.format, "why": part.why, "rows_read": part.rows_read} for part in preview.parts]
         }
     else:
-        store = looked.prepared.data.train
-        facts = looked.prepared.data.facts.to_dict()
+        store = preview.prepared.data.train
+        facts = preview.prepared.data.facts.to_dict()
         for index, row in enumerate(rows):
             row |= {"input_ids": store[index].input_ids.tolist(), "weights": store[index].weights.tolist()}
-    document = {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in looked.findings]}
-    return document | ({"kept_batches": kept_document(looked.kept)} if looked.kept else {})
+    document = {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in preview.findings]}
+    return document | ({"kept_batches": kept_document(preview.kept)} if preview.kept else {})
 
 
-def data_text(looked: Looked, *, ids: bool = False) -> str:
+def data_text(preview: DataPreview, *, ids: bool = False) -> str:
     """As text, coloured on a terminal; with `ids` the token ids of each row under it. No foreign part is left that could
     drive a terminal."""
-    if looked.prepared is None:
-        head = [f"{part.format}: {part.rows_read:,} rows ({part.why})" for part in looked.parts]
+    if preview.prepared is None:
+        head = [f"{part.format}: {part.rows_read:,} rows ({part.why})" for part in preview.parts]
         head.append("no task trains on this format yet; the rows are read, checked and shown")
-        return "\n".join([*map(reveal, head), "", rows_text(looked.rows), "", reveal(findings_text(looked.findings))])
-    facts = looked.prepared.data.facts
+        return "\n".join([*map(reveal, head), "", rows_text(preview.rows), "", reveal(findings_text(preview.findings))])
+    facts = preview.prepared.data.facts
     head = _split_text("train", facts.train)
     if facts.validation is not None:
         head += _split_text("validation", facts.validation)
-    store = looked.prepared.data.train
-    encoded = [store[number] for number in range(len(looked.rows))] if ids else []
+    store = preview.prepared.data.train
+    encoded = [store[number] for number in range(len(preview.rows))] if ids else []
     shown = [ids_text(row.input_ids.tolist(), row.weights.tolist()) for row in encoded]
-    tail = [*kept_text(looked.kept), findings_text(looked.findings)]
-    return "\n".join([*map(reveal, head), "", rows_text(looked.rows, shown), "", *map(reveal, tail)])
+    tail = [*kept_text(preview.kept), findings_text(preview.findings)]
+    return "\n".join([*map(reveal, head), "", rows_text(preview.rows, shown), "", *map(reveal, tail)])
 
 
 def _split_text(name: str, split: SplitFacts) -> list[str]:

@@ -27,7 +27,7 @@ _WIDTH = 110
 
 
 @dataclass(frozen=True)
-class Row:
+class ItemDifference:
     """One thing that differs."""
 
     item: str
@@ -52,11 +52,11 @@ class DiffReport:
 
     a: str
     b: str
-    recipe: tuple[Row, ...]
+    recipe: tuple[ItemDifference, ...]
     recipe_kind: str
     """`recipe` of two runs, else `adapter_config`."""
     lock: tuple[Difference, ...] | None
-    data: tuple[Row, ...] | None
+    data: tuple[ItemDifference, ...] | None
     metrics: tuple[MetricRow, ...] | None
     layers: tuple[LayerPair, ...]
     notes: tuple[str, ...]
@@ -101,7 +101,7 @@ def diff(a: str | Path, b: str | Path, *, base: str | None = None) -> DiffReport
     )
 
 
-def _recipes(one: Location, other: Location) -> tuple[tuple[Row, ...], str]:
+def _recipes(one: Location, other: Location) -> tuple[tuple[ItemDifference, ...], str]:
     paths = [side.run / RECIPE_NAME for side in (one, other) if side.run is not None]
     if len(paths) == 2 and all(path.is_file() for path in paths):
         first, second = (_without_names(load_recipe(path).recipe) for path in paths)
@@ -113,9 +113,11 @@ def _without_names(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in flat_recipe(recipe).items() if key not in _NOT_COMPARED}
 
 
-def _rows(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[Row, ...]:
+def _rows(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[ItemDifference, ...]:
     names = [*one, *(name for name in other if name not in one)]
-    return tuple(Row(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name))
+    return tuple(
+        ItemDifference(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)
+    )
 
 
 def _locks(one: Location, other: Location) -> tuple[Difference, ...] | None:
@@ -128,7 +130,7 @@ def _locks(one: Location, other: Location) -> tuple[Difference, ...] | None:
     return (*inputs, *environment_differences(first, second))
 
 
-def _data(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[Row, ...]:
+def _data(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[ItemDifference, ...]:
     return _rows(_data_facts(one), _data_facts(other))
 
 
@@ -169,7 +171,7 @@ def diff_text(report: DiffReport) -> str:
     return "\n\n".join([*parts, *(f"note: {note}" for note in report.notes)])
 
 
-def _part(name: str, rows: tuple[Row, ...]) -> str:
+def _part(name: str, rows: tuple[ItemDifference, ...]) -> str:
     if not rows:
         return f"{name}: equal"
     return text_table([name, "a", "b"], [[row.item, _value(row.a), _value(row.b)] for row in rows], width=_WIDTH)

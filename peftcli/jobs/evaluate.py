@@ -14,7 +14,7 @@ from peftcli.data.prepare import prepare
 from peftcli.data.store import TokenStore
 from peftcli.errors import DataError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
-from peftcli.jobs.opening import Opened, run_recipe
+from peftcli.jobs.opening import OpenModel, run_recipe
 from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.recipe import LoadedRecipe, load_recipe
@@ -29,7 +29,7 @@ from peftcli.tasks.registry import task as find_task
 
 
 @dataclass(frozen=True)
-class Scores:
+class EvaluateReport:
     """Base and tuned model on the same rows; the base is None for a whole model without one."""
 
     base: Evaluation | None
@@ -50,7 +50,7 @@ def evaluate_adapter(
     base: str | None = None,
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
-) -> Scores:
+) -> EvaluateReport:
     """Scores base and tuned model on the evaluation rows of the run's recipe, or of another one."""
     opened = open_to_score(path, base=base, say=say)
     loaded = load_recipe(Path(recipe), overrides) if recipe is not None else run_recipe(opened.location, overrides)
@@ -64,10 +64,10 @@ def evaluate_adapter(
             plain = score(loaded, opened, store, model)
     tuned = score(loaded, opened, store, opened.model)
     record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
-    return Scores(plain, tuned, str(loaded.path), record)
+    return EvaluateReport(plain, tuned, str(loaded.path), record)
 
 
-def _tell_other_rows(opened: Opened, facts: DataFacts) -> None:
+def _tell_other_rows(opened: OpenModel, facts: DataFacts) -> None:
     """The scores of a run are of the rows that it had; of others they are other scores, whatever they are called."""
     run = opened.location.run
     path = run / LOCK_NAME if run is not None else None
@@ -76,7 +76,7 @@ def _tell_other_rows(opened: Opened, facts: DataFacts) -> None:
         tell("warning: the evaluation rows are not those of the run: its data, tokenizer or template has changed since")
 
 
-def _require_its_task(opened: Opened, loaded: LoadedRecipe) -> None:
+def _require_its_task(opened: OpenModel, loaded: LoadedRecipe) -> None:
     """A task scores the models of its own class: another one's answers are no numbers of it."""
     wanted = find_task(loaded.recipe.task).auto_class
     if wanted != opened.auto_class:
@@ -87,7 +87,7 @@ def _require_its_task(opened: Opened, loaded: LoadedRecipe) -> None:
         )
 
 
-def evaluation_rows(loaded: LoadedRecipe, opened: Opened) -> tuple[TokenStore, DataFacts]:
+def evaluation_rows(loaded: LoadedRecipe, opened: OpenModel) -> tuple[TokenStore, DataFacts]:
     """The validation rows of a recipe, as training would see them, and the facts of its data."""
     if not loaded.recipe.data.may_validate:
         raise RecipeError(
@@ -101,7 +101,7 @@ def evaluation_rows(loaded: LoadedRecipe, opened: Opened) -> tuple[TokenStore, D
     return data.validation, data.facts
 
 
-def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore, model: nn.Module) -> Evaluation:
+def score(loaded: LoadedRecipe, opened: OpenModel, store: TokenStore, model: nn.Module) -> Evaluation:
     """Metrics of a model as it stands."""
     return evaluate(
         model,
@@ -115,7 +115,7 @@ def score(loaded: LoadedRecipe, opened: Opened, store: TokenStore, model: nn.Mod
     )
 
 
-def scores_text(scores: Scores) -> str:
+def scores_text(scores: EvaluateReport) -> str:
     """What `peft evaluate` prints: metrics with intervals, how they were compared, and what to doubt."""
     evaluation = scores.evaluation
     recipe, here = Path(scores.recipe), Path.cwd()

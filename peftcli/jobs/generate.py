@@ -17,7 +17,7 @@ from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import generate, generate_stream
 from peftcli.evaluation.prompts import encode_row
-from peftcli.jobs.opening import Opened
+from peftcli.jobs.opening import OpenModel
 from peftcli.models.auto_class import WRITING
 
 INPUT_LIMIT_BYTES = 1 << 30
@@ -88,7 +88,7 @@ def _request(raw: bytes, where: str) -> Request | Fault:
     return Request(row, where)
 
 
-def require_writer(opened: Opened) -> None:
+def require_writer(opened: OpenModel) -> None:
     """Raises `AdapterError` for an adapter whose models do not write text."""
     if opened.auto_class not in WRITING:
         raise AdapterError(
@@ -98,7 +98,7 @@ def require_writer(opened: Opened) -> None:
         )
 
 
-def chat_note(opened: Opened) -> str | None:
+def chat_note(opened: OpenModel) -> str | None:
     """What whoever talks to a model must know of it: an adapter that was trained on raw text never saw a conversation."""
     if _prompt_style(opened) != "plain":
         return None
@@ -108,13 +108,13 @@ def chat_note(opened: Opened) -> str | None:
     )
 
 
-def _prompt_style(opened: Opened) -> str | None:
+def _prompt_style(opened: OpenModel) -> str | None:
     """How prompts looked in training: `plain` or `chat`; None where nobody noted it."""
     style = read_own(opened.location.adapter).get("notes", {}).get("prompt")
     return style if style in ("plain", "chat") else None
 
 
-def prompt_ids(request: Request, opened: Opened, config: GenerationConfig) -> list[int]:
+def prompt_ids(request: Request, opened: OpenModel, config: GenerationConfig) -> list[int]:
     """Token ids of a prompt, in the form that the adapter was trained on."""
     require_writer(opened)
     style = _prompt_style(opened)
@@ -129,7 +129,7 @@ def prompt_ids(request: Request, opened: Opened, config: GenerationConfig) -> li
 
 
 def answer_all(
-    opened: Opened, requests: Sequence[Request], config: GenerationConfig, *, with_base: bool = False, seed: int = 0
+    opened: OpenModel, requests: Sequence[Request], config: GenerationConfig, *, with_base: bool = False, seed: int = 0
 ) -> list[Answer]:
     """Batched, left-padded answers in the order of the requests."""
     prompts = [prompt_ids(request, opened, config) for request in requests]
@@ -148,7 +148,7 @@ def answer_all(
 
 
 def stream_answer(
-    opened: Opened, request: Request, config: GenerationConfig, write: Callable[[str], None], *, seed: int = 0
+    opened: OpenModel, request: Request, config: GenerationConfig, write: Callable[[str], None], *, seed: int = 0
 ) -> str:
     """One answer, its text handed to `write` as it is written."""
     ids = prompt_ids(request, opened, config)
@@ -156,7 +156,7 @@ def stream_answer(
 
 
 def chat_turns(
-    opened: Opened,
+    opened: OpenModel,
     messages: Iterator[str],
     config: GenerationConfig,
     *,

@@ -68,7 +68,10 @@ def inspect_path(path: str | Path, *, base: str | None = None) -> Inspection:
 
 
 def adapter_facts(location: Location) -> dict[str, Any]:
-    """What the two files say, without a base."""
+    """What the files of an adapter folder say (configuration, tensors, our own notes), without its base.
+
+    Raises what reading them raises.
+    """
     config = read_config(location.adapter)
     header = read_header(location.adapter / TENSORS_NAME)
     own = read_own(location.adapter)
@@ -177,7 +180,7 @@ def _fact(value: Any) -> str:
 
 
 def _by_size(update: UpdateFacts) -> tuple[bool, float]:
-    """Largest relative change first; those of a base that is all zero behind them, by their norm."""
+    """Largest relative change first; those of a base that is all zero after them, by their norm."""
     return update.relative is None, -(update.norm if update.relative is None else update.relative)
 
 

@@ -50,7 +50,7 @@ from peftcli.jobs.merge_witness import (
     require_same_function,
     witness,
 )
-from peftcli.jobs.opening import Opened, open_adapter
+from peftcli.jobs.opening import OpenModel, open_adapter
 from peftcli.jobs.whole_models import origin_document
 from peftcli.models.auto_class import WRITING
 from peftcli.models.companions import check_vocabulary, tokenizer_files, write_generation_config
@@ -168,7 +168,7 @@ def _says_tied(model: nn.Module) -> bool:
     return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
-def _open(path: str | Path, base: str | None) -> Opened:
+def _open(path: str | Path, base: str | None) -> OpenModel:
     """Base and adapter in float32, which holds every type of a base's files exactly, on a device that has the room."""
     device = resolve_device("auto")
     opened = open_adapter(path, base=base, dtype=torch.float32, device="cpu")
@@ -179,7 +179,7 @@ def _open(path: str | Path, base: str | None) -> Opened:
     return replace(opened, device=device)
 
 
-def _changes(opened: Opened, dtype: torch.dtype | None) -> Changes:
+def _changes(opened: OpenModel, dtype: torch.dtype | None) -> Changes:
     base = tensors_of_base(opened.source)
     main = main_type(base)
     stored = StoredTypes(base, [name for name, _ in named_tensors(opened.model)])
@@ -198,17 +198,17 @@ def _changes(opened: Opened, dtype: torch.dtype | None) -> Changes:
     return Changes(base, config, type_of, dtype, main)
 
 
-def _kept_apart(opened: Opened, dtype: torch.dtype) -> frozenset[str]:
+def _kept_apart(opened: OpenModel, dtype: torch.dtype) -> frozenset[str]:
     """Tensors that the family keeps in float32 in a model of half precision (biases of routers)."""
     model = load_base(opened.location, opened.source, auto_class=opened.auto_class, dtype=dtype)
     return frozenset(name for name, tensor in named_tensors(model) if tensor.dtype == torch.float32)
 
 
-def _writes_text(opened: Opened) -> bool:
+def _writes_text(opened: OpenModel) -> bool:
     return opened.auto_class in WRITING
 
 
-def _stops(opened: Opened) -> list[int]:
+def _stops(opened: OpenModel) -> list[int]:
     """Every token that ends an answer; the template's only where the adapter was trained through it, as its notes say,
     or as it seems where it brings a tokenizer of its own."""
     adapter = opened.location.adapter
@@ -220,7 +220,7 @@ def _stops(opened: Opened) -> list[int]:
 # -- comparing ---------------------------------------------------------------------------------------------------
 
 
-def _answers(opened: Opened) -> _Answers:
+def _answers(opened: OpenModel) -> _Answers:
     samples = opened.location.record.get("samples", [])[:SAMPLE_PROMPTS]
     texts = [*PROMPTS, *(str(sample["prompt"]) for sample in samples)]
     rows = encode_prompts(opened.tokenizer, texts, opened.device)
@@ -235,7 +235,7 @@ def _answers(opened: Opened) -> _Answers:
     return _Answers(rows, unmet, precise, expected, plain, blocks)
 
 
-def _has_room_for_float64(opened: Opened) -> bool:
+def _has_room_for_float64(opened: OpenModel) -> bool:
     """In float64 the rounding of the forward pass itself, which says nothing about the merge, is out of the way."""
     needed = 8 * sum(parameter.numel() for parameter in opened.model.parameters())
     return needed < PRECISE_SHARE * total_memory_bytes(opened.device)
@@ -244,7 +244,7 @@ def _has_room_for_float64(opened: Opened) -> bool:
 def _compare(
     output: Path,
     staging: files.StagedFolder,
-    opened: Opened,
+    opened: OpenModel,
     changes: Changes,
     answers: _Answers,
     seen: Witness,
@@ -322,7 +322,7 @@ def _tolerance(found: list[Tensor], shaken: list[Tensor], effect: float, answers
     return positions, tolerance
 
 
-def _require_usable(folder: BaseSource, opened: Opened, changes: Changes, answers: _Answers) -> None:
+def _require_usable(folder: BaseSource, opened: OpenModel, changes: Changes, answers: _Answers) -> None:
     """In half precision a model can overflow whose weights are all finite: it is run as it will be used."""
     kind = changes.dtype or changes.main
     if kind.itemsize >= torch.float32.itemsize:

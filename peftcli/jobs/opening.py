@@ -28,13 +28,13 @@ from peftcli.runs.locating import Location, locate
 from peftcli.runs.own_files import RECIPE_NAME
 
 __all__ = [
-    "Location", "Opened", "Writing", "adapter_tokenizer", "auto_class_of", "locate", "open_adapter", "run_recipe",
+    "Location", "OpenModel", "Writing", "adapter_tokenizer", "auto_class_of", "locate", "open_adapter", "run_recipe",
     "writing_of",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenModel:
     """A model with its adapter attached, or a whole one, ready to answer."""
 
     location: Location
@@ -83,7 +83,7 @@ def open_adapter(
     device: str = "auto",
     threads: int | str = "auto",
     dtype: torch.dtype | None = None,
-) -> Opened:
+) -> OpenModel:
     """Loads base, tokenizer and adapter for use (not for training).
 
     The base's type is that of training where the run recorded it, else float32; `dtype` is another one. Raises every
@@ -101,7 +101,7 @@ def open_adapter(
     tokenizer = adapter_tokenizer(location, source)
     require_rows(model, tokenizer, location, source)
     require_as_written(location, source)
-    return Opened(location, model, tokenizer, source, dtype, where, auto_class)
+    return OpenModel(location, model, tokenizer, source, dtype, where, auto_class)
 
 
 def settle(device: str = "auto", threads: int | str = "auto") -> str:

@@ -15,7 +15,7 @@ from peftcli.adapters.storage import FORMAT, read_own, require_base
 from peftcli.errors import HubError, ModelError, RecipeError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import base_of, model_option_named
-from peftcli.jobs.opening import Opened, open_adapter, require_rows, settle
+from peftcli.jobs.opening import OpenModel, open_adapter, require_rows, settle
 from peftcli.models.auto_class import WRITING, auto_class_with
 from peftcli.models.companions import same_vocabulary
 from peftcli.models.load import load_config, load_model, load_tokenizer
@@ -23,7 +23,7 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.runs.locating import Location, holds_a_model, locate_model
 
 
-def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool = False) -> Opened:
+def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool = False) -> OpenModel:
     """Opens a run, an adapter or a whole model.
 
     `base`: where the base is. `with_base`: its answers are wanted too; an adapter's base is at hand anyway, that of a
@@ -38,7 +38,7 @@ def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool
     return _with_base(opened) if with_base else opened
 
 
-def open_to_score(path: str | Path, *, base: str | None, say: Callable[[str], None]) -> Opened:
+def open_to_score(path: str | Path, *, base: str | None, say: Callable[[str], None]) -> OpenModel:
     """The same with the base beside a whole model where one is told or recorded; a recorded one that is gone is told."""
     path = Path(path).expanduser()
     if not holds_a_model(path):
@@ -47,16 +47,16 @@ def open_to_score(path: str | Path, *, base: str | None, say: Callable[[str], No
     return opened if opened.location.base is None else _with_base(opened, say=say)
 
 
-def _open_whole(location: Location) -> Opened:
+def _open_whole(location: Location) -> OpenModel:
     device, source = settle(), resolve_base(str(location.adapter.absolute()), folder=Path.cwd())
     architectures = load_config(source).architectures or []
     auto_class = next((found for name in architectures if (found := auto_class_with(str(name)))), WRITING[0])
     with memory_errors("loading the model", "free memory on the device, or use a smaller model"):
         model = load_model(source, auto_class=auto_class, dtype=torch.float32, device=device)
-    return Opened(location, model, load_tokenizer(source), source, torch.float32, device, auto_class)
+    return OpenModel(location, model, load_tokenizer(source), source, torch.float32, device, auto_class)
 
 
-def _with_base(opened: Opened, *, say: Callable[[str], None] | None = None) -> Opened:
+def _with_base(opened: OpenModel, *, say: Callable[[str], None] | None = None) -> OpenModel:
     """The base beside its model, checked. `say`: told of a recorded base that cannot be had, which is else an error."""
     location = opened.location
     try:
@@ -72,12 +72,14 @@ def _with_base(opened: Opened, *, say: Callable[[str], None] | None = None) -> O
     return replace(opened, base=base)
 
 
-def _load(opened: Opened, source: BaseSource) -> nn.Module:
+def _load(opened: OpenModel, source: BaseSource) -> nn.Module:
     with memory_errors("loading the base beside the model", "free memory on the device"):
         return load_model(source, auto_class=opened.auto_class, dtype=opened.dtype, device=opened.device)
 
 
-def _require_its_base(opened: Opened, base: nn.Module, tokenizer: PreTrainedTokenizerBase, source: BaseSource) -> None:
+def _require_its_base(
+    opened: OpenModel, base: nn.Module, tokenizer: PreTrainedTokenizerBase, source: BaseSource
+) -> None:
     """By the fingerprint that the merge noted; where there is none, ids must at least mean the same to both."""
     location = opened.location
     own = read_own(location.adapter)
@@ -94,7 +96,7 @@ def _require_its_base(opened: Opened, base: nn.Module, tokenizer: PreTrainedToke
 # -- what a merge notes ------------------------------------------------------------------------------------------
 
 
-def origin_document(opened: Opened) -> dict[str, Any] | None:
+def origin_document(opened: OpenModel) -> dict[str, Any] | None:
     """Our own file of a merged model: the base, the method, and how prompts looked in training, as the adapter's has
     it; None for an adapter of which nothing but a name is known."""
     own = read_own(opened.location.adapter)

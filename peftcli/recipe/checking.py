@@ -25,7 +25,7 @@ MAX_ROUNDS = 12
 
 
 @dataclass
-class Checked:
+class CheckedRecipe:
     """A recipe without faults, or the faults."""
 
     recipe: Recipe | None
@@ -33,13 +33,13 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(root: Node) -> Checked:
+def check(root: Node) -> CheckedRecipe:
     """Checks a recipe in canonical form."""
     check = _Check(root)
     check.run()
     if check.faults:
-        return Checked(None, _in_order(check.faults))
-    return Checked(check.recipe, [], idle_settings(check.recipe) if check.recipe is not None else [])
+        return CheckedRecipe(None, _in_order(check.faults))
+    return CheckedRecipe(check.recipe, [], idle_settings(check.recipe) if check.recipe is not None else [])
 
 
 def _in_order(faults: list[Fault]) -> list[Fault]:

@@ -18,7 +18,7 @@ SCHEDULE_FIX = "warm up over a tenth of the steps or less, or let the decay take
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenRule:
     """A rule that does not hold: the keys that it joins (the first is where to look), and what to do."""
 
     keys: tuple[str, ...]
@@ -26,7 +26,7 @@ class Broken:
     fix: str
 
 
-def broken_rules(recipe: Recipe, is_given: Callable[[str], bool]) -> list[Broken]:
+def broken_rules(recipe: Recipe, is_given: Callable[[str], bool]) -> list[BrokenRule]:
     """Every rule that a recipe breaks. `is_given(key)`: whether the recipe itself names a key."""
     return [
         *_length(recipe, is_given),
@@ -55,48 +55,50 @@ def _only_builtin(sources: Sequence[SourceConfig]) -> bool:
     return bool(sources) and all(source.path.startswith(BUILTIN_PREFIX) for source in sources)
 
 
-def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
+def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     training = recipe.training
     if is_given("training.epochs") and is_given("training.max_steps"):
-        yield Broken(
+        yield BrokenRule(
             ("training.max_steps", "training.epochs"),
             "`training.epochs` and `training.max_steps` are two ways to say how long",
             "keep one of the two",
         )
     if recipe.data.streaming and training.max_steps is None:
-        yield Broken(
+        yield BrokenRule(
             ("data.streaming", "training.max_steps"),
             "`data.streaming` needs `training.max_steps`: a stream has no end",
             "say how many steps to train",
         )
     if training.max_steps is not None and (fault := training.schedule_fault(training.max_steps)) is not None:
         key = "training.warmup_steps" if training.warmup_steps is not None else "training.warmup_ratio"
-        yield Broken((key, "training.max_steps"), fault, SCHEDULE_FIX)
+        yield BrokenRule((key, "training.max_steps"), fault, SCHEDULE_FIX)
 
 
-def _validation(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
+def _validation(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     if recipe.data.may_validate:
         return
     fix = "set `data.validation`, for instance 0.05 (a share of the training rows)"
     for key in EVALUATION_KEYS:
         if is_given(f"evaluation.{key}"):
-            yield Broken((f"evaluation.{key}", "data.validation"), "there are no validation rows to evaluate on", fix)
+            yield BrokenRule(
+                (f"evaluation.{key}", "data.validation"), "there are no validation rows to evaluate on", fix
+            )
             break
     if recipe.training.early_stopping is not None:
-        yield Broken(
+        yield BrokenRule(
             ("training.early_stopping", "data.validation"), "`training.early_stopping` needs validation rows", fix
         )
     if is_given("checkpoint.best"):
-        yield Broken(
+        yield BrokenRule(
             ("checkpoint.best", "data.validation"),
             f"`checkpoint.best: {recipe.checkpoint.best}` needs validation rows",
             fix,
         )
     if recipe.expect:
-        yield Broken(("expect", "data.validation"), "`expect` needs validation rows", fix)
+        yield BrokenRule(("expect", "data.validation"), "`expect` needs validation rows", fix)
 
 
-def _metrics(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken]:
+def _metrics(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     computed = list(dict.fromkeys(f"eval_{name}" for name in ("loss", *recipe.evaluation.metrics)))
     wanted = [(f"expect.{name}", name) for name in recipe.expect]
     if recipe.training.early_stopping is not None:
@@ -105,7 +107,7 @@ def _metrics(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Broken
         wanted.append(("checkpoint.best", recipe.checkpoint.best))
     for key, name in wanted:
         if name not in computed:
-            yield Broken(
+            yield BrokenRule(
                 (key, "evaluation.metrics"), f"`{key}`: `{name[:60]}` is not computed", _metric_fix(name, computed)
             )
 
@@ -120,9 +122,9 @@ def _metric_fix(name: str, computed: list[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else f"computed are {', '.join(f'`{metric}`' for metric in computed)}"
 
 
-def _arithmetic(recipe: Recipe) -> Iterator[Broken]:
+def _arithmetic(recipe: Recipe) -> Iterator[BrokenRule]:
     if recipe.training.precision == "fp32" and recipe.model.dtype in HALF:
-        yield Broken(
+        yield BrokenRule(
             ("training.precision", "model.dtype"),
             f"`precision: fp32` with `dtype: {recipe.model.dtype}` would compute in {recipe.model.dtype}",
             "leave one of the two at auto",

@@ -63,7 +63,7 @@ def _standard(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AllowedValue:
     """What a value may be: in words, as kinds of values, and the words among which it may choose."""
 
     text: str
@@ -72,14 +72,14 @@ class Wanted:
 
 
 _SECTIONS = {
-    "model": Wanted("the name of a base, or a section with `base`", frozenset({"text", "section"})),
-    "data": Wanted("a source of rows, or a section with `train`", frozenset({"text", "section"})),
-    "method": Wanted("the name of a method, or a section with `type`", frozenset({"text", "section"})),
-    "data.train": Wanted(
+    "model": AllowedValue("the name of a base, or a section with `base`", frozenset({"text", "section"})),
+    "data": AllowedValue("a source of rows, or a section with `train`", frozenset({"text", "section"})),
+    "method": AllowedValue("the name of a method, or a section with `type`", frozenset({"text", "section"})),
+    "data.train": AllowedValue(
         "a path, a Hub id, `builtin:NAME`, a source with `path`, or a list of sources",
         frozenset({"text", "section", "list"}),
     ),
-    "data.validation": Wanted(
+    "data.validation": AllowedValue(
         "auto, a fraction below 1, a row count, or a source; 0 for none",
         frozenset({"text", "number", "section", "list"}),
         ("auto",),
@@ -87,14 +87,14 @@ _SECTIONS = {
 }
 
 
-def wanted_at(section: type[BaseModel], path: Sequence[str | int], key: str) -> Wanted:
+def wanted_at(section: type[BaseModel], path: Sequence[str | int], key: str) -> AllowedValue:
     """What a value at `path` within a section class may be."""
     if key in _SECTIONS:
         return _SECTIONS[key]
     if key.startswith("expect."):
-        return Wanted('a comparison such as "< 1.2"', frozenset({"text"}))
+        return AllowedValue('a comparison such as "< 1.2"', frozenset({"text"}))
     if not path:
-        return Wanted("a section of `key: value` lines", frozenset({"section"}))
+        return AllowedValue("a section of `key: value` lines", frozenset({"section"}))
     root = _schema(section)
     found: list[Schema] = [root]
     for part in path:
@@ -107,8 +107,8 @@ def wanted_text(section: type[BaseModel], path: Sequence[str | int], key: str) -
     return wanted_at(section, path, key).text
 
 
-def _any_of(choices: Sequence[Wanted]) -> Wanted:
-    return Wanted(
+def _any_of(choices: Sequence[AllowedValue]) -> AllowedValue:
+    return AllowedValue(
         _joined(list(dict.fromkeys(choice.text for choice in choices))) or "something else",
         frozenset(kind for choice in choices for kind in choice.kinds),
         tuple(dict.fromkeys(word for choice in choices for word in choice.words)),
@@ -135,7 +135,7 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
     return root["$defs"][reference.rsplit("/", 1)[-1]] if reference else schema
 
 
-def _wanted(schema: Schema, root: Schema) -> list[Wanted]:
+def _wanted(schema: Schema, root: Schema) -> list[AllowedValue]:
     schema = _resolved(schema, root)
     mapping = schema.get("discriminator", {}).get("mapping")
     if mapping:
@@ -152,13 +152,13 @@ def _wanted(schema: Schema, root: Schema) -> list[Wanted]:
     return _typed(schema, root)
 
 
-def _word(word: object) -> Wanted:
-    return Wanted(f"`{word}`", frozenset({"word"}), (str(word),))
+def _word(word: object) -> AllowedValue:
+    return AllowedValue(f"`{word}`", frozenset({"word"}), (str(word),))
 
 
-def _typed(schema: Schema, root: Schema) -> list[Wanted]:
-    def one(text: str, kind: Kind) -> list[Wanted]:
-        return [Wanted(text, frozenset({kind}))]
+def _typed(schema: Schema, root: Schema) -> list[AllowedValue]:
+    def one(text: str, kind: Kind) -> list[AllowedValue]:
+        return [AllowedValue(text, frozenset({kind}))]
 
     match schema.get("type"):
         case "integer":
@@ -204,7 +204,7 @@ def _joined(texts: Sequence[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def remedy(node: Node, key: str, wanted: Wanted) -> str | None:
+def remedy(node: Node, key: str, wanted: AllowedValue) -> str | None:
     """What to write instead, where it can be guessed."""
     value = node.value
     if key == "version":
@@ -218,7 +218,7 @@ def remedy(node: Node, key: str, wanted: Wanted) -> str | None:
     return None
 
 
-def _text_remedy(value: str, key: str, wanted: Wanted) -> str | None:
+def _text_remedy(value: str, key: str, wanted: AllowedValue) -> str | None:
     theirs = foreign_values().get(key, {})
     ours = theirs.get(value) or theirs.get(value.lower())
     near = [ours] if ours else difflib.get_close_matches(value.lower(), wanted.words, n=1, cutoff=0.6)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.surgery import adapter_of, disabled
-from peftcli.data.store import Encoded, TokenStore
+from peftcli.data.store import EncodedRow, TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
@@ -91,10 +91,10 @@ class Assembly:
         found = self.prepared.data.validation
         return found if found is not None and len(found) else None
 
-    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         return self.task.collate(rows, pad_token_id=self.pad_token_id)
 
-    def rows(self, indices: Iterable[int]) -> list[Encoded]:
+    def rows(self, indices: Iterable[int]) -> list[EncodedRow]:
         order = self.prepared.order
         if isinstance(order, StreamOrder):
             return order.rows([int(index) for index in indices])

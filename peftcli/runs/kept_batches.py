@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from peftcli import files
-from peftcli.data.store import Encoded, Origin
+from peftcli.data.store import EncodedRow, Origin
 from peftcli.errors import DataError
 from peftcli.reports.data_text import rows_text
 from peftcli.reports.record import DataRow
@@ -49,11 +49,11 @@ def _read(path: Path, tokenizer: Any, rows: int) -> KeptBatch:
     return KeptBatch(step, path, len(lines), [shown_row(row, tokenizer) for row in encoded])
 
 
-def _encoded(line: dict[str, Any], vocabulary: int) -> Encoded:
+def _encoded(line: dict[str, Any], vocabulary: int) -> EncodedRow:
     ids, weights = np.asarray(line["input_ids"], np.int32), np.asarray(line["weights"], np.float32)
     if ids.shape != weights.shape or ids.ndim != 1 or not len(ids) or ids.min() < 0 or ids.max() >= vocabulary:
         raise ValueError("no token ids of this tokenizer")
-    return Encoded(ids, weights, Origin(0, str(line["file"]), int(line["line"])))
+    return EncodedRow(ids, weights, Origin(0, str(line["file"]), int(line["line"])))
 
 
 def kept_text(batches: Sequence[KeptBatch]) -> list[str]:

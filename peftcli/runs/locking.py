@@ -151,7 +151,7 @@ def require_locked_weights(lock: Lock, assembly: Assembly) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Locked:
+class WrittenLock:
     """What `peft lock` wrote."""
 
     path: Path
@@ -167,8 +167,8 @@ class Locked:
         }
 
 
-def lock_path_of(path: str | Path, overrides: Overrides = ()) -> Locked:
-    """`peft lock`: of a run folder with its results, of a recipe without (or with those that it had, if they hold)."""
+def write_lock_for(path: str | Path, overrides: Overrides = ()) -> WrittenLock:
+    """Writes the lock of a run folder with its results, or of a recipe without (or with those that it had, if they hold)."""
     path = Path(path).expanduser()
     if not path.is_dir():
         return _lock_recipe(path, overrides)
@@ -177,7 +177,7 @@ def lock_path_of(path: str | Path, overrides: Overrides = ()) -> Locked:
     return _lock_run(path)
 
 
-def _lock_recipe(path: Path, overrides: Overrides) -> Locked:
+def _lock_recipe(path: Path, overrides: Overrides) -> WrittenLock:
     target = lock_path(path)
     require_own_lock(target, path)
     lock = inputs_of(prepare_run(load_recipe(path, overrides)), target.absolute().parent)
@@ -190,10 +190,10 @@ def _lock_recipe(path: Path, overrides: Overrides) -> Locked:
         elif before.expected is not None:
             notes.append("inputs have changed: the expected results of before are dropped")
     write_lock(target, lock)
-    return Locked(target, lock, tuple(notes))
+    return WrittenLock(target, lock, tuple(notes))
 
 
-def _lock_run(run: Path) -> Locked:
+def _lock_run(run: Path) -> WrittenLock:
     here = run / LOCK_NAME
     if not here.is_file():
         raise CheckpointError(
@@ -220,7 +220,7 @@ def _lock_run(run: Path) -> Locked:
     found = relocated(lock, here.absolute().parent, target.parent)
     _require_same_recipe(recipe, run, found)
     write_lock(target, found)
-    return Locked(target, found)
+    return WrittenLock(target, found)
 
 
 def relocated(lock: Lock, old: Path, new: Path) -> Lock:
@@ -270,14 +270,14 @@ def _require_same_recipe(recipe: Path, run: Path, lock: Lock) -> None:
         )
 
 
-def lock_text(locked: Locked) -> str:
+def lock_text(written: WrittenLock) -> str:
     """What `peft lock` prints."""
-    lock = locked.lock
+    lock = written.lock
     counts = f"{len(lock.recipe)} recipe values, {len(lock.base.files)} base files, {len(lock.packages)} packages"
-    lines = [f"wrote {locked.path}: {counts}"]
+    lines = [f"wrote {written.path}: {counts}"]
     if lock.expected is not None:
         steps = max(run.steps for run in lock.expected.runs)
         lines.append(
             f"expected: {steps} steps of {len(lock.expected.runs)} seed(s), {len(lock.expected.tuned)} metrics"
         )
-    return "\n".join([*lines, *(f"note: {note}" for note in locked.notes)])
+    return "\n".join([*lines, *(f"note: {note}" for note in written.notes)])

@@ -9,11 +9,10 @@ import numpy as np
 
 from peftcli.data.facts import DataFacts
 from peftcli.data.preview import row_spans
-from peftcli.data.store import Encoded
-from peftcli.evaluation.result import Evaluation, Sample
+from peftcli.data.store import EncodedRow
+from peftcli.evaluation.result import AnswerSample, Evaluation
 from peftcli.planning.plan import Prepared
-from peftcli.reports.record import DataRow, SourceScores, Span
-from peftcli.reports.record import Sample as SampleRecord
+from peftcli.reports.record import DataRow, Sample, SourceScores, Span
 
 ROWS_SHOWN = 4
 
@@ -24,7 +23,7 @@ def shown_rows(prepared: Prepared, count: int = ROWS_SHOWN) -> list[DataRow]:
     return [shown_row(store[index], prepared.tokenizer) for index in range(min(count, len(store)))]
 
 
-def shown_row(row: Encoded, tokenizer: Any) -> DataRow:
+def shown_row(row: EncodedRow, tokenizer: Any) -> DataRow:
     """One row, by pieces of text that are trained, context or special."""
     spans = [
         Span(text=span.text, kind=span.kind, trained=span.trained if span.kind == "special" else None)
@@ -35,7 +34,7 @@ def shown_row(row: Encoded, tokenizer: Any) -> DataRow:
     return DataRow(spans=spans, origin=origin, tokens=len(row.input_ids), trained_tokens=trained)
 
 
-def shown_samples(base: Evaluation, tuned: Evaluation) -> list[SampleRecord]:
+def shown_samples(base: Evaluation, tuned: Evaluation) -> list[Sample]:
     """Each prompt once, answered by both."""
     answers = {(sample.origin, sample.prompt): sample.prediction for sample in base.samples}
     return [_sample(sample, answers.get((sample.origin, sample.prompt))) for sample in _unique(tuned.samples)]
@@ -56,12 +55,12 @@ def source_scores(base: Evaluation | None, tuned: Evaluation, facts: DataFacts) 
     ]
 
 
-def _unique(samples: Sequence[Sample]) -> list[Sample]:
+def _unique(samples: Sequence[AnswerSample]) -> list[AnswerSample]:
     return list({(sample.origin, sample.prompt): sample for sample in samples}.values())
 
 
-def _sample(sample: Sample, base: str | None) -> SampleRecord:
-    return SampleRecord(
+def _sample(sample: AnswerSample, base: str | None) -> Sample:
+    return Sample(
         prompt=sample.prompt,
         reference=sample.reference,
         base=base,

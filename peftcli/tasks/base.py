@@ -17,7 +17,7 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]
 
 
-class Row(Protocol):
+class TrainingRow(Protocol):
     """One encoded row on the CPU, as the data room stores it."""
 
     @property
@@ -70,7 +70,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def collate(self, rows: Sequence[Row], *, pad_token_id: int) -> Batch:
+    def collate(self, rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
         """One batch on the CPU. `pad_token_id` only fills; which positions are real is told by their place."""
 
     @abstractmethod

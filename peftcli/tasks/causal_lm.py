@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.models.device import to_device
-from peftcli.tasks.base import Batch, LossSum, Row, RowScores, Task
+from peftcli.tasks.base import Batch, LossSum, RowScores, Task, TrainingRow
 from peftcli.tasks.base_checks import require_blind_to_padding, require_causal, require_trains
 from peftcli.tasks.losses.target_logits import target_logits
 from peftcli.tasks.losses.token_nll import token_nll
@@ -29,7 +29,7 @@ class CausalLm(Task):
         if pads:
             require_blind_to_padding(model, token_ids, pad_token_id=pad_token_id)
 
-    def collate(self, rows: Sequence[Row], *, pad_token_id: int) -> Batch:
+    def collate(self, rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
         """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (rows, longest), padded on the right."""
         shape = (len(rows), max(len(row.input_ids) for row in rows))
         input_ids = np.full(shape, pad_token_id, dtype=np.int64)

@@ -25,7 +25,7 @@ from torch import Tensor
 from peftcli import files
 from peftcli.errors import CheckpointError, Fault, NumericalError, StorageError
 from peftcli.training.history import history_tensors, take_history
-from peftcli.training.state import TrainingState
+from peftcli.training.training_state import TrainingState
 
 CHECKPOINTS, PREFIX = "checkpoints", "step-"
 ADAPTER, OPTIMIZER, BEST, STATE = "adapter.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"

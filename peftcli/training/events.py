@@ -11,7 +11,7 @@ from typing import Any
 from peftcli import files
 from peftcli.redaction import redacted, redacted_name
 from peftcli.training.history import logged
-from peftcli.training.state import TrainingState
+from peftcli.training.training_state import TrainingState
 
 _FREE_TEXT = "message"
 

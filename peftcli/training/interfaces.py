@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from peftcli.tasks.base import Batch, Row
+from peftcli.tasks.base import Batch, TrainingRow
 
 Metrics = dict[str, float]
 
@@ -70,7 +70,7 @@ class Emit(Protocol):
     def __call__(self, event: str, step: int, **facts: Any) -> None: ...
 
 
-GetRows = Callable[[Sequence[int]], Sequence[Row]]
+GetRows = Callable[[Sequence[int]], Sequence[TrainingRow]]
 Collate = Callable[[Sequence[Any]], Batch]
 ComputeLoss = Callable[[Any, Batch], Loss]
 Evaluate = Callable[[int], Metrics]

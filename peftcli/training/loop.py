@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from peftcli.errors import Interrupted, ModelError, RecipeError
 from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.interfaces import Metrics
-from peftcli.training.keeping import Keeper
 from peftcli.training.optimizer_config import ScheduleFreeConfig
 from peftcli.training.optimizers import build_optimizer, split_by_decay
 from peftcli.training.out_of_memory import memory_limit
@@ -17,8 +16,9 @@ from peftcli.training.seeding import deterministic_kernels
 from peftcli.training.selection import record_evaluation
 from peftcli.training.setup import FitResult, FitSetup
 from peftcli.training.signals import StopNow, StopRequest, pass_on, stop_signals
-from peftcli.training.state import TrainingState
-from peftcli.training.stepping import Stepper, set_training
+from peftcli.training.state_keeper import Keeper
+from peftcli.training.stepper import Stepper, set_training
+from peftcli.training.training_state import TrainingState
 
 CLIPPED_SHARE = 0.9
 CLIPPED_MINIMUM_STEPS = 20

@@ -32,7 +32,8 @@ _FUSED_DEVICES = ("cpu", "cuda", "mps")
 def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: float) -> Optimizer:
     """Returns the optimizer of `config` over `groups`, whose `lr` (default: `learning_rate`) is each one's peak.
 
-    Raises `DeviceError` for a package or device that is missing.
+    Raises `DeviceError` for a package or device that is missing, `RecipeError` where one optimizer cannot take several
+    rates.
     """
     groups = [{"lr": learning_rate, "weight_decay": 0.0, **group} for group in groups if group["params"]]
     match config:

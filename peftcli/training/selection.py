@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from peftcli.errors import NumericalError, RecipeError
 from peftcli.training.config import CheckpointConfig, TrainingConfig
 from peftcli.training.interfaces import Metrics
-from peftcli.training.state import TrainingState, finite_or_none
+from peftcli.training.training_state import TrainingState, finite_or_none
 
 
 def record_evaluation(

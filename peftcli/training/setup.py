@@ -25,7 +25,7 @@ from peftcli.training.interfaces import (
 )
 from peftcli.training.progress import NoProgress, TrainingProgress
 from peftcli.training.signals import StopRequest
-from peftcli.training.state import TrainingState
+from peftcli.training.training_state import TrainingState
 
 
 def _loss_goes_down(metric: str) -> bool:
@@ -73,6 +73,7 @@ class FitSetup:
     evaluate: Evaluate | None = None
     """Called with the step (0: before training, the base) while model and adapter are in evaluation mode."""
     evaluate_every: int | None = None
+    """In optimizer steps; None: once an epoch."""
     emit: Emit = _no_event
     """Usually an `EventLog`."""
     mend_log: Callable[[TrainingState], str | None] = lambda state: None

@@ -13,7 +13,7 @@ import peftcli
 from peftcli.adapters.base import InitContext
 from peftcli.errors import Interrupted
 from peftcli.runs import attaching
-from peftcli.training.stepping import Stepper
+from peftcli.training.stepper import Stepper
 
 METHODS: dict[str, dict[str, Any]] = {
     "eva": {"type": "eva", "r": 2, "eva_config": {"rho": 2.0}},

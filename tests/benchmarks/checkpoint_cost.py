@@ -18,7 +18,7 @@ from pathlib import Path
 
 from peftcli.run import train
 from peftcli.training.config import CheckpointConfig
-from peftcli.training.keeping import Keeper
+from peftcli.training.state_keeper import Keeper
 
 TINY = Path(__file__).parents[2] / "recipes" / "tiny"
 BOUND = 0.03

@@ -15,7 +15,7 @@ import torch
 from entry import GOOD, ON_BASE, ROWS, Entry, Place
 
 from peftcli import files
-from peftcli.training import stepping
+from peftcli.training import stepper
 
 TRAIN = "train r.yaml --output new --quiet"
 RESUME = "resume run --quiet"
@@ -33,7 +33,7 @@ def out_of_memory(place: Place) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    place.patch.setattr(stepping, "accumulate", refuse)
+    place.patch.setattr(stepper, "accumulate", refuse)
 
 
 def locked(place: Place) -> None:

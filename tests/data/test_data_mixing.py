@@ -15,7 +15,7 @@ from peftcli.data.encode import source as encode_source_module
 from peftcli.data.mixing import epoch_counts, epoch_rows, split_off
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import prepare
-from peftcli.data.store import Columns, RowIndex, TokenStore, gather
+from peftcli.data.store import RowIndex, TokenColumns, TokenStore, gather
 from peftcli.data.truncation import cut_rows
 from peftcli.errors import DataError
 
@@ -143,14 +143,14 @@ def test_the_order_is_pinned_across_versions() -> None:
 PINNED_ORDER = [[5, 1, 6, 11], [4, 9, 0, 10], [2, 7, 8, 3]]
 
 
-def _store(lengths: list[int]) -> tuple[list[Columns], RowIndex]:
+def _store(lengths: list[int]) -> tuple[list[TokenColumns], RowIndex]:
     total = sum(lengths)
     weights = np.ones(total, dtype=np.float32)
     size = np.array(lengths)
     start = np.cumsum(size) - size
     for begin, length in zip(start, size, strict=True):
         weights[begin : begin + length // 2] = 0
-    columns = Columns(np.arange(total, dtype=np.int32), weights)
+    columns = TokenColumns(np.arange(total, dtype=np.int32), weights)
     zero = np.zeros(len(lengths), dtype=np.int64)
     return [columns], RowIndex(zero, start, size, zero, zero, np.arange(1, len(lengths) + 1))
 
@@ -187,7 +187,7 @@ def test_cuts_count_what_they_take(lengths: list[int], max_length: int, policy: 
 def test_gather_and_rows_agree() -> None:
     columns, index = _store([5, 3, 8, 2])
     other, _ = _store([4, 4])
-    both = [*columns, Columns(other[0].tokens + 100, other[0].weights)]
+    both = [*columns, TokenColumns(other[0].tokens + 100, other[0].weights)]
     rows = RowIndex.concatenate([index, RowIndex(np.array([1]), np.array([2]), np.array([5]), *(np.array([0]),) * 3)])
     rows = rows.take(np.array([4, 2, 0, 3]))
     flat = gather(both, rows)

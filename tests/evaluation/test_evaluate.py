@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from peftcli.data.store import Columns, RowIndex, TokenStore
+from peftcli.data.store import RowIndex, TokenColumns, TokenStore
 from peftcli.errors import DataError, MemoryLimitError, ModelError, NumericalError
 from peftcli.evaluation import evaluate as evaluate_module
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
@@ -39,7 +39,7 @@ def build_store(tokenizer: Any, lengths: tuple[int, ...] = (12, 5, 30, 8, 21, 3,
         file=np.arange(count) % 2,
         line=np.arange(count) + 1,
     )
-    columns = Columns(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
+    columns = TokenColumns(np.concatenate(tokens).astype(np.int32), np.concatenate(weights))
     return TokenStore([columns], index, ["one.jsonl", "two.jsonl"])
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 
 from peftcli.cli.entry import main
-from peftcli.training.stepping import Stepper
+from peftcli.training.stepper import Stepper
 
 take = Stepper.train_step
 

@@ -12,7 +12,7 @@ from whole_run import RECIPE, Child, in_a_fork, losses
 
 from peftcli import files
 from peftcli.tasks.causal_lm import CausalLm
-from peftcli.training import stepping
+from peftcli.training import stepper
 from peftcli.training.checkpoint import CheckpointStore
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -30,10 +30,10 @@ def nan_at(step: int) -> Callable[[], None]:
     """The loss of that step is NaN; forward passes of other steps are left alone."""
 
     def arm() -> None:
-        take, loss = stepping.Stepper.train_step, CausalLm.loss
+        take, loss = stepper.Stepper.train_step, CausalLm.loss
         now = [0]
 
-        def taking(self: stepping.Stepper) -> None:
+        def taking(self: stepper.Stepper) -> None:
             now[0] = self.keeper.state.step + 1
             take(self)
             now[0] = 0
@@ -42,7 +42,7 @@ def nan_at(step: int) -> Callable[[], None]:
             found = loss(self, model, batch)
             return type(found)(found.total * float("nan"), found.weight) if now[0] == step else found
 
-        stepping.Stepper.train_step, CausalLm.loss = taking, poisoned  # type: ignore[method-assign]
+        stepper.Stepper.train_step, CausalLm.loss = taking, poisoned  # type: ignore[method-assign]
 
     return arm
 
@@ -87,14 +87,14 @@ def test_no_artefact_is_ever_not_finite(tmp_path: Path) -> None:
     recipe, folder = write(tmp_path), tmp_path / "run"
 
     def arm() -> None:
-        update = stepping.Stepper._update
+        update = stepper.Stepper._update
 
-        def breaking(self: stepping.Stepper, step: int, *, overflowed: bool) -> None:
+        def breaking(self: stepper.Stepper, step: int, *, overflowed: bool) -> None:
             update(self, step, overflowed=overflowed)
             if step == 3:
                 next(iter(self.keeper.parameters.values())).data.fill_(float("nan"))
 
-        stepping.Stepper._update = breaking  # type: ignore[method-assign]
+        stepper.Stepper._update = breaking  # type: ignore[method-assign]
 
     code, text = Child(["train", str(recipe), "--output", str(folder), "--quiet"], arm=arm).end()
     assert code == 8, text

@@ -17,7 +17,7 @@ from pathlib import Path
 import peftcli
 from peftcli import files
 from peftcli.cli.entry import run as peft
-from peftcli.training.stepping import Stepper
+from peftcli.training.stepper import Stepper
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """

@@ -33,7 +33,7 @@ from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
 from peftcli.planning.plan import prepare_run
 from peftcli.runs import locking
-from peftcli.runs.locking import inputs_of, lock_path_of, locked_run, pinned_recipe
+from peftcli.runs.locking import inputs_of, locked_run, pinned_recipe, write_lock_for
 
 
 def lock_of(work: Path) -> Lock:
@@ -300,20 +300,20 @@ def test_a_run_with_overrides_is_no_run_of_the_recipe(work: Path) -> None:
     peftcli.train("tiny.yaml", output="changed", overrides=["training.max_steps=2"])
     before = (work / "tiny.lock").read_bytes()
     with pytest.raises(CheckFailed, match="not a run of") as caught:
-        lock_path_of("changed")
+        write_lock_for("changed")
     assert "training.max_steps: locked 2, here 6" in caught.value.render()
     assert (work / "tiny.lock").read_bytes() == before
 
 
 def test_locking_a_recipe_keeps_results_while_they_hold(work: Path) -> None:
-    assert lock_path_of("tiny.yaml").lock.expected is not None
+    assert write_lock_for("tiny.yaml").lock.expected is not None
     in_recipe("2e-3", "1e-3")(work, pytest.MonkeyPatch())
-    locked = lock_path_of("tiny.yaml")
+    locked = write_lock_for("tiny.yaml")
     assert locked.lock.expected is None
     assert any("dropped" in note for note in locked.notes)
     (work / "tiny.yaml").unlink()
     with pytest.raises(RecipeError, match="gone"):
-        lock_path_of("run")
+        write_lock_for("run")
 
 
 def test_an_interrupted_run_has_inputs_only_and_resuming_completes_its_lock(work: Path) -> None:
@@ -323,7 +323,7 @@ def test_an_interrupted_run_has_inputs_only_and_resuming_completes_its_lock(work
     lock = read_lock(work / "run" / "recipe.lock")
     write_lock(work / "run" / "recipe.lock", lock.model_copy(update={"expected": None}))
     with pytest.raises(CheckpointError, match="not come to its end"):
-        lock_path_of("run")
+        write_lock_for("run")
     peftcli.resume("run")
     resumed = read_lock(work / "run" / "recipe.lock")
     assert (resumed.expected, resumed.source, resumed.recipe) == (lock.expected, lock.source, lock.recipe)
@@ -336,7 +336,7 @@ def test_the_command_writes_and_tells(work: Path, capsys: pytest.CaptureFixture[
     assert (work / "tiny.lock").is_file()
     assert peft(["lock", "run", "--set", "seed=1"]) == 2
     assert peft(["lock", "base"]) == 7
-    assert locking.lock_text(lock_path_of("run")).startswith("wrote ")
+    assert locking.lock_text(write_lock_for("run")).startswith("wrote ")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from peftcli.reproduce.junit import junit_xml
 from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text
 from peftcli.reproduce.result import Finding, Reproduction, SeedResult
 from peftcli.runs.assembly import Assembly
-from peftcli.training import stepping
+from peftcli.training import stepper
 
 
 def edit(work: Path, old: str, new: str) -> None:
@@ -230,7 +230,7 @@ def test_a_data_worker_that_draws_from_the_shared_stream_is_found(work: Path, mo
 
 
 def test_draws_in_the_forward_pass_that_no_seed_governs_are_found(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = stepping.accumulate
+    accumulate = stepper.accumulate
 
     def noisy(setup: Any, batch: Any, *, step: int, **rest: Any) -> Any:
         loss, last = accumulate(setup, batch, step=step, **rest)
@@ -238,14 +238,14 @@ def test_draws_in_the_forward_pass_that_no_seed_governs_are_found(work: Path, mo
             loss = loss * (1.0 + random.SystemRandom().uniform(0.01, 0.1))
         return loss, last
 
-    monkeypatch.setattr(stepping, "accumulate", noisy)
+    monkeypatch.setattr(stepper, "accumulate", noisy)
     found = reproduce("tiny.yaml", steps=4)
     assert found.parting is not None
     assert (found.parting.step, found.parting.what) == (3, "randomness")
 
 
 def test_a_draw_more_from_the_stream_of_the_forward_pass_is_found(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = stepping.accumulate
+    accumulate = stepper.accumulate
 
     def drawing(setup: Any, batch: Any, *, step: int, **rest: Any) -> Any:
         found = accumulate(setup, batch, step=step, **rest)
@@ -253,20 +253,20 @@ def test_a_draw_more_from_the_stream_of_the_forward_pass_is_found(work: Path, mo
             torch.rand(1)
         return found
 
-    monkeypatch.setattr(stepping, "accumulate", drawing)
+    monkeypatch.setattr(stepper, "accumulate", drawing)
     found = reproduce("tiny.yaml", steps=3)
     assert found.parting is not None
     assert (found.parting.step, found.parting.what) == (2, "randomness")
 
 
 def test_a_last_bit_is_found_as_numbers(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = stepping.accumulate
+    accumulate = stepper.accumulate
 
     def rounded(setup: Any, batch: Any, *, step: int, **rest: Any) -> Any:
         loss, last = accumulate(setup, batch, step=step, **rest)
         return (torch.nextafter(loss, loss + 1) if step == 2 else loss), last
 
-    monkeypatch.setattr(stepping, "accumulate", rounded)
+    monkeypatch.setattr(stepper, "accumulate", rounded)
     found = reproduce("tiny.yaml", steps=3)
     assert found.parting is not None
     assert (found.parting.step, found.parting.what) == (2, "numbers")

@@ -10,7 +10,7 @@ from peftcli.cli.entry import run as peft
 from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.training.config import TrainingConfig
-from peftcli.training.stepping import smaller
+from peftcli.training.stepper import smaller
 
 RECIPE = """\
 model: builtin:tiny

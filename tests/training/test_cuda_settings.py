@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftcli.training import seeding, stepping
+from peftcli.training import seeding, stepper
 from peftcli.training.guards import LivenessWatch
 from peftcli.training.loop import fit
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
@@ -39,7 +39,7 @@ class Modes(list[int]):
 
 def test_passes_are_strict_and_evaluations_are_not(make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampling needs sums that have no deterministic kernel; nothing is trained on them."""
-    monkeypatch.setattr(stepping, "deterministic_mode", lambda device: seeding.STRICT)
+    monkeypatch.setattr(stepper, "deterministic_mode", lambda device: seeding.STRICT)
     evaluated: list[int] = []
     tiny, modes = make_tiny(steps=2, evaluate_every=1), Modes()
     tiny.setup.compute_loss = modes.around(tiny.setup.compute_loss)
@@ -85,7 +85,7 @@ def test_a_refused_operation_is_told_and_the_run_goes_on(
     make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     expected = fit(make_tiny(steps=4, dropout=0.2).setup)
-    monkeypatch.setattr(stepping, "deterministic_mode", lambda device: seeding.STRICT)
+    monkeypatch.setattr(stepper, "deterministic_mode", lambda device: seeding.STRICT)
     tiny = make_tiny(steps=4, dropout=0.2)
     with_an_operation_that_never_repeats(tiny, at)
     result = fit(tiny.setup)
@@ -193,7 +193,7 @@ def test_an_interrupted_run_with_paged_states(
     from peftcli.training import loop
 
     monkeypatch.setattr(loop, "build_optimizer", lambda config, groups, learning_rate: PagedOptimizer(groups))
-    monkeypatch.setattr(stepping.EffectWatch, "observe", lambda self, step: None)
+    monkeypatch.setattr(stepper.EffectWatch, "observe", lambda self, step: None)
     whole = make_tiny(tmp_path / "whole", steps=6)
     fit(whole.setup)
     part = make_tiny(tmp_path / "part", steps=6)

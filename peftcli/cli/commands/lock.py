@@ -22,7 +22,7 @@ def command(
 
     Example:  peft train quickstart.yaml --output runs/first && peft lock runs/first
     """
-    from peftcli.runs.locking import lock_path_of, lock_text
+    from peftcli.runs.locking import lock_text, write_lock_for
 
-    locked = lock_path_of(path, overrides or ())
-    show(locked.to_dict(), lock_text(locked), as_json=as_json)
+    written = write_lock_for(path, overrides or ())
+    show(written.to_dict(), lock_text(written), as_json=as_json)

@@ -15,7 +15,7 @@ from typing import Any
 
 from peftcli import bounded_process
 from peftcli.data.chat.limits import BEGUN, TemplateRefusal
-from peftcli.data.chat.spans import Rendered, Span
+from peftcli.data.chat.spans import RenderedChat, Span
 from peftcli.data.config import TrainOn
 from peftcli.data.faults import RowFault, excerpt
 from peftcli.data.rows import ChatRow, Message
@@ -29,7 +29,7 @@ MAX_MEMORY_BYTES = 512 << 20
 """Of the whole process."""
 _MEND = "mend it, or name another: `model.chat_template: FILE`"
 
-Outcome = Rendered | RowFault | TemplateRefusal | ModelError
+Outcome = RenderedChat | RowFault | TemplateRefusal | ModelError
 """What becomes of a row."""
 
 
@@ -166,7 +166,7 @@ class BoundTemplate:
 def _outcome(answer: dict[str, Any]) -> Outcome:
     if "text" in answer:
         spans = [Span(start, end, weight) for start, end, weight in answer["spans"]]
-        return Rendered(answer["text"], spans, [(check, message) for check, message in answer["hits"]])
+        return RenderedChat(answer["text"], spans, [(check, message) for check, message in answer["hits"]])
     if "fault" in answer:
         return RowFault(answer["fault"], answer["fix"])
     if "refusal" in answer:

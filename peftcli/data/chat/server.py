@@ -34,7 +34,7 @@ ROW_SECONDS = 20.0
 """Of computing, for all renderings of one row: a conversation of a thousand turns takes a few."""
 
 
-class _Limited:
+class _LimitedTemplate:
     """A template each rendering of which may compute for so many seconds, and all of a row's together for more."""
 
     def __init__(self, template: ChatTemplate, seconds: float) -> None:
@@ -69,12 +69,12 @@ class _Limited:
             return self._template.render(messages, tools, prompt=prompt, extra=extra)
 
 
-class _Opened:
+class _OpenTemplate:
     """A template with what renders rows under it."""
 
     def __init__(self, request: dict[str, Any], seconds: float) -> None:
         with _limited(seconds):
-            self.template = _Limited(ChatTemplate(request["source"], request["variables"]), seconds)
+            self.template = _LimitedTemplate(ChatTemplate(request["source"], request["variables"]), seconds)
         self.borders = Borders(request["tokens"], request["stops"])
         self.renderer = Renderer(self.template, self.borders, request["train_on"])
 
@@ -84,7 +84,7 @@ class Server:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._opened: list[_Opened] = []
+        self._opened: list[_OpenTemplate] = []
 
     def answer(self, request: dict[str, Any]) -> Answer:
         if request["do"] == "open":
@@ -98,10 +98,10 @@ class Server:
         return _guarded(lambda: {"text": opened.template.render(messages, tools, prompt=prompt)})
 
     def _open(self, request: dict[str, Any]) -> Answer:
-        self._opened.append(_Opened(request, self._seconds))
+        self._opened.append(_OpenTemplate(request, self._seconds))
         return {"template": len(self._opened) - 1, "reads": sorted(self._opened[-1].template.reads)}
 
-    def _rows(self, opened: _Opened, rows: list[Any]) -> list[Answer]:
+    def _rows(self, opened: _OpenTemplate, rows: list[Any]) -> list[Answer]:
         """What becomes of each row, up to the first on which the template itself breaks."""
         answers = []
         for messages, weights, tools in rows:

@@ -30,7 +30,7 @@ class Span:
 
 
 @dataclass(slots=True)
-class Rendered:
+class RenderedChat:
     """A conversation as text; `hits`: (check, message) of what is wrong with its template."""
 
     text: str
@@ -49,7 +49,7 @@ class Renderer:
         self._losses: dict[tuple[object, ...], list[Hit]] = {}
         self._remedies: dict[str, str] = {}
 
-    def render(self, row: ChatRow) -> Rendered:
+    def render(self, row: ChatRow) -> RenderedChat:
         """The row's text and trained spans."""
         weights = message_weights(row, self._train_on)
         # where the text around answers is trained, an answer of weight 0 is to be left out of it
@@ -60,7 +60,7 @@ class Renderer:
         ]
         placed = not row.tools or "tools" in self._template.reads
         conversation = Conversation(self._template, row.messages, row.tools if placed else None)
-        out = Rendered(conversation.text, hits=list(self._lost(conversation, wanted)))
+        out = RenderedChat(conversation.text, hits=list(self._lost(conversation, wanted)))
         if not placed:
             out.hits.append(("lost-tools", "the row describes tools, and the chat template has no place for them"))
         for number in wanted:

@@ -1,4 +1,4 @@
-"""What encoders take and give."""
+"""What the encoders of this room take (settings) and give (rows as flat arrays, hits of checks)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Place = Callable[[int], str]
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """The recipe keys that decide tokens and weights (and nothing else does)."""
+    """The recipe keys that decide tokens and weights, beside the tokenizer and its template."""
 
     append_eos: bool
     train_on: TrainOn
@@ -34,7 +34,9 @@ class RowHit:
 
 @dataclass
 class EncodedRows:
-    """Encoded rows, one after the other. `runs`: (length, weight) of stretches of equal weight, over all rows.
+    """Encoded rows, one after the other: `ids` of all of them, `lengths` of each.
+
+    `run_lengths` and `run_weights`: stretches of equal loss weight over all rows, one entry each.
 
     `kept`: positions in the chunk of the rows that are here; `refused`: position -> why a row is not.
     """

@@ -18,7 +18,7 @@ from typing import Any
 
 from peftcli.data.chat.bounds import Outcome
 from peftcli.data.chat.limits import TemplateRefusal
-from peftcli.data.chat.spans import Rendered, Span
+from peftcli.data.chat.spans import RenderedChat, Span
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
 from peftcli.data.faults import RowFault, excerpt
 from peftcli.data.rows import ChatRow
@@ -35,7 +35,7 @@ class _Candidate:
     """A row of the chunk as it would be trained: context and answers by turns, answers at the odd places."""
 
     row: int
-    rendered: Rendered
+    rendered: RenderedChat
     runs: list[Run]
 
     @property
@@ -76,10 +76,10 @@ def encode_chats(
     return out
 
 
-def _rendered(outcomes: Sequence[Outcome], place: Place, out: EncodedRows) -> list[tuple[int, Rendered]]:
+def _rendered(outcomes: Sequence[Outcome], place: Place, out: EncodedRows) -> list[tuple[int, RenderedChat]]:
     found = []
     for number, outcome in enumerate(outcomes):
-        if isinstance(outcome, Rendered):
+        if isinstance(outcome, RenderedChat):
             found.append((number, outcome))
         elif isinstance(outcome, RowFault):
             out.refused[number] = outcome.message

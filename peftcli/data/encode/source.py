@@ -20,13 +20,13 @@ from peftcli.data.encode.base import EncodedRows
 from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.encode.pool import LARGE_BYTES, encoding
 from peftcli.data.faults import FaultLog, RowFault, excerpt, place
-from peftcli.data.format import Detected, find_format
+from peftcli.data.format import DetectedFormat, find_format
 from peftcli.data.readers.base import Chunk
 from peftcli.data.rows import ChatRow, Row, TextRow
 from peftcli.data.sketch import PARTS, sketch
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts, RowSource
-from peftcli.data.store import Columns
+from peftcli.data.store import TokenColumns
 
 Progress = Callable[[str, int], None]
 """Called with the source's name and how many rows more have been encoded."""
@@ -56,7 +56,7 @@ class SourceReader:
         self._cap = config.rows
         self._format = format
         self._columns = columns
-        self.detected: Detected | None = None
+        self.detected: DetectedFormat | None = None
         self.rows_read = 0
         self.dropped: dict[str, int] = {}
         self.scanner = Scanner(specials)
@@ -152,7 +152,7 @@ def _is_unicode(row: Row) -> bool:
 
 
 @dataclass
-class _Gathered:
+class _ChunkCollector:
     """Encoded chunks, put together at the end."""
 
     tokens: list[np.ndarray] = field(default_factory=list)
@@ -197,7 +197,7 @@ def encode_source(
 ) -> SourceData:
     """Every usable row of the source as tokens and weights; what is wrong with the others goes to `faults`."""
     began = time.perf_counter()
-    gathered = _Gathered()
+    gathered = _ChunkCollector()
     joins = True
     large = sum(each.bytes for each in inputs) > LARGE_BYTES
     for chunk, encoded in _encoded(reader, encoder, faults, large=large):
@@ -208,7 +208,7 @@ def encode_source(
             progress(source.name, len(chunk.rows))
     reader.scanner.finish()
     return SourceData(
-        Columns(_whole(gathered.tokens, np.int32), _whole(gathered.weights, np.float32)),
+        TokenColumns(_whole(gathered.tokens, np.int32), _whole(gathered.weights, np.float32)),
         _whole(gathered.lengths, np.int64),
         _whole(gathered.files, np.int32),
         _whole(gathered.lines, np.int64),

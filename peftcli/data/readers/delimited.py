@@ -22,7 +22,7 @@ def read(reading: Reading) -> Iterator[Chunk]:
     """Chunks of rows; a row with more or fewer cells than the header becomes a fault with its line."""
     csv.field_size_limit(MAX_LINE_BYTES)
     # a cell may hold line breaks: the parser is given the lines with their ends and counts them itself
-    lines = _Numbered(reading)
+    lines = _NumberedLines(reading)
     usual = "\t" if plain_suffix(reading.path) == ".tsv" else ","
     try:
         first = next(lines, None)
@@ -47,14 +47,14 @@ def _separator(header: str, usual: str) -> str:
     return others[0] if usual not in bare and others else usual
 
 
-class _Numbered:
+class _NumberedLines:
     """Hands lines to the parser and remembers the number of the last one."""
 
     def __init__(self, reading: Reading) -> None:
         self._lines = read_lines(reading)
         self.number = 0
 
-    def __iter__(self) -> _Numbered:
+    def __iter__(self) -> _NumberedLines:
         return self
 
     def __next__(self) -> str:
@@ -70,7 +70,7 @@ def _check_header(header: list[str], reading: Reading) -> None:
         )
 
 
-def _chunks(parser: Iterator[list[str]], header: list[str], lines: _Numbered, reading: Reading) -> Iterator[Chunk]:
+def _chunks(parser: Iterator[list[str]], header: list[str], lines: _NumberedLines, reading: Reading) -> Iterator[Chunk]:
     chunk, start = Chunk(), lines.number + 1
     for cells in parser:
         line, start = start, lines.number + 1

@@ -33,7 +33,7 @@ Place = tuple[int, int]
 
 
 @dataclass
-class _Fused:
+class _FusedWeight:
     """The pairs of one fused weight."""
 
     weight: nn.Parameter
@@ -91,17 +91,17 @@ def with_fused_experts(model: nn.Module, config: LoraConfig, file: AdapterFile) 
     return changed, replace(file, header=header, read=lambda: _read(config, file, found, keys))
 
 
-def _grouped(model: nn.Module, weights: Mapping[str, nn.Parameter], file: AdapterFile) -> dict[str, _Fused]:
+def _grouped(model: nn.Module, weights: Mapping[str, nn.Parameter], file: AdapterFile) -> dict[str, _FusedWeight]:
     conversions = Conversions(model)
     modules = {path for path, _ in named_base_modules(model)}
-    found: dict[str, _Fused] = {}
+    found: dict[str, _FusedWeight] = {}
     for key in file.header:
         path, half = _half(key)
         place = conversions.fused_place(f"{path}.weight") if half and path not in modules else None
         weight = weights.get(place.parameter) if place else None
         if place is None or weight is None or weight.dim() != 3 or place.expert >= len(weight):
             continue
-        group = found.setdefault(place.parameter, _Fused(weight, place.parts))
+        group = found.setdefault(place.parameter, _FusedWeight(weight, place.parts))
         group.keys.setdefault((place.expert, place.part), {})[half] = key
         group.paths[(place.expert, place.part)] = path
     for group in found.values():
@@ -117,7 +117,7 @@ def _half(key: str) -> tuple[str, str]:
     return "", ""
 
 
-def _check(group: _Fused, file: AdapterFile) -> None:
+def _check(group: _FusedWeight, file: AdapterFile) -> None:
     rows, columns = group.weight.shape[1] // group.parts, group.weight.shape[2]
     for place, halves in group.keys.items():
         shapes = [file.shapes[halves[half]] if half in halves else () for half in "AB"]
@@ -131,11 +131,11 @@ def _check(group: _Fused, file: AdapterFile) -> None:
             )
 
 
-def _taken(found: Mapping[str, _Fused]) -> set[str]:
+def _taken(found: Mapping[str, _FusedWeight]) -> set[str]:
     return {key for group in found.values() for halves in group.keys.values() for key in halves.values()}
 
 
-def _keys_of(order: list[str], found: Mapping[str, _Fused]) -> dict[str, str]:
+def _keys_of(order: list[str], found: Mapping[str, _FusedWeight]) -> dict[str, str]:
     """Key of each fused pair, without the half: weights of one module are nested, the first innermost."""
     keys: dict[str, str] = {}
     for name in found:
@@ -146,20 +146,20 @@ def _keys_of(order: list[str], found: Mapping[str, _Fused]) -> dict[str, str]:
     return keys
 
 
-def _scales(config: LoraConfig, group: _Fused, file: AdapterFile) -> Iterator[tuple[Place, float]]:
+def _scales(config: LoraConfig, group: _FusedWeight, file: AdapterFile) -> Iterator[tuple[Place, float]]:
     for place in sorted(group.keys):
         rank = file.shapes[group.keys[place]["A"]][0]
         alpha = float(pattern_value(config.alpha_pattern, group.paths[place], config.lora_alpha))
         yield place, alpha / (math.sqrt(rank) if config.use_rslora else rank)
 
 
-def _scale(config: LoraConfig, group: _Fused, file: AdapterFile) -> float:
+def _scale(config: LoraConfig, group: _FusedWeight, file: AdapterFile) -> float:
     """The scale of a fused pair: that of its first expert's."""
     return next(_scales(config, group, file))[1]
 
 
 def _read(
-    config: LoraConfig, file: AdapterFile, found: Mapping[str, _Fused], keys: Mapping[str, str]
+    config: LoraConfig, file: AdapterFile, found: Mapping[str, _FusedWeight], keys: Mapping[str, str]
 ) -> dict[str, Tensor]:
     tensors = dict(file.read())
     for name, group in found.items():
@@ -170,7 +170,7 @@ def _read(
 
 
 def _fused_pair(
-    config: LoraConfig, group: _Fused, file: AdapterFile, tensors: Mapping[str, Tensor]
+    config: LoraConfig, group: _FusedWeight, file: AdapterFile, tensors: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """A (experts, R, in) and B (experts, out, R)."""
     ranks = group.ranks(file)

@@ -16,7 +16,7 @@ from peftcli.training.guards import non_finite_tensors
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
 from peftcli.training.schedules import build_schedule
 from peftcli.training.setup import FitSetup
-from peftcli.training.state import TrainingState
+from peftcli.training.training_state import TrainingState
 
 
 class Keeper:

@@ -14,6 +14,7 @@ from peftcli.errors import MemoryLimitError, NumericalError
 from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 from peftcli.tasks.base import Batch
 from peftcli.training.acceleration import forward_precision
+from peftcli.training.batch_gradients import OptimizerBatch, accumulate, read_batch, read_rows
 from peftcli.training.config import TrainingConfig
 from peftcli.training.guards import (
     SCALER_SKIP_LIMIT,
@@ -24,7 +25,6 @@ from peftcli.training.guards import (
     spike_message,
     too_many_skips,
 )
-from peftcli.training.keeping import Keeper
 from peftcli.training.out_of_memory import memory_limit, release_memory
 from peftcli.training.schedules import build_schedule
 from peftcli.training.seeding import (
@@ -36,7 +36,7 @@ from peftcli.training.seeding import (
     refuses_determinism,
 )
 from peftcli.training.setup import FitSetup
-from peftcli.training.step import OptimizerBatch, accumulate, read_batch, read_rows
+from peftcli.training.state_keeper import Keeper
 
 WARM_STEPS = 2
 MAX_WARNINGS = 200

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from peftcli.errors import DataError
-from peftcli.tasks.base import Batch, Row
+from peftcli.tasks.base import Batch, TrainingRow
 from peftcli.training.input_gradients import carry_through_inputs
 from peftcli.training.seeding import seed_forward
 from peftcli.training.setup import FitSetup
@@ -25,7 +25,7 @@ class OptimizerBatch:
     """The rows of one optimizer step, longest first, with their tokens counted on the CPU."""
 
     indices: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     tokens: int
     trained_tokens: int
 
@@ -46,11 +46,11 @@ class OptimizerBatch:
         return OptimizerBatch(indices, rows, _tokens(rows), sum(map(_trained_tokens, rows)))
 
 
-def _tokens(rows: Sequence[Row]) -> int:
+def _tokens(rows: Sequence[TrainingRow]) -> int:
     return sum(len(row.input_ids) for row in rows)
 
 
-def _trained_tokens(row: Row) -> int:
+def _trained_tokens(row: TrainingRow) -> int:
     return int(np.count_nonzero(np.asarray(row.weights)[1:]))
 
 
