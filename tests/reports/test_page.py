@@ -63,6 +63,14 @@ def test_a_page_stands_alone(page):
     assert len(page.encode()) < 200_000
 
 
+def test_the_layout_of_a_template_is_no_text_of_the_page(page):
+    """Line ends and indents of the templates would be spaces between words, and lines in what keeps its white space."""
+    texts = [text for node in parsed(page).iter() for text in (node.text, node.tail) if text]
+    blank = {text for text in texts if not text.strip()}
+    assert blank <= {" ", "\n"}
+    assert texts.count("\n") <= 1, "only after the whole page"
+
+
 def test_a_page_can_be_read_without_eyes_or_pointer(page):
     tree = parsed(page)
     assert tree.get("lang") == "en"
