@@ -19,7 +19,7 @@ OPTIONAL = {
     "bitsandbytes": "8-bit and paged optimizers (extra: gpu)",
     "pytorch_optimizer": "the rarer optimizers: lion, prodigy, schedule_free, ... (extra: optim)",
     "rouge_score": "metric rouge (extra: metrics)",
-    "sacrebleu": "metrics bleu and chrf (extra: metrics)",
+    "sacrebleu": "metric bleu (extra: metrics)",
     "zstandard": "reading .zst data (extra: zstd)",
 }
 

@@ -85,6 +85,9 @@ class AdafactorConfig(_Optimizer):
 class MuonConfig(_Optimizer):
     """Muon of torch for matrices, AdamW for every other tensor; the rate keeps AdamW's scale (arXiv:2502.16982)."""
 
+    # of matrices, which nearly all trained tensors are
+    state_tensors: ClassVar[float] = 1.0
+
     type: Literal["muon"] = "muon"
     """The optimizer's name."""
     momentum: Fraction = 0.95
@@ -250,7 +253,6 @@ class _ProjectedConfig(LibraryConfig):
     """Moments of a projection of each matrix's gradient."""
 
     group_fields: ClassVar[tuple[str, ...]] = ("rank", "update_proj_gap", "scale", "projection_type")
-    state_tensors: ClassVar[float] = 1.0
 
     betas: Betas = (0.9, 0.999)
     """Decay rates of the first and second moment."""

@@ -217,3 +217,18 @@ def test_numbers_of_an_optimizers_own_come_back_before_its_first_step() -> None:
     other, other_named = build({"type": "adopt"}, seed=1)
     unflatten(other, parameter_names(other, other_named), *flatten(optimizer, parameter_names(optimizer, named)))
     assert [group["step"] for group in other.param_groups] == [5, 5]
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=label)
+def test_the_state_is_as_large_as_planned(config: dict[str, Any]) -> None:
+    section = PARSE.validate_python({**config, **({"rank": 8} if "rank" in config else {})})
+    named = {"matrix": nn.Parameter(torch.randn(64, 96))}
+    optimizer = build_optimizer(section, [{"params": list(named.values())}], learning_rate=0.01)
+    if config["type"] == "schedule_free":
+        optimizer.train()  # type: ignore[attr-defined]
+    descend(optimizer, named, 2)
+    tensors, _ = flatten(optimizer, parameter_names(optimizer, named))
+    held = sum(tensor.numel() for tensor in tensors.values()) / named["matrix"].numel()
+    assert held <= section.state_size * 1.05 + 0.01
+    if config["type"] not in ("adafactor", "came", "galore", "apollo"):  # these keep rows, columns and projections
+        assert held >= section.state_size * 0.95
