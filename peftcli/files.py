@@ -380,6 +380,7 @@ def read_bounded(path: Path, *, limit_bytes: int) -> bytes:
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
 

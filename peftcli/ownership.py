@@ -12,8 +12,11 @@ from peftcli import files
 from peftcli.errors import StorageError
 
 MARKDOWN_MARK = "<!-- made by peftcli -->"
+"""In a Markdown file of ours, so that nobody else's is written over."""
 HTML_MARK = '<meta name="generator" content="peftcli">'
+"""In the head of an HTML page of ours, so that nobody else's is written over."""
 JUNIT_MARK = 'package="peftcli"'
+"""In a JUnit file of ours, so that nobody else's is written over."""
 _LIMIT_BYTES = 64 << 20
 
 
@@ -37,6 +40,7 @@ def text_in_the_way(path: Path) -> str:
 
 
 def in_the_way(path: Path) -> StorageError:
+    """The error for a file of somebody's own where one of ours should go."""
     return StorageError(
         "a file that peft did not write is in the way, and is left alone",
         where=str(path),

@@ -19,6 +19,7 @@ import yaml
 from peftcli.errors import Fault
 
 MAX_BYTES = 1 << 20
+"""Of a recipe: a larger file is refused unread."""
 MAX_DEPTH = 50
 MAX_NODES = 50_000
 

@@ -257,3 +257,51 @@ def test_the_start_is_torch_free(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.endswith("(0, [])"), done.stderr[-500:]
+
+
+def _undocumented(body: list[ast.stmt], imported: set[str]) -> Iterator[tuple[int, str]]:
+    """Public classes, and names that another file imports, without a docstring (of a constant: the text under it)."""
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            # a function that a class is handed (`Format.parse`, `Check.scan`, `Metric.value`) is described there
+            is_public = node.name in imported or (isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
+            if is_public and ast.get_docstring(node) is None:
+                yield node.lineno, node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            text = following.value if isinstance(following, ast.Expr) else None
+            said = isinstance(text, ast.Constant) and isinstance(text.value, str)
+            if isinstance(target, ast.Name) and target.id in imported and not said:
+                yield node.lineno, target.id
+
+
+def test_what_others_import_is_described() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in _files()}
+    imported: dict[str, set[str]] = {}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                imported.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    wrong = []
+    for path, tree in trees.items():
+        name = ".".join(("peftcli", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        if ast.get_docstring(tree) is None:
+            wrong.append(f"{path.relative_to(PACKAGE)}: what the file holds")
+        missing = _undocumented(tree.body, imported.get(name, set()))
+        wrong += [f"{path.relative_to(PACKAGE)}:{line}: {what}" for line, what in missing]
+    assert not wrong, "\n".join(["say what these are (what they return, shapes, units, errors):", *wrong])
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("LIMIT = 3", ["LIMIT"]),
+        ('LIMIT: int = 3\n"""Of rows."""', []),
+        ("def read(): pass", ["read"]),
+        ("def own(): pass", []),
+        ("class Anything: pass", ["Anything"]),
+        ("class _Anything: pass", []),
+    ],
+)
+def test_a_name_without_words_is_seen(code: str, names: list[str]) -> None:
+    assert [name for _, name in _undocumented(ast.parse(code).body, {"LIMIT", "read"})] == names

@@ -24,6 +24,7 @@ class AdapterFile:
 
     @property
     def shapes(self) -> Shapes:
+        """Key -> shape, in the model's orientation."""
         return {key: shape for key, (_, shape) in self.header.items()}
 
     def without(self, keys: Iterable[str]) -> AdapterFile:

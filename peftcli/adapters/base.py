@@ -49,6 +49,7 @@ class Entry:
 
     @property
     def trainable(self) -> bool:
+        """Whether an optimizer may move the tensor: a parameter that the method does not hold fixed."""
         return isinstance(self.tensor, nn.Parameter) and not self.fixed
 
     def stored(self) -> Tensor:
@@ -209,6 +210,7 @@ class Adapter(ABC):
         return frozenset()
 
     def set_trainable(self, trainable: bool) -> None:
+        """Switches the gradients of every trainable tensor on or off."""
         for parameter in self.trainable_parameters().values():
             parameter.requires_grad_(trainable)
 
@@ -224,6 +226,7 @@ class Method(ABC):
 
     @property
     def name(self) -> str:
+        """The name by which a recipe asks for it (`method.type`)."""
         return self.config_class.name
 
     def adopt(self, model: nn.Module, config: Any, file: AdapterFile) -> tuple[Any, AdapterFile]:

@@ -18,7 +18,9 @@ from peftcli import files
 from peftcli.adapters.registry import METHODS_FOLDER
 
 YES = "yes"
+"""What the table says of a method and a model family that work together; any other text is the reason why not."""
 FAMILIES_PATH = Path(__file__).with_name("families.json")
+"""What the families of models that methods are tried on have in their `config.json`; see `family_facts`."""
 _LIMIT_BYTES = 1 << 20
 
 

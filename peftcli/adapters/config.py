@@ -29,6 +29,7 @@ COMMON_FILE_FIELDS: Mapping[str, Any] = {
 """Fields that every `adapter_config.json` carries beside `peft_type`, with the value written when nobody sets one."""
 
 Kind = Literal["layers", "prompt", "selection"]
+"""What a method trains: tensors that it adds to layers, a prompt that it adds, or tensors of the base that it selects."""
 
 
 class MethodConfig(BaseModel):

@@ -62,4 +62,6 @@ def _within(value: Any, bounds: Bounds) -> bool:
 
 
 ANY_NUMBER: Bounds = (-math.inf, math.inf)
+"""Bounds of a number that may have any size, as long as it is finite."""
 SHARE: Bounds = (0.0, 1.0)
+"""Bounds of a part of a whole, such as a dropout."""

@@ -72,6 +72,7 @@ class ForeignFolder:
 
     @property
     def where(self) -> str:
+        """Its configuration file, as the place that an error names."""
         return str(self.path / CONFIG_NAME)
 
     def refuse(self, faults: list[str]) -> None:
@@ -106,9 +107,11 @@ class Translation:
 class Reader(Protocol):
     """What a method's file for a library offers."""
 
-    def reads(self, fields: Mapping[str, Any]) -> bool: ...
+    def reads(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the configuration of another library is that of this method."""
 
-    def translate(self, model: nn.Module, foreign: ForeignFolder) -> Translation: ...
+    def translate(self, model: nn.Module, foreign: ForeignFolder) -> Translation:
+        """The adapter in the terms of this method. Raises `AdapterError` for what the method does not have."""
 
 
 def library_of(document: Mapping[str, Any]) -> Library | None:

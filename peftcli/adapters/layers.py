@@ -372,6 +372,7 @@ class LayersMethod(Method, Generic[ConfigT]):
         return adapter
 
     def new_adapter(self, model: nn.Module, config: ConfigT) -> LayersAdapter:
+        """An adapter without layers yet, to which `place` adds them one by one."""
         return LayersAdapter(model, config)
 
     def left_out(self, model: nn.Module, config: ConfigT) -> dict[str, str]:

@@ -45,6 +45,7 @@ class LayerCut:
 
     @property
     def relative_error(self) -> float:
+        """What is left out, as a share of the update's norm; 0 for an update that is zero."""
         return self.error / self.norm if self.norm else 0.0
 
 

@@ -27,6 +27,7 @@ from peftcli.errors import AdapterError
 from peftcli.models.spelling import goes_on, named_arguments, shift_cache_position
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named arguments of a module's forward."""
 
 
 def entering(inputs: dict[str, Any]) -> Tensor:

@@ -23,8 +23,11 @@ from peftcli.adapters.selection import selected_entries, train_named_modules
 from peftcli.errors import AdapterError, Fault
 
 PROMPT_KEY = "prompt_embeddings"
+"""Name of the prompt's rows in files of the reference."""
 SLOT = "prompt_encoder"
+"""The attribute of the model that holds the prompt's encoder, as in the reference."""
 NAME = "default"
+"""The encoder's name in its slot: the reference's name of the first adapter."""
 HEAD_PREFIX = "base_model."
 """Prefix of modules trained beside a prompt: the reference wraps the bare model, so one `model.` is missing."""
 _ENCODER_TOLERANCE = 1e-3
@@ -94,6 +97,7 @@ class PromptAdapter(Adapter):
 
     @property
     def encoder(self) -> PromptEncoder:
+        """The module whose output is the prompt."""
         encoder = getattr(self.model, SLOT).get_submodule(NAME)
         assert isinstance(encoder, PromptEncoder)
         return encoder

@@ -36,11 +36,16 @@ from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.own_files import file_fault, is_there
 
 CONFIG_NAME = "adapter_config.json"
+"""The reference's configuration file of an adapter."""
 TENSORS_NAME = "adapter_model.safetensors"
+"""The reference's file of an adapter's tensors."""
 OWN_NAME = "peftcli.json"
+"""What the reference's configuration has no place for: base fingerprint, method fields of our own, notes."""
 COMPANIONS_NAME = "peftcli_encoder.safetensors"
+"""Tensors that training needs and the reference does not keep, such as a prompt encoder."""
 METADATA = {"format": "pt"}
 FORMAT = 1
+"""Version of `peftcli.json`: another one is refused, since its fields may mean something else."""
 _JSON_LIMIT_BYTES = 4 << 20
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -184,6 +189,7 @@ class AdapterTensors:
         return {key: (_TYPE_NAMES.get(value.dtype, "other"), tuple(value.shape)) for key, value in self.tensors.items()}
 
     def read(self) -> Mapping[str, Tensor]:
+        """Key -> tensor; reads the file where there is one."""
         return read_tensors(self.path) if self.tensors is None else self.tensors
 
     def file(self, reading: KeyReading) -> AdapterFile:

@@ -10,8 +10,11 @@ from peftcli.adapters.config import Kind, MethodConfig
 from peftcli.errors import FieldFault
 
 Placement = Literal["pfeiffer", "houlsby", "parallel"]
+"""Where adapters sit in a block: after the feed-forward part, after both parts, or beside the feed-forward part."""
 NonLinearity = Literal["relu", "gelu", "gelu_new", "silu", "swish", "tanh", "sigmoid", "leaky_relu"]
+"""The functions between the two projections, by AdapterHub's names."""
 Scaling = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["learned", "channel"]
+"""What the adapter's output is multiplied by: a number, one learned number, or a learned one for each channel."""
 
 
 class SublayerConfig(MethodConfig):

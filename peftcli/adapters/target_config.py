@@ -14,6 +14,7 @@ TARGET_FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "modules_to_save": ("lora_modules_to_save", "additional_target"),
 }  # fmt: skip
+"""Field -> what other tools call it, for advice on unknown keys."""
 
 
 class TargetedConfig(MethodConfig):

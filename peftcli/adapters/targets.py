@@ -19,6 +19,7 @@ from peftcli.adapters.patterns import compile_pattern
 from peftcli.errors import AdapterError, Fault
 
 ALL_LINEAR = "all-linear"
+"""The value of `target_modules` that means every linear layer of the blocks."""
 _FIRST_LAYER_INDEX = re.compile(r"\.[^.]*\.(\d+)\.")
 
 

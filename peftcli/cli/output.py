@@ -18,23 +18,31 @@ from peftcli.streams import painting, tell
 RecipePath = Annotated[
     Path, typer.Argument(readable=False, metavar="RECIPE", help="The recipe file.", show_default=False)
 ]
+"""The argument of commands that read a recipe."""
 RunOrAdapter = Annotated[
     Path, typer.Argument(readable=False, metavar="RUN_OR_ADAPTER", help="A run or adapter folder.", show_default=False)
 ]
+"""The argument of commands that need an adapter."""
 RunAdapterOrModel = Annotated[
     Path,
     typer.Argument(
         readable=False, metavar="RUN_OR_ADAPTER", help="A run, adapter or whole model folder.", show_default=False
     ),
 ]
+"""The argument of commands that also take a model without an adapter."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+"""The switch to machine-readable output."""
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+"""The switch that leaves out progress, never results or warnings."""
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. method.r=16 (repeatable)."),
 ]
+"""Overrides of recipe keys, in the order given; None: none."""
 Model = Annotated[str | None, typer.Option("--model", metavar="BASE", help="Where the base is (default: as recorded).")]
+"""Another place of the base than the one that was recorded."""
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Not supported yet.", hidden=True)]
+"""Refused with a reason wherever it is given, so that nobody believes it had an effect."""
 
 
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")

@@ -220,8 +220,10 @@ def _mapped(path: Path, dtype: Any, shape: list[int]) -> np.ndarray:
 
 
 def tallies_to(tallies: Tallies) -> list[dict[str, Any]]:
+    """Hits of checks as a JSON list, for the cache; `tallies_from` reads it back."""
     return [{"check": check, "file": file, **asdict(tally)} for (check, file), tally in tallies.items()]
 
 
 def tallies_from(body: list[dict[str, Any]]) -> Tallies:
+    """Hits of checks from the list that `tallies_to` made."""
     return {(each["check"], each["file"]): Tally(each["count"], each["rows"], each["message"]) for each in body}

@@ -9,7 +9,9 @@ from peftcli.data.faults import RowFault, listed
 from peftcli.data.readers.jsonl import json_kind
 
 Columns = Mapping[str, Any]
+"""A row as it was read: column -> value."""
 ABSENT = object()
+"""Stands for a value that is not there, since None is what a null in the file becomes."""
 _DEPTH = 3
 MAX_TEXT_CHARACTERS = 16 << 20
 """Of one text: its tokens take a hundred times the memory of a character."""
@@ -84,6 +86,7 @@ def text_part(row: Columns, part: str) -> str:
 
 
 def missing_part(row: Columns, part: str) -> RowFault:
+    """The fault of a row without a part that its format needs."""
     if isinstance(row, RenamedRow) and part in row.columns:
         return RowFault(f"{called(row, part)} leads nowhere in this row")
     return RowFault(f"the column {part!r} is missing; columns present: {listed(row)}")

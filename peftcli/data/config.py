@@ -11,8 +11,11 @@ from peftcli.data.names import check_names, format_names, nearest, own_format_na
 from peftcli.errors import FieldFault
 
 Severity = Literal["fail", "warn", "off"]
+"""What a finding does: stop the run, warn, or nothing (the check is not told)."""
 Truncation = Literal["auto", "error", "drop", "left", "right", "split"]
+"""What happens to rows longer than `max_length`; `auto` becomes another one by the format."""
 TrainOn = Literal["completions", "last-turn", "all"]
+"""What of a row carries loss."""
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True, allow_inf_nan=False)
 

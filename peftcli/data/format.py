@@ -41,6 +41,7 @@ class Format:
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """Every part that a row of this format may have, those it must have first."""
         return (*self.required, *self.optional)
 
 
@@ -53,6 +54,7 @@ class DetectedFormat:
     columns: Mapping[str, str]
 
     def parse(self, row: Columns) -> Row:
+        """A row as it was read in the shape of the format. Raises `RowFault`."""
         return self.format.parse(renamed(row, self.columns) if self.columns else row)
 
 

@@ -18,6 +18,7 @@ from peftcli.data.sources import FileFacts, RowSource, resolve
 from peftcli.data.tokens import TokenizerFacts
 
 Progress = Callable[[str, int], None]
+"""Called with the name of a source and the number of rows that were encoded since the last call."""
 
 # a larger source is read through before it is encoded, so that a broken line near its end is told within seconds
 READ_FIRST_BYTES = 4 << 20

@@ -11,6 +11,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 ENTRY_POINT_GROUP = "peftcli.formats"
+"""The group under which installed packages offer formats of their own."""
 
 
 @cache

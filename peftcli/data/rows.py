@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
+"""One turn: `role`, `content`, and what else a template reads (`tool_calls`, thoughts, `name`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +83,4 @@ class PreferenceRow:
 
 
 Row = TextRow | PiecesRow | ChatRow | LabelRow | TagRow | PairRow | PreferenceRow
+"""A row in the shape of its format; the encoder is chosen by the class."""

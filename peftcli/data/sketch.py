@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 PARTS = 8
+"""Numbers in a sketch. They are compared in four bands of two: rows with 0.9 of their runs in common agree in none of
+them once in 770 times (0.19 ** 4)."""
 SHINGLE = 5
+"""Tokens in a run: shorter ones are in common by chance, longer ones are broken by every changed word."""
 _MULTIPLIERS = np.array(
     [0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09], dtype=np.uint32
 )

@@ -19,6 +19,7 @@ from peftcli.data.readers.verified import HashedFile, hash_file
 from peftcli.errors import DataError
 
 BUILTIN_PREFIX = "builtin:"
+"""In front of the name of a data set that ships with peftcli."""
 _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _GLOB_CHARACTERS = "*?["
 _SPLIT_WORDS = {

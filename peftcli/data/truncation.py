@@ -10,9 +10,12 @@ from peftcli.data.config import Truncation
 from peftcli.data.store import RowIndex, TokenColumns, count_trained, gather
 
 MAX_DROPPED = 0.05
+"""The share of rows that truncation may take before the run is stopped."""
 TOO_LONG = "longer than max_length"
+"""Why a row was dropped, as facts and reports count it."""
 NO_TRAINED = "no trained token"
 EMPTIED = "no trained token left by truncation"
+"""Why a row was dropped, as facts and reports count it: it had trained tokens, all of them cut off."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import IO, Any
 
 
 def write_frame(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
+    """Writes one frame and flushes it, since the other side waits for it. `head` must be plain JSON."""
     stream.write(json.dumps({**head, "bytes": len(body)}).encode() + b"\n")
     stream.write(body)
     stream.flush()

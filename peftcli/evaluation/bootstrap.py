@@ -17,6 +17,7 @@ _CHUNK_ELEMENTS = 1 << 22  # of drawn row numbers times numbers a row: 32 MiB
 
 Value = Callable[[np.ndarray], np.ndarray]
 Interval = tuple[float, float]
+"""Lower and upper end."""
 
 
 def resample(statistics: np.ndarray, value: Value, *, seed: int = SEED) -> np.ndarray:

@@ -24,6 +24,7 @@ from peftcli.models.modes import evaluating
 from peftcli.models.structure import input_embedding
 
 Stream = Callable[[str], None]
+"""Called with each new piece of text as it is written."""
 Progress = Callable[[int, int], None]
 
 OPEN_BUDGET = 256

@@ -84,6 +84,7 @@ class Metric:
 
     @property
     def needs(self) -> Needs:
+        """What of the model a metric looks at: losses of the rows, or answers that are generated first."""
         return "generations" if self.losses is None else "losses"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "peftcli.metrics"
 REPORT_PREFIX = "eval_"
+"""In front of the name of a metric in records, locks and gates."""
 PLANNED_METRICS = ("accuracy",)
 """Names that the contract knows and whose tasks have not come yet."""
 

@@ -15,6 +15,7 @@ from peftcli.evaluation.rates import is_binary, mcnemar, paired_interval, wilson
 from peftcli.reports.metric_facts import Better, MetricFacts
 
 Verdict = Literal["better", "worse", "unclear"]
+"""What a comparison in pairs says of the tuned model against the base."""
 SIGNIFICANT = 0.05
 """Of McNemar's p, as of the 95 % intervals."""
 

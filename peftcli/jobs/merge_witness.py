@@ -33,6 +33,7 @@ ABSOLUTE = 1e-6
 _CHUNK = 4096
 
 TypeOf = Callable[[str], torch.dtype]
+"""The key of a tensor -> the type in which the merged file holds it."""
 
 
 def adapted_sites(model: nn.Module) -> dict[str, nn.Module]:
@@ -240,6 +241,7 @@ def require_same_bits(reloaded: nn.Module, written: Mapping[str, str]) -> None:
 
 
 def failed(message: str, names: list[str], fix: str = "nothing was written; please report this") -> CheckFailed:
+    """The error of a proof that did not hold; the first three names are shown."""
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     text = f"the merge could not be proven: {message}: {shown}"
     return CheckFailed("the merge could not be proven", faults=[Fault(text, fix=fix)])

@@ -16,6 +16,7 @@ from peftcli.redaction import redacted_keys, redacted_name, redacted_values
 
 FORMAT = 1
 LOCK_NAME = "recipe.lock"
+"""The lock that a run writes into its folder."""
 MAX_LOCK_BYTES = 16 << 20
 _INLINE_WIDTH = 100
 _SUFFIX = ".lock"
@@ -35,6 +36,8 @@ class Part(BaseModel):
 
 
 class BaseLock(Part):
+    """The base: where it is from, and what its files and its weights are."""
+
     name: str
     """Hub id, `builtin:NAME`, or a path relative to the lock."""
     commit: str | None = None
@@ -46,6 +49,8 @@ class BaseLock(Part):
 
 
 class SourceLock(Part):
+    """One source of one split, by the content of its files."""
+
     split: str
     name: str
     format: str | None = None
@@ -55,6 +60,8 @@ class SourceLock(Part):
 
 
 class SplitLock(Part):
+    """The rows of a split as training sees them: how many, which, in which order, with which tokens and weights."""
+
     rows: int
     order_sha256: str
     """Which row of which file stands where."""
@@ -63,12 +70,16 @@ class SplitLock(Part):
 
 
 class DataLock(Part):
+    """All data of a run."""
+
     sources: list[SourceLock] = Field(default_factory=list)
     train: SplitLock
     validation: SplitLock | None = None
 
 
 class TokenizerLock(Part):
+    """The tokenizer's files and its chat template, by content."""
+
     sha256: str
     template_sha256: str | None = None
 
@@ -104,6 +115,8 @@ class RunTrace(Part):
 
 
 class Expected(Part):
+    """The results that the inputs of a lock led to: a trace of each seed, and the bands of the metrics."""
+
     runs: list[RunTrace]
     """One a seed."""
     base: dict[str, Band] = Field(default_factory=dict)
@@ -111,6 +124,8 @@ class Expected(Part):
 
 
 class Lock(Part):
+    """Everything that a run takes in, and (once it has run) what came out."""
+
     format: int = FORMAT
     source: str | None = None
     """The recipe that was run, relative to the lock."""

@@ -46,6 +46,7 @@ AUTO_CLASSES = tuple(purpose.auto_class for purpose in PURPOSES)
 WRITING = tuple(purpose.auto_class for purpose in PURPOSES if purpose.writes)
 """Those whose models write text."""
 LABELLING = tuple(purpose.auto_class for purpose in PURPOSES if purpose.labels)
+"""The classes whose models give labels."""
 CLASS_OF_TASK_TYPE = {purpose.task_type: purpose.auto_class for purpose in PURPOSES if purpose.task_type}
 """The reference's task types."""
 

@@ -13,8 +13,11 @@ from torch import Tensor
 from peftcli import system
 
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+"""The environment variable without which cuBLAS is not deterministic; read when CUDA starts."""
 CUBLAS_WORKSPACE = ":4096:8"
+"""Its value: eight buffers of 4096 KiB, one of the two that NVIDIA documents as deterministic."""
 OUT_OF_MEMORY_TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+"""Types of errors that may mean too little memory; `is_out_of_memory` tells which do."""
 # torch's allocator on the host raises plain RuntimeErrors; so do CUDA's libraries that find no room for their workspaces
 _OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "not enough memory", "_status_alloc_failed")
 

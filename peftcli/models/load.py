@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The name of a floating-point type in recipes and records -> torch's type."""
 
 _NEW_HEADS = "_peftcli_new_heads"
 

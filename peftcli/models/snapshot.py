@@ -17,6 +17,7 @@ from peftcli.models.weight_files import require_own_files, require_whole, weight
 Role = Literal["config", "tokenizer"]
 
 TEMPLATES_FOLDER = "additional_chat_templates"
+"""Where transformers keeps further chat templates beside a tokenizer."""
 _CONFIG_NAMES = frozenset({CONFIG_NAME, "generation_config.json"})
 _TOKENIZER_SUFFIXES = (
     ".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".codes", ".bpe", ".vocab", ".tokenizer",

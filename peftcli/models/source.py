@@ -14,7 +14,9 @@ from peftcli.errors import ModelError
 from peftcli.models.own_files import file_fault, is_there
 
 BUILTIN_PREFIX = "builtin:"
+"""In front of the name of a base that ships with peftcli."""
 CONFIG_NAME = "config.json"
+"""The configuration of a model folder."""
 _CONFIG_LIMIT_BYTES = 4 << 20
 _NOT_TRUSTED = "do not trust this model; get it from its own page"
 MAX_LAYERS = 500

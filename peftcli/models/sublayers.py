@@ -22,6 +22,7 @@ _CROSS = re.compile(r"cross|encdec|enc_dec|encoder_att", re.IGNORECASE)
 _ROUTER = re.compile(r"^(gate|router)$")
 
 Role = Literal["attention", "feed_forward"]
+"""Which half of a transformer block a part is."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from peftcli.models.load import load_config, load_tokenizer
 from peftcli.models.source import BaseSource
 
 LAYERS = 2
+"""Enough for one block to read what another wrote."""
 WIDTH = 128
+"""Of the hidden states."""
 HEADS = 4
 
 

@@ -14,7 +14,9 @@ from peftcli.models.own_files import file_fault, is_there
 from peftcli.models.tensor_header import DamagedHeader, tensor_header
 
 SINGLE_NAME = "model.safetensors"
+"""The weights of a model in one file."""
 INDEX_NAME = "model.safetensors.index.json"
+"""Which tensor lies in which of several files."""
 NAMED_BY_CONFIG = "transformers_weights"
 """The key of `config.json` that names another file, or another index, than these two."""
 NOT_TRUSTED = "put the file itself there; where it is not yours, do not trust this model"

@@ -142,6 +142,7 @@ ADVICE: Mapping[str, str] = {
     "padding_side": "leave it out: training pads on the right, generation on the left",
     "remove_unused_columns": "leave it out: `data.columns` names what is used",
 }
+"""A key of another tool that no single key here stands for -> what to do instead."""
 
 _VALUES: Mapping[str, Mapping[str, str]] = {
     "training.optimizer": {

@@ -19,8 +19,10 @@ from peftcli.evaluation.config import GenerationConfig
 from peftcli.recipe.schema import Recipe
 
 METHOD = "method"
+"""The section whose keys depend on `method.type`."""
 GENERATION = "generation"
 TYPE = "type"
+"""The key that chooses the kind of a section."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class Key:
 
     @property
     def last(self) -> str:
+        """The key without its section."""
         return self.name.rsplit(".", 1)[-1]
 
     @property
     def section(self) -> str:
+        """The dotted path of the section that the key is in; "" at the top."""
         return self.name.rpartition(".")[0]
 
 

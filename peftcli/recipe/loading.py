@@ -20,6 +20,7 @@ from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, node_of
 
 DEFAULT = "default"
+"""The origin of a value that no recipe and no override gave."""
 _BARE: Mapping[str, Any] = {
     "model": {"base": "builtin:tiny"},
     "data": {"train": "builtin:support"},

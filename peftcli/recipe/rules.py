@@ -15,6 +15,7 @@ EVALUATION_KEYS = ("every", "batch_size", "rows", "metrics", "samples")
 HALF = ("bfloat16", "float16")
 SUSPICIOUS_RATE = 1.0
 SCHEDULE_FIX = "warm up over a tenth of the steps or less, or let the decay take a smaller share"
+"""Advice for a schedule whose parts do not fit into the run."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from peftcli.training.config import CheckpointConfig, TrainingConfig
 from peftcli.training.tracker_names import require_tracker
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What may name a run: it becomes a folder, on every file system."""
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 SHORT_FORMS = {"model": "base", "data": "train", "method": "type"}
 """The sections that may be written as one value, and the key that the value then is."""

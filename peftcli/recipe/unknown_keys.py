@@ -28,6 +28,7 @@ from peftcli.redaction import is_secret_key
 from peftcli.yaml import Node
 
 Path = tuple[str | int, ...]
+"""Keys and list positions that lead from the top of a recipe to a value."""
 
 
 @dataclass(frozen=True)

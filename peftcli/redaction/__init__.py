@@ -23,6 +23,7 @@ from peftcli.redaction.shapes import SHAPES, shapes_in
 from peftcli.redaction.surroundings import secret_values
 
 REMEDY = "use the environment (HF_TOKEN, WANDB_API_KEY, ...); a recipe is copied into runs and reports"
+"""What to do with a credential that was found in a recipe."""
 MASK = "***"
 
 _KEY = re.compile(

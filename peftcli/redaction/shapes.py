@@ -28,12 +28,15 @@ class Shape:
 
     @cached_property
     def expression(self) -> re.Pattern[str]:
+        """Compiled once, when first needed: most shapes are never looked for."""
         return re.compile(self.pattern)
 
     def may_be_in(self, text: str) -> bool:
+        """A quick look for the fixed beginnings; False is certain."""
         return any(mark in text for mark in self.marks)
 
     def is_in(self, text: str) -> bool:
+        """Whether a text holds a credential of this shape."""
         return self.may_be_in(text) and self.expression.search(text) is not None
 
 
@@ -155,6 +158,7 @@ SHAPES: tuple[Shape, ...] = (
         r"(?<=://)[^\s/:@\"'<>]*:[^\s/@\"'<>]{3,}(?=@[^\s/])|(?<=://)[0-9a-f]{32}(?=@[^\s/])",
     ),
 )
+"""Every known shape of a credential, the only list: what hides them and what warns of them read it."""
 
 
 def shapes_in(text: str) -> Iterator[Shape]:

@@ -16,6 +16,7 @@ from peftcli.reports.scores import LOSS, is_leaked, metric_label, scores
 from peftcli.reports.smoothing import running_mean, smooth
 
 Outcome = Literal["clear", "note", "warn", "bad"]
+"""How a check of a run came out, from nothing to say to a reason not to use the adapter."""
 
 _OVERFIT = 0.02  # eval loss this far above its lowest point
 _STILL_FALLING = 0.01  # the last evaluation still brought this much

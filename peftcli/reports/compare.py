@@ -16,8 +16,10 @@ from peftcli.reports.verdict import judge
 from peftcli.reports.visible import clipped
 
 MAX_RUNS = 24
+"""More runs beside each other are not readable."""
 _MAX_METRICS = 16
 MAX_NAME = 60
+"""Characters of a run's name in a comparison."""
 
 Fact = Callable[[RunFacts], float | None]
 
@@ -39,6 +41,7 @@ COSTS = (
     Column("Tokens/s", lambda run: run.record.tokens_per_second, numbers.count),
     Column("Peak memory", lambda run: run.record.peak_memory_bytes or None, numbers.data_size),
 )
+"""What runs are compared by beside their scores."""
 
 
 def labels(runs: Sequence[RunFacts]) -> list[str]:
@@ -52,6 +55,7 @@ def labels(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def metric_names(runs: Sequence[RunFacts]) -> list[str]:
+    """Every metric of any run, the loss first; at most so many as fit on a page."""
     names = dict.fromkeys(score.metric for run in runs for score in scores(run.record))
     return sorted(names, key=lambda name: name != LOSS)[:_MAX_METRICS]
 

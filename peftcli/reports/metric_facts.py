@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Better = Literal["lower", "higher"]
+"""Which direction of a metric is an improvement."""
 
 
 class MetricFacts(BaseModel):

@@ -18,6 +18,7 @@ from peftcli.reports.seal import is_broken
 MAX_RECORD_BYTES = 64 << 20
 
 Status = Literal["completed", "interrupted", "failed"]
+"""How a run ended."""
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -28,6 +29,7 @@ Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A measured number. None: not measured, or NaN or infinite, which JSON cannot hold and no reader should average."""
 
 Interval = tuple[float, float]
+"""Lower and upper end."""
 
 Text = Annotated[str, PlainSerializer(redacted, return_type=str)]
 """Free text: written without the credentials that it may hold."""
@@ -44,12 +46,16 @@ class Facts(BaseModel):
 
 
 class Parameters(Facts):
+    """How many numbers the model has, and how many of them were trained."""
+
     trainable: int = 0
     total: int = 0
     """Base and adapter together."""
 
 
 class Seconds(Facts):
+    """Where the time of a run went."""
+
     startup: float = 0.0
     """From the start of the command to the first optimizer step."""
     training: float = 0.0
@@ -57,6 +63,8 @@ class Seconds(Facts):
 
 
 class Predicted(Facts):
+    """What `peft plan` said beforehand, to be held against what was measured."""
+
     peak_memory_bytes: int | None = None
     seconds: Number = None
 
@@ -99,6 +107,8 @@ class Answers(Facts):
 
 
 class EvaluationRecord(Facts):
+    """Base and tuned model on the same rows."""
+
     base: dict[str, Number] = Field(default_factory=dict)
     tuned: dict[str, Number] = Field(default_factory=dict)
     """Of the adapter as saved: the best or the last, see `adapter_step`."""

@@ -10,6 +10,7 @@ from peftcli.reports.numbers import is_missing, metric_value, percent, signed
 from peftcli.reports.record import DifferenceRecord, EvaluationRecord, Interval, RunRecord
 
 LOSS = "eval_loss"
+"""The metric that every run has."""
 LEAKED_SHARE = 0.5
 """Of the scored rows: from here on a result is called leaked, below it is told."""
 _CLEAR_CHANGE = 0.01  # where no difference was tested: the relative change that counts as one

@@ -14,6 +14,7 @@ from peftcli import files
 MAX_METRICS_BYTES = 1 << 30
 
 Point = tuple[int, float]
+"""Step and value."""
 
 
 @dataclass(frozen=True)

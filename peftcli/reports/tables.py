@@ -17,6 +17,7 @@ from rich.text import Text
 from peftcli.visible import reveal
 
 WIDTH = 80
+"""Characters of a line of a table or a text, unless another width is asked for."""
 _GAP = 2
 
 

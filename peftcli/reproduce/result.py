@@ -9,6 +9,7 @@ from typing import Any, Literal
 from peftcli.lock.differences import Difference
 
 Level = Literal["bytes", "trace", "metrics"]
+"""How closely two runs agree, from the same bytes to metrics within their bands."""
 What = Literal["data order", "randomness", "numbers"]
 
 LEVEL_TEXTS: dict[Level, str] = {
@@ -16,6 +17,7 @@ LEVEL_TEXTS: dict[Level, str] = {
     "trace": "loss trace within tolerance",
     "metrics": "metrics within their bands",
 }
+"""Each level in words."""
 
 
 @dataclass(frozen=True)

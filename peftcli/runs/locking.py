@@ -34,6 +34,7 @@ from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.streams import tell
 
 Overrides = Sequence[str] | Mapping[str, object]
+"""`--set` as given (`key=value`), or dotted key -> value."""
 PINNED = ("device", "threads", "model.dtype", "training.precision", "training.micro_batch_size", "training.kernels")
 """Keys whose `auto` depends on machine or version: under a lock they are what it says."""
 

@@ -21,9 +21,13 @@ from peftcli.models.snapshot import TEMPLATES_FOLDER
 from peftcli.yaml import dump, parse, plain
 
 RECIPE_NAME = "recipe.yaml"
+"""The resolved recipe in a run folder."""
 RECORD_NAME = "run.json"
+"""The record of a run: what it was, did and measured."""
 FINDINGS_NAME = "findings.jsonl"
+"""What the data doctor found, one finding a line, in the run's `data/`."""
 BATCH_PREFIX = "batch-step-"
+"""How the files of batches that broke a run's numbers begin."""
 _STATUS = ("completed", "interrupted", "failed")
 _BEGUN = (RECIPE_NAME, "adapter", "checkpoints", "metrics.jsonl")
 _SEED = re.compile(r"seed-\d+")

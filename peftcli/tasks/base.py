@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
+"""Name of a model's argument -> tensor, (rows, ...)."""
 
 
 class TrainingRow(Protocol):

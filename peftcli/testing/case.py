@@ -91,11 +91,13 @@ def _labels(model: nn.Module, ids: Tensor, decoder_ids: Tensor, rows: int) -> Te
 
 
 def logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The model's logits without a graph, (batch, length, vocabulary) or (batch, labels)."""
     with torch.no_grad():
         found: Tensor = model(**inputs).logits
     return found
 
 
 def loss_of(model: nn.Module, seed: int = 1) -> Tensor:
+    """The model's own loss on random inputs of that seed, a scalar with its graph."""
     found: Tensor = model(**inputs_for(model, seed=seed, labels=True)).loss
     return found

@@ -49,6 +49,7 @@ CHECKS: Mapping[str, Callable[[Case], str | None]] = {
         base_parameters_keep_their_names,
     )
 }
+"""Name -> check; each returns what does not hold, or None."""
 
 
 def run_contract(case: Case, checks: Sequence[str] | None = None) -> list[Outcome]:

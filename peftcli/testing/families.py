@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 
 VOCAB = 96
+"""Tokens that the tiny models of the contract suite know."""
 _COMMON: dict[str, Any] = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _DECODER: dict[str, Any] = {
     **_COMMON,
@@ -195,10 +196,12 @@ def tiny_model(family: str, *, seed: int = 0, attention: str = "eager") -> nn.Mo
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the model has an encoder and a decoder, so that it is given labels apart from its input."""
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def is_classifier(model: nn.Module) -> bool:
+    """Whether the model gives one label for each row instead of tokens."""
     return type(model).__name__.endswith("ForSequenceClassification")
 
 

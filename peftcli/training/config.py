@@ -94,6 +94,7 @@ def _named(value: Any) -> Any:
 
 
 SchedulerConfig = CosineConfig | LinearConfig | ConstantConfig | PolynomialConfig | CosineWithRestartsConfig | WSDConfig
+"""`training.scheduler`: the shape of the learning rate over a run."""
 
 
 class EarlyStoppingConfig(_Section):

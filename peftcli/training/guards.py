@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from peftcli.errors import NumericalError
 
 SKIP_LIMIT = 3
+"""Steps of the last `SKIP_WINDOW` that may be left out; with more, the run is broken and not a batch."""
 SKIP_WINDOW = 100
 SCALER_SKIP_LIMIT = 20
+"""fp16 overflows in a row: each halves the scale, and torch's first one, 2 ** 16, is below 1 by then."""
 LIVENESS_STEPS = 3
 EFFECT_STEPS = 50
 SPIKE_WINDOW = 64

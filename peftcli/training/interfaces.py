@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from peftcli.tasks.base import Batch, TrainingRow
 
 Metrics = dict[str, float]
+"""Reported name -> value."""
 
 
 class Loss(Protocol):
@@ -71,10 +72,15 @@ class Emit(Protocol):
 
 
 GetRows = Callable[[Sequence[int]], Sequence[TrainingRow]]
+"""Row numbers to encoded rows, in the order asked for."""
 Collate = Callable[[Sequence[Any]], Batch]
+"""Rows to one padded batch on the CPU."""
 ComputeLoss = Callable[[Any, Batch], Loss]
+"""Model and batch to a loss that is a sum, with the weight to divide by."""
 Evaluate = Callable[[int], Metrics]
+"""Called with the step; returns the metrics at it."""
 KeepBatch = Callable[[int, Sequence[int], Sequence[Any]], str | None]
+"""Called with a step, its row numbers and its rows; returns where they were kept, None where they were not."""
 
 
 def target_weight(batch: Batch) -> float:

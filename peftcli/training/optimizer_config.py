@@ -306,3 +306,4 @@ OptimizerConfig = (
     | ApolloConfig
     | EightBitAdamWConfig
 )
+"""`training.optimizer`: the section of each optimizer, told apart by `type`."""

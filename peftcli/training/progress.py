@@ -27,18 +27,23 @@ PLAIN_SECONDS = 10.0
 class TrainingProgress(Protocol):
     """What the loop tells while it runs."""
 
-    def start(self, step: int, total_steps: int) -> None: ...
+    def start(self, step: int, total_steps: int) -> None:
+        """Training begins, or goes on, after `step` of `total_steps`."""
 
-    def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step was taken, with its loss in nats; the speed is that of the run so far."""
 
     def evaluating(self, doing: str, done: int, total: int) -> None:
         """Rows of an evaluation that are scored or answered; `doing` says which."""
 
-    def evaluated(self, step: int, metrics: Metrics) -> None: ...
+    def evaluated(self, step: int, metrics: Metrics) -> None:
+        """An evaluation at `step` has ended."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """A line that stays on the screen, such as a warning."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Leaves the screen as it was; called however training ends."""
 
 
 class NoProgress:

@@ -73,7 +73,7 @@ class FitSetup:
     evaluate: Evaluate | None = None
     """Called with the step (0: before training, the base) while model and adapter are in evaluation mode."""
     evaluate_every: int | None = None
-    """In optimizer steps; None: once an epoch."""
+    """In optimizer steps; None: only before the first step and after the last."""
     emit: Emit = _no_event
     """Usually an `EventLog`."""
     mend_log: Callable[[TrainingState], str | None] = lambda state: None

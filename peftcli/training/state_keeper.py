@@ -53,6 +53,7 @@ class Keeper:
         }
 
     def keep_best(self) -> None:
+        """Remembers the adapter as the best so far, in memory; the next checkpoint writes it."""
         self.best = self.adapter_tensors()
 
     def save(self) -> None:

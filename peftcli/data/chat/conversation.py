@@ -15,7 +15,8 @@ class Template(Protocol):
     """What renders: `ChatTemplate`."""
 
     @property
-    def reads(self) -> frozenset[str]: ...
+    def reads(self) -> frozenset[str]:
+        """Names of the variables that the template looks at."""
 
     def render(
         self,
@@ -24,7 +25,8 @@ class Template(Protocol):
         *,
         prompt: bool = False,
         extra: Mapping[str, Any] | None = None,
-    ) -> str: ...
+    ) -> str:
+        """A conversation as text; `prompt`: with the beginning of an answer. `extra`: further variables of the template."""
 
 
 class Conversation:

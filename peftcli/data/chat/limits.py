@@ -21,6 +21,8 @@ class TemplateLimit(BaseException):
 
 
 OUT_OF_MEMORY = "it needs more memory than any conversation does"
+"""What is said of a template that met its limit of memory."""
 TOO_DEEP = "it is nested, or calls itself, too deeply"
+"""What is said of a template that met its limit of nesting."""
 BEGUN = b"."
 """What the process of templates writes in front of an answer for each row that it begins."""

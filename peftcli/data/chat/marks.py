@@ -14,6 +14,7 @@ from typing import Any, Literal
 from peftcli.data.rows import Message
 
 Kind = Literal["thought", "content", "name", "argument"]
+"""What a text inside a message is to the template."""
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Names of one thing, the thought before an answer; the first is the one that most templates read."""
 

@@ -29,6 +29,7 @@ class Finding:
     count: int
 
     def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
         return asdict(self)
 
 
@@ -41,6 +42,7 @@ class Tally:
     message: str = ""
 
     def add(self, row: int, message: str) -> None:
+        """Counts a row; the first message and the first few rows are kept for the report."""
         self.count += 1
         if len(self.rows) < MAX_ROWS_NAMED:
             self.rows.append(row)
@@ -63,6 +65,7 @@ class RowBatch:
 
     @cached_property
     def texts(self) -> list[str]:
+        """All text of each row, in order."""
         return [row_text(row) for row in self.rows]
 
     @cached_property
@@ -86,9 +89,11 @@ class SplitRows:
     read: Callable[[int], np.ndarray]
 
     def place(self, row: int) -> str:
+        """`file:line` of a row."""
         return f"{self.files[int(self.file[row])]}:{int(self.line[row])}"
 
     def hit(self, row: int, message: str) -> Hit:
+        """A hit of a check on a row, with its place."""
         return self.files[int(self.file[row])], int(self.line[row]), message
 
 
@@ -101,6 +106,7 @@ class Review:
 
     @property
     def splits(self) -> list[SplitRows]:
+        """The splits that there are, training first."""
         return [self.train] if self.validation is None else [self.train, self.validation]
 
 
@@ -116,9 +122,11 @@ def trained_on(data: Review) -> list[int]:
 class Collector(Protocol):
     """Gathers something over the rows of a source and tells its hits at the end."""
 
-    def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None: ...
+    def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None:
+        """Takes the rows of a chunk, which stand at `lines` of `file`."""
 
-    def hits(self) -> Iterable[Hit]: ...
+    def hits(self) -> Iterable[Hit]:
+        """What is wrong, once every row has been seen."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +145,13 @@ class Check:
 
 @cache
 def load_check(name: str) -> Check:
+    """The check of that name; `check_names` has all names."""
     found: Check = importlib.import_module(f"peftcli.data.doctor.checks.{name.replace('-', '_')}").CHECK
     return found
 
 
 def all_checks() -> dict[str, Check]:
+    """Name -> check."""
     return {name: load_check(name) for name in check_names()}
 
 

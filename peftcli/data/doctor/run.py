@@ -54,6 +54,7 @@ def grave_severities(data: Review) -> dict[str, Severity]:
 
 
 def severity_of(name: str, check: Check, severities: Mapping[str, Severity]) -> Severity:
+    """What the recipe says of a check, else what the check says of itself."""
     return severities.get(name, check.default)
 
 

@@ -26,6 +26,7 @@ from peftcli.errors import DeviceError
 
 # below this much data the processes would not be ready before the work is done
 LARGE_BYTES = 16 << 20
+"""Sources of conversations below this size are encoded in this process."""
 MAX_PROCESSES = 16
 
 Submit = Callable[[Sequence[Row], Place], "Future[EncodedRows]"]

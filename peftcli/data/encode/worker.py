@@ -19,14 +19,17 @@ from peftcli.errors import ModelError
 
 
 def chunk_frame(rows: Sequence[ChatRow], places: Sequence[str]) -> dict[str, Any]:
+    """Rows, with their places for messages, as the head of a frame to a worker; `rows_of` reads it."""
     return {"rows": [[row.messages, row.weights, row.tools] for row in rows], "places": list(places)}
 
 
 def rows_of(head: dict[str, Any]) -> list[ChatRow]:
+    """The rows of a frame that `chunk_frame` made."""
     return [ChatRow(messages, weights, tools) for messages, weights, tools in head["rows"]]
 
 
 def result_frame(encoded: EncodedRows) -> tuple[dict[str, Any], bytes]:
+    """Head and body of a worker's answer: all numbers in the head, token ids as raw int32 in the body."""
     head = {
         "lengths": encoded.lengths,
         "run_lengths": encoded.run_lengths,

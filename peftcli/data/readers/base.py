@@ -11,8 +11,11 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.readers.verified import HashedFile
 
 CHUNK_ROWS = 1024
+"""Rows that are read before they are handed on: enough that the cost of handing on does not count."""
 CHUNK_BYTES = 1 << 20
+"""Bytes after which rows are handed on before there are `CHUNK_ROWS`, so that long rows do not pile up."""
 MAX_LINE_BYTES = 100 << 20
+"""A longer line is refused: the file is hardly one row a line, and reading on would fill the memory."""
 
 
 @dataclass
@@ -45,3 +48,4 @@ class Reading:
 
 
 Reader = Callable[[Reading], Iterator[Chunk]]
+"""Reads a file chunk by chunk."""

@@ -18,6 +18,7 @@ MAX_RATIO = 100
 FREE_BYTES = 16 << 20
 MAX_BYTES = 64 << 30
 SUFFIXES = (".gz", ".zst")
+"""Endings of compressed files; the ending before it says what is inside."""
 
 
 class BoundedStream(io.RawIOBase):

@@ -30,6 +30,7 @@ BY_LINE = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 
 
 def is_data_file(path: Path) -> bool:
+    """Whether some reader knows the file by its name, with or without compression."""
     return plain_suffix(path) in READERS
 
 

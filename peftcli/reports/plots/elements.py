@@ -20,6 +20,7 @@ _ELEMENTS = frozenset({"svg", "title", "desc", "line", "circle", "rect", "path",
 _ATTRIBUTE = re.compile(r"(?!on|href|xlink|src|style)[a-zA-Z][a-zA-Z0-9-]*\Z")
 
 Child = str | Markup | Iterable["Child"] | None
+"""What may stand inside a tag; texts are escaped, None is left out."""
 Attribute = str | int | float | None
 
 

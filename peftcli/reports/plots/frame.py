@@ -84,6 +84,7 @@ def step_ticks(scale: Scale, *, wanted: int = 4) -> list[Markup]:
 
 
 def round_steps(scale: Scale, wanted: int) -> list[float]:
+    """The ticks that are whole steps, since there is no half step."""
     return [value for value in scale.ticks(wanted) if value == int(value)]
 
 

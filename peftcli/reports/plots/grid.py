@@ -23,6 +23,8 @@ _MAX_NAME = 120
 
 @dataclass(frozen=True)
 class Cell:
+    """One square of the grid: a module in a block, and how far its weight was moved."""
+
     block: int
     module: str
     update: LayerUpdate

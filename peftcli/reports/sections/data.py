@@ -16,6 +16,7 @@ from peftcli.reports.visible import clipped, short_path
 MAX_ROWS = 8
 MAX_FINDINGS = 60
 MAX_SOURCES = 40
+"""Sources that a page shows one by one."""
 _MAX_SPANS = 300
 _MAX_CHARACTERS = 3000
 

@@ -20,6 +20,7 @@ FILE_DEFAULTS: Mapping[str, Any] = {
     "orth_reg_weight": 0.5,
     "total_step": None,
 }
+"""Fields of the reference's configuration file, with the values that the reference gives them by default."""
 
 REFUSED_VARIANTS: Mapping[str, str] = {
     "use_dora": "DoRA inside AdaLoRA",
@@ -29,6 +30,7 @@ REFUSED_VARIANTS: Mapping[str, str] = {
     "megatron_config": "Megatron parallel layers",
     "target_parameters": "AdaLoRA on fused experts",
 }
+"""Field of the file -> the variant that it switches on and that is not here: loading would compute something else."""
 
 _UNREAD = "AdaLoRA does not read it"
 IDLE_VARIANTS: Mapping[str, str] = dict.fromkeys(

@@ -23,6 +23,7 @@ from peftcli.errors import AdapterError
 from peftcli.models.sublayers import ResidualTap, Sublayer
 
 RULE_KEY = "base_model.phm_rule"
+"""The key under which all layers share one rule, the stack of small matrices of the Kronecker sums."""
 _SMALL = 1e-4
 
 

@@ -42,6 +42,7 @@ FILE_DEFAULTS: Mapping[str, Any] = {
     "kasa_config": None,
     "ensure_weight_tying": False,
 }
+"""Fields of the reference's configuration file, with the values that the reference gives them by default."""
 
 REFUSED_VARIANTS: Mapping[str, str] = {
     "alora_invocation_tokens": "aLoRA",
@@ -50,9 +51,11 @@ REFUSED_VARIANTS: Mapping[str, str] = {
     "arrow_config": "Arrow",
     "megatron_config": "Megatron parallel layers",
 }
+"""Field of the file -> the variant that it switches on and that is not here: loading would compute something else."""
 
 IDLE_VARIANTS: Mapping[str, str] = {
     "velora_config": "VeLoRA compresses what the backward pass needs, and changes training only",
     "monteclora_config": "MonteCLoRA samples around the weights while training only",
     "use_qalora": "QALoRA changes layers that are quantized in groups only",
 }
+"""Field of the file -> why it changes nothing once the adapter is trained, so that it may be loaded all the same."""

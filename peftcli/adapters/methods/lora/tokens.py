@@ -24,6 +24,7 @@ from peftcli.models.structure import input_embedding
 from peftcli.models.weights import weight_view
 
 ROWS = "token_adapter.trainable_tokens_delta"
+"""Name of the changed rows of an embedding in files of the reference."""
 
 
 class TokenRows(AdapterLayer):
