@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ Columns = Mapping[str, Any]
 ABSENT = object()
 """Stands for a value that is not there, since None is what a null in the file becomes."""
 _DEPTH = 3
+_PLAIN = re.compile(r"[^\W\d](?:[\w .()/-]*[\w.()/-])?")
 MAX_TEXT_CHARACTERS = 16 << 20
 """Of one text: its tokens take a hundred times the memory of a character."""
 
@@ -23,6 +26,12 @@ class RenamedRow(dict[str, Any]):
     def __init__(self, values: Columns, columns: Mapping[str, str]) -> None:
         super().__init__(values)
         self.columns = columns
+
+
+def written(name: str) -> str:
+    """A column's name as YAML has it inside braces: in quotes where a plain name would be read as something else."""
+    plain = _PLAIN.fullmatch(name) is not None and name not in ("true", "false", "null", "True", "False", "Null")
+    return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def value_at(row: Columns, column: str) -> Any:
@@ -99,9 +108,10 @@ def wrong_part(row: Columns, part: str) -> RowFault:
     if isinstance(value, bytes):
         fix = "cast the column to text, e.g. with pyarrow's `cast('string')`"
     elif isinstance(value, (dict, list)) and (path := next(text_paths(value, column_of(row, part)), None)):
-        fix = f"name the text in it: `columns: {{{part}: {path}}}`"
+        of = f" (the first of {len(value)})" if isinstance(value, list) and len(value) > 1 else ""
+        fix = f"name the text in it{of}: `columns: {{{part}: {written(path)}}}`"
     elif isinstance(value, (int, float)):
-        fix = f'write it as text, "{value}"'
+        fix = f'write it as text, "{json.dumps(value)}"'
     return RowFault(f"{called(row, part)} is {json_kind(value)}, not text", fix)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 
-from peftcli.data.columns import ABSENT, Columns, renamed, text_paths, value_at
+from peftcli.data.columns import ABSENT, Columns, renamed, text_paths, value_at, written
 from peftcli.data.faults import listed
 from peftcli.data.names import ENTRY_POINT_GROUP, format_names, nearest
 from peftcli.data.rows import Row
-from peftcli.data.suggest import own_columns, recognised, suggestion
+from peftcli.data.suggest import ANY_TEXT_RANK, other_reading, own_columns, recognised, suggestion, unread
 from peftcli.errors import DataError, RecipeError
 
 
@@ -87,8 +87,20 @@ def find_format(name: str, columns: Mapping[str, str], row: Columns, where: str)
         return DetectedFormat(chosen, "named in the recipe", columns)
     known = [load_format(each) for each in format_names()]
     if found := recognised(shown, columns, known):
+        if found[0].rank >= ANY_TEXT_RANK and not columns:
+            _check_whole(row, found[0], known, where)
         return DetectedFormat(*found, columns)
     raise _unrecognised(row, known, where)
+
+
+def _check_whole(row: Columns, chosen: Format, known: Sequence[Format], where: str) -> None:
+    """Raises `DataError` where a format that takes any text would leave the answer or the label beside it out."""
+    if other := other_reading(row, chosen, known):
+        raise DataError(
+            f"two formats have these columns: {chosen.name}, which takes {chosen.required[0]!r} alone, and {other[0].name}",
+            where=where,
+            fix=f"write `{other[1]}` for {other[0].name}, or `format: {chosen.name}` to leave the rest out",
+        )
 
 
 def _no_column(column: str, row: Columns, where: str) -> DataError:
@@ -127,8 +139,14 @@ def _check_parts(chosen: Format, shown: Columns, row: Columns, where: str) -> No
             f"format {chosen.name} needs the column {part!r}, which is missing{nearest(part, map(str, row))}; "
             f"columns present: {listed(row) or 'none'}",
             where=where,
-            fix=f"write {found[1]}" if found else f"`columns: {{{part}: {next(text_paths(row), 'YOUR_COLUMN')}}}`",
+            fix=f"write {found[1]}"
+            if found
+            else f"`columns: {{{part}: {written(next(text_paths(row), 'YOUR_COLUMN'))}}}`",
         )
+
+
+def _after(fix: str, line: str) -> str:
+    return fix if "columns:" in fix else f"{fix}; then write `{line}` into `data`"
 
 
 def _unrecognised(row: Columns, known: Sequence[Format], where: str) -> DataError:
@@ -139,8 +157,14 @@ def _unrecognised(row: Columns, known: Sequence[Format], where: str) -> DataErro
             fix='write each path from a root to a leaf as one row: {"messages": [{"role": ..., "content": ...}, ...]}',
         )
     found = suggestion(row, known, known)
+    if found is None and (near := unread(row, known)):
+        return DataError(
+            f"rows of {near[0].name} by their columns, but {near[2].message}",
+            where=where,
+            fix=_after(near[2].fix or "mend or remove the row", near[1]),
+        )
     return DataError(
         f"no format has these columns: {listed(row) or 'none'}",
         where=where,
-        fix=f"write {found[1]} into `data`: rows of {found[0].name}" if found else own_columns(row),
+        fix=f"write {found[1]} into `data`: rows of {found[0].name}" if found else own_columns(row, known),
     )

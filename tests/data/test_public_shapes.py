@@ -16,7 +16,7 @@ import yaml
 from peftcli.data.faults import FaultLog, RowFault
 from peftcli.data.format import find_format
 from peftcli.data.readers.containers import read_file
-from peftcli.data.rows import ChatRow, Row, TagRow
+from peftcli.data.rows import ChatRow, PreferenceRow, Row, TagRow
 from peftcli.errors import DataError
 
 CALLS = [{"name": "weather", "arguments": {"city": "Bern"}}]
@@ -232,3 +232,155 @@ def test_pairs_of_answers_name_the_column_of_their_question() -> None:
         find_format("auto", {}, row, "rows.jsonl:1").parse(row)
     assert caught.value.fix == "write `columns: {prompt: question}`"
     assert find_format("auto", {"prompt": "question"}, row, "rows.jsonl:1").format.name == "preference"
+
+
+BAD = [TURNS[0], {"role": "assistant", "content": "Go."}]
+HH = ("\n\nHuman: Hi\n\nAssistant: Hello.", "\n\nHuman: Hi\n\nAssistant: Go.")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": HH[0], "rejected": HH[1]},
+        {"prompt": "Hi", "prompt_id": "1", "chosen": TURNS, "rejected": BAD, "messages": TURNS, "score_chosen": 8.0},
+        {"prompt": "Hi", "chosen": TURNS[1:], "rejected": BAD[1:]},
+        {"chosen": TURNS, "rejected": BAD},
+    ],
+    ids=["hh-rlhf", "ultrafeedback", "answers alone", "whole conversations"],
+)
+def test_pairs_of_whole_conversations_are_a_prompt_and_two_answers(row: dict[str, Any]) -> None:
+    assert find_format("auto", {}, row, "rows.jsonl:1").parse(row) == PreferenceRow(TURNS[:1], TURNS[1:], BAD[1:])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Hi", "input": "", "output": "Hello.", "kto_tag": False},
+        {"conversations": FROM_VALUE, "kto_tag": False},
+        {"messages": TURNS, "label": False},
+    ],
+    ids=["instruction", "sharegpt", "messages"],
+)
+def test_an_answer_that_is_marked_as_bad_is_not_trained_unasked(row: dict[str, Any]) -> None:
+    found = find_format("auto", {}, row, "rows.jsonl:1")
+    assert found.parse(row) == PreferenceRow(TURNS[:1], TURNS[1:], liked=False)
+    assert not found.format.one_sequence
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": json.dumps(FROM_VALUE)},
+        {"messages": {"role": ["user", "assistant"], "content": ["Hi", "Hello."]}},
+        {"conversations": {"from": ["human", "gpt"], "value": ["Hi", "Hello."]}},
+    ],
+    ids=["turns as JSON text", "columns of turns", "columns of from and value"],
+)
+def test_turns_are_found_in_text_and_in_columns(row: dict[str, Any]) -> None:
+    parsed = find_format("auto", {}, row, "rows.jsonl:1").parse(row)
+    assert isinstance(parsed, ChatRow)
+    assert parsed.messages == TURNS
+
+
+@pytest.mark.parametrize(
+    ("row", "line", "other"),
+    [
+        ({"text": "A law.", "summary": "Law.", "title": "t"}, "columns: {prompt: text, completion: summary}", "prompt"),
+        ({"text": "Hi", "response": "Hello."}, "columns: {prompt: text, completion: response}", "prompt"),
+        ({"text": "Hi", "labels": [1, 2], "id": "x"}, "columns: {label: labels}", "classification"),
+    ],
+)
+def test_a_text_beside_its_answer_or_label_is_not_taken_for_a_document(
+    row: dict[str, Any], line: str, other: str
+) -> None:
+    with pytest.raises(DataError, match=f"two formats have these columns: text, .* and {other}") as caught:
+        find_format("auto", {}, row, "rows.jsonl:1")
+    assert f"`{line}`" in (caught.value.fix or "")
+    assert "`format: text`" in (caught.value.fix or "")
+    found = find_format("auto", yaml.safe_load(line)["columns"], row, "rows.jsonl:1")
+    assert found.format.name.startswith(other)
+    assert find_format("text", {}, row, "rows.jsonl:1").format.name == "text"
+
+
+@pytest.mark.parametrize("row", [{"text": "a", "category": "law", "title": "t"}, {"text": "a", "summary": None}])
+def test_a_document_with_words_about_it_stays_a_document(row: dict[str, Any]) -> None:
+    assert find_format("auto", {}, row, "rows.jsonl:1").format.name == "text"
+
+
+@pytest.mark.parametrize(
+    ("row", "message", "fix"),
+    [
+        (
+            {"question": "2 + 2?", "answer": 4},
+            "rows of prompt-completion by their columns, but 'answer' (completion) is a number, not text",
+            'write it as text, "4"; then write `columns: {prompt: question, completion: answer}` into `data`',
+        ),
+        (
+            {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]},
+            "no format has these columns: contents",
+            "'contents' is a list of objects with role, parts: write each row as "
+            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}',
+        ),
+        (
+            {"custom_id": "a", "params": {"messages": TURNS}},
+            "no format has these columns: custom_id, params",
+            "write `columns: {messages: params.messages}` into `data`: rows of messages",
+        ),
+        (
+            {"qid": 1, "question": "Red?", "answers": [{"score": 3, "text": "A colour."}]},
+            "no format has these columns: qid, question, answers",
+            "write `columns: {prompt: question, completion: answers.0.text}` into `data`: rows of prompt-completion",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_own_remedy(row: dict[str, Any], message: str, fix: str) -> None:
+    with pytest.raises(DataError) as caught:
+        find_format("auto", {}, row, "rows.jsonl:1")
+    assert (caught.value.message, caught.value.fix) == (message, fix)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [{"role": "user", "text": "Hi"}]}, "message 1 (user) has no content; its keys: role, text"),
+        ({"conversations": [{"from": "user", "content": "Hi"}]}, "turn 1 has no 'value'; its keys: from, content"),
+        ({"messages": "[{'role': 'user'}]"}, "'messages' is text but not JSON"),
+        ({"chosen": "a", "rejected": "b"}, "the column 'prompt' is missing"),
+    ],
+)
+def test_turns_under_other_keys_are_told_with_the_keys(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowFault) as caught:
+        find_format("auto", {}, row, "rows.jsonl:1").parse(row)
+    assert caught.value.message == message
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message", "fix"),
+    [
+        ("a.csv", "a;b\nx;y\n".encode("utf-16-le"), "UTF-16LE, not UTF-8", "iconv -f UTF-16LE -t UTF-8"),
+        ("a.csv", "a;b\nx;y\n".encode("utf-16-be"), "UTF-16BE, not UTF-8", "iconv -f UTF-16BE -t UTF-8"),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-32"), "UTF-32, not UTF-8", "iconv -f UTF-32 -t UTF-8"),
+        ("a.jsonl", b'[{"text": "a"}]', "not a list", "a list of rows is a .json file: rename it"),
+        ("a.jsonl", b'{\n "text": "a"\n}\n', "not valid JSON", "write one whole object a line"),
+        ("a.jsonl", b"{'text': 'a'}\n", "not valid JSON", "json.dumps"),
+    ],
+)
+def test_a_file_that_is_read_wrongly_as_a_whole_is_told_as_a_whole(
+    name: str, data: bytes, message: str, fix: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        rows_in(tmp_path / name)
+    assert message in str(caught.value)
+    assert fix in str(caught.value)
+
+
+def test_the_line_that_a_spreadsheet_writes_for_itself_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sep=;\nprompt;completion\na,b;c\n")
+    assert rows_in(tmp_path / "a.csv") == [{"prompt": "a,b", "completion": "c"}]
+
+
+def test_the_suggested_line_is_yaml_whatever_the_columns_are_called() -> None:
+    row = {"Was ist: das": "Eine Frage?", "a, b": "Ja, eine Frage."}
+    assert line_of(row) == {"columns": {"prompt": "Was ist: das", "completion": "a, b"}}

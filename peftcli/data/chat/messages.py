@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.data.chat.marks import THOUGHTS
-from peftcli.data.faults import RowFault, excerpt
+from peftcli.data.faults import RowFault, excerpt, listed
 from peftcli.data.names import nearest
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import Message
@@ -20,8 +20,7 @@ def parse_messages(value: Any) -> tuple[list[Message], list[float | None]]:
 
     Keys whose value is null are left out (columnar files give every message every key). Raises `RowFault`.
     """
-    if isinstance(value, str):
-        value = _from_json(value)
+    value = turns_in(value)
     if not isinstance(value, list):
         raise RowFault(f"'messages' is {json_kind(value)}, not a list of turns")
     if not value:
@@ -37,11 +36,21 @@ def parse_messages(value: Any) -> tuple[list[Message], list[float | None]]:
     return messages, weights
 
 
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise RowFault("'messages' is text but not JSON") from error
+def turns_in(value: Any, column: str = "messages") -> Any:
+    """The list of turns that JSON text holds, or an object of lists as wide as there are turns; else the value itself."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise RowFault(
+                f"{column!r} is text but not JSON",
+                "write the list of turns itself, or its JSON (Python's `json.dumps`)",
+            ) from error
+    if isinstance(value, Mapping) and value and all(isinstance(part, list) for part in value.values()):
+        lengths = {len(part) for part in value.values()}
+        if len(lengths) == 1:
+            return [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
+    return value
 
 
 def require_answer(messages: list[Message]) -> None:
@@ -105,7 +114,10 @@ def _content(message: Message, number: int) -> str:
     if content is None:
         if calls:
             return ""
-        raise RowFault(f"message {number} ({message['role']}) has no content")
+        raise RowFault(
+            f"message {number} ({message['role']}) has no content; its keys: {listed(message)}",
+            "the text of a message is its `content`: rename the key, or remove the row",
+        )
     if isinstance(content, list):
         content = _joined_parts(content, number)
     if not isinstance(content, str):

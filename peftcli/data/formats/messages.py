@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer
+from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer, turns_in
 from peftcli.data.columns import Columns
 from peftcli.data.faults import RowFault, listed
 from peftcli.data.format import Format
@@ -13,6 +13,8 @@ def recognise(row: Columns) -> str | None:
     turns = row.get("messages")
     if isinstance(turns, str) and turns.lstrip().startswith("[{"):
         return "a column `messages` that holds a list of turns as JSON text"
+    if isinstance(turns, dict):
+        turns = turns_in(turns)
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
         return "a column `messages` that holds a list of turns"
     return None

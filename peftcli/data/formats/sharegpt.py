@@ -9,9 +9,9 @@ import json
 import re
 from typing import Any
 
-from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer
+from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer, turns_in
 from peftcli.data.columns import Columns, called, optional_text
-from peftcli.data.faults import RowFault, excerpt
+from peftcli.data.faults import RowFault, excerpt, listed
 from peftcli.data.format import Format
 from peftcli.data.names import nearest
 from peftcli.data.readers.jsonl import json_kind
@@ -43,8 +43,12 @@ _END = re.compile(r"\s*(?:<\|endoftext\|>|</s>)\s*\Z")
 
 def recognise(row: Columns) -> str | None:
     turns = row.get("conversations")
-    if isinstance(turns, str) and len(_transcript(turns)) > 1:
+    if isinstance(turns, str) and turns.lstrip().startswith("[{"):
+        return "a column `conversations` that holds a list of turns as JSON text"
+    if isinstance(turns, str) and len(transcript(turns)) > 1:
         return "a column `conversations` that holds turns behind their speakers"
+    if isinstance(turns, dict):
+        turns = turns_in(turns, "conversations")
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
         return "a column `conversations` that holds a list of turns"
     return None
@@ -53,7 +57,8 @@ def recognise(row: Columns) -> str | None:
 def parse(row: Columns) -> ChatRow:
     turns = row.get("conversations")
     if isinstance(turns, str):
-        turns = _transcript(turns) or turns
+        turns = transcript(turns) or (turns_in(turns, "conversations") if turns.lstrip().startswith("[") else turns)
+    turns = turns_in(turns) if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
         raise RowFault(f"{called(row, 'conversations')} is {json_kind(turns)}, not a list of turns")
     converted = [message_of(turn, number) for number, turn in enumerate(turns, 1)]
@@ -65,7 +70,7 @@ def parse(row: Columns) -> ChatRow:
     return ChatRow(messages, weights, parse_tools(row.get("tools")))
 
 
-def _transcript(text: str) -> list[dict[str, str]]:
+def transcript(text: str) -> list[dict[str, str]]:
     """The turns of one text; none when it does not begin with a speaker. The end token behind a turn is left out."""
     found = [match for match in _SPEAKER.finditer(text) if _role(match[1]) in ROLES]
     if not found or text[: found[0].start()].strip():
@@ -94,6 +99,8 @@ def message_of(turn: Any, number: int) -> dict[str, Any]:
             f"turn {number}: unknown speaker {excerpt(speaker)!r}{nearest(speaker, ROLES)}",
             f"speakers: {', '.join(ROLES)}",
         )
+    if turn.get("value") is None:
+        raise RowFault(f"turn {number} has no 'value'; its keys: {listed(turn)}", "the text of a turn is its `value`")
     kept = {key: turn[key] for key in ("train", "weight") if key in turn}
     if role == "call":
         return {"role": "assistant", "tool_calls": _calls(turn.get("value"), number), **kept}

@@ -15,6 +15,8 @@ from peftcli.data.readers.lines import read_lines
 from peftcli.errors import DataError
 
 _SEPARATORS = (";", "\t", "|", ",")
+# what Excel writes before the header for itself
+_SAID = re.compile(r"sep=([;\t|,])")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -28,7 +30,9 @@ def read(reading: Reading) -> Iterator[Chunk]:
         first = next(lines, None)
         if first is None:
             return
-        parser = csv.reader(chain([first], lines), delimiter=_separator(first, usual), strict=True)
+        said = _SAID.fullmatch(first.rstrip())
+        separator = said[1] if said else _separator(first, usual)
+        parser = csv.reader(lines if said else chain([first], lines), delimiter=separator, strict=True)
         header = next(parser, None)
         if header is None:
             return

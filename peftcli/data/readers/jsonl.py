@@ -71,7 +71,7 @@ def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> di
         reading.faults.add(
             f"not valid JSON ({error.msg}): {excerpt(line[start : start + 60])}",
             f"{reading.name}:{number}:{error.colno}",
-            "mend or remove the line",
+            _remedy(line),
         )
         return None
     except (RecursionError, ValueError) as error:
@@ -83,9 +83,20 @@ def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> di
     reading.faults.add(
         f"a row must be a JSON object, not {json_kind(row)}: {excerpt(line)}",
         f"{reading.name}:{number}",
-        'write {"text": ...} or the columns of another format',
+        "a list of rows is a .json file: rename it"
+        if isinstance(row, list) and row and all(isinstance(entry, dict) for entry in row)
+        else 'write {"text": ...} or the columns of another format',
     )
     return None
+
+
+def _remedy(line: str) -> str:
+    """What to do about a line that is not JSON, by the two ways in which whole files come about that are not."""
+    if line.strip() in ("{", "["):
+        return "write one whole object a line; a list of objects over several lines is a .json file"
+    if line.lstrip().startswith("{'"):
+        return "write the rows with Python's `json.dumps`, which quotes as JSON does"
+    return "mend or remove the line"
 
 
 def json_kind(value: Any) -> str:

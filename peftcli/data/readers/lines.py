@@ -43,10 +43,22 @@ def _bounded_lines(stream: BinaryIO, reading: Reading) -> Iterator[bytes]:
 
 
 def _refuse_wide_encodings(data: bytes, reading: Reading) -> None:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if (found := _wide_encoding(data)) is not None:
         raise DataError(
-            "the file is UTF-16, not UTF-8", where=f"{reading.name}:1", fix="convert it: iconv -f UTF-16 -t UTF-8"
+            f"the file is {found}, not UTF-8", where=f"{reading.name}:1", fix=f"convert it: iconv -f {found} -t UTF-8"
         )
+
+
+def _wide_encoding(data: bytes) -> str | None:
+    """By the byte order mark, or by the zero bytes that every other byte of plain letters is."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    even, odd = data[:200:2], data[1:200:2]
+    if odd and odd.count(0) > len(odd) * 3 // 4 and not even.count(0):
+        return "UTF-16LE"
+    return "UTF-16BE" if even and even.count(0) > len(even) * 3 // 4 and not odd.strip(b"\n").count(0) else None
 
 
 def _refuse_lone_returns(data: bytes, reading: Reading) -> None:
