@@ -17,7 +17,7 @@ from peftcli.data.faults import FaultLog, RowFault
 from peftcli.data.format import find_format
 from peftcli.data.readers.containers import read_file
 from peftcli.data.rows import ChatRow, PreferenceRow, Row, TagRow
-from peftcli.errors import DataError
+from peftcli.errors import DataError, RecipeError
 
 CALLS = [{"name": "weather", "arguments": {"city": "Bern"}}]
 TOOLS = [{"name": "weather", "description": "Of a city.", "parameters": {"city": {"type": "str"}}}]
@@ -384,3 +384,11 @@ def test_the_line_that_a_spreadsheet_writes_for_itself_is_no_header(tmp_path: Pa
 def test_the_suggested_line_is_yaml_whatever_the_columns_are_called() -> None:
     row = {"Was ist: das": "Eine Frage?", "a, b": "Ja, eine Frage."}
     assert line_of(row) == {"columns": {"prompt": "Was ist: das", "completion": "a, b"}}
+
+
+def test_judged_answers_are_refused_with_their_place_and_the_line_that_trains_them_all_the_same(prepared: Any) -> None:
+    rows = [{"messages": TURNS, "label": False}]
+    with pytest.raises(RecipeError, match=r"judged or compared \(format preference\)") as caught:
+        prepared(rows)
+    assert (caught.value.where or "").endswith("rows.jsonl:1")
+    assert "`format: messages`" in (caught.value.fix or "")

@@ -12,7 +12,16 @@ from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
 from peftcli.data.encode.chat import encode_chats
 from peftcli.data.encode.pieces import encode_pieces
 from peftcli.data.encode.text import encode_texts
-from peftcli.data.rows import ChatRow, PiecesRow, Row, TextRow
+from peftcli.data.rows import (
+    ChatRow,
+    LabelRow,
+    PairRow,
+    PiecesRow,
+    PreferenceRow,
+    Row,
+    TagRow,
+    TextRow,
+)
 from peftcli.data.tokens import Codec, TokenizerFacts
 from peftcli.errors import ModelError, RecipeError
 
@@ -59,10 +68,19 @@ class RowEncoder:
                 self.codec, self._templates.render_rows, cast(list[ChatRow], rows), self.settings, place
             )
         raise RecipeError(
-            "task causal-lm cannot train on rows of this format",
-            fix="for the text alone: `format: text`; for a prompt and its answer: `format: prompt-completion` "
-            "with `columns`",
+            f"task causal-lm cannot train on {_KINDS.get(kind, 'rows of this format')}",
+            where=place(0),
+            fix="to train on a part of them all the same, name its format: `format: messages`, `instruction`, `text` or "
+            "`prompt-completion` (with `columns`)",
         )
+
+
+_KINDS = {
+    PreferenceRow: "answers that are judged or compared (format preference)",
+    LabelRow: "texts with labels (format classification)",
+    TagRow: "words with tags (format token-classification)",
+    PairRow: "pairs of source and target (format seq2seq)",
+}
 
 
 class _Templates:
