@@ -58,6 +58,15 @@ class DetectedFormat:
         return self.format.parse(renamed(row, self.columns) if self.columns else row)
 
 
+class UnnamedColumns(DataError):
+    """No format has the columns as they are called; `format` has them when `columns` names them."""
+
+    def __init__(self, message: str, where: str, fix: str, *, format: str, columns: Mapping[str, str]) -> None:
+        super().__init__(message, where=where, fix=fix)
+        self.format = format
+        self.columns = dict(columns)
+
+
 @cache
 def load_format(name: str) -> Format:
     """The format of that name, ours or an installed package's."""
@@ -163,8 +172,8 @@ def _unrecognised(row: Columns, known: Sequence[Format], where: str) -> DataErro
             where=where,
             fix=_after(near[2].fix or "mend or remove the row", near[1]),
         )
-    return DataError(
-        f"no format has these columns: {listed(row) or 'none'}",
-        where=where,
-        fix=f"write {found[1]} into `data`: rows of {found[0].name}" if found else own_columns(row, known),
-    )
+    message = f"no format has these columns: {listed(row) or 'none'}"
+    if found is None:
+        return DataError(message, where=where, fix=own_columns(row, known))
+    fix = f"write {found[1]} into `data`: rows of {found[0].name}"
+    return UnnamedColumns(message, where, fix, format=found[0].name, columns=found[2])

@@ -15,9 +15,12 @@ ANY_TEXT_RANK = 90
 """Formats of this rank and above take any text: suggested when no other can be read."""
 
 
-def suggestion(row: Columns, wanted: Iterable[Format], known: Sequence[Format]) -> tuple[Format, str] | None:
-    """A format that reads the row and the line for it, or None. `known`: all that `format: auto` chooses from.
+def suggestion(
+    row: Columns, wanted: Iterable[Format], known: Sequence[Format]
+) -> tuple[Format, str, dict[str, str]] | None:
+    """A format that reads the row, the line for it and the columns that the line names, or None.
 
+    `known`: all that `format: auto` chooses from.
     The format of which most parts are there is taken, then one that can be trained on, then the simplest.
     """
     found = [
@@ -34,7 +37,7 @@ def suggestion(row: Columns, wanted: Iterable[Format], known: Sequence[Format]) 
     auto = recognised(renamed(row, columns), columns, known)
     line = line_of(columns)
     named = auto is not None and auto[0] is chosen
-    return chosen, f"`{line}`" if named else f"`format: {chosen.name}` and `{line}`"
+    return chosen, f"`{line}`" if named else f"`format: {chosen.name}` and `{line}`", columns
 
 
 def recognised(shown: Columns, columns: Mapping[str, str], known: Sequence[Format]) -> tuple[Format, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from peftcli.data.config import DataConfig, SourceConfig, held_out
-from peftcli.data.format import load_format
-from peftcli.data.preview import read_parts
+from peftcli.data.format import UnnamedColumns, load_format
+from peftcli.data.preview import Parts, read_parts
+from peftcli.data.suggest import line_of as written_columns
 from peftcli.errors import DataError, ModelError
 from peftcli.models.source import BaseSource, read_model_config, resolve_base
 from peftcli.models.tokenizer_trial import require_bounded_tokenizer
@@ -37,6 +39,8 @@ class FirstLook:
     """Tokens that hold 99 of 100 rows, a round number, at most the base's context."""
     measured: bool
     """Whether the base's own tokenizer counted, or characters were."""
+    columns: Mapping[str, str]
+    """Parts of the format -> the columns that play them, where those have other names."""
 
     @property
     def held_out(self) -> str:
@@ -51,8 +55,10 @@ def look_at(path: Path, base: str) -> FirstLook:
 
     A base that is not on this machine is not asked for: lengths then come from characters.
     """
-    config = DataConfig(train=SourceConfig(path=str(path.absolute()), rows=ROWS_LOOKED_AT), validation=0)
-    (parts,) = read_parts(config, folder=Path.cwd(), limit=ROWS_LOOKED_AT)
+    try:
+        parts, columns = _parts(path), dict[str, str]()
+    except UnnamedColumns as usual:
+        parts, columns = _parts(path, format=usual.format, columns=usual.columns), usual.columns
     if not parts.rows:
         raise DataError("the file has no rows", where=str(path), fix="put one row on each line")
     if not load_format(parts.format).one_sequence:
@@ -66,7 +72,14 @@ def look_at(path: Path, base: str) -> FirstLook:
     wanted = math.ceil(float(np.quantile(lengths, _QUANTILE)) + _TEMPLATE_TOKENS)
     longest = next((length for length in _LENGTHS if length >= wanted), _LENGTHS[-1])
     context = _context_of(base)
-    return FirstLook(parts.format, parts.why, len(texts), min(longest, context or longest), measured)
+    why = f"{written_columns(columns)}: look whether that is right" if columns else parts.why
+    return FirstLook(parts.format, why, len(texts), min(longest, context or longest), measured, columns)
+
+
+def _parts(path: Path, **named: Any) -> Parts:
+    config = DataConfig(train=SourceConfig(path=str(path.absolute()), rows=ROWS_LOOKED_AT, **named), validation=0)
+    (parts,) = read_parts(config, folder=Path.cwd(), limit=ROWS_LOOKED_AT)
+    return parts
 
 
 def _lengths(texts: list[str], base: str) -> tuple[np.ndarray, bool]:

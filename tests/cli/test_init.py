@@ -43,6 +43,36 @@ def test_a_recipe_for_own_rows_is_valid_and_says_what_they_are(
     assert len((tmp_path / "mine.yaml").read_text().splitlines()) <= 8
 
 
+@pytest.mark.parametrize(
+    ("row", "format", "columns"),
+    [
+        ({"question": "What?", "answer": "That."}, "prompt-completion", {"prompt": "question", "completion": "answer"}),
+        (
+            {"instruction": "Do.", "context": "It.", "response": "Done.", "category": "qa"},
+            "instruction",
+            {"output": "response", "input": "context"},
+        ),
+        ({"conversation": SHAPES["messages"]["messages"]}, "messages", {"messages": "conversation"}),
+    ],
+)
+def test_columns_with_names_of_their_own_are_written_into_the_recipe(
+    row: dict[str, Any],
+    format: str,
+    columns: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", row)
+    assert peft(["init", "chat", "--data", "rows.jsonl", "--output", "mine.yaml"]) == 0
+    assert "look whether that is right" in capsys.readouterr().out
+    data = load_recipe(tmp_path / "mine.yaml").recipe.data
+    assert (data.format, data.columns) == (format, columns)
+    assert peft(["data", "mine.yaml"]) == 0
+    assert "train: 48 rows" in capsys.readouterr().out
+
+
 def test_lengths_come_from_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.jsonl", {"text": "a word and another " * 120})

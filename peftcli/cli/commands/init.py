@@ -70,4 +70,5 @@ def _own_rows(data: Path, base: str, output: Path | None) -> tuple[dict[str, Any
         f"data: {found.format} ({found.why}); {found.rows:,} rows looked at, 99 of 100 within {found.max_length:,} {how};"
         f" {found.held_out}\n"
     )
-    return {"train": train, "format": found.format, "max_length": found.max_length}, told
+    named = {"columns": dict(found.columns)} if found.columns else {}
+    return {"train": train, "format": found.format, **named, "max_length": found.max_length}, told
