@@ -12,7 +12,7 @@ import numpy as np
 
 from peftcli.data.config import DataConfig, SourceConfig, held_out
 from peftcli.data.format import UnnamedColumns, load_format
-from peftcli.data.preview import Parts, read_parts
+from peftcli.data.preview import SourceParts, read_parts
 from peftcli.data.suggest import line_of as written_columns
 from peftcli.errors import DataError, ModelError
 from peftcli.models.source import BaseSource, read_model_config, resolve_base
@@ -76,7 +76,7 @@ def look_at(path: Path, base: str) -> FirstLook:
     return FirstLook(parts.format, why, len(texts), min(longest, context or longest), measured, columns)
 
 
-def _parts(path: Path, **named: Any) -> Parts:
+def _parts(path: Path, **named: Any) -> SourceParts:
     config = DataConfig(train=SourceConfig(path=str(path.absolute()), rows=ROWS_LOOKED_AT, **named), validation=0)
     (parts,) = read_parts(config, folder=Path.cwd(), limit=ROWS_LOOKED_AT)
     return parts
