@@ -19,7 +19,7 @@ from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
-from peftcli.runs.assembly import assemble, fit_setup, require_fit_base
+from peftcli.runs.assembly import assemble, fit_setup, require_fit_base, score_run
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.draft import Draft
 from peftcli.runs.folder import (
@@ -32,6 +32,7 @@ from peftcli.runs.gates import require_met
 from peftcli.runs.locking import locked_run, require_locked_weights
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.runs.place import require_free, run_place
+from peftcli.runs.scoring import updates_of
 from peftcli.runs.seeds import of_seed, run_seeds
 from peftcli.streams import tell
 from peftcli.training.loop import fit
@@ -149,7 +150,9 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
             draft.attached = attach_method(assembly, resuming=resuming)
         draft.write_lock()
         draft.training_begins()
-        draft.training_ended(fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well)))
+        draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))
+        draft.scores = score_run(assembly, draft.result)
+        draft.updates = updates_of(assembly.model)
         with signals.finishing():
             draft.write_adapter()
             draft.write_lock()

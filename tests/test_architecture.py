@@ -150,6 +150,12 @@ def test_nothing_unpickles_or_evaluates() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_reference_is_never_imported() -> None:
+    """It is here for the tests: what reads and writes its format must not come to lean on it."""
+    wrong = [path for path in _files() if any(name.split(".")[0] == "peft" for name in _imports(path))]
+    assert not wrong, wrong
+
+
 def test_names_say_something() -> None:
     empty = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler"}
     assert not [path for path in _files() if path.stem in empty]

@@ -11,7 +11,6 @@ from typing import Any
 import peftcli
 from peftcli import files
 from peftcli.adapters.base import Summary
-from peftcli.adapters.updates import update_norms
 from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
 from peftcli.evaluation.result import facts_of
@@ -41,7 +40,7 @@ from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
 from peftcli.runs.adapter_folder import write_adapter_folder
 from peftcli.runs.as_written import adapter_hashes
-from peftcli.runs.assembly import Assembly, RunScores, score_run
+from peftcli.runs.assembly import Assembly, RunScores
 from peftcli.runs.folder import resolved_values
 from peftcli.runs.gates import gate_results
 from peftcli.runs.locking import as_first_written, inputs_of, with_results, with_weights
@@ -80,14 +79,6 @@ class Draft:
 
     def training_begins(self) -> None:
         self.startup_seconds = time.monotonic() - self.started
-
-    def training_ended(self, result: FitResult) -> None:
-        """Scores, and how far each weight was moved: once, from the adapter that was chosen."""
-        assert self.assembly is not None, "called by the fit"
-        self.result = result
-        self.scores = score_run(self.assembly, result)
-        norms = update_norms(self.assembly.model)
-        self.updates = [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in norms]
 
     def has_begun_well(self) -> None:
         """The first checkpoint is on disk: the run takes its place, and an older run that held it goes."""

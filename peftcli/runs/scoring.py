@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
+from peftcli.adapters.updates import update_norms
 from peftcli.data.facts import DataFacts
 from peftcli.evaluation.registry import REPORT_PREFIX
 from peftcli.evaluation.result import Difference, Evaluation, compare, facts_of
 from peftcli.planning.plan import Prepared
 from peftcli.reports.metric_facts import MetricFacts
-from peftcli.reports.record import Answers, DifferenceRecord, EvaluationRecord, Interval, Intervals
+from peftcli.reports.record import Answers, DifferenceRecord, EvaluationRecord, Interval, Intervals, LayerUpdate
 from peftcli.runs.assembly import RunScores
 from peftcli.runs.showing import shown_samples, source_scores
 
@@ -92,3 +95,8 @@ def _answers(evaluation: Evaluation) -> Answers:
 
 def _pairs(evaluation: Evaluation) -> dict[str, Interval]:
     return {name: (float(low), float(high)) for name, (low, high) in evaluation.intervals.items()}
+
+
+def updates_of(model: nn.Module) -> list[LayerUpdate]:
+    """How far the adapter moved each weight; asked once, when the adapter that is kept is in the model."""
+    return [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in update_norms(model)]
