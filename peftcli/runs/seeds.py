@@ -128,8 +128,9 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _write(folder: Path, record: RunRecord) -> RunRecord:
-    if record.status == "completed":
-        record = record.model_copy(update={"run_files": hashes_beside(folder)})
+    # the record is made from that of a seed, whose files are others
+    own = hashes_beside(folder) if record.status == "completed" else {}
+    record = record.model_copy(update={"run_files": own})
     files.write_text(folder / RECORD_NAME, sealed(record.to_json()))
     write_reports(folder)
     return record

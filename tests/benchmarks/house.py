@@ -88,9 +88,10 @@ def _targets(tree: ast.AST, package: Path) -> Iterator[str]:
         )
         for name in names:
             parts = name.split(".")
-            if parts[0] == "peftcli" and len(parts) > 1:
-                if (package / parts[1]).is_dir() or (package / f"{parts[1]}.py").is_file():
-                    yield parts[1]
+            if parts[0] != "peftcli" or len(parts) < 2:
+                continue
+            if (package / parts[1]).is_dir() or (package / f"{parts[1]}.py").is_file():
+                yield parts[1]
 
 
 def _inner_imports(tree: ast.AST) -> int:

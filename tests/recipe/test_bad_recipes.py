@@ -81,7 +81,7 @@ BAD = [
     ("evaluation: {metrics: loss}", "4:23", "wanted a list", "write a list"),
     ("evaluation: {every: 0}", "4:21", "of at least 1", None),
     ("generation: {top_p: 1.5}", "4:21", "of at most 1", None),
-    ("generation: {temperature: 0}", "4:27", "above 0", None),
+    ("generation: {temperature: 0}", "4:27", "of at least 1e-06", None),
     ("seed: -1", "4:7", "of at least 0", None),
     ("seed: 4294967296", "4:7", "of at most 4294967295", None),
     ("seed: abc", "4:7", 'is the text "abc"', None),

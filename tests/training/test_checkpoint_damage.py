@@ -167,7 +167,7 @@ def test_none_good_names_them_all(folder: Path) -> None:
 
 
 def test_what_a_kill_left_behind_is_swept(folder: Path) -> None:
-    left = folder / ".tmp-step-00000012-17-abcd"
+    left = folder / ".tmp-step-00000012-17-abcdef01"
     left.mkdir()
     foreign = folder / ".notes"
     foreign.mkdir()
