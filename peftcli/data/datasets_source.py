@@ -14,6 +14,7 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
 from peftcli.data.readers.arrow_values import plain_row
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk
+from peftcli.data.readers.unpacked import Unpacked
 from peftcli.data.sources import FileFacts
 from peftcli.errors import DataError, HubError, StorageError
 
@@ -53,7 +54,12 @@ class _Dataset:
         rows = self._rows.with_format(None)
         if not len(rows):
             raise DataError("the split holds no rows", where=self.names[0])
+        stored = self._rows.with_format("arrow")
+        size = sum(Path(entry["filename"]).stat().st_size for entry in rows.cache_files)
+        unpacked = Unpacked(self.names[0], size, rows=after)
         for start in range(after, len(rows), CHUNK_ROWS):
+            for batch in stored[start : start + CHUNK_ROWS].to_batches():
+                unpacked.look_at(batch)
             columns = rows[start : start + CHUNK_ROWS]
             names = list(columns)
             count = len(columns[names[0]])

@@ -15,8 +15,10 @@ from peftcli.data import prepare as preparing
 from peftcli.data.cache import TokenCache
 from peftcli.data.config import DataConfig
 from peftcli.data.datasets_source import SavedDataset
+from peftcli.data.faults import FaultLog
 from peftcli.data.readers import verified
-from peftcli.data.readers.verified import VerifiedFile, hash_file
+from peftcli.data.readers.containers import read_file
+from peftcli.data.readers.verified import BLOCK_BYTES, VerifiedFile, hash_file
 from peftcli.data.sources import LocalFiles, resolve
 from peftcli.errors import DataError
 
@@ -206,3 +208,20 @@ def test_every_change_is_seen(file: Path, change: str) -> None:
         pytest.raises(DataError, match=r"changed while(.|\n)*rows"),
     ):
         stream.readall()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_columns_that_span_hashed_blocks_are_read_whole(kind: str, tmp_path: Path) -> None:
+    """A column of 3 MB lies in several blocks of the hash, and is asked for in one reading."""
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("pyarrow.feather")
+    texts = [f"{number:06d}" * 500 for number in range(1_000)]
+    path, table = tmp_path / f"rows.{kind}", pyarrow.table({"text": texts})
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    else:
+        pyarrow.feather.write_feather(table, str(path), compression="uncompressed")
+    assert path.stat().st_size > 2 * BLOCK_BYTES
+    chunks = read_file(path, str(path), FaultLog(), hashed=hash_file(path))
+    assert [row["text"] for chunk in chunks for row in chunk.rows] == texts

@@ -90,11 +90,20 @@ class Child:
         os.close(writer)
         self._reader = reader
 
+    def working(self) -> float | None:
+        """Seconds of the processor that it and the processes that it waited for have used so far; None: it has ended."""
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return None
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
     def end(self) -> tuple[int, str]:
         """Exit status (minus the signal's number for a killed one) and everything that it printed."""
         with os.fdopen(self._reader, encoding="utf-8", errors="replace") as output:
             text = output.read()
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), text
+        _, status, usage = os.wait4(self.pid, 0)
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        return os.waitstatus_to_exitcode(status), text
 
 
 Command = Callable[[Sequence[str]], tuple[int, str]]

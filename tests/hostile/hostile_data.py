@@ -106,6 +106,45 @@ def many_members() -> bytes:
     return gzip.compress(bytes(100 << 20), 9) * 100
 
 
+def pointing(kind: str) -> Callable[[Scene], object]:
+    """A file of kilobytes whose cells stand for 50 GB: one long text (or list) that every row points at."""
+
+    def prepare(scene: Scene) -> None:
+        import pyarrow
+        import pyarrow.feather
+        import pyarrow.parquet
+
+        zeros = pyarrow.array([0] * 10_000, pyarrow.int32())
+        cells = pyarrow.DictionaryArray.from_arrays(zeros, pyarrow.array(["x" * 5_000_000]))
+        made = {
+            "texts": cells,
+            "nested": pyarrow.ListArray.from_arrays(pyarrow.array(range(10_001), pyarrow.int32()), cells),
+            "values": pyarrow.ListArray.from_arrays(
+                pyarrow.array(range(0, 20_000_001, 1_000_000), pyarrow.int32()),
+                pyarrow.nulls(20_000_000, pyarrow.int8()).fill_null(0),
+            ),
+            "runs": pyarrow.RunEndEncodedArray.from_arrays([2_000_000_000], ["x"]),
+            "views": pyarrow.ListViewArray.from_arrays(
+                zeros, pyarrow.array([3_000] * 10_000, pyarrow.int32()), pyarrow.array(["x" * 1_000] * 3_000)
+            ),
+        }
+        table = pyarrow.table({"text": made[kind]})
+        path = scene.folder / f"rows.{'parquet' if kind in PARQUET else 'arrow'}"
+        if kind in PARQUET:
+            pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=1 if kind == "values" else None)
+        else:
+            with pyarrow.OSFile(str(path), "wb") as raw, pyarrow.ipc.new_file(raw, table.schema) as writer:
+                writer.write_table(table)
+        del table, made, cells
+        pyarrow.default_memory_pool().release_unused()
+        recipe(scene, f"./{path.name}")
+
+    return prepare
+
+
+PARQUET = ("texts", "nested", "values")
+
+
 def case(name: str, prepare: Callable[[Scene], object], *says: str, codes: frozenset[int] = REFUSED) -> Case:
     return Case(name, "data", prepare, codes, says, COMMAND)
 
@@ -183,6 +222,7 @@ DATASETS = [
     case("data: a table file of 3 GB", sparse("rows.parquet", 3 << 30), "rows.parquet"),
     case("data: an arrow file of 3 GB", sparse("rows.arrow", 3 << 30), "rows.arrow"),
     case("data: an arrow stream of lengths", data("rows.arrow", b"\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(64)), "rows.arrow"),
+    *(case(f"data: columns of {kind}", pointing(kind), "expands to more than") for kind in (*PARQUET, "runs", "views")),
     case("data: a pipe", made(pipe), "not a regular file"),
     case("data: a device", data("x", None, "/dev/zero"), "kind of data file"),
     case("data: a link to a pipe", made(link_outside), "not a regular file"),

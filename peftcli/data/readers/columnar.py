@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from peftcli.data.readers.arrow_values import plain_rows
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk, Reading
 from peftcli.data.readers.compressed import SUFFIXES
+from peftcli.data.readers.unpacked import Unpacked
 from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError
+
+_LOOKED_AHEAD_BYTES = 64 << 20
+"""Up to this size a file is gone through once before a row of it is worked on: it may stand for days of work."""
 
 
 def read_parquet(reading: Reading) -> Iterator[Chunk]:
     """Chunks of rows, numbered from 1. A truncated file is a `DataError`."""
     import pyarrow
-    import pyarrow.parquet
 
     _refuse_compression(reading)
     try:
-        with open_raw(reading.path, reading.hashed, reading.name) as raw, pyarrow.parquet.ParquetFile(raw) as file:
-            yield from chunks_of(file.iter_batches(batch_size=CHUNK_ROWS))
+        yield from _chunks(reading, _parquet_batches)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(reading, "Parquet", error) from error
 
@@ -28,30 +30,64 @@ def read_parquet(reading: Reading) -> Iterator[Chunk]:
 def read_arrow(reading: Reading) -> Iterator[Chunk]:
     """Chunks of rows, numbered from 1, of an Arrow file or stream."""
     import pyarrow
-    import pyarrow.ipc
 
     _refuse_compression(reading)
     try:
-        with open_raw(reading.path, reading.hashed, reading.name) as raw, pyarrow.PythonFile(raw, mode="r") as stream:
-            try:
-                file = pyarrow.ipc.open_file(stream)
-                batches: Iterator[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
-            except pyarrow.ArrowInvalid:
-                stream.seek(0)
-                batches = iter(pyarrow.ipc.open_stream(stream))
-            yield from chunks_of(batches)
+        yield from _chunks(reading, _arrow_batches)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(reading, "Arrow", error) from error
 
 
-def chunks_of(batches: Iterator[Any]) -> Iterator[Chunk]:
-    """Record batches as chunks of at most `CHUNK_ROWS` rows."""
+def _chunks(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any]]) -> Iterator[Chunk]:
+    """Chunks of all rows; of a small file once it is known that they are no more than it may stand for."""
+    if reading.path.stat().st_size <= _LOOKED_AHEAD_BYTES:
+        for _ in _pieces(reading, batches_of):
+            pass
     count = 0
-    for batch in batches:
-        for start in range(0, batch.num_rows, CHUNK_ROWS):
-            rows = plain_rows(batch.slice(start, CHUNK_ROWS))
-            yield Chunk(rows, list(range(count + 1, count + len(rows) + 1)))
-            count += len(rows)
+    for piece in _pieces(reading, batches_of):
+        rows = plain_rows(piece)
+        yield Chunk(rows, list(range(count + 1, count + len(rows) + 1)))
+        count += len(rows)
+
+
+def _pieces(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any]]) -> Iterator[Any]:
+    with open_raw(reading.path, reading.hashed, reading.name) as raw:
+        unpacked = Unpacked(reading.name, reading.path.stat().st_size)
+        for batch in batches_of(raw, unpacked):
+            yield from unpacked.pieces(batch)
+
+
+def _parquet_batches(raw: Any, unpacked: Unpacked) -> Iterator[Any]:
+    """Record batches in which texts stay in their dictionaries, of a file that declares no more than it may."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(raw) as file:
+        facts = file.metadata
+    leaves = [facts.schema.column(number) for number in range(facts.num_columns)]
+    declared = 0
+    for group in range(facts.num_row_groups):
+        for number, leaf in enumerate(leaves):
+            column = facts.row_group(group).column(number)
+            declared += max(column.total_uncompressed_size, column.num_values * max(8, leaf.length or 0))
+    unpacked.check(max(declared, facts.num_rows * 8))
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    raw.seek(0)
+    with pyarrow.parquet.ParquetFile(raw, read_dictionary=texts) as file:
+        yield from file.iter_batches(batch_size=CHUNK_ROWS)
+
+
+def _arrow_batches(raw: Any, unpacked: Unpacked) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.ipc
+
+    with pyarrow.PythonFile(raw, mode="r") as stream:
+        try:
+            file = pyarrow.ipc.open_file(stream)
+            batches: Iterator[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
+        except pyarrow.ArrowInvalid:
+            stream.seek(0)
+            batches = iter(pyarrow.ipc.open_stream(stream))
+        yield from batches
 
 
 def _refuse_compression(reading: Reading) -> None:

@@ -64,13 +64,20 @@ class VerifiedFile(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
+        """Fills the buffer as far as the file goes: readers of columnar files take less for the end of the file."""
         view = memoryview(buffer).cast("B")
+        count = 0
+        while count < len(view) and (piece := self._piece(len(view) - count)):
+            view[count : count + len(piece)] = piece
+            count += len(piece)
+        return count
+
+    def _piece(self, most: int) -> bytes:
         number, start = divmod(self._place, BLOCK_BYTES)
         block = self._block(number) if number < len(self._hashed.blocks) else self._end()
-        piece = block[start : start + len(view)]
-        view[: len(piece)] = piece
+        piece = block[start : start + most]
         self._place += len(piece)
-        return len(piece)
+        return piece
 
     def _block(self, number: int) -> bytes:
         if self._held[0] != number:
