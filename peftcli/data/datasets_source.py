@@ -14,7 +14,6 @@ from peftcli.data.faults import FaultLog
 from peftcli.data.names import nearest
 from peftcli.data.readers.arrow_values import plain_row
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk
-from peftcli.data.readers.unpacked import Unpacked
 from peftcli.data.sources import FileFacts
 from peftcli.errors import DataError, HubError, StorageError
 
@@ -51,6 +50,8 @@ class _Dataset:
         """Raises `DataError` where what was read is not what was hashed."""
 
     def _chunks(self, after: int) -> Iterator[Chunk]:
+        from peftcli.data.readers.unpacked import Unpacked
+
         rows = self._rows.with_format(None)
         if not len(rows):
             raise DataError("the split holds no rows", where=self.names[0])

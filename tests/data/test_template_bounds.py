@@ -13,6 +13,7 @@ import pytest
 from peftcli.data.chat import bounds
 from peftcli.data.chat.bounds import MAX_TEMPLATE_BYTES, BoundTemplate
 from peftcli.data.chat.limits import TemplateRefusal
+from peftcli.data.faults import RowFault
 from peftcli.data.rows import ChatRow
 from peftcli.errors import ModelError
 
@@ -123,6 +124,18 @@ def test_the_row_that_breaks_a_template_is_told_and_the_rows_before_it_stand(lit
     assert isinstance(outcomes[-1], ModelError)
     # the next template gets a fresh process
     assert BoundTemplate("{{ messages[0].content }}", {}).render(MESSAGES) == "hi"
+
+
+def test_a_long_row_is_told_from_a_template_that_is_to_blame(little_time: None) -> None:
+    """Beyond its beginning it is the row that asks for too much: it is a fault of its own, and the rows behind it stand."""
+    bomb = "{% if messages|length > 99 %}{{ 'x' * 9000000000 }}{% endif %}"
+    source = f"{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}{bomb}"
+    rows = [ChatRow([{"role": "user", "content": "x"}] * count, [None] * count) for count in (1, 100, 2)]
+    outcomes = BoundTemplate(source, {}).render_rows(rows)
+    assert [getattr(outcome, "text", "error") for outcome in outcomes] == ["x", "error", "xx"]
+    assert isinstance(outcomes[1], RowFault)
+    assert "a conversation of 100 messages" in str(outcomes[1])
+    assert "last-turn" in (outcomes[1].fix or "")
 
 
 def test_a_fork_starts_a_process_of_its_own(little_time: None) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -90,20 +92,23 @@ class Child:
         os.close(writer)
         self._reader = reader
 
-    def working(self) -> float | None:
-        """Seconds of the processor that it and the processes that it waited for have used so far; None: it has ended."""
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return None
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    def work(self, most: float = math.inf) -> float:
+        """Waits until it ends or has computed for so many seconds; returns how many those were, of its own threads.
+
+        Not of the processes that it waits for, whose work counts only when they have ended.
+        """
+        done = 0.0
+        while done < most and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            done = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            time.sleep(0.002)
+        return done
 
     def end(self) -> tuple[int, str]:
         """Exit status (minus the signal's number for a killed one) and everything that it printed."""
         with os.fdopen(self._reader, encoding="utf-8", errors="replace") as output:
             text = output.read()
-        _, status, usage = os.wait4(self.pid, 0)
-        self.cpu_seconds = usage.ru_utime + usage.ru_stime
-        return os.waitstatus_to_exitcode(status), text
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), text
 
 
 Command = Callable[[Sequence[str]], tuple[int, str]]

@@ -27,6 +27,8 @@ MAX_SECONDS = 1.0
 """Of computing, for one rendering: that of a long conversation takes some hundredths."""
 MAX_MEMORY_BYTES = 512 << 20
 """Of the whole process."""
+_BEGINNING = 16
+"""Messages at the beginning of a long row: a template that renders them is not the cause of what the row needs."""
 _MEND = "mend it, or name another: `model.chat_template: FILE`"
 
 Outcome = RenderedChat | RowFault | TemplateRefusal | ModelError
@@ -152,6 +154,17 @@ class BoundTemplate:
 
     def render_rows(self, rows: Sequence[ChatRow]) -> list[Outcome]:
         """What becomes of each row; nothing comes behind a row on which the template breaks (`ModelError`)."""
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(rows):
+            outcomes += self._rendered(rows[len(outcomes) :])
+            if isinstance(broken := outcomes[-1], ModelError):
+                fault = self._fault_of(rows[len(outcomes) - 1]) if isinstance(broken, _TooMuchWork) else None
+                if fault is None:
+                    break
+                outcomes[-1] = fault
+        return outcomes
+
+    def _rendered(self, rows: Sequence[ChatRow]) -> list[Outcome]:
         request = {"do": "rows", "rows": [[row.messages, row.weights, row.tools] for row in rows]}
         answer = self._ask(request)
         if "rows" in answer:
@@ -160,7 +173,24 @@ class BoundTemplate:
             return [_outcome(each) for each in answer["rows"]]
         # the process died: what stood before the row that it died on is rendered again
         before = rows[: max(answer.get("row", 0), 0)]
-        return [*(self.render_rows(before) if before else ()), _broken(answer)]
+        return [*(self._rendered(before) if before else ()), _broken(answer)]
+
+    def _fault_of(self, row: ChatRow) -> RowFault | None:
+        """The fault of a row that asks too much of a template which renders its beginning; None: it is the template's."""
+        if len(row.messages) <= _BEGINNING:
+            return None
+        beginning = ChatRow(row.messages[:_BEGINNING], row.weights[:_BEGINNING], row.tools)
+        if isinstance(self._rendered([beginning])[0], _TooMuchWork):
+            return None
+        return RowFault(
+            f"a conversation of {len(row.messages):,} messages needs more time or memory than a row may take under the "
+            "chat template",
+            "shorter conversations, or `data.train_on: last-turn`",
+        )
+
+
+class _TooMuchWork(ModelError):
+    """A rendering met a bound of its process."""
 
 
 def _outcome(answer: dict[str, Any]) -> Outcome:
@@ -176,7 +206,7 @@ def _outcome(answer: dict[str, Any]) -> Outcome:
 
 def _broken(answer: dict[str, Any]) -> ModelError:
     if "limit" in answer:
-        return ModelError(
+        return _TooMuchWork(
             f"the chat template is refused: {excerpt(answer['limit'], 200)}",
             fix="name one that you trust: `model.chat_template: FILE`",
         )

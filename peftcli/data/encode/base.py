@@ -38,7 +38,8 @@ class EncodedRows:
 
     `run_lengths` and `run_weights`: stretches of equal loss weight over all rows, one entry each.
 
-    `kept`: positions in the chunk of the rows that are here; `refused`: position -> why a row is not.
+    `kept`: positions in the chunk of the rows that are here; `refused`: position -> why a row is not, and what to
+    do about it where that is not to mend the row.
     """
 
     ids: array[int] = field(default_factory=lambda: array("i"))
@@ -46,7 +47,7 @@ class EncodedRows:
     run_lengths: list[int] = field(default_factory=list)
     run_weights: list[float] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
-    refused: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     hits: list[RowHit] = field(default_factory=list)
 
     def run(self, ids: list[int], weight: float) -> None:

@@ -27,6 +27,7 @@ from peftcli.errors import ModelError
 
 Run = tuple[list[int], float]
 """Consecutive tokens of one weight."""
+_UNPROVEN = "the mask cannot be proven: the trained tokens are not exactly the answer"
 Render = Callable[[Sequence[ChatRow]], list[Outcome]]
 
 
@@ -70,7 +71,7 @@ def encode_chats(
     for candidate, holds in zip(candidates, _decode_to_answers(codec, candidates), strict=True):
         proven = candidate if holds or _begins_alike(codec, candidate) else _in_pieces(codec, candidate, context)
         if proven is None:
-            out.refused[candidate.row] = "the mask cannot be proven: the trained tokens are not exactly the answer"
+            out.refused[candidate.row] = _UNPROVEN, None
         else:
             _append(out, proven)
     return out
@@ -82,9 +83,9 @@ def _rendered(outcomes: Sequence[Outcome], place: Place, out: EncodedRows) -> li
         if isinstance(outcome, RenderedChat):
             found.append((number, outcome))
         elif isinstance(outcome, RowFault):
-            out.refused[number] = outcome.message
+            out.refused[number] = outcome.message, outcome.fix
         elif isinstance(outcome, TemplateRefusal):
-            out.refused[number] = f"the chat template refuses the row: {excerpt(str(outcome), 160)}"
+            out.refused[number] = f"the chat template refuses the row: {excerpt(str(outcome), 160)}", None
         else:
             where = f"{outcome.where}; {place(number)}" if outcome.where else place(number)
             raise ModelError(outcome.message, where=where, fix=outcome.fix)

@@ -89,8 +89,8 @@ class SourceReader:
     def log(self, chunk: ParsedChunk, encoded: EncodedRows, faults: FaultLog, bos_id: int | None) -> None:
         """Notes what encoding a chunk found: rows that it refused are faults, the rest is for the checks."""
         name = self._source.names[chunk.file]
-        for row, reason in encoded.refused.items():
-            faults.add(reason, self.place_in(chunk, row))
+        for row, (reason, fix) in encoded.refused.items():
+            faults.add(reason, self.place_in(chunk, row), fix)
         for hit in encoded.hits:
             self.scanner.add(hit.check, name, chunk.lines[hit.row], hit.message)
         for row in _doubled_bos(encoded, bos_id):

@@ -53,7 +53,7 @@ def result_of(head: dict[str, Any], body: bytes) -> EncodedRows:
         head["run_lengths"],
         head["run_weights"],
         head["kept"],
-        {row: reason for row, reason in head["refused"]},
+        {row: (reason, fix) for row, (reason, fix) in head["refused"]},
         [RowHit(**hit) for hit in head["hits"]],
     )
 

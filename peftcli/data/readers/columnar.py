@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftcli.data.readers.arrow_values import plain_rows
 from peftcli.data.readers.base import CHUNK_ROWS, Chunk, Reading
 from peftcli.data.readers.compressed import SUFFIXES
-from peftcli.data.readers.unpacked import Unpacked
 from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError
+
+if TYPE_CHECKING:
+    from peftcli.data.readers.unpacked import Unpacked
 
 _LOOKED_AHEAD_BYTES = 64 << 20
 """Up to this size a file is gone through once before a row of it is worked on: it may stand for days of work."""
@@ -51,6 +53,8 @@ def _chunks(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any
 
 
 def _pieces(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any]]) -> Iterator[Any]:
+    from peftcli.data.readers.unpacked import Unpacked
+
     with open_raw(reading.path, reading.hashed, reading.name) as raw:
         unpacked = Unpacked(reading.name, reading.path.stat().st_size)
         for batch in batches_of(raw, unpacked):

@@ -15,6 +15,7 @@ from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError, DeviceError
 
 MAX_RATIO = 100
+"""How many times its own size a file may expand to."""
 FREE_BYTES = 16 << 20
 MAX_BYTES = 64 << 30
 SUFFIXES = (".gz", ".zst")

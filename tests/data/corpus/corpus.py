@@ -122,7 +122,7 @@ def _conversation(
         broken = f"{type(error).__name__}: {error}"[:80]
     try:
         encoded = encoder.encode([messages_format.parse(row)], lambda _: "row 1")
-        refusal = encoded.refused.get(0, "")
+        refusal = encoded.refused.get(0, ("", None))[0]
     except (RowFault, ModelError) as error:
         refusal = error.message
     if broken:
