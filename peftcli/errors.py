@@ -1,6 +1,6 @@
 """The exception tree. Every failure that a user can cause or meet is one of these.
 
-    PeftcliError                 1   a fault of ours
+    PeftcliError                 1   a bug in peftcli
     ├── RecipeError              2   usage or recipe
     ├── DataError                3   data
     ├── ModelError               4   model, tokenizer or adapter
@@ -58,7 +58,7 @@ class PeftcliError(Exception):
     """Base of all errors that the command line reports in a few lines, without a traceback."""
 
     exit_code: ClassVar[int] = 1
-    summary: ClassVar[str] = "a fault of ours; please report it with the named file"
+    summary: ClassVar[str] = "a bug in peftcli; please report it with the named file"
 
     def __init__(
         self, message: str, *, where: str | None = None, fix: str | None = None, faults: Sequence[Fault] = ()
@@ -135,7 +135,7 @@ class DeviceError(PeftcliError):
     """The environment lacks a package, a device or a data type."""
 
     exit_code = 5
-    summary = "environment: missing package, device, unsupported dtype; `peft doctor` tells what is there"
+    summary = "environment: missing package, device, unsupported dtype; `peft doctor` shows what is there"
 
 
 class StorageError(PeftcliError):

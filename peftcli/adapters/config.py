@@ -154,7 +154,7 @@ class MethodConfig(BaseModel):
             odd = beyond_bounds(error, values, cls.file_bounds)
             if not odd:
                 raise AdapterError(
-                    "the adapter's configuration has fields that make no sense",
+                    "the adapter's configuration has invalid fields",
                     fix="the file is damaged, or of another version; get the adapter again",
                     faults=[Fault(fault, where) for fault in field_faults(error)],
                 ) from error

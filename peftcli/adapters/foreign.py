@@ -89,7 +89,7 @@ class ForeignFolder:
         if strange:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise AdapterError(
-                f"`{strange[0]}`{more} belongs to nothing that peftcli has",
+                f"`{strange[0]}`{more} has no counterpart in peftcli",
                 where=str(self.path / self.library.tensors_name),
                 fix="save the adapter alone, without fusion or invertible layers",
             )
@@ -189,7 +189,7 @@ def head_modules(model: nn.Module, foreign: ForeignFolder) -> list[str] | None:
     if None in named:
         stranger = list(foreign.head)[named.index(None)]
         raise AdapterError(
-            f"the saved head belongs to nothing on this model: `{stranger}`",
+            f"the saved head has no counterpart in this model: `{stranger}`",
             where=str(foreign.path / HEAD_NAME),
             fix=f"load a model with that head, or remove {HEAD_NAME} to take the adapter alone",
         )

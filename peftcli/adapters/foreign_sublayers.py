@@ -151,4 +151,4 @@ class _Places:
                     continue
                 if _PLACE_NAMES.get(leaf) == site.role or site.output_path.startswith(path + "."):
                     return site.output_path
-        raise AdapterError(f"`{place}` is no sublayer of this model", where=str(foreign.path))
+        raise AdapterError(f"`{place}` is not a sublayer of this model", where=str(foreign.path))

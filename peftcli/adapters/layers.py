@@ -262,7 +262,7 @@ class LayersAdapter(Adapter):
     def remove(self) -> None:
         for path, layer in reversed(self.layers):
             parent, name = parent_of(self.model, path)
-            assert getattr(parent, name) is layer, f"{path} was replaced by another hand"
+            assert getattr(parent, name) is layer, f"{path} was replaced by other code"
             for place in self._places(path):
                 setattr(*place, layer.base_layer)
         self.layers.clear()

@@ -26,7 +26,7 @@ from peftcli.models.weights import is_linear, weight_view
 TargetedT = TypeVar("TargetedT", bound=TargetedConfig)
 
 NARROW = "narrower than the method asks for"
-ODD = "that are no plain product with a weight of their own"
+ODD = "that are not a plain product with a weight of their own"
 
 Biases = Literal["none", "all", "targets"]
 """Which of the base's biases a method trains too."""
@@ -131,7 +131,7 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
     """Finds the targets, checks what was asked of them, and wraps each; subclasses make the wrapper."""
 
     tensor_prefix: ClassVar[str] = ""
-    """What the names of a site's tensors begin with, behind the path of the module."""
+    """What the names of a site's tensors begin with, after the path of the module."""
 
     def new_adapter(self, model: nn.Module, config: TargetedT) -> LinearsAdapter:
         return LinearsAdapter(model, config)

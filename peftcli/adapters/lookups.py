@@ -25,8 +25,8 @@ def look_up(layer: AdapterLayer, change: Change, *args: Any, **kwargs: Any) -> A
         answer = layer.base_layer(*args, **kwargs)
     if not changed.lookups:
         raise AdapterError(
-            f"`{layer.path}` ({type(base).__name__}) makes its answer otherwise than by looking up rows of its table: "
-            "the adapter there would have no effect",
+            f"`{layer.path}` ({type(base).__name__}) computes its answer in another way than by looking up rows of its "
+            "table: the adapter there would have no effect",
             fix="leave it out of target_modules",
         )
     return answer

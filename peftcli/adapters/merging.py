@@ -23,7 +23,7 @@ def merge(model: nn.Module) -> None:
 
     Tied tensors of which one place was adapted are untied at every place, in the tensors and in `model.config`.
     Raises `MergeError` (the model is untouched) when the method has no weight-space form, a value is not finite, or the
-    family computes otherwise once its tensors are not tied.
+    family computes something else once its tensors are not tied.
     """
     model = bare(model)
     adapter = adapter_of(model)
@@ -109,7 +109,7 @@ def _require_free_of_tying(model: nn.Module) -> None:
         return
     if _follows_in_config(config) or _follows_in_forward(model):
         raise MergeError(
-            f"{type(model).__name__} computes otherwise once its tied embeddings are separate, which this merge needs",
+            f"{type(model).__name__} computes something else once its tied embeddings are separate, which this merge needs",
             fix="leave embeddings and head out of target_modules, or serve the adapter beside its base",
         )
 

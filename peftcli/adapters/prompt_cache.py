@@ -5,7 +5,7 @@
     no cache kept           a cache that stands in front of each layer's keys and values and stores nothing
     checkpointed layers     drop the cache they are given: each attention is handed that same standing cache again
 
-In rows padded on the left, the prefix stands behind the padding (`adapters.prompt_placement`).
+In rows padded on the left, the prefix stands after the padding (`adapters.prompt_placement`).
 Real tokens have positions after the prefix; keys of the prefix are used as they are, without rotation.
 """
 
@@ -118,7 +118,7 @@ class PrefixAdapter(PromptAdapter):
 
     @property
     def counts_as_tokens(self) -> bool:
-        """Whether the input's positions begin behind the prefix, as if that were text."""
+        """Whether the input's positions begin after the prefix, as if that were text."""
         return True
 
     def added_positions(self) -> int:
@@ -161,7 +161,7 @@ class PrefixAdapter(PromptAdapter):
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         if not isinstance(own, Cache):
             raise AdapterError(
-                f"prefix tuning knows no {type(own).__name__}", fix="generate with the default (dynamic) cache"
+                f"prefix tuning does not support {type(own).__name__}", fix="generate with the default (dynamic) cache"
             )
         kept = [*own.layers, *(DynamicLayer() for _ in layers[len(own.layers) :])]
         prefixed = [PrefixedLayer(*layer, place, under) for layer, under in zip(layers, kept, strict=False)]

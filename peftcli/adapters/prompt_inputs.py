@@ -5,7 +5,7 @@
     positions   [0 1 2 | 3 4 .]        sums of the lengthened mask, so that padding on either side changes nothing
     hidden      [. . . | x y z]        the last three go on to the head: logits and labels never see the prompt
 
-In rows padded on the left, the prompt stands behind the padding (`adapters.prompt_placement`).
+In rows padded on the left, the prompt stands after the padding (`adapters.prompt_placement`).
 While generating, the rows enter with the first call; later calls find them in the cache, and only mask and positions
 are shifted. In encoder-decoder models the prompt stands before the encoder's input.
 """
@@ -45,7 +45,7 @@ def lengthen_mask(inputs: dict[str, Any], place: Placement) -> Tensor | None:
 
 
 def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, positions: Positions) -> None:
-    """Moves positions behind the prompt: those given by n, else those of the tokens that enter, by the lengthened mask."""
+    """Moves positions after the prompt: those given by n, else those of the tokens that enter, by the lengthened mask."""
     given, ids = inputs.get("position_ids"), inputs.get("input_ids")
     if not positions.taken or (given is None and ids is not None and positions.from_ids):
         return

@@ -1,7 +1,7 @@
 """Where virtual tokens stand in a batch: right before the first real token of each row.
 
     padded right   [p p p a b c . .]        in front of the whole row
-    padded left    [. . p p p a b c]        behind the padding
+    padded left    [. . p p p a b c]        after the padding
 
 so that a padded row reads what its unpadded run reads. With the padding between prompt and text the prompt would leave
 a sliding window, and a state would forget it on the way.

@@ -329,7 +329,7 @@ def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path)
         return config.model_copy(update={key: getattr(checked, key) for key in fields})
     except ValueError as error:
         raise AdapterError(
-            f"{OWN_NAME} has fields that make no sense", where=str(folder / OWN_NAME), fix="get it again"
+            f"{OWN_NAME} has invalid fields", where=str(folder / OWN_NAME), fix="get it again"
         ) from error
 
 
@@ -356,7 +356,7 @@ def _check_header(adapter: Adapter, header: Header, path: Path) -> None:
     faults = [
         Fault(f"`{key}` is missing") for key, entry in expected.items() if key not in header and not entry.optional
     ]
-    faults += [Fault(f"`{key}` belongs to nothing on this model") for key in sorted(set(header) - set(expected))]
+    faults += [Fault(f"`{key}` has no counterpart in this model") for key in sorted(set(header) - set(expected))]
     for key, (dtype, shape) in header.items():
         if key not in expected:
             continue

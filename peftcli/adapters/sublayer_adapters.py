@@ -160,7 +160,7 @@ class SublayersAdapter(LayersAdapter):
 
     def start_differs(self) -> str | None:
         if self.config.ln_after and self.config.adapter_residual_before_ln:
-            return "a fresh layer norm stands behind each sublayer"
+            return "a fresh layer norm follows each sublayer"
         return None
 
 

@@ -101,7 +101,7 @@ def _is_panic(error: BaseException) -> bool:
 
 def _given_up(error: BaseException) -> ModelError:
     return ModelError(
-        f"a library gave up: {' '.join(str(error).split())[:200]}",
+        f"a library failed: {' '.join(str(error).split())[:200]}",
         fix="most likely the tokenizer, on one of these texts; where the model is not yours, do not trust it",
     )
 
@@ -212,7 +212,7 @@ def _report_bug(error: BaseException, as_json: bool) -> int:
         print(text, file=sys.stderr)
     with tempfile.NamedTemporaryFile("w", prefix="peftcli-", suffix=".log", delete=False, encoding="utf-8") as log:
         log.write(text)
-    message = f"a bug of ours: {type(error).__name__}: {error}"[:300]
+    message = f"a bug in peftcli: {type(error).__name__}: {error}"[:300]
     if as_json:
         _print_json({"type": "Bug", "exit_code": 1, "message": redacted(message), "faults": [], "log": log.name})
     else:

@@ -127,7 +127,7 @@ class TokenCache:
 
     def _tell(self, error: Exception) -> None:
         self.warning = self.warning or (
-            f"the token cache {self.folder} cannot be used ({error}): rows are encoded anew in every run; "
+            f"the token cache {self.folder} cannot be used ({error}): rows are encoded again in every run; "
             "name a folder that can be written with PEFTCLI_CACHE"
         )
 

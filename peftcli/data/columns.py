@@ -104,7 +104,7 @@ def missing_part(row: Columns, part: str) -> RowFault:
 def wrong_part(row: Columns, part: str) -> RowFault:
     """What to do about a part that is not text."""
     value = row[part]
-    fix = "mend or remove the row"
+    fix = "correct or remove the row"
     if isinstance(value, bytes):
         fix = "cast the column to text, e.g. with pyarrow's `cast('string')`"
     elif isinstance(value, (dict, list)) and (path := next(text_paths(value, column_of(row, part)), None)):
@@ -119,7 +119,7 @@ def filled_text(row: Columns, part: str) -> str:
     """A part that must be text with something in it."""
     value = text_part(row, part)
     if not value.strip():
-        raise RowFault(f"{called(row, part)} is empty", "mend or remove the row")
+        raise RowFault(f"{called(row, part)} is empty", "correct or remove the row")
     return value
 
 

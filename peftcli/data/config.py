@@ -125,7 +125,7 @@ class DataConfig(BaseModel):
     token-classification, seq2seq or preference. `auto` looks at the columns and says why."""
     columns: dict[str, str] = {}
     """Which of your columns plays which part, e.g. `{prompt: question, completion: answer}`; `answers.text.0` is a path into
-    one. Prompt and completion are a chat under a chat template; `format: segments` puts one behind the other unwrapped."""
+    one. Prompt and completion are a chat under a chat template; `format: segments` puts one after the other unwrapped."""
     max_length: Annotated[int, Field(ge=2)] = 1024
     """Longest row in tokens. Text: documents are joined and cut into rows of this length."""
     append_eos: bool = True

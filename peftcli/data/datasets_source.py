@@ -102,7 +102,9 @@ class SavedDataset(_Dataset):
             names = [entry["filename"] for entry in document["_data_files"]]
             inside = all(Path(name).name == name and (self._folder / name).is_file() for name in names)
         except (StorageError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{self.name} is no whole saved dataset", where=str(state), fix="save it again") from error
+            raise DataError(
+                f"{self.name} is not a whole saved dataset", where=str(state), fix="save it again"
+            ) from error
         if not inside:
             raise DataError(
                 f"{self.name} names files that do not lie in its folder", where=str(state), fix="save it again"
@@ -128,7 +130,7 @@ class SavedDataset(_Dataset):
         return self._seen
 
     def _check_unchanged(self) -> None:
-        # `datasets` maps the files itself: they are hashed once more behind the last row
+        # `datasets` maps the files itself: they are hashed once more after the last row
         if self._seen is not None and self._seen != self.facts():
             raise DataError("the dataset changed while it was read", where=self.names[0], fix="run again")
 

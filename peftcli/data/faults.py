@@ -40,7 +40,7 @@ class FaultLog:
     def add(self, message: str, where: str, fix: str | None = None) -> None:
         self.count += 1
         if self.shown < SHOWN:
-            self._places.setdefault((message, fix or "mend or remove the row"), []).append(where)
+            self._places.setdefault((message, fix or "correct or remove the row"), []).append(where)
 
     @contextmanager
     def row(self, where: str) -> Iterator[None]:

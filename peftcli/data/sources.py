@@ -54,7 +54,7 @@ class RowSource(Protocol):
         """Whether places in that file are row numbers rather than lines."""
 
     def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
-        """The rows of one file behind line (or row) `after`, in order."""
+        """The rows of one file after line (or row) `after`, in order."""
 
 
 class LocalFiles:

@@ -70,7 +70,7 @@ class Cursor:
 
 @dataclass
 class Block:
-    """Some batches of rows of `store`. `next`: where the block behind this one begins."""
+    """Some batches of rows of `store`. `next`: where the block after this one begins."""
 
     store: TokenStore
     batches: list[np.ndarray]
@@ -152,7 +152,7 @@ class RowStream:
         return np.asarray(sizes / sizes.sum())
 
     def _rows(self, block: int, at: Sequence[Position]) -> tuple[TokenStore, tuple[Position, ...]]:
-        """All rows of a block in the order of reading, and where each source stands behind them."""
+        """All rows of a block in the order of reading, and where each source stands after them."""
         faults = FaultLog()
         stores, behind = [], []
         for number, (source, position) in enumerate(zip(self.sources, at, strict=True)):

@@ -87,7 +87,7 @@ class StreamOrder:
 
 
 def _read_cursors(path: Path | None, start: Cursor) -> list[Cursor]:
-    """The cursors in a file as far as they follow each other; nothing behind a torn or changed line counts."""
+    """The cursors in a file as far as they follow each other; nothing after a torn or changed line counts."""
     known = [start]
     if path is None or not path.is_file():
         return known

@@ -39,7 +39,7 @@ class StreamSource:
         self._live: tuple[Position, Iterator[Chunk], Chunk | None] | None = None
 
     def take(self, start: Position, count: int, faults: FaultLog) -> tuple[list[ParsedChunk], Position]:
-        """The next `count` rows of the source, and the position behind them."""
+        """The next `count` rows of the source, and the position after them."""
         parts: list[ParsedChunk] = []
         at = start
         while count > 0:

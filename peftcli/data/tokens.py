@@ -121,7 +121,6 @@ class Codec:
         # without post-processor: it would trim the spaces out of the offsets
         tokenizer.post_processor = None
         self._tokenizer = tokenizer
-        self.special_ids = frozenset(facts.specials.values())
         self.guard, self._guard_ids = self._find_guard()
         self._guard_text = self._tokenizer.decode(self._guard_ids, skip_special_tokens=False)
 

@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 OPEN_BUDGET = 256
 """New tokens of an answer where the recipe leaves it open and no reference says how long answers are."""
-_CONTEXT = 8  # prompt tokens that an answer is decoded behind
+_CONTEXT = 8  # prompt tokens that an answer is decoded after
 _UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
 
 
@@ -100,15 +100,14 @@ def check_fits(
 ) -> None:
     """Raises `DataError` naming every prompt that is empty or leaves no room for `max_new_tokens` (auto: for one)."""
     limit, added, wanted_tokens = context_length(model), _added_positions(model), _least_tokens(config)
-    behind = f" behind {added} virtual ones" if added else ""
     faults = []
     for index, prompt in enumerate(prompts):
         where = origins[index] if origins else (f"prompt {index + 1}" if len(prompts) > 1 else None)
         if not len(prompt):
             faults.append(Fault("the prompt is empty", where, "give the model something to continue"))
         elif limit is not None and added + len(prompt) + wanted_tokens > limit:
-            wanted = f"{len(prompt)} prompt tokens and {wanted_tokens} new ones{behind}"
-            message = f"{wanted} exceed the context of {limit}"
+            new = f", {wanted_tokens} new and {added} virtual tokens" if added else f" and {wanted_tokens} new ones"
+            message = f"{len(prompt)} prompt tokens{new} exceed the context of {limit}"
             faults.append(Fault(message, where, "shorten the prompt, or lower generation.max_new_tokens"))
     if faults:
         raise DataError("prompts cannot be answered", faults=faults)
@@ -218,7 +217,7 @@ def _own_failures(model: Any) -> Iterator[None]:
 
 
 def _fails_alone(model: Any) -> bool:
-    """Whether the base without an adapter cannot go on behind two tokens either."""
+    """Whether the base without an adapter cannot go on after two tokens either."""
     ids = torch.ones((1, 2), dtype=torch.int64, device=next(model.parameters()).device)
     with disabled(model) if attached(model) is not None else nullcontext():
         try:
@@ -250,7 +249,7 @@ def _write_batch(
     input_ids = torch.full((len(prompts), length), pad, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
-        # a decoder goes on behind the prompt; an encoder counts its positions from the left
+        # a decoder goes on after the prompt; an encoder counts its positions from the left
         place = slice(0, len(prompt)) if encoded else slice(length - len(prompt), length)
         input_ids[row, place] = torch.as_tensor(list(prompt), dtype=torch.int64)
         attention_mask[row, place] = 1
@@ -271,12 +270,12 @@ def _is_encoder_decoder(model: Any) -> bool:
 
 
 def _context(model: Any, prompt: Sequence[int]) -> Sequence[int]:
-    """What an answer stands behind: the prompt, or nothing where a decoder begins a text of its own."""
+    """What an answer stands after: the prompt, or nothing where a decoder begins a text of its own."""
     return () if _is_encoder_decoder(model) else prompt
 
 
 def require_finite_scores(_model: Any, _inputs: Any, output: Any) -> None:
-    """A hook behind each forward pass that writes: a best token, by a finite score, must be there for each row."""
+    """A hook after each forward pass that writes: a best token, by a finite score, must be there for each row."""
     scores: Tensor = output.logits[:, -1]  # (batch, vocab)
     # NaN and infinity are each the largest of their row; a row of minus infinities has no finite one
     if not bool(torch.isfinite(scores.amax(-1)).all()):
@@ -287,7 +286,7 @@ def require_finite_scores(_model: Any, _inputs: Any, output: Any) -> None:
 
 
 class _Decoder:
-    """Text of an answer as it stands behind its prompt: tokenizers that mark the start of a text would drop a space."""
+    """Text of an answer as it stands after its prompt: tokenizers that mark the start of a text would drop a space."""
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[int]) -> None:
         self.tokenizer = tokenizer

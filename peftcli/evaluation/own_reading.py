@@ -1,6 +1,6 @@
 """Whether a family's `generate` reads a text as its forward pass does, which is what training and scoring ask.
 
-It gives RoBERTa and its kin positions that begin elsewhere than their own, and XLM a mask behind the text: what such a
+It gives RoBERTa and its kin positions that begin elsewhere than their own, and XLM a mask after the text: what such a
 model has learned is not what is then written. Tried out on a few tokens, once a model, with the adapter off.
 """
 
@@ -30,7 +30,7 @@ class _Way(Enum):
 
     AS_IT_IS = "as transformers writes"
     OWN_POSITIONS = "with the positions that its forward pass counts itself"
-    NO_CACHE = "with its own positions, and the whole text anew for each token"
+    NO_CACHE = "with its own positions, and the whole text again for each token"
     NONE = "in no way"
 
 
@@ -50,7 +50,7 @@ def as_trained(model: Any, prompt: Sequence[int]) -> Iterator[None]:
         _tell(model, _known[model])
     if _known[model] is _Way.NONE:
         raise ModelError(
-            f"`generate` of {type(model).__name__} reads a text otherwise than its forward pass, which was trained",
+            f"`generate` of {type(model).__name__} reads a text differently from its forward pass, which was trained",
             fix="it can be trained and scored without; metrics of the loss need no text",
         )
     with _written(model, _known[model]):
@@ -60,7 +60,9 @@ def as_trained(model: Any, prompt: Sequence[int]) -> Iterator[None]:
 def _tell(model: Any, way: _Way) -> None:
     if way in (_Way.OWN_POSITIONS, _Way.NO_CACHE):
         name = type(model).__name__
-        message = f"transformers' `generate` reads a text otherwise than {name} does in training: written {way.value}"
+        message = (
+            f"transformers' `generate` reads a text differently from how {name} does in training: written {way.value}"
+        )
         warnings.warn(message, ModelWarning, stacklevel=2)
 
 
@@ -96,7 +98,7 @@ def _without_positions(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[
 def _reads_alike(model: Any, prompt: list[int]) -> bool:
     """Whether new tokens are written from the scores that one pass over the whole text gives for them.
 
-    The first, and one of those behind it: a router that decides otherwise on a token, from rounding, is no other reading.
+    The first, and one of those after it: a router that decides otherwise on a token, from rounding, is no other reading.
     """
     try:
         ids, scores = _steps(model, prompt)

@@ -1,5 +1,5 @@
 """A prompt as token ids, the same ids as in training: through the chat template where the rows were conversations, else
-as plain text behind what the tokenizer puts in front of a text."""
+as plain text after what the tokenizer puts in front of a text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from peftcli.errors import DataError, ModelError, RecipeError
 
 
 def encode_text(tokenizer: Any, text: str, *, whole: bool = False) -> list[int]:
-    """Ids of a plain prompt: what the tokenizer puts in front of a text (BOS), the text, and nothing behind.
+    """Ids of a plain prompt: what the tokenizer puts in front of a text (BOS), the text, and nothing after.
 
-    `whole`: with what it puts behind, as the encoder of an encoder-decoder reads a text that has ended.
+    `whole`: with what it puts after, as the encoder of an encoder-decoder reads a text that has ended.
     """
     bare: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer(text)["input_ids"]

@@ -217,7 +217,7 @@ def _notes(config: MethodConfig) -> tuple[str, ...]:
     ]
     if not odd or not config.in_peft:
         return ()
-    return (f"Hugging Face PEFT has no place for {', '.join(odd)}: it reads the files, but answers otherwise",)
+    return (f"Hugging Face PEFT has no place for {', '.join(odd)}: it reads the files, but answers differently",)
 
 
 def _beside(given: _ConversionSource) -> list[Path]:

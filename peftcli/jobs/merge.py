@@ -343,7 +343,7 @@ def _require_update(survival: Survival, changes: Changes) -> None:
 
 def _eaten(what: str, changes: Changes) -> CheckFailed:
     kind = str(changes.dtype or changes.main).removeprefix("torch.")
-    fault = Fault(f"{what}: rounding to {kind} ate the rest (required are {LEAST_SHARE:.0%})", fix=REMEDY)
+    fault = Fault(f"{what}: rounding to {kind} lost the rest (required are {LEAST_SHARE:.0%})", fix=REMEDY)
     return CheckFailed("the merge would lose the adapter; nothing was written", faults=[fault])
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 WORTH_SAYING = 0.98
-"""Where less of the adapter is left, what ate the rest is said."""
+"""Where less of the adapter is left, what lost the rest is said."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def merge_text(report: MergeReport) -> str:
         _shares(report),
     ]
     if report.update_share is not None and min(report.update_share, report.logits_share or 1.0) < WORTH_SAYING:
-        lines.append(f"rounding to {report.dtype} ate the rest; --dtype float32 keeps all of it")
+        lines.append(f"rounding to {report.dtype} lost the rest; --dtype float32 keeps all of it")
     if report.unmet:
         shown = ", ".join(report.unmet[:3]) + (" ..." if len(report.unmet) > 3 else "")
         lines.append(f"no prompt reached {shown}: proven on the weights alone")
@@ -81,5 +81,5 @@ def _shares(report: MergeReport) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as text, with a digit behind the point."""
+    """A share as text, with a digit after the point."""
     return f"{100 * share:.1f} %"

@@ -237,7 +237,7 @@ def require_same_bits(reloaded: nn.Module, written: Mapping[str, str]) -> None:
     now = digests(reloaded)
     wrong = [name for name in {**written, **now} if written.get(name) != now.get(name)]
     if wrong:
-        raise failed("weights came back from the written folder otherwise than they were merged", wrong)
+        raise failed("weights did not come back from the written folder as they were merged", wrong)
 
 
 def failed(message: str, names: list[str], fix: str = "nothing was written; please report this") -> CheckFailed:

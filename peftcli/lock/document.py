@@ -205,7 +205,7 @@ def read_lock(path: Path) -> Lock:
         raise CheckpointError("the lock is not JSON", where=str(path), fix="make it again: peft lock RUN") from error
     if isinstance(value, dict) and value.get("format") != FORMAT:
         raise CheckpointError(
-            f"the lock has format {value.get('format')!r}, known is {FORMAT}",
+            f"the lock has format {value.get('format')!r}, this peftcli reads {FORMAT}",
             where=str(path),
             fix="make it again: peft lock RUN",
         )

@@ -14,7 +14,7 @@ from peftcli.models.spelling import takes
 def token_inputs(model: nn.Module, row: Tensor) -> dict[str, Any]:
     """Arguments of a forward pass over one unpadded row (1, length), without a cache.
 
-    An encoder-decoder also reads the row on its decoder's side, behind the start token.
+    An encoder-decoder also reads the row on its decoder's side, after the start token.
     """
     inputs: dict[str, Any] = {"input_ids": row}
     if getattr(model.config, "is_encoder_decoder", False):

@@ -33,7 +33,7 @@ def likely_fields(source: BaseSource, error: Exception) -> list[str]:
         if kind and wanted and kind != wanted and not name.endswith("token_id"):
             found.append(f"`{name}` is {_short(value)}, not {wanted}")
         elif sought is not None and sought in _values(value):
-            found.append(f"`{name}` has {_short(sought)}, which there is not")
+            found.append(f"`{name}` has {_short(sought)}, which does not exist")
     return found
 
 

@@ -15,7 +15,7 @@ _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
 def file_fault(file: Path, folder: Path) -> str | None:
-    """Why `file`, which lies under `folder`, is not to be read, as a phrase behind its name; None where it may be."""
+    """Why `file`, which lies under `folder`, is not to be read, as a phrase after its name; None where it may be."""
     try:
         real, home, is_link = file.resolve(strict=True), folder.resolve(), file.is_symlink()
         is_regular = stat.S_ISREG(real.stat().st_mode)

@@ -40,7 +40,7 @@ def weight_fault(module: nn.Module) -> str | None:
     weight = module._parameters.get("weight")
     if weight is None:
         if isinstance(getattr(type(module), "weight", None), property) or "weight" in vars(module):
-            return "its weight is computed anew at each use (a parametrization); remove that first"
+            return "its weight is computed again at each use (a parametrization); remove that first"
         return "it has no floating-point weight of its own (a quantized layer)"
     if is_lazy(weight):
         return "its weight does not exist before the first forward pass; run the model once"

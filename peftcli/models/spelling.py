@@ -162,7 +162,7 @@ def tokens_before(inputs: Mapping[str, Any]) -> int:
 
 
 def shift_cache_position(inputs: dict[str, Any], n: int, *, entering: bool) -> None:
-    """Up to 5.3 a caller says at which places of the cache its tokens go, (length,): behind `n` that it knows nothing of.
+    """Up to 5.3 a caller says at which places of the cache its tokens go, (length,): after `n` that it knows nothing of.
 
     `entering`: those `n` are among the tokens of this call. Beside `cache_params` they are places of a convolution.
     """

@@ -18,7 +18,6 @@ class Structure:
 
     linears: dict[str, nn.Module]
     """Every linear layer except heads."""
-    embeddings: dict[str, nn.Embedding]
     norms: dict[str, nn.Module]
     heads: tuple[str, ...]
     """Output embedding and task heads: everything linear outside the backbone."""
@@ -61,7 +60,6 @@ def structure(model: nn.Module) -> Structure:
     towers = {path: block for path, block in every.items() if path not in blocks}
     return Structure(
         linears=linears,
-        embeddings={path: module for path, module in modules.items() if isinstance(module, nn.Embedding)},
         norms={path: module for path, module in modules.items() if is_norm(module)},
         heads=heads,
         blocks=blocks,

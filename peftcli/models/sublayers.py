@@ -140,7 +140,7 @@ def _is_stream_norm(block: nn.Module, norm: nn.Module) -> bool:
 
 
 def _is_on_the_way(holder: nn.Module, name: str) -> bool:
-    """Whether a norm lies between linear layers of its own part: one stands behind it, or several around it (the norms of
+    """Whether a norm lies between linear layers of its own part: one stands after it, or several around it (the norms of
     Jamba's mixer). A part that ends in `dense` and a norm of the sum has one before it alone."""
     names = list(holder._modules)
     linears = [child for child, module in holder.named_children() if is_linear(module)]

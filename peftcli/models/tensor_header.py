@@ -26,7 +26,7 @@ Header = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class DamagedHeader(ValueError):
-    """Why a file cannot be a whole safetensors file, as a phrase behind its name."""
+    """Why a file cannot be a whole safetensors file, as a phrase after its name."""
 
 
 def tensor_header(path: Path, *, limit_bytes: int = _HEADER_LIMIT_BYTES, max_tensors: int = MAX_TENSORS) -> Header:

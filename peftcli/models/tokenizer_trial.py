@@ -84,7 +84,7 @@ def _trial(file: str) -> str | None:
             ids = tokenizer.encode(text).ids
             back = tokenizer.decode(ids, skip_special_tokens=False)
         except BaseException as error:  # a panic of the library is no `Exception`
-            return f"it gives up on an ordinary text: {' '.join(str(error).split())[:120]}"
+            return f"it fails on an ordinary text: {' '.join(str(error).split())[:120]}"
         if len(ids) > _MOST_TOKENS + _MOST_TOKENS_PER_CHARACTER * len(text):
             return f"it makes {len(ids):,} tokens of {len(text):,} characters"
         if len(back) > _MOST_TOKENS + _MOST_CHARACTERS_PER_TOKEN * len(ids):

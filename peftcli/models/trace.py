@@ -87,7 +87,7 @@ def rehearsal(
     """What goes wrong when a model without weights runs with an adapter on it: what is raised, or which of the trained
     tensors no gradient would reach; None where nothing does, or where the bare model cannot be run either.
 
-    `module_at`: what stands at a path of the bare model now. Where a part had to be passed over, shapes behind it may
+    `module_at`: what stands at a path of the bare model now. Where a part had to be passed over, shapes after it may
     be off: there only our own errors count.
     """
     bare = participation(model)
@@ -166,7 +166,7 @@ class _Watch:
         return any(path.startswith(f"{outer}.") for outer in self.passed_over)
 
     def _watch(self, path: str, module: nn.Module) -> None:
-        """Notes calls of a module, and lets one that fails pass its input on, so that what lies behind is still seen."""
+        """Notes calls of a module, and lets one that fails pass its input on, so that what lies after is still seen."""
         module.register_forward_pre_hook(lambda module, args: self.called.add(path))
         if is_linear(module):
             self._watch_weight(path, module)

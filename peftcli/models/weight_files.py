@@ -57,7 +57,7 @@ def _checked_entry(named: Any, folder: Path) -> str:
     if isinstance(named, str) and _SAFE_NAME.fullmatch(named.removesuffix(_INDEX_SUFFIX)):
         return named
     raise ModelError(
-        f"`{NAMED_BY_CONFIG}` in config.json is {str(named)[:80]!r}, which is no safetensors file inside the folder",
+        f"`{NAMED_BY_CONFIG}` in config.json is {str(named)[:80]!r}, which is not a safetensors file inside the folder",
         where=str(folder / "config.json"),
         fix=NOT_TRUSTED,
     )

@@ -207,7 +207,10 @@ def resolve_device(wanted: str) -> str:
     if wanted == "auto":
         wanted = next(name for name, is_there in there.items() if is_there)
     if not there.get(wanted, False):
-        raise DeviceError(f"device {wanted} is not here", fix="use `device: auto`; `peft doctor` tells what is there")
+        raise DeviceError(
+            f"device {wanted} is not available on this machine",
+            fix="use `device: auto`; `peft doctor` shows what is there",
+        )
     before_start(wanted)
     return wanted
 
@@ -302,7 +305,7 @@ def _check_tokens(data: PreparedData, tokenizer: PreTrainedTokenizerBase, not_em
             raise DataError(
                 f"the row holds {tokenizer.convert_ids_to_tokens(min(found))!r}, which this base does not embed",
                 where=f"{row.origin.file}:{row.origin.line}",
-                fix="write it otherwise: it stands for an image or a sound",
+                fix="write it another way: it stands for an image or a sound",
             )
 
 

@@ -172,7 +172,7 @@ class _Check:
         fix = (
             f"for instance `{examples[str(path[0])]}`"
             if len(path) == 1
-            else f"`peft explain {dotted(path)}` tells about it"
+            else f"`peft explain {dotted(path)}` describes it"
         )
         self._add(path, Fault(name, parent.where if parent is not None else self.root.where, fix))
 

@@ -41,7 +41,7 @@ def parse_gate(text: str) -> Gate:
     """`"< 1.2"` -> Gate. Raises `ValueError` that says what is wanted."""
     found = _GATE.fullmatch(text)
     if found is None:
-        raise FieldFault(f"{text[:40]!r} is no comparison", 'write one such as "< 1.2", ">= 0.9" or "< 0.8 * base"')
+        raise FieldFault(f"{text[:40]!r} is not a comparison", 'write one such as "< 1.2", ">= 0.9" or "< 0.8 * base"')
     if found[4] is not None:
         return Gate(found[4], 1.0, of_base=True)
     return Gate(found[1], float(found[2]), of_base=found[3] is not None)

@@ -166,7 +166,7 @@ def methods_text() -> str:
         section = ", ".join([f"type: {method}", *(f"{key}: {flow(value)}" for key, value in fields.items())])
         lines.append(f"  {short} = {{{section}}}")
     lines += ["", *_compatibility_lines()]
-    return "\n".join([*lines, "", "`peft methods NAME` tells a method's fields."])
+    return "\n".join([*lines, "", "`peft methods NAME` shows a method's fields."])
 
 
 def _compatibility_lines() -> list[str]:

@@ -147,7 +147,7 @@ def _assignments(overrides: Sequence[str] | Mapping[str, Any], faults: list[Faul
         key = key.strip()
         if not equals or not _is_key(key):
             faults.append(
-                Fault(f"`{SET} {text[:60]}` is no assignment", f"{SET} {key[:60]}", f"{SET} training.epochs=1")
+                Fault(f"`{SET} {text[:60]}` is not an assignment", f"{SET} {key[:60]}", f"{SET} training.epochs=1")
             )
             continue
         parsed = parse_value(value, f"{SET} {key}")

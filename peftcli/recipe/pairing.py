@@ -49,7 +49,7 @@ def _cached_config(loaded: LoadedRecipe) -> Path | None:
         cached = try_to_load_from_cache(model.base, CONFIG_NAME, revision=model.revision)
     except HFValidationError as error:
         raise ModelError(
-            f"{model.base} is no path, and no Hub id either",
+            f"{model.base} is neither a path nor a Hub id",
             where=loaded.origins.get("model.base"),
             fix="a folder (./NAME), a Hub id (OWNER/NAME), or builtin:NAME",
         ) from error

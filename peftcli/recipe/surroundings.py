@@ -35,8 +35,10 @@ def _require(loaded: LoadedRecipe, looks: Sequence[Callable[[LoadedRecipe], Iter
     lacking = [found for look in looks for found in look(loaded)]
     if lacking:
         kind = lacking[0][0]
-        count = f"{len(lacking)} things" if len(lacking) > 1 else "something"
-        raise kind(f"{loaded.path.name} needs {count} that this machine lacks", faults=[fault for _, fault in lacking])
+        count = f"{len(lacking)} things that are" if len(lacking) > 1 else "something that is"
+        raise kind(
+            f"{loaded.path.name} needs {count} not available on this machine", faults=[fault for _, fault in lacking]
+        )
 
 
 def _told(loaded: LoadedRecipe, key: str, look: Callable[[], object]) -> Iterator[Lacking]:
@@ -111,7 +113,7 @@ def _packages(loaded: LoadedRecipe) -> Iterator[Lacking]:
 
 def _device(loaded: LoadedRecipe) -> Iterator[Lacking]:
     if loaded.recipe.device == "cuda" and not _may_have_cuda():
-        fix = "use `device: auto`; `peft doctor` tells what this machine has"
+        fix = "use `device: auto`; `peft doctor` shows what this machine has"
         yield DeviceError, Fault("device cuda: this machine has no NVIDIA driver", loaded.origin("device"), fix)
 
 

@@ -217,6 +217,6 @@ def _settings(run: RunFacts) -> list[tuple[str, str]]:
     }
     if record.learning_rate is not None:
         own["learning_rate"] = f"{record.learning_rate:.3g}"
-    # what the recipe says, with how the rest was resolved behind it
+    # what the recipe says, with how the rest was resolved after it
     recipe = {key: value for key, value in record.recipe.items() if key not in _NOT_SETTINGS}
     return [*own.items(), *flatten(recipe), *flatten(record.settings), *flatten(record.environment, "environment.")]

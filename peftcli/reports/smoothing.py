@@ -10,7 +10,7 @@ MAX_POINTS = 600
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """A mean of neighbours on both sides, so that the smooth curve does not lag behind a falling one."""
+    """A mean of neighbours on both sides, so that the smooth curve does not lag after a falling one."""
     if len(points) < 3:
         return list(points)
     before = running_mean(points)

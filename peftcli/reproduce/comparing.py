@@ -256,7 +256,9 @@ def _band(name: str, band: Band, value: float | None, *, exact: bool) -> Finding
     shown = "not measured" if value is None else f"{value:.6g}"
     if not exact:
         return Finding(name, passed, f"{shown}; locked {locked:.6g}, allowed {low:.6g} to {high:.6g}")
-    detail = f"{shown}, bit for bit" if passed else f"{shown}; locked {locked!r}, here {value!r}: bit for bit is owed"
+    detail = (
+        f"{shown}, bit for bit" if passed else f"{shown}; locked {locked!r}, here {value!r}: bit for bit is required"
+    )
     return Finding(name, passed, detail)
 
 

@@ -52,7 +52,7 @@ def _outcome(result: Reproduction) -> str:
     if parting is None:
         failed = [item.name for seed in result.seeds for item in seed.findings if item.passed is False]
         return f"NOT reproduced: no step differs, but {', '.join(failed)} does"
-    return f"NOT reproduced: first differing step {parting.step}, {parting.what} parted there: {parting.detail}"
+    return f"NOT reproduced: first differing step {parting.step}, {parting.what} differed there: {parting.detail}"
 
 
 def _why_not_bytes(result: Reproduction) -> str:

@@ -69,7 +69,7 @@ def as_first_written(lock: Lock, folder: Path) -> Lock:
         before = read_lock(path)
     except CheckpointError as error:
         # what it pins is pinned again by the run that goes on; only where its recipe came from is lost
-        tell(f"warning: {LOCK_NAME} is damaged ({error}); it is written anew")
+        tell(f"warning: {LOCK_NAME} is damaged ({error}); it is written again")
         return lock
     recipe = {
         key: before.recipe[key]
@@ -214,7 +214,7 @@ def _lock_run(run: Path) -> WrittenLock:
     recipe = absolute(lock.source, here.absolute().parent)
     if not recipe.is_file():
         raise RecipeError(
-            f"the recipe of this run has gone: {recipe}", where=str(here), fix=f"copy {here} beside it as NAME.lock"
+            f"the recipe of this run is gone: {recipe}", where=str(here), fix=f"copy {here} beside it as NAME.lock"
         )
     target = lock_path(recipe)
     require_own_lock(target, recipe)

@@ -1,7 +1,7 @@
 """What of a folder a run of ours wrote, by its own list: the only files that a new run may take away.
 
 A name alone proves nothing, a project may have a `recipe.yaml` and a `report.md` of its own. A folder is that of a run
-where it holds a record, a checkpoint, or a resolved recipe behind a run's lock; there every file must be one that runs
+where it holds a record, a checkpoint, or a resolved recipe after a run's lock; there every file must be one that runs
 write. All else is somebody's own, and what holds anything of somebody's own is never touched.
 """
 
@@ -107,7 +107,7 @@ def remove_run(folder: Path) -> list[str]:
 
 
 def remove_locks(folder: Path) -> None:
-    """Removes the locks of a folder in which there is nothing else."""
+    """Removes the locks of a folder in which does not existhing else."""
     left = list(folder.iterdir())
     if all(path.name in files.LOCK_NAMES for path in left):
         for path in left:

@@ -12,7 +12,7 @@ from peftcli.models.device import is_out_of_memory
 
 PROBE_LENGTH = 32
 FILLER = 7
-"""Padded positions behind the probe."""
+"""Padded positions after the probe."""
 TOLERANCE = 1e-4
 """Of logits, relative to the largest of them; no less than a few steps of the arithmetic's own grid."""
 GRID_STEPS = 4
@@ -38,7 +38,7 @@ def require_causal(model: nn.Module, token_ids: Sequence[int]) -> None:
 
 @torch.no_grad()
 def require_blind_to_padding(model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int) -> None:
-    """Raises `ModelError` where padding behind a row changes the model's answers to the row."""
+    """Raises `ModelError` where padding after a row changes the model's answers to the row."""
     ids = _probe(model, token_ids)
     length = ids.shape[1]
     padded = torch.cat([ids, torch.full((1, FILLER), pad_token_id, dtype=ids.dtype, device=ids.device)], dim=1)
@@ -47,7 +47,7 @@ def require_blind_to_padding(model: nn.Module, token_ids: Sequence[int], *, pad_
     seen = _difference(_logits(model, ids), _logits(model, padded, attention_mask=mask)[:length])
     if float((seen > _allowed(model)).double().mean()) > PADDED_SHARE:
         raise ModelError(
-            f"{type(model).__name__} does not heed the attention mask: padding behind a row changes its answers to the "
+            f"{type(model).__name__} ignores the attention mask: padding after a row changes its answers to the "
             f"row by {float(seen.max()):.2g} of their size",
             fix="training.micro_batch_size: 1 and evaluation.batch_size: 1, so that no row is padded",
         )

@@ -61,7 +61,7 @@ def base_is_untouched(case: Case) -> str | None:
     assert [(name, type(module)) for name, module in model.named_modules()] == tree, "the module tree changed"
     assert {n: p.requires_grad for n, p in model.named_parameters()} == grads, "requires_grad was not restored"
     assert not _hooks(model), "hooks were left behind"
-    assert torch.equal(logits(model, inputs), expected), "detached, the model answers otherwise"
+    assert torch.equal(logits(model, inputs), expected), "detached, the model answers differently"
     return None
 
 

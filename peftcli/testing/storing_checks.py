@@ -32,7 +32,7 @@ def save_and_load_are_exact(case: Case) -> str | None:
         adapters.load(again, first)
         shifted = adapter_of(model).saved_differently()
         if shifted is None:
-            assert torch.equal(logits(again, inputs), logits(model, inputs)), "the loaded adapter answers otherwise"
+            assert torch.equal(logits(again, inputs), logits(model, inputs)), "the loaded adapter answers differently"
         else:
             expected = logits(model, inputs)
             difference = float((logits(again, inputs) - expected).abs().max())

@@ -127,7 +127,7 @@ class TrainingConfig(_Section):
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
-    """Rows per optimizer step; never changed behind your back."""
+    """Rows per optimizer step; never changed after your back."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Rows per forward pass; at most `batch_size`. Halved only after running out of memory, as a recorded event."""
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0.0)] = "auto"

@@ -160,7 +160,7 @@ def _from_library(config: LibraryConfig, groups: Groups, learning_rate: float) -
     library = _require(config.package or "", config.type)
     if config.one_rate and len({group["lr"] for group in groups}) > 1:
         raise RecipeError(
-            f"optimizer {config.type} knows one rate, and this method trains its tensors at several",
+            f"optimizer {config.type} takes a single rate, and this method trains its tensors at several",
             fix="leave out what sets a rate of its own (loraplus_lr_ratio), or use optimizer: adamw",
         )
     fields = config.model_dump(exclude={"type", *config.group_fields})

@@ -123,7 +123,7 @@ class Keeper:
         return self.state.step
 
     def _mend_log(self) -> None:
-        """What the log says of the steps behind is what the checkpoint knows of them."""
+        """What the log says of the steps after is what the checkpoint knows of them."""
         said = self.setup.mend_log(self.state)
         if said is not None:
             self.setup.progress.say(f"warning: {said}")

@@ -468,7 +468,7 @@ def test_rows_are_changed_before_the_embedding_does_its_own(kind: type[nn.Embedd
 def test_an_embedding_that_looks_nothing_up_stops(section: Any) -> None:
     model = Bag(Indexed)
     adapters.attach(model, section)
-    with pytest.raises(AdapterError, match="otherwise than by looking up rows"):
+    with pytest.raises(AdapterError, match="in another way than by looking up rows"):
         model(IDS)
 
 

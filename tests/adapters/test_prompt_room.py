@@ -83,7 +83,7 @@ def test_generation_counts_them_too(method: str) -> None:
     longest = [5] * 120
     check_fits(model, [longest], config=config)
     adapters.attach(model, PROMPTS[method])
-    with pytest.raises(DataError, match="120 prompt tokens and 8 new ones behind 20 virtual ones exceed the context"):
+    with pytest.raises(DataError, match="120 prompt tokens, 8 new and 20 virtual tokens exceed the context"):
         check_fits(model, [longest], config=config)
     assert not fits(model, longest, config)
     assert fits(model, longest[20:], config)

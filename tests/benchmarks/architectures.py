@@ -240,7 +240,7 @@ def _cached_differs(base: Any, tuned: Any, ids: Tensor) -> tuple[list[str], list
         return [f"the base's own generate fails: {_told(error)[:160]}"], []
     ours = _cached_gap(tuned, ids)
     if own > TOLERANCE:
-        return [f"the base itself answers otherwise with a cache ({own:.2g})"], []
+        return [f"the base itself answers differently with a cache ({own:.2g})"], []
     return [], [f"writing with a cache differs by {ours:.2g}"] if not ours <= TOLERANCE else []
 
 

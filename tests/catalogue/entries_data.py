@@ -105,7 +105,7 @@ DATA = [
     bad("45 all too long", ("longer than max_length", "rows.jsonl:1", "data.max_length"), rows(ROWS * 2),
         on("./rows.jsonl", ", max_length: 3")),
     good("46 fewer rows than a batch", ("1 rows",), rows(ROWS)),
-    bad("47 broken JSON", ("not valid JSON", "rows.jsonl:2:", '{"prompt": "a"', "mend or remove"), rows(ROWS, '{"prompt": "a", \n')),
+    bad("47 broken JSON", ("not valid JSON", "rows.jsonl:2:", '{"prompt": "a"', "correct or remove"), rows(ROWS, '{"prompt": "a", \n')),
     bad("47 several", ("25 rows cannot be used; the first 5", "rows.jsonl:1:", "rows.jsonl:5:"), rows("{\n" * 25), lines=20),
     bad("47 not an object", ("must be a JSON object, not a list", "rows.jsonl:2"), rows(ROWS, "[1]\n")),
     bad("47 broken list", ("not valid JSON", "rows.json:2:"), {"rows.json": '[{"text": "a"},\n {"text": }]'}, on("./rows.json")),

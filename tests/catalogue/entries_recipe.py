@@ -93,7 +93,7 @@ RECIPES = [
     Entry("39 name", 2, ("`name`: must be", "r.yaml:4:7"), recipe=with_line("name: ../../x")),
     Entry("40 variable", 2, ("no variables", "r.yaml:4:7", "--set name="), recipe=with_line("name: ${RUN}")),
     Entry("41 override", 2, ("unknown key `learnin_rate`", "--set training.learnin_rate", "`learning_rate`"), command="validate r.yaml --set training.learnin_rate=1"),
-    Entry("41 no override", 2, ("no assignment", "--set training.epochs=1"), command="validate r.yaml --set nonsense"),
+    Entry("41 no override", 2, ("not an assignment", "--set training.epochs=1"), command="validate r.yaml --set nonsense"),
     Entry("42 precision and type", 2, ("compute in bfloat16", "r.yaml:4:12", "auto"), recipe=HEAD.replace("builtin:tiny", "{base: x/y, dtype: bfloat16}") + "training: {precision: fp32}\n"),
     Entry("42 two warm-ups", 2, ("two ways", "r.yaml:4:26"), recipe=with_line("training: {warmup_steps: 2, warmup_ratio: 0.1}")),
     Entry("42 stopping without rows", 2, ("validation", "r.yaml:4:12", "data.validation"), recipe=with_line("training: {early_stopping: {patience: 2}}").replace(", validation: 4", ", validation: 0")),

@@ -85,7 +85,7 @@ def odd_surroundings(place: Place) -> None:
 
 
 ENVIRONMENT = [
-    Entry("95 no GPU", 5, ("device cuda is not here", "device: auto"), recipe=with_line("device: cuda"), command="plan r.yaml"),
+    Entry("95 no GPU", 5, ("device cuda is not available on this machine", "device: auto"), recipe=with_line("device: cuda"), command="plan r.yaml"),
     Entry("97 fp16 on a CPU", 5, ("fp16 does not train on a CPU", "bf16"), recipe=training("precision: fp16") + "device: cpu\n", command="plan r.yaml"),
     Entry("98 bitsandbytes", 5, ("adamw_8bit needs a CUDA GPU", "optimizer: adamw"), recipe=training("optimizer: adamw_8bit"), command=TRAIN),
     Entry("98 optimizer package", 5, ("pytorch_optimizer", "pip install"), recipe=training("optimizer: schedule_free, scheduler: constant"), command=TRAIN,

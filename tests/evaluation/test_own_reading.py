@@ -1,4 +1,4 @@
-"""A base whose `generate` reads a text otherwise than training does is written with as it was trained, and that is told."""
+"""A base whose `generate` reads a text unlike training does is written with as it was trained, and that is told."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_whole_text_is_read_where_the_cache_leads_elsewhere(with_adapter: bo
     if with_adapter:
         adapters.attach(model, {"type": "lora", "r": 4, "target_modules": ["query"]})
     expected = [greedy(model, prompt, 12) for prompt in PROMPTS]
-    with pytest.warns(ModelWarning, match="otherwise than RobertaForCausalLM does in training"):
+    with pytest.warns(ModelWarning, match="differently from how RobertaForCausalLM does in training"):
         assert written(model) == expected
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told once
@@ -93,7 +93,7 @@ def test_a_mask_behind_the_text_is_refused() -> None:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(20.0)
-    with pytest.raises(ModelError, match="of XLMWithLMHeadModel reads a text otherwise than its forward pass"):
+    with pytest.raises(ModelError, match="of XLMWithLMHeadModel reads a text differently from its forward pass"):
         written(model)
 
 
@@ -109,5 +109,5 @@ def test_a_cache_that_leads_elsewhere_is_left_out() -> None:
 
     model.register_forward_pre_hook(forgetful, with_kwargs=True)
     expected = [greedy(model, prompt, 12) for prompt in PROMPTS]
-    with pytest.warns(ModelWarning, match="the whole text anew for each token"):
+    with pytest.warns(ModelWarning, match="the whole text again for each token"):
         assert written(model) == expected

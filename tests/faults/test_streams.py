@@ -164,7 +164,7 @@ def require_undisturbed(ready: Ready, command: str, spoil: Spoil, stream: str, t
     found, other = in_a_spoiled_fork(ready.arguments(command, spoiled), spoil, STREAMS[stream])
     assert found == expected == (10 if command == "reproduce" else 0), other
     assert "Traceback" not in other
-    assert "a bug of ours" not in other
+    assert "a bug in peftcli" not in other
     if command in ("train", "resume", "merge"):
         assert digests(spoiled) == digests(whole)
     if command in ("train", "resume"):

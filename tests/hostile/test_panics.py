@@ -34,7 +34,7 @@ def test_a_panic_is_told_as_the_library_s(monkeypatch: pytest.MonkeyPatch, capsy
     _from(raised.value, monkeypatch)
     assert peft(["methods"]) == 4
     said = capsys.readouterr().err
-    assert said.startswith("error: a library gave up: "), said
+    assert said.startswith("error: a library failed: "), said
     assert len(said.splitlines()) <= 5
 
 

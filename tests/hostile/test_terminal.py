@@ -158,7 +158,7 @@ def test_nothing_hidden_is_printed(scene: str, tmp_path: Path, trained: Path, mo
                     code = peft(arguments)
                 text = screen.getvalue()
                 assert "Traceback" not in text, (use, text)
-                assert "a bug of ours" not in text, (use, text)
+                assert "a bug in peftcli" not in text, (use, text)
                 if command in ("train", "resume", "reproduce"):
                     # the bar moves the cursor
                     text = re.sub(r"\x1b\[\?25[lh]|\x1b\[\d*[A-K]|\x1b\[[\d;]+m|\r", "", text)

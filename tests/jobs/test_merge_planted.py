@@ -105,7 +105,7 @@ def test_planted_into_the_written_file(what: str, plain: Path, tmp_path: Path, m
         return found
 
     monkeypatch.setattr(merge_job, "write_model", write)
-    require_caught(plain, tmp_path / "m", "came back from the written folder otherwise")
+    require_caught(plain, tmp_path / "m", "did not come back from the written folder")
 
 
 class _Named(nn.Module):
@@ -154,7 +154,7 @@ def test_an_expert_in_the_file(mixtral_base: Path, tmp_path: Path, monkeypatch: 
         return found
 
     monkeypatch.setattr(merge_job, "write_model", write)
-    require_caught(adapter, tmp_path / "m", "came back from the written folder otherwise")
+    require_caught(adapter, tmp_path / "m", "did not come back from the written folder")
 
 
 def test_a_trained_token(llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_a_trained_token(llama_base: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_update_lost_by_rounding(half_base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "a", half_base, LORA, size=0.0001)
-    require_caught(adapter, tmp_path / "m", "rounding to bfloat16 ate the rest")
+    require_caught(adapter, tmp_path / "m", "rounding to bfloat16 lost the rest")
     found = merge_adapter(adapter, output=tmp_path / "whole", dtype="float32")
     assert found.update_share == pytest.approx(1.0, abs=1e-3)
     assert found.logits_share == pytest.approx(1.0, abs=1e-2)

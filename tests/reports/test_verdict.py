@@ -146,7 +146,7 @@ def test_exit_codes_have_a_meaning():
     assert "NaN" in exit_code_meaning(8)
     assert "memory" in exit_code_meaning(9)
     assert exit_code_meaning(130) == exit_code_meaning(143)
-    assert "fault of ours" in exit_code_meaning(1)
+    assert "bug in peftcli" in exit_code_meaning(1)
 
 
 def outcome(check, run) -> str | None:

@@ -89,7 +89,7 @@ def test_a_base_that_ignores_the_mask_is_refused() -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.CpmAntForCausalLM(config).eval()
-    with pytest.raises(ModelError, match=r"does not heed the attention mask.*") as caught:
+    with pytest.raises(ModelError, match=r"ignores the attention mask.*") as caught:
         require_blind_to_padding(model, ROW, pad_token_id=0)
     assert "micro_batch_size: 1" in caught.value.render()
 

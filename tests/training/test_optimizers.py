@@ -193,7 +193,7 @@ def test_groups_stay_as_they_are_where_nothing_decays() -> None:
 def test_one_rate_for_several_is_refused() -> None:
     pytest.importorskip("pytorch_optimizer")
     groups = [{"params": [nn.Parameter(torch.ones(2, 2))], "lr": rate} for rate in (1.0, 0.5)]
-    with pytest.raises(RecipeError, match="prodigy knows one rate"):
+    with pytest.raises(RecipeError, match="prodigy takes a single rate"):
         build_optimizer(PARSE.validate_python({"type": "prodigy"}), groups, learning_rate=1.0)
 
 

@@ -2,7 +2,7 @@
 
 It begins where the prompt of inference ends: the rendering of the messages before it with the generation prompt. Where the
 rendering does not begin with that prompt, marks around the texts show where the answer's turn opens. It ends where its
-turn does: behind its last text follows what the template writes there both when the conversation ends and when it goes on.
+turn does: after its last text follows what the template writes there both when the conversation ends and when it goes on.
 An empty thought that the template puts in front of an answer without one is context.
 """
 
@@ -86,7 +86,9 @@ def _opening(conversation: Conversation, number: int, borders: Borders, found: P
     if block is not None and block.in_prompt:
         return _Opening(start, -1, (("empty-thought", _LEFT_OUT),))
     parted = len(borders.shared(text, prompt))
-    why = f"the prompt at inference is not the text before the answer in training (they part after {parted} characters)"
+    why = (
+        f"the prompt at inference is not the text before the answer in training (they differ after {parted} characters)"
+    )
     return _Opening(start, -1, (("prompt-mismatch", why),))
 
 
@@ -137,7 +139,7 @@ def _shared_header(conversation: Conversation, number: int, borders: Borders, ga
 
 
 def _behind_question(conversation: Conversation, number: int) -> str | None:
-    """What the prompt writes behind the last text of the messages before the answer."""
+    """What the prompt writes after the last text of the messages before the answer."""
     asked = conversation.prompt_places(number)
     last = None if asked is None else max(asked.ends.values(), default=None)
     return None if asked is None or last is None else asked.text[last:]
@@ -203,7 +205,7 @@ def _spelt(wanted: str, text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Around:
-    """What a template writes before a thought and behind it. `calls`: what is behind leads to a tool call."""
+    """What a template writes before a thought and after it. `calls`: what comes after it leads to a tool call."""
 
     before: str
     behind: str
@@ -235,7 +237,7 @@ def _around_thought(conversation: Conversation, number: int) -> _Around | None:
 
 
 def _closings(one: _Around, other: _Around | None, borders: Borders) -> list[str]:
-    """As what a template may write the end of a thought: what an answer in words and a call have in common behind it."""
+    """As what a template may write the end of a thought: what an answer in words and a call have in common after it."""
     first = _first_token(one.behind, borders)
     if other is None:
         return [first if one.calls else one.behind, first]
@@ -243,7 +245,7 @@ def _closings(one: _Around, other: _Around | None, borders: Borders) -> list[str
     rests = (one.behind[len(common) :], other.behind[len(common) :])
     tokens = borders.tokens_in(common)
     if tokens and tokens[-1].end() == len(common) and all(rest[:1].isalpha() for rest in rests):
-        # a token and the word behind it are one: they open what comes next
+        # a token and the word after it are one: they open what comes next
         common = common[: tokens[-1].start()]
     return [common, first]
 
@@ -270,7 +272,7 @@ _CALLING: Message = {
 
 
 def _closing(conversation: Conversation, number: int, borders: Borders, found: Places, last: int) -> str:
-    """What the template writes behind the answer's last text as the end of its turn."""
+    """What the template writes after the answer's last text as the end of its turn."""
     ending, going_on = _ending(conversation, number, last), _going_on(conversation, number, found)
     if ending is None and going_on is None:
         raise RowFault(f"message {number + 1}: the chat template does not show where this answer ends")

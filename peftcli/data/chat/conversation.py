@@ -93,7 +93,7 @@ class Conversation:
         return self if number == len(self.messages) - 1 else self._other(self.messages[: number + 1])
 
     def followed(self, number: int) -> Conversation | None:
-        """The conversation up to message `number` and one more turn behind it, of whatever role the template takes."""
+        """The conversation up to message `number` and one more turn after it, of whatever role the template takes."""
         before = self.messages[: number + 1]
         calls = self.messages[number].get("tool_calls", ())
         user: Message = {"role": "user", "content": "What follows."}

@@ -16,8 +16,8 @@ MAX_FRAMES = 16
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """`pieces`: text and the kind of the message's text behind it, by turns; then `closing`, which is still trained, and
-    `rest`, up to the next message's text or the end. Training begins `skipped` characters behind the prompt."""
+    """`pieces`: text and the kind of the message's text after it, by turns; then `closing`, which is still trained, and
+    `rest`, up to the next message's text or the end. Training begins `skipped` characters after the prompt."""
 
     pieces: tuple[tuple[str, Kind], ...]
     closing: str
@@ -27,7 +27,7 @@ class Frame:
     hits: tuple[Hit, ...]
 
     def match(self, text: str, at: int, message: Message) -> Answer | None:
-        """The answer behind the prompt that ends at `at`, where the text is this frame around the message's texts."""
+        """The answer after the prompt that ends at `at`, where the text is this frame around the message's texts."""
         start = at + self.skipped
         prompt = at
         for literal, kind in self.pieces:

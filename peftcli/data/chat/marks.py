@@ -31,7 +31,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Where marks are set: at both ends of a text or behind it only; in every message or in one."""
+    """Where marks are set: at both ends of a text or after it only; in every message or in one."""
 
     begins: bool = True
     only: int | None = None
@@ -39,7 +39,7 @@ class Policy:
 
 @dataclass(slots=True)
 class Places:
-    """Where the leaves stand in a rendering: positions in it of their first and behind their last letter."""
+    """Where the leaves stand in a rendering: positions in it of their first and after their last letter."""
 
     text: str
     leaves: list[Leaf]

@@ -151,7 +151,7 @@ def message_weights(row: ChatRow, train_on: TrainOn) -> list[float]:
 
 
 def turn_end(template: Template, borders: Borders) -> str:
-    """What the template writes behind a plain answer as the end of its turn; empty where it does not tell."""
+    """What the template writes after a plain answer as the end of its turn; empty where it does not tell."""
     messages: list[Message] = [
         {"role": "user", "content": "A question."},
         {"role": "assistant", "content": "An answer."},

@@ -91,7 +91,7 @@ def raise_failures(findings: Sequence[Finding]) -> None:
             Fault(
                 f"{finding.check}: {finding.message}",
                 f"{finding.file}:{finding.row}",
-                f"mend the rows, or `data.checks: {{{finding.check}: warn}}` to go on",
+                f"correct the rows, or `data.checks: {{{finding.check}: warn}}` to go on",
             )
             for finding in failed
         ]

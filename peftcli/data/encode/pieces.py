@@ -43,7 +43,7 @@ def _missing_border(pieces: Sequence[Piece], weights: Sequence[float]) -> str | 
         return None
     before, after = pieces[answer - 1].text, pieces[answer].text
     if after[0].isalnum() and (before[-1].isalnum() or before[-1] in _ENDS_OF_SENTENCES):
-        return f"the answer begins right behind its prompt: {excerpt(before[-8:] + after[:8])!r}"
+        return f"the answer begins right after its prompt: {excerpt(before[-8:] + after[:8])!r}"
     return None
 
 

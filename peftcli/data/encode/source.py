@@ -134,7 +134,7 @@ class SourceReader:
         except UnicodeEncodeError:
             for row, line in zip(rows, lines, strict=True):
                 if not _is_unicode(row):
-                    faults.add("the text holds half of a surrogate pair", self.place(file, line), "mend the row")
+                    faults.add("the text holds half of a surrogate pair", self.place(file, line), "correct the row")
             rows, lines = [], []
         kept = [number for number, row in enumerate(rows) if not (type(row) is TextRow and not row.text.strip())]
         if len(kept) < len(rows):

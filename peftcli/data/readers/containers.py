@@ -42,7 +42,7 @@ def is_by_row(path: Path) -> bool:
 def read_file(
     path: Path, name: str, faults: FaultLog, after: int = 0, hashed: HashedFile | None = None
 ) -> Iterator[Chunk]:
-    """Chunks of a file's rows behind line (or row) `after`, of the bytes that were `hashed`.
+    """Chunks of a file's rows after line (or row) `after`, of the bytes that were `hashed`.
 
     Raises `DataError` for an empty or unknown file.
     """
@@ -60,7 +60,7 @@ def read_file(
 
 
 def rows_after(chunk: Chunk, line: int) -> Chunk:
-    """The rows of a chunk behind a line."""
+    """The rows of a chunk after a line."""
     first = bisect_right(chunk.lines, line)
     return Chunk(chunk.rows[first:], chunk.lines[first:])
 

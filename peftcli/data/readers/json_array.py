@@ -67,14 +67,14 @@ def _rows(text: str, reading: Reading, decoder: jsonl.Decoder) -> list[Any]:
         raise DataError(
             f"not valid JSON ({error.msg}): {excerpt(text[start : start + 60])}",
             where=f"{reading.name}:{error.lineno}:{error.colno}",
-            fix="mend the file; one object a line is JSON Lines (.jsonl)",
+            fix="correct the file; one object a line is JSON Lines (.jsonl)",
         ) from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, jsonl.NotFinite):
             reason = str(error)
         else:
-            reason = "too deeply nested" if isinstance(error, RecursionError) else "a number of too many digits"
-        raise DataError(f"not usable JSON: {reason}", where=reading.name, fix="mend the file") from error
+            reason = "too deeply nested" if isinstance(error, RecursionError) else "a number with too many digits"
+        raise DataError(f"not usable JSON: {reason}", where=reading.name, fix="correct the file") from error
     if isinstance(value, dict):
         lists = [entry for entry in value.values() if isinstance(entry, list)]
         value = [value] if _is_row(value) else lists[0] if len(lists) == 1 else value

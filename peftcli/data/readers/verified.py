@@ -89,7 +89,7 @@ class VerifiedFile(io.RawIOBase):
         return self._held[1]
 
     def _end(self) -> bytes:
-        """Nothing more, and nothing that was put behind it."""
+        """Nothing more, and nothing that was put after it."""
         self._stream.seek(self._hashed.num_bytes)
         if self._stream.read(1):
             raise self._changed()

@@ -107,7 +107,7 @@ class Ia3(LinearsMethod[Ia3Config]):
         unmatched = [entry for entry in entries if not any(path.endswith(entry) for path in adapter.targets())]
         if unmatched:
             raise AdapterError(
-                "feedforward_modules names layers that are no targets",
+                "feedforward_modules names layers that are not targets",
                 faults=[
                     Fault(f"`{entry}` matches no target", fix="name it in target_modules too") for entry in unmatched
                 ],

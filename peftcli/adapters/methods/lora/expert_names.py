@@ -70,6 +70,6 @@ def fields_with_weights(model: nn.Module, config: LoraConfig, layers: list[str],
 def tell_mistaken(paths: list[str], why: str) -> None:
     """Says that the reference will answer otherwise."""
     tell(
-        f"Hugging Face PEFT takes {named(paths)} for the experts of this model and answers otherwise; a file can name "
+        f"Hugging Face PEFT takes {named(paths)} for the experts of this model and answers differently; a file can name "
         f"them rightly only without {why}"
     )

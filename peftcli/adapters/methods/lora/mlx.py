@@ -29,7 +29,7 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     foreign.refuse_strangers(key for key in foreign.tensors if key.rpartition(".")[2] not in names)
     foreign.refuse(
         [f"pairs of experts (`{key}`)" for key, tensor in foreign.tensors.items() if tensor.dim() > 2][:1]
-        + [f"a `{name}` that is no number" for name in ("rank", "scale") if not _is_number(given.get(name))]
+        + [f"a `{name}` that is not a number" for name in ("rank", "scale") if not _is_number(given.get(name))]
     )
     fields = {
         "r": given["rank"],

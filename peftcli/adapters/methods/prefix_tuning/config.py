@@ -37,7 +37,7 @@ class PrefixTuningConfig(PromptConfig):
     encoder_input_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Width of that network's trained inputs; default: the width of a layer's keys."""
     shift_positions: bool = True
-    """Count the prefix as tokens: the input's positions begin behind it, as in Hugging Face PEFT. false: they begin at
+    """Count the prefix as tokens: the input's positions begin after it, as in Hugging Face PEFT. false: they begin at
     the start, as in AdapterHub."""
     prefix_init: Literal["text", "zero", "random"] = "text"
     """Start: `text` (keys and values that the base itself computes for a text), `zero`, or `random` (normal)."""

@@ -1,4 +1,4 @@
-"""AdapterHub's prompt tuning in our terms: rows behind the whole embedding block of an encoder."""
+"""AdapterHub's prompt tuning in our terms: rows after the whole embedding block of an encoder."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class PromptTuningConfig(PromptConfig):
     prompt_tuning_init_text: str | None = None
     """The text of a TEXT start: its first tokens, repeated where it is shorter than the prompt."""
     behind_embeddings: bool = False
-    """Put the rows behind the base's whole embedding block (positions, types, norm), as AdapterHub does in encoders;
+    """Put the rows after the base's whole embedding block (positions, types, norm), as AdapterHub does in encoders;
     false: among the token embeddings, as Hugging Face PEFT does."""
 
     @classmethod

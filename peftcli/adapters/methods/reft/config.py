@@ -12,10 +12,10 @@ from peftcli.errors import FieldFault
 
 
 class ReftConfig(MethodConfig):
-    """Edits the hidden states behind chosen blocks within a low-rank subspace; starts as the identity."""
+    """Edits the hidden states after chosen blocks within a low-rank subspace; starts as the identity."""
 
     name: ClassVar[str] = "reft"
-    summary: ClassVar[str] = "low-rank edits of the hidden states behind each block"
+    summary: ClassVar[str] = "low-rank edits of the hidden states after each block"
     kind: ClassVar[Kind] = "layers"
     peft_type: ClassVar[str] = "REFT"
     learning_rate: ClassVar[float] = 1e-2
@@ -31,7 +31,7 @@ class ReftConfig(MethodConfig):
     """Edit the last n tokens of a row, padding not counted. Not for models that continue their input: while they are
     trained, prompt and answer are one row, and the prompt's end is not known."""
     layers_to_transform: int | list[int] | None = None
-    """Only behind these blocks, by number; an encoder's blocks count before a decoder's."""
+    """Only after these blocks, by number; an encoder's blocks count before a decoder's."""
     reft_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the edit, while training."""
     modules_to_save: list[str] | None = None

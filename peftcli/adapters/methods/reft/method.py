@@ -1,4 +1,4 @@
-"""ReFT (arXiv:2404.03592, eq. 2, LoReFT): edits the hidden state h behind a block in an r-dimensional subspace.
+"""ReFT (arXiv:2404.03592, eq. 2, LoReFT): edits the hidden state h after a block in an r-dimensional subspace.
 
     h' = h + R^T (W h + b - R h)        R with orthonormal rows
 
@@ -110,7 +110,7 @@ class ReftLayer(AdapterLayer):
 
     def merged(self) -> dict[str, Tensor]:
         raise MergeError(
-            "reft cannot be merged: it edits hidden states behind the residual sum, where no weight is",
+            "reft cannot be merged: it edits hidden states after the residual sum, where no weight is",
             fix="serve the adapter beside its base instead",
         )
 
