@@ -180,12 +180,12 @@ def beside_an_index(folder: Path) -> None:
 
 OUTSIDE = "../outside.safetensors"
 REFUSED = {
-    "weights named outside": (named(OUTSIDE), "no safetensors file inside the folder"),
-    "weights named by an absolute path": (named("/etc/hosts.safetensors"), "no safetensors file inside the folder"),
-    "weights named with a way back": (named("deep/../../outside.safetensors"), "no safetensors file inside"),
-    "pickled weights named": (named("pytorch_model.bin"), "no safetensors file inside the folder"),
-    "an adapter's pickle named": (named("adapter_model.bin"), "no safetensors file inside the folder"),
-    "a number named": (named(7), "no safetensors file inside the folder"),
+    "weights named outside": (named(OUTSIDE), "not a safetensors file inside the folder"),
+    "weights named by an absolute path": (named("/etc/hosts.safetensors"), "not a safetensors file inside the folder"),
+    "weights named with a way back": (named("deep/../../outside.safetensors"), "not a safetensors file inside"),
+    "pickled weights named": (named("pytorch_model.bin"), "not a safetensors file inside the folder"),
+    "an adapter's pickle named": (named("adapter_model.bin"), "not a safetensors file inside the folder"),
+    "a number named": (named(7), "not a safetensors file inside the folder"),
     "an index that leads outside": (index_of(OUTSIDE), "which is not a plain file name"),
     "an index of a pickle": (index_of("pytorch_model.bin"), "which is not a plain file name"),
     "an index of nothing": (index_of("gone.safetensors"), "gone.safetensors is missing"),
