@@ -170,7 +170,7 @@ def _unrecognised(row: Columns, known: Sequence[Format], where: str) -> DataErro
         return DataError(
             f"rows of {near[0].name} by their columns, but {near[2].message}",
             where=where,
-            fix=_after(near[2].fix or "mend or remove the row", near[1]),
+            fix=_after(near[2].fix or "correct or remove the row", near[1]),
         )
     message = f"no format has these columns: {listed(row) or 'none'}"
     if found is None:

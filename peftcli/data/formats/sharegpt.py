@@ -1,6 +1,6 @@
 """`{"conversations": [{"from": "human", "value": ...}, ...]}`, also with function calls and observations.
 
-The turns may also stand in one text, each behind its speaker: `USER: ...`, an empty line, `ASSISTANT: ...`.
+The turns may also stand in one text, each after its speaker: `USER: ...`, an empty line, `ASSISTANT: ...`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROLES = {
 }
 
 
-# a speaker at the very start or behind an empty line; a colon inside an answer is no speaker
+# a speaker at the very start or after an empty line; a colon inside an answer is no speaker
 _SPEAKER = re.compile(r"(?:\A|\n\s*\n)[ \t]*((?:FUNCTION |TOOL )?[A-Z]+|[A-Z][a-z]+)[ \t]*:(?=\s)")
 _END = re.compile(r"\s*(?:<\|endoftext\|>|</s>)\s*\Z")
 
@@ -46,7 +46,7 @@ def recognise(row: Columns) -> str | None:
     if isinstance(turns, str) and turns.lstrip().startswith("[{"):
         return "a column `conversations` that holds a list of turns as JSON text"
     if isinstance(turns, str) and len(transcript(turns)) > 1:
-        return "a column `conversations` that holds turns behind their speakers"
+        return "a column `conversations` that holds turns that follow the names of their speakers"
     if isinstance(turns, dict):
         turns = turns_in(turns, "conversations")
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
@@ -71,7 +71,7 @@ def parse(row: Columns) -> ChatRow:
 
 
 def transcript(text: str) -> list[dict[str, str]]:
-    """The turns of one text; none when it does not begin with a speaker. The end token behind a turn is left out."""
+    """The turns of one text; none when it does not begin with a speaker. The end token after a turn is left out."""
     found = [match for match in _SPEAKER.finditer(text) if _role(match[1]) in ROLES]
     if not found or text[: found[0].start()].strip():
         return []

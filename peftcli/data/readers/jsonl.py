@@ -75,7 +75,7 @@ def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> di
         )
         return None
     except (RecursionError, ValueError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else "a number of too many digits"
+        reason = "too deeply nested" if isinstance(error, RecursionError) else "a number with too many digits"
         reading.faults.add(f"not usable JSON ({reason}): {excerpt(line)}", f"{reading.name}:{number}")
         return None
     if isinstance(row, dict):
@@ -96,7 +96,7 @@ def _remedy(line: str) -> str:
         return "write one whole object a line; a list of objects over several lines is a .json file"
     if line.lstrip().startswith("{'"):
         return "write the rows with Python's `json.dumps`, which quotes as JSON does"
-    return "mend or remove the line"
+    return "correct or remove the line"
 
 
 def json_kind(value: Any) -> str:
