@@ -104,6 +104,7 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
         _restore_requires_grad(grads)
         raise
     adapter.set_trainable(True)
+    # past `__setattr__`: an adapter registered as a module would change the names in the base's state dict
     model.__dict__[_SLOT] = adapter
     model.__dict__[_REQUIRES_GRAD] = grads
     model.__dict__[_METHODS] = override(model)

@@ -29,6 +29,7 @@ def split_off(counts: Sequence[int], wanted: float | int, seed: int) -> list[tup
             fix="a smaller count or fraction, or a validation file",
         )
     chosen = np.zeros(total, dtype=bool)
+    # over all rows together, so that each source gives about the same share of its rows
     chosen[permutation(total, seed, _SPLIT_STREAM)[:count]] = True
     ends = np.cumsum(counts)
     parts = np.split(chosen, ends[:-1])
@@ -57,6 +58,7 @@ def epoch_counts(available: Sequence[int], weights: Sequence[float | None], repe
     calm = calm_weights(shares)
     exact = calm * (sum(held) / sum(calm.tolist()))
     counts = np.floor(exact).astype(np.int64)
+    # largest remainders: the counts add up to the epoch exactly; a stable sort, so that ties fall to the first source
     for number in np.argsort(-(exact - counts), kind="stable")[: sum(held) - int(counts.sum())]:
         counts[number] += 1
     return [int(count) for count in counts]

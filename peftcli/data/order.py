@@ -42,6 +42,7 @@ class BatchOrder:
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         size = self._batch_size
+        # two streams of draws, 0 for rows and 1 for batches, so that neither shifts when the other's length changes
         rows = permutation(len(self._lengths), self._seed, epoch, 0)
         whole = len(rows) - len(rows) % size
         # the smaller batch is drawn before sorting, so that it is not always the longest rows
@@ -50,6 +51,7 @@ class BatchOrder:
         cut: list[np.ndarray] = []
         for start in range(0, whole, window):
             part = full[start : start + window]
+            # within a window only: sorting the whole epoch would make batches of equal length, always with the same rows
             part = part[np.argsort(self._lengths[part], kind="stable")]
             cut += [part[at : at + size] for at in range(0, len(part), size)]
         shuffled = [cut[number] for number in permutation(len(cut), self._seed, epoch, 1)]

@@ -82,6 +82,7 @@ def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounde
         size += float(update.square().sum())
         kept += float((update * left).sum())
         moved = (stored.double() - after.double()).square().sum(1)
+        # an error that is even over a unit u has the variance u ** 2 / 12
         chance = (unit_in_last_place(after, dtype).double().square() / 12).sum(1)
         moves.append((moved / chance.clamp_min(1e-300)).sqrt().float())
     if size > 0.0:
@@ -100,6 +101,7 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
 
 def unit_in_last_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The distance between neighbouring numbers of `dtype` at each value."""
+    # frexp gives a mantissa in [0.5, 1), a unit counts from one in [1, 2): hence one less
     _, exponent = torch.frexp(tensor)
     return torch.ldexp(torch.full_like(tensor, torch.finfo(dtype).eps), exponent - 1)
 

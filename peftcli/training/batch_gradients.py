@@ -62,6 +62,7 @@ def read_batch(setup: FitSetup, step: int) -> OptimizerBatch:
 
 def read_rows(setup: FitSetup, indices: Sequence[int]) -> OptimizerBatch:
     """Reads rows and sorts them by length, so that a micro-batch pads little and the largest comes first."""
+    # sorting is stable, so equal lengths keep the order of the draw and the batch repeats bit for bit
     pairs = sorted(zip(indices, setup.get_rows(indices), strict=True), key=lambda pair: -len(pair[1].input_ids))
     rows = tuple(row for _, row in pairs)
     return OptimizerBatch(
@@ -83,6 +84,7 @@ def accumulate(
         setup.collate(batch.rows[start : start + micro_batch_size])
         for start in range(0, len(batch.rows), micro_batch_size)
     ]
+    # weighed before the first forward pass: each micro-batch is divided by the weight of all of them
     weights = [setup.weigh(part) for part in parts]
     total_weight = math.fsum(weights)
     if not total_weight > 0.0:
@@ -101,6 +103,7 @@ def accumulate(
             computed = setup.compute_loss(setup.model, part)
         while not computed.total.requires_grad:
             carry_through_inputs(setup.model)  # an error the second time
+            # the pass is taken again from its start, so with the same draws
             seed_forward(setup.seed, step, number, device)
             with precision:
                 computed = setup.compute_loss(setup.model, part)

@@ -116,6 +116,7 @@ class CheckpointStore:
         kept = {*ours[: self.keep], self.path(state.step)}
         if state.best_step is not None:
             kept.add(self.path(state.best_step))
+        # only after the new one is in place: at no time is there less to resume from than before
         for path in ours:
             if path not in kept:
                 files.remove_folder(path)

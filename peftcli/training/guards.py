@@ -74,6 +74,7 @@ class EffectWatch:
         if self._settled or (step < self._next_step and step < self._last_step):
             return
         self._settled = self._changes_output()
+        # each look costs forward passes: twice as far apart each time, there are only a few
         self._next_step = 2 * step
         if not self._settled and step >= self._last_step:
             raise NumericalError(
@@ -128,6 +129,7 @@ def _spike(losses: Sequence[float]) -> tuple[float, int] | None:
         return None
     middle = statistics.median(window)
     deviation = statistics.median(abs(loss - middle) for loss in window)
+    # medians, since one earlier spike would widen a standard deviation enough to hide the next
     # of a task that is as good as solved, one hard row would else be a spike
     least = max(SPIKE_DEVIATIONS * deviation, (SPIKE_RATIO - 1) * middle, SPIKE_NATS)
     return (middle, len(window)) if newest > middle + least else None

@@ -82,6 +82,7 @@ class _Run:
             setup.adapter.parameter_groups(setup.learning_rate, setup.config.weight_decay), setup.adapter.decays
         )
         optimizer = build_optimizer(setup.config.optimizer, groups, learning_rate=setup.learning_rate)
+        # inside Accelerate's wrapper, so that an fp16 scaler can skip a step whose gradients overflowed
         # no device placement: the state is made beside its parameters, and loading it would cast it
         self.optimizer = setup.accelerator.prepare_optimizer(optimizer, device_placement=False)
         self.keeper = Keeper(setup, optimizer)
@@ -100,8 +101,10 @@ class _Run:
     def begin(self) -> None:
         """Tries the longest batch and a first save before any time is spent, then evaluates the base."""
         self._train_mode()
+        # the longest rows first: out of memory shows up now and not after hours
         self.stepper.probe()
         if self.resumed_from is None:
+            # a disk that is full or read-only shows up now as well, and a rollback always has somewhere to go
             self.keeper.save()
             self.setup.has_begun_well()
         self.evaluate_if_due()
@@ -180,6 +183,7 @@ class _Run:
         )
 
     def finish(self) -> FitResult:
+        # an optimizer that averages puts the average in place, which is what is kept and was evaluated
         self.optimizer.eval()
         set_training(self.setup, False)
         chosen_step = self.keeper.choose()

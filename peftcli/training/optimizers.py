@@ -80,6 +80,7 @@ class DecoupledSGD(SGD):
         for group in self.param_groups:
             if group["decoupled_decay"]:
                 moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+                # before torch's update, and with the rate of this step, as AdamW does it
                 torch._foreach_mul_(moved, 1.0 - group["lr"] * group["decoupled_decay"])
         return super().step(closure)
 
@@ -138,6 +139,7 @@ class MuonWithAdamW(Optimizer):
         if others:
             self.parts.append(AdamW(others, lr=learning_rate, betas=config.betas, eps=config.eps, fused=_fused(others)))
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+        # one state between them: checkpoints read and write it through this object alone
         for part in self.parts:
             part.state = self.state
 

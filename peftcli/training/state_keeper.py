@@ -79,6 +79,7 @@ class Keeper:
             adapter=adapter,
             optimizer=tensors,
             scalars={"optimizer": scalars, "scaler": self._scaler_state()},
+            # the best is most often the adapter of this very step: it is then not written a second time
             best=None if self._best_is(adapter) else self.best,
         )
 
@@ -111,6 +112,7 @@ class Keeper:
         if snapshot is None:
             return None
         warnings = self.state.warnings
+        # applying a snapshot puts its warnings in place of those that were just given
         self.apply(snapshot)
         self.state.warnings = [*self.state.warnings, *warnings]
         self._mend_log()
@@ -167,6 +169,7 @@ class Keeper:
 
     def apply(self, snapshot: Snapshot) -> None:
         """Puts a snapshot into adapter, optimizer and scaler."""
+        # before anything is written: half a restore would leave adapter and optimizer of different steps
         _require_same_tensors(self.setup.adapter.state(), snapshot.adapter)
         self.setup.adapter.load_state(snapshot.adapter)
         try:
@@ -178,6 +181,7 @@ class Keeper:
         self.state = snapshot.state
         self.best = snapshot.best
         if self.best is None and self.state.best_step is not None:
+            # no tensors of its own were written, so the best was the adapter of that step
             self.best = dict(snapshot.adapter)
         self.saved_step = self.state.step
         self._seconds_before, self._started = self.state.seconds, time.perf_counter()
@@ -185,6 +189,7 @@ class Keeper:
     def roll_back(self, step: int) -> None:
         """Returns to the newest checkpoint and blocks the batch of `step`."""
         assert self.setup.store is not None, "a rollback needs checkpoints"
+        # what was learned since that checkpoint stays known: the bad batch, the size that fits, the time that was spent
         blocked, micro_batch_size = [*self.state.blocked_steps, step], self.state.micro_batch_size
         seconds = self.seconds()
         snapshot, _ = self.setup.store.newest()

@@ -89,7 +89,9 @@ class Stepper:
             return
         factor = self._set_rate(step)
         loss, self._last = self._gradients(step, batch)
+        # after the passes and before the rest of the step, where evaluations or checks could draw as well
         draws = draws_digest(self.setup.accelerator.device)
+        # always computed, with an infinite limit where nothing is clipped: the norm is logged and guarded in any case
         norm = self._clip()
         self._read_ahead(step + 1)
         loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()  # the one wait for the device

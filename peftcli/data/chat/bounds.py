@@ -29,7 +29,7 @@ MAX_MEMORY_BYTES = 512 << 20
 """Of the whole process."""
 _BEGINNING = 16
 """Messages at the beginning of a long row: a template that renders them is not the cause of what the row needs."""
-_MEND = "mend it, or name another: `model.chat_template: FILE`"
+_MEND = "correct it, or name another: `model.chat_template: FILE`"
 
 Outcome = RenderedChat | RowFault | TemplateRefusal | ModelError
 """What becomes of a row."""
@@ -139,7 +139,7 @@ class BoundTemplate:
         return self._text(self._ask(request))
 
     def turn_end(self) -> str:
-        """What the template writes behind an answer as the end of its turn; empty where it does not tell."""
+        """What the template writes after an answer as the end of its turn; empty where it does not tell."""
         return self._text(self._ask({"do": "turn end"}))
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class BoundTemplate:
         return str(answer["text"])
 
     def render_rows(self, rows: Sequence[ChatRow]) -> list[Outcome]:
-        """What becomes of each row; nothing comes behind a row on which the template breaks (`ModelError`)."""
+        """What becomes of each row; nothing comes after a row on which the template breaks (`ModelError`)."""
         outcomes: list[Outcome] = []
         while len(outcomes) < len(rows):
             outcomes += self._rendered(rows[len(outcomes) :])
@@ -216,6 +216,6 @@ def _broken(answer: dict[str, Any]) -> ModelError:
         if reason.startswith("not valid Jinja"):
             return ModelError(f"the chat template is {reason}", where=where, fix=_MEND)
         return ModelError(
-            f"the chat template fails: {reason}", where=where, fix=f"mend the row or the template; {_MEND}"
+            f"the chat template fails: {reason}", where=where, fix=f"correct the row or the template; {_MEND}"
         )
     return ModelError(f"the chat template refuses: {excerpt(str(answer.get('refusal', '')), 200)}", fix=_MEND)

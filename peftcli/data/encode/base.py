@@ -39,7 +39,7 @@ class EncodedRows:
     `run_lengths` and `run_weights`: stretches of equal loss weight over all rows, one entry each.
 
     `kept`: positions in the chunk of the rows that are here; `refused`: position -> why a row is not, and what to
-    do about it where that is not to mend the row.
+    do about it where that is not to correct the row.
     """
 
     ids: array[int] = field(default_factory=lambda: array("i"))
