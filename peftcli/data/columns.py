@@ -112,6 +112,8 @@ def wrong_part(row: Columns, part: str) -> RowFault:
         fix = f"name the text in it{of}: `columns: {{{part}: {written(path)}}}`"
     elif isinstance(value, (int, float)):
         fix = f'write it as text, "{json.dumps(value)}"'
+    elif value is not None and not isinstance(value, (dict, list)):
+        fix = "cast the column to text where the file is written"
     return RowFault(f"{called(row, part)} is {json_kind(value)}, not text", fix)
 
 

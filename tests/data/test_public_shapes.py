@@ -5,6 +5,8 @@ The shapes are those of the data sets' cards; the words are our own.
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import re
 from pathlib import Path
@@ -392,3 +394,19 @@ def test_judged_answers_are_refused_with_their_place_and_the_line_that_trains_th
         prepared(rows)
     assert (caught.value.where or "").endswith("rows.jsonl:1")
     assert "`format: messages`" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        (datetime.date(2026, 1, 2), "cast the column to text where the file is written"),
+        (decimal.Decimal("1.50"), "cast the column to text where the file is written"),
+        (True, 'write it as text, "true"'),
+        (["a", "b"], "name the text in it (the first of 2): `columns: {completion: completion.0}`"),
+    ],
+)
+def test_a_value_that_is_no_text_is_answered_by_what_it_is(value: Any, fix: str) -> None:
+    row = {"prompt": "When?", "completion": value}
+    with pytest.raises(RowFault, match=r"'completion' is .*, not text") as caught:
+        find_format("auto", {}, row, "rows.parquet, row 1").parse(row)
+    assert caught.value.fix == fix
