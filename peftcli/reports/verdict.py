@@ -25,6 +25,9 @@ _HEADLINES: dict[Grade, str] = {
 }
 
 
+_SAID = (("clear", False), ("not clear", True))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a report says first.
@@ -86,10 +89,17 @@ def _basis(chosen: Sequence[Score], evaluation: EvaluationRecord) -> str:
     tested = [score for score in chosen if score.difference is not None]
     if tested:
         tests = " and ".join(dict.fromkeys(score.difference.test for score in tested if score.difference is not None))
-        clear = all(score.relation != "unclear" for score in tested)
-        parts.append(f"compared in pairs ({tests}): {'clear' if clear else 'not clear'} at the 95 % level")
+        parts.append(f"compared in pairs ({tests}): {_clear(tested)} at the 95 % level")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _clear(tested: Sequence[Score]) -> str:
+    """`clear`, `not clear`, or which of the scores is which."""
+    found = {said: [each for each in tested if (each.relation == "unclear") == unclear] for said, unclear in _SAID}
+    if not all(found.values()):
+        return next(said for said, scores in found.items() if scores)
+    return ", ".join(f"{' and '.join(metric_label(each.metric) for each in found[said])} {said}" for said, _ in _SAID)
 
 
 def describe(score: Score) -> str:

@@ -93,6 +93,17 @@ def test_a_metric_that_nobody_knows_is_shown_and_not_judged():
     assert scores(run.record)[0].value("tuned") == "1.000"
 
 
+def test_of_two_comparisons_it_is_said_which_one_is_clear():
+    run = evaluated(
+        {"eval_loss": 9.0, "eval_exact_match": 0.0},
+        {"eval_loss": 2.0, "eval_exact_match": 0.0},
+        differences={"eval_loss": difference("better"), "eval_exact_match": difference("unclear")},
+        rows=20,
+        headline="eval_exact_match",
+    )
+    assert judge(run.record, []).basis.endswith(": loss clear, exact match not clear at the 95 % level.")
+
+
 def test_the_headline_is_the_one_that_the_recipe_names_first():
     values = {"eval_loss": 1.0, "eval_token_accuracy": 0.5, "eval_exact_match": 0.5, "eval_f1": 0.5}
     run = evaluated(values, {name: value / 2 for name, value in values.items()}, headline="eval_f1")
