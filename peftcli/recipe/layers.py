@@ -58,8 +58,21 @@ def _base_path(extends: Node, folder: Path, chain: tuple[Path, ...]) -> Path:
     return Path(os.path.relpath(base)) if base.is_relative_to(Path.cwd()) else base
 
 
+def _require_utf8(path: Path) -> None:
+    """A run keeps the paths of its recipe in files of UTF-8, which have no place for the bytes of another encoding."""
+    try:
+        os.path.abspath(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RecipeError(
+            "a folder or file name on the way to the recipe is not UTF-8, so that no record of a run can name it",
+            where=str(path.absolute()),
+            fix="rename it, or move the recipe and its data to a folder whose name is UTF-8",
+        ) from error
+
+
 def _read(path: Path, where: str | None) -> Node:
     _require_file(path, where)
+    _require_utf8(path)
     try:
         data = files.read_bounded(path, limit_bytes=MAX_BYTES)
     except StorageError as error:

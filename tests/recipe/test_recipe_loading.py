@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -338,3 +340,14 @@ def test_gates(text: str, gate: Gate, value: float, holds: bool) -> None:
 def test_gates_that_compare_nothing(text: str) -> None:
     with pytest.raises(ValueError, match="comparison"):
         parse_gate(text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_not_utf8_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "r.yaml").write_text("model: builtin:tiny\ndata: ./rows.jsonl\nmethod: lora\n")
+    monkeypatch.chdir(folder)
+    for path in (folder / "r.yaml", Path("r.yaml")):
+        with pytest.raises(RecipeError, match="is not UTF-8"):
+            load_recipe(path)
