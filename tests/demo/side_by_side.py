@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from peftcli.data.builtin import builtin_data
 from peftcli.models.builtin import builtin_base
@@ -27,6 +28,8 @@ def answer(folder: Path, request: str) -> str:
 
 
 def main() -> None:
+    # the output may be kept: a bar that is drawn over and over does not belong into it
+    transformers_logging.disable_progress_bar()
     row = json.loads(builtin_data("support/validation").read_text(encoding="utf-8").splitlines()[0])
     request, wanted = (message["content"] for message in row["messages"])
     print(f"request  {request}")
