@@ -71,6 +71,7 @@ def test_descends(config: dict[str, Any]) -> None:
     if config["type"] == "schedule_free":
         optimizer.train()  # type: ignore[attr-defined]
     before = {name: float(((parameter.detach() - 1.0) ** 2).sum()) for name, parameter in named.items()}
+    torch.manual_seed(0)  # some draw their projections
     descend(optimizer, named, 800)
     for name, parameter in named.items():
         assert float(((parameter.detach() - 1.0) ** 2).sum()) < 0.5 * before[name], name
