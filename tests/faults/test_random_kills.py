@@ -39,9 +39,7 @@ class Undisturbed:
         self.recipe = write_recipe(folder, LORA)
         self.run, self.merged = folder / "run", folder / "merged"
         self.seconds: dict[str, float] = {}
-        for name in ("warm", "run"):
-            self._timed("train", ["train", str(self.recipe), "--output", str(folder / name), "--quiet"])
-        self._timed("merge", ["merge", str(self.run), "--output", str(self.merged), "--quiet"])
+        # in this process and first: what it imports and makes ready, every fork then has
         disk = FaultyDisk()
         before, files.disk = files.disk, disk
         try:
@@ -49,6 +47,8 @@ class Undisturbed:
         finally:
             files.disk = before
         self.calls = len(disk.calls)
+        self._timed("train", ["train", str(self.recipe), "--output", str(self.run), "--quiet"])
+        self._timed("merge", ["merge", str(self.run), "--output", str(self.merged), "--quiet"])
 
     def _timed(self, name: str, arguments: Sequence[str]) -> None:
         child = Child(arguments)
