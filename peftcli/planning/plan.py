@@ -30,6 +30,7 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import weight_view
 from peftcli.planning.memory import MemoryEstimate, Shape, estimate
+from peftcli.planning.sizes import size_text
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX
@@ -186,8 +187,7 @@ def unfit(plan: Plan, device_memory: int | None, *, checkpointing: bool = False)
     if device_memory is None or needed <= device_memory:
         return None
     return MemoryLimitError(
-        f"the run needs about {needed / 2**30:.1f} GiB (estimated), more than the {device_memory / 2**30:.1f} GiB given",
-        where=plan.name,
+        f"the run needs about {size_text(needed)} (estimated), more than the {size_text(device_memory)} given",
         fix=", ".join([*_smaller(plan, checkpointing=checkpointing), "a smaller data.max_length", "or a smaller base"]),
     )
 

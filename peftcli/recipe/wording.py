@@ -213,7 +213,7 @@ def remedy(node: Node, key: str, wanted: AllowedValue) -> str | None:
         return f"write a list: [{str(value)[:MAX_SHOWN]}]"
     if isinstance(value, str):
         return _text_remedy(value, key, wanted)
-    if isinstance(value, (bool, int, float)) and "text" in wanted.kinds:
+    if isinstance(value, (bool, int, float)) and "text" in wanted.kinds and "number" not in wanted.kinds:
         return f'put it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
     return None
 
