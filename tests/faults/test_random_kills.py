@@ -40,15 +40,19 @@ class Undisturbed:
         self.run, self.merged = folder / "run", folder / "merged"
         self.seconds: dict[str, float] = {}
         # in this process and first: what it imports and makes ready, every fork then has
+        for name in ("first", "counted"):
+            self.calls = self._calls(["train", str(self.recipe), "--output", str(folder / name), "--quiet"])
+        self._timed("train", ["train", str(self.recipe), "--output", str(self.run), "--quiet"])
+        self._timed("merge", ["merge", str(self.run), "--output", str(self.merged), "--quiet"])
+
+    def _calls(self, arguments: Sequence[str]) -> int:
         disk = FaultyDisk()
         before, files.disk = files.disk, disk
         try:
-            assert peft(["train", str(self.recipe), "--output", str(folder / "counted"), "--quiet"]) == 0
+            assert peft(list(arguments)) == 0
         finally:
             files.disk = before
-        self.calls = len(disk.calls)
-        self._timed("train", ["train", str(self.recipe), "--output", str(self.run), "--quiet"])
-        self._timed("merge", ["merge", str(self.run), "--output", str(self.merged), "--quiet"])
+        return len(disk.calls)
 
     def _timed(self, name: str, arguments: Sequence[str]) -> None:
         child = Child(arguments)
