@@ -250,7 +250,7 @@ def test_a_folder_gives_the_files_of_its_split(
 
 
 def test_a_format_without_a_task_is_refused_with_the_way_out(prepared: Any) -> None:
-    with pytest.raises(RecipeError, match="its format: .*`text`"):
+    with pytest.raises(RecipeError, match=r"its format: .*`text`"):
         prepared([{"text": "a", "label": "x"}])
     assert len(prepared([{"text": "a", "label": "x"}], format="text").train) == 1
 

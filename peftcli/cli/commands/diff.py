@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Two runs or adapters: recipe, lock, data, metrics, and how alike their updates are, layer by layer.
 
-    Example:  peft diff runs/first runs/second
+    Example:  peft diff runs/quickstart-001 runs/first
     """
     from peftcli.jobs.diff import diff, diff_text
 

@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Write the lock beside the recipe: hashes of all that a run takes in; from a run, also the results to expect.
 
-    Example:  peft train quickstart.yaml --output runs/first && peft lock runs/first
+    Example:  peft lock runs/quickstart-001
     """
     from peftcli.runs.locking import lock_text, write_lock_for
 
