@@ -184,11 +184,19 @@ class Interrupted(PeftcliError):
     """A signal stopped the run after a checkpoint."""
 
     exit_code = 130
-    summary = "interrupted (130: SIGINT, 143: SIGTERM, 129: SIGHUP), after a checkpoint; `peft resume RUN` goes on"
+    summary = "interrupted (SIGINT), after a checkpoint; `peft resume RUN` goes on"
 
     def __init__(self, message: str, *, signal_number: int, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(message, where=where, fix=fix)
         self.signal_number = signal_number
+
+
+SIGNAL_CODES: dict[int, str] = {
+    129: "the terminal hung up (SIGHUP), after a checkpoint; `peft resume RUN` goes on",
+    130: Interrupted.summary,
+    143: "terminated (SIGTERM), after a checkpoint; `peft resume RUN` goes on",
+}
+"""What the codes of `Interrupted` mean, by the signal."""
 
 
 def exit_code_of(error: PeftcliError) -> int:

@@ -79,8 +79,14 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a bug in peftcli, 2 usage or recipe, 3 data, 4 model, 5 environment, 6 storage, "
+    "7 checkpoint, 8 numerics, 9 memory, 10 a check did not hold, 11 network or hub; stopped by a signal, after a "
+    "checkpoint: 129 hung up, 130 interrupted, 143 terminated. `peft explain 4` tells more of each."
+)
+
 app = typer.Typer(
-    cls=LazyCommands, no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    cls=LazyCommands, no_args_is_help=True, epilog=EXIT_CODES, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )  # fmt: skip
 """The command `peft`, with one lazily loaded module for each subcommand."""

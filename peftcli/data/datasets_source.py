@@ -90,7 +90,7 @@ class SavedDataset(_Dataset):
             raise DataError(
                 f"{self.name} has no split {self.split!r}{nearest(self.split, splits)}",
                 where=str(self.path),
-                fix=f"splits there: {', '.join(splits)}",
+                fix=f"its splits: {', '.join(splits)}",
             )
         return self.path / self.split
 

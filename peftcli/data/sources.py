@@ -135,10 +135,16 @@ def resolve(source: SourceConfig, folder: Path) -> RowSource:
 def _missing(name: str, path: Path) -> DataError:
     parent = path.parent
     if not parent.is_dir():
-        return DataError(f"no such file: {name}", where=str(path), fix=f"there is no folder {parent}")
+        return DataError(f"no such file: {name}", where=str(path), fix=f"check the path; there is no folder {parent}")
     beside = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() or is_data_file(entry))
-    listed = f"there: {', '.join(beside[:8])}" if beside else "the folder holds no data files"
+    listed = f"check the name; the folder holds {_some(beside)}"
     return DataError(f"no such file: {name}{nearest(path.name, beside)}", where=str(path), fix=listed)
+
+
+def _some(names: list[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more if names else "no data files"
 
 
 def _glob(source: SourceConfig, folder: Path) -> LocalFiles:
@@ -187,7 +193,7 @@ def _of_split(found: list[Path], folder: Path, source: SourceConfig) -> list[Pat
         raise DataError(
             f"{source.path} has no split {wanted!r}{nearest(wanted, known)}",
             where=str(folder),
-            fix=f"splits there: {', '.join(known) or 'none'}",
+            fix=f"its splits: {', '.join(known) or 'none'}",
         )
     return chosen
 

@@ -20,11 +20,7 @@ from peftcli.recipe.wording import wanted_text
 from peftcli.yaml import flow
 
 WIDTH = 80
-_EXTRA_CODES = {
-    0: "done; warnings may have been printed",
-    129: "the terminal hung up (SIGHUP), after a checkpoint; `peft resume RUN` goes on",
-    143: "terminated (SIGTERM), after a checkpoint; `peft resume RUN` goes on",
-}
+_EXTRA_CODES = {0: "done; warnings may have been printed", **errors.SIGNAL_CODES}
 
 
 # -- explain -----------------------------------------------------------------------------------------------------

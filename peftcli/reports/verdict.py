@@ -130,8 +130,8 @@ def _trust(grade: Grade, checks: Sequence[Check]) -> str:
 
 def exit_code_meaning(code: int) -> str:
     """What an exit code stands for, in the words of `peftcli.errors`."""
-    if code in (130, 143):
-        return errors.Interrupted.summary.replace("`", "")
+    if code in errors.SIGNAL_CODES:
+        return errors.SIGNAL_CODES[code].replace("`", "")
     for error in _error_classes(errors.PeftcliError):
         if error.exit_code == code:
             return error.summary.replace("`", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -106,6 +107,24 @@ def test_what_comes_later_says_so(name: str, capsys: pytest.CaptureFixture[str])
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 0
     assert "Commands:" in capsys.readouterr().out
+
+
+def test_every_place_that_lists_the_exit_codes_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {0, *errors.SIGNAL_CODES}
+    classes = [errors.PeftcliError]
+    while classes:
+        found = classes.pop()
+        known.add(found.exit_code)
+        classes += found.__subclasses__()
+    assert run(["--help"]) == 0
+    helped = capsys.readouterr().out.partition("Exit codes:")[2].partition("`peft explain")[0]
+    table = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("|")][2:]
+    in_readme = "".join(cell for row in rows for cell in row.split("|")[1::2])
+    for text in (helped, in_readme):
+        assert {int(code) for code in re.findall(r"\d+", text)} == known, text
+    for code in known:
+        assert run(["explain", str(code)]) == 0
 
 
 def test_usage_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

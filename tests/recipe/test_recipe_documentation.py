@@ -50,7 +50,7 @@ def test_every_key_is_documented(key: str) -> None:
     assert max(map(len, document["lines"])) <= 80
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 130, 143])
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 129, 130, 143])
 def test_every_exit_code_is_explained(code: int) -> None:
     assert explain(str(code))["code"] == code
 

@@ -156,7 +156,8 @@ def test_failed_and_interrupted_runs_say_where_they_stopped():
 def test_exit_codes_have_a_meaning():
     assert "NaN" in exit_code_meaning(8)
     assert "memory" in exit_code_meaning(9)
-    assert exit_code_meaning(130) == exit_code_meaning(143)
+    signals = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}
+    assert all(name in exit_code_meaning(code) for code, name in signals.items())
     assert "bug in peftcli" in exit_code_meaning(1)
 
 
