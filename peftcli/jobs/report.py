@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from peftcli.errors import Fault, PeftcliError
 from peftcli.reports.writing import write_comparison, write_reports_again
+from peftcli.runs.locating import recorded_run
 
 
 def render_again(run: Path) -> list[Path]:
-    """`report.html` and `report.md` of a run, from its record."""
-    return write_reports_again(run)
+    """`report.html` and `report.md` of a run, from its record. Raises what `recorded_run` raises."""
+    return write_reports_again(recorded_run(run))
 
 
 def render_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """`compare.html` and `compare.md` in `folder`, of several runs."""
-    return write_comparison(list(runs), folder)
+    """`compare.html` and `compare.md` in `folder`, of several runs. All that are no run are told at once."""
+    found: list[Path] = []
+    errors: list[PeftcliError] = []
+    for run in runs:
+        try:
+            found.append(recorded_run(run))
+        except PeftcliError as error:
+            errors.append(error)
+    if errors:
+        faults: list[Fault] = [fault for error in errors for fault in error.faults]
+        raise type(errors[0])(f"{len(faults)} of {len(runs)} are no finished runs", faults=faults)
+    return write_comparison(found, folder)

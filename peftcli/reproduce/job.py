@@ -14,7 +14,7 @@ import torch
 
 from peftcli import files
 from peftcli.data.doctor.run import raise_failures
-from peftcli.errors import AdapterError, CheckFailed, Interrupted, RecipeError
+from peftcli.errors import CheckFailed, Interrupted, RecipeError
 from peftcli.lock.differences import Difference, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock
 from peftcli.lock.trace import read_steps, trace_of
@@ -26,6 +26,7 @@ from peftcli.run import run_draft
 from peftcli.runs.assembly import assemble, fit_setup
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.draft import Draft
+from peftcli.runs.locating import no_run
 from peftcli.runs.locking import Overrides, inputs_of, pinned_recipe
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.runs.seeds import of_seed, seed_folder
@@ -79,7 +80,7 @@ def recipe_of(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / RECIPE_NAME).is_file():
-        raise AdapterError("there is no run here", where=str(path), fix="name a run folder or a recipe")
+        raise no_run(path)
     return path / RECIPE_NAME
 
 

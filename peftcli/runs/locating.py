@@ -14,7 +14,7 @@ from peftcli.models.load import DTYPES
 from peftcli.models.own_files import is_there
 from peftcli.models.source import CONFIG_NAME as MODEL_CONFIG_NAME
 from peftcli.reports.seal import is_broken
-from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
+from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME, is_run
 
 _NO_MODEL = "name a run or adapter folder; `chat`, `generate`, `evaluate` and `inspect` take whole models too"
 
@@ -63,10 +63,6 @@ def locate(path: str | Path, *, base: str | None = None) -> Location:
     Raises `AdapterError` (nothing there), `CheckpointError` (the run wrote no adapter).
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        raise AdapterError("no such run or adapter folder", where=str(path), fix="check the path")
-    if not path.is_dir():
-        raise AdapterError("this is a file, not a run or adapter folder", where=str(path), fix="name the folder")
     if (path / CONFIG_NAME).exists():
         run = path.parent if (path.parent / RECORD_NAME).is_file() else None
         return _located(path, run, base)
@@ -84,9 +80,37 @@ def locate(path: str | Path, *, base: str | None = None) -> Location:
                 "the run has not written an adapter", where=str(path), fix="`peft resume` it, or train again"
             )
         return _located(adapter, path, base)
+    raise no_run(path)
+
+
+def no_run(path: Path) -> AdapterError:
+    """What to say of a path that a command was to take for a run or adapter, and that is neither, in every command."""
+    if not path.exists():
+        return AdapterError("no such run or adapter folder", where=str(path), fix="check the path")
+    if not path.is_dir():
+        fix = (
+            f"name the folder; `peft train {path}` makes one" if path.suffix in (".yaml", ".yml") else "name the folder"
+        )
+        return AdapterError("this is a file, not a run or adapter folder", where=str(path), fix=fix)
     if holds_a_model(path):
-        raise AdapterError("a whole model lies here, without an adapter", where=str(path), fix=_NO_MODEL)
-    raise AdapterError("neither a run nor an adapter lies here", where=str(path), fix="name a run or adapter folder")
+        return AdapterError("a whole model lies here, without an adapter", where=str(path), fix=_NO_MODEL)
+    return AdapterError("neither a run nor an adapter lies here", where=str(path), fix="name a run or adapter folder")
+
+
+def recorded_run(path: str | Path) -> Path:
+    """The folder of a run that wrote its record.
+
+    Raises `AdapterError` (no run), `CheckpointError` (no record yet, or a damaged one).
+    """
+    path = Path(path).expanduser()
+    if (path / RECORD_NAME).is_file():
+        read_record(path)
+        return path
+    if is_run(path):
+        raise CheckpointError("the run has not written its record", where=str(path), fix=f"peft resume {path}")
+    if (path / CONFIG_NAME).exists():
+        raise AdapterError("an adapter lies here, not its run", where=str(path), fix="name the run's folder")
+    raise no_run(path)
 
 
 def _located(adapter: Path, run: Path | None, base: str | None) -> Location:

@@ -29,7 +29,7 @@ from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
 from peftcli.reports.seal import changed_beside
 from peftcli.runs.assembly import Assembly
 from peftcli.runs.folder import resolved_values
-from peftcli.runs.locating import read_record
+from peftcli.runs.locating import read_record, recorded_run
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.streams import tell
 
@@ -197,9 +197,8 @@ def _lock_recipe(path: Path, overrides: Overrides) -> WrittenLock:
 def _lock_run(run: Path) -> WrittenLock:
     here = run / LOCK_NAME
     if not here.is_file():
-        raise CheckpointError(
-            "there is no run with a lock here", where=str(run), fix="name the folder of a finished run"
-        )
+        recorded_run(run)
+        raise CheckpointError("the run has no lock", where=str(run), fix="train again")
     changed = changed_beside(run, read_record(run).get("run_files") or {}, (RECIPE_NAME, LOCK_NAME))
     if changed is not None:
         raise CheckpointError(

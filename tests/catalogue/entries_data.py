@@ -165,5 +165,4 @@ DATA = [
     bad("input to generate", ("not valid JSON", "in.jsonl:2"), {"in.jsonl": '{"prompt": "a"}\n{"prompt"\n'}, command="generate run --input in.jsonl",
         prepare=lambda place: place.run()),
     bad("input missing", ("in.jsonl",), {}, command="generate run --input in.jsonl", prepare=lambda place: place.run()),
-    bad("report of nothing", ("no run record", "run.json"), {}, command="report ."),
 ]  # fmt: skip

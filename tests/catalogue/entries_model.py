@@ -186,6 +186,7 @@ ADAPTERS = [
     Entry("88 wrong value", 4, ("`r`", "adapter_config.json"), command=GENERATE, prepare=fields(r="8")),
     Entry("89 newer format", 4, ("has format 99", "newer peftcli"), command=GENERATE, prepare=adapter(lambda folder: edit_json(folder / "peftcli.json", format=99))),
     Entry("no adapter", 4, ("no such run or adapter folder", "check the path"), command="generate nowhere --prompt Hi"),
+    Entry("report of nothing", 4, ("neither a run nor an adapter", "name a run"), command="report ."),
     Entry("neither run nor adapter", 4, ("neither a run nor an adapter", "name a run"), command="inspect .", recipe=None, files={"x": ""}),
     Entry("a file as adapter", 4, ("is a file", "name the folder"), command="generate r.yaml --prompt Hi"),
     Entry("no base recorded", 4, ("which base", "--model"), command="generate run/adapter --prompt Hi",

@@ -156,7 +156,7 @@ AFTERWARDS = [
     typed("prompts that are not there", "generate run --input prompts.jsonl", 3, "prompts.jsonl"),
     typed("a training key when asking", "generate run --prompt hi --set training.epochs=3", 2, "training.epochs", "generation"),
     typed("a lock that was never written", "reproduce r.yaml", 2, "lock"),
-    typed("a report of nothing", "report empty", 3, "no run record", "empty", "name a run folder"),
+    typed("a report of nothing", "report empty", 4, "neither a run", "empty", "name a run"),
 ]  # fmt: skip
 MISTAKES = [*THE_RECIPE, *THE_MODEL, *THE_METHOD, *THE_DATA, *THE_COMMANDS, *AFTERWARDS]
 

@@ -104,7 +104,7 @@ def test_a_digit_of_the_record_is_noticed(work: Path, command: str, capsys: pyte
     digit_changed(work / "run" / "run.json", "eval_loss")
     assert json.loads((work / "run" / "run.json").read_text())
     words = COMMANDS.get(command, [command, "run"])
-    assert peft([*words, "--quiet"]) in (3, 7)
+    assert peft([*words, "--quiet"]) == 7
     assert "does not have its own hash" in capsys.readouterr().err
 
 
