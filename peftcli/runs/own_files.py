@@ -89,25 +89,32 @@ def others_in_adapter(folder: Path) -> list[str]:
 
 
 def remove_run(folder: Path) -> list[str]:
-    """Removes what runs wrote, record and recipe first so that half of it is never read as whole.
-
-    Locks stay, and so does what somebody put there: the names of that are returned.
-    """
+    """Removes what runs wrote. Locks stay, and so does what somebody put there: the names of that are returned."""
     found = list(_told_apart(folder))
-    names = sorted((name for name, ours in found if ours), key=lambda name: name not in (RECORD_NAME, RECIPE_NAME))
     with files.storage_errors(folder):
-        for name in names:
-            files.disk.remove_file(folder / name)
-        for path in sorted(_folders_of(folder), key=lambda path: -len(path.parts)):
-            if _SEED.fullmatch(path.name):
+        for path in (*_seed_folders(folder), folder):
+            ours = {name for name, mine in _told_apart(path) if mine}
+            # record and recipe prove that the rest is ours: whatever stops us before the end, the next start goes on
+            proofs = [name for name in (RECORD_NAME, RECIPE_NAME) if name in ours]
+            for name in sorted(ours.difference(proofs)):
+                files.disk.remove_file(path / name)
+            for below in sorted(_folders_of(path), key=lambda below: -len(below.parts)):
+                _remove_if_empty(below)
+            for name in proofs:
+                files.disk.remove_file(path / name)
+            if path != folder:
                 remove_locks(path)
-            if not any(path.iterdir()):
-                files.disk.remove_empty(path)
-    return sorted(name for name, ours in found if not ours)
+                _remove_if_empty(path)
+    return sorted(name for name, mine in found if not mine)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        files.disk.remove_empty(folder)
 
 
 def remove_locks(folder: Path) -> None:
-    """Removes the locks of a folder in which does not existhing else."""
+    """Removes the locks of a folder that holds nothing else."""
     left = list(folder.iterdir())
     if all(path.name in files.LOCK_NAMES for path in left):
         for path in left:
@@ -128,9 +135,8 @@ def _told_apart(folder: Path) -> Iterator[tuple[str, bool]]:
                 yield f"{name}/", False
             continue
         yield name, _is_ours(name, path, adapter) if ours else re.fullmatch(_TEMPORARY, name) is not None
-    for path in _subfolders(folder):
-        if _SEED.fullmatch(path.name):
-            yield from ((f"{path.name}/{name}", mine) for name, mine in _told_apart(path))
+    for path in _seed_folders(folder):
+        yield from ((f"{path.name}/{name}", mine) for name, mine in _told_apart(path))
 
 
 def _is_ours(name: str, path: Path, adapter: set[str]) -> bool:
@@ -167,6 +173,10 @@ def _names(folder: Path) -> Iterator[tuple[str, Path]]:
 def _folders_of(folder: Path) -> list[Path]:
     known = (path for name, path in _names(folder) if _FOLDERS.fullmatch(re.sub(rf"^{_SEED.pattern}/", "", name)))
     return [path for path in known if path.is_dir() and not path.is_symlink()]
+
+
+def _seed_folders(folder: Path) -> list[Path]:
+    return [path for path in _subfolders(folder) if _SEED.fullmatch(path.name)]
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -17,7 +18,7 @@ from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckpointError, StorageError
 from peftcli.recipe import load_recipe
 from peftcli.runs.folder import existing_run
-from peftcli.runs.own_files import strangers
+from peftcli.runs.own_files import remove_run, strangers
 from peftcli.runs.place import RunPlace, run_place
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -107,6 +108,35 @@ def test_whatever_fails_a_whole_run_is_there(old: Old, tmp_path: Path, kind: str
         require_whole(run, old.new, what)
         assert [path.name for path in tmp_path.iterdir()] == ["run"], what
         shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+def test_a_removal_goes_on_where_it_was_stopped(old: Old, tmp_path: Path, seeds: bool) -> None:
+    def given_up() -> Path:
+        run = old.copy(tmp_path)
+        (run / "tracking" / "wandb").mkdir(parents=True)
+        (run / "tracking" / "wandb" / "notes").write_text("by a tracker")
+        (run / files.LOCK_NAMES[0]).touch()
+        for name in ("seed-42", "seed-43") if seeds else ():
+            shutil.copytree(old.run, run / name)
+            (run / name / files.LOCK_NAMES[0]).touch()
+        return run
+
+    keep, point, stopped = files.disk, 0, True
+    while stopped:
+        run = given_up()
+        files.disk = disk = FaultyDisk(BROKEN_ONCE, point)
+        try:
+            with contextlib.suppress(StorageError):
+                remove_run(run)
+        finally:
+            files.disk = keep
+        stopped, point = len(disk.calls) == point + 1, point + 1
+        assert not strangers(run), (point, disk.calls[-1])
+        assert remove_run(run) == []
+        assert [path.name for path in run.iterdir()] == [files.LOCK_NAMES[0]], (point, disk.calls[-1])
+        shutil.rmtree(run)
+    assert point > 10 * (1 + 2 * seeds)
 
 
 def test_a_file_system_without_exchange(old: Old, tmp_path: Path) -> None:
