@@ -15,7 +15,7 @@ from peftcli.data.load_source import Part
 from peftcli.data.mixing import calm_weights, epoch_counts, epoch_rows, split_off
 from peftcli.data.readers.containers import is_by_row
 from peftcli.data.store import RowIndex, TokenColumns, TokenStore
-from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, cut_rows
+from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, Keep, cut_rows
 from peftcli.errors import DataError, Fault
 
 
@@ -50,12 +50,15 @@ class SplitData:
         )
 
 
-def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[Part], seed: int) -> list[SplitPlan]:
-    """The training split, and the validation split if there is one."""
+def plan_splits(
+    config: DataConfig, train: Sequence[Part], validation: Sequence[Part], seed: int, *, by_class: bool = False
+) -> list[SplitPlan]:
+    """The training split, and the validation split if there is one. `by_class`: labels keep their proportions."""
     everything = [np.arange(len(part.data.length)) for part in train]
     wanted = config.rows_to_split_off(sum(len(rows) for rows in everything))
     if wanted:
-        pairs = split_off([len(rows) for rows in everything], wanted, seed)
+        classes = _classes(train) if by_class else None
+        pairs = split_off([len(rows) for rows in everything], wanted, seed, classes)
         return [
             SplitPlan("train", train, [kept for kept, _ in pairs]),
             SplitPlan("validation", train, [drawn for _, drawn in pairs]),
@@ -66,22 +69,44 @@ def plan_splits(config: DataConfig, train: Sequence[Part], validation: Sequence[
     return plans
 
 
-def assemble(plan: SplitPlan, config: DataConfig, seed: int, begin: int | None, context: int | None) -> SplitData:
+def _classes(parts: Sequence[Part]) -> np.ndarray | None:
+    """(rows of all sources,) number of each row's class; None where labels are lists, or measured values."""
+    sets = [each for part in parts for each in part.data.label_sets]
+    if not sets or any(len(each) != 1 or isinstance(each[0], float) for each in sets):
+        return None
+    numbers = {each: number for number, each in enumerate(sorted(set(sets), key=repr))}
+    return np.array(
+        [numbers[part.data.label_sets[number]] for part in parts for number in part.data.label.tolist()], dtype=np.int64
+    )
+
+
+def assemble(
+    plan: SplitPlan,
+    config: DataConfig,
+    seed: int,
+    begin: int | None,
+    context: int | None,
+    keep: Keep | None = None,
+) -> SplitData:
     """Cuts and mixes the rows of a split. `begin`: the token that begins a text. `context`: the base's positions.
+    `keep`: how rows of several parts are shortened.
 
     Raises `DataError` when truncation would take too much.
     """
     columns: list[TokenColumns] = [part.data.columns for part in plan.parts]
     files = [name for part in plan.parts for name in part.data.names]
     offsets = np.cumsum([0, *(len(part.data.names) for part in plan.parts)])
+    sets = np.cumsum([0, *(len(part.data.label_sets) for part in plan.parts)])
     indexes = [
-        part.data.index(number, int(offsets[number])).take(rows)
+        part.data.index(number, int(offsets[number]), int(sets[number])).take(rows)
         for number, (part, rows) in enumerate(zip(plan.parts, plan.rows, strict=True))
     ]
     tallies: Tallies = {}
     cuts: list[Cut] = []
     for part, index in zip(plan.parts, indexes, strict=True):
-        cut = cut_rows(columns, index, config.truncation, config.max_length, joins=part.data.joins, begin=begin)
+        cut = cut_rows(
+            columns, index, config.truncation, config.max_length, joins=part.data.joins, begin=begin, keep=keep
+        )
         columns = cut.columns
         cuts.append(cut)
         tally_cut(cut, index, files, tallies)
@@ -160,7 +185,7 @@ def _mixed(
         sources, rows = epoch_rows(available, counts, seed)
         starts = np.cumsum([0, *available[:-1]])
         whole = whole.take(starts[sources] + rows)
-    return TokenStore(columns, whole, files)
+    return TokenStore(columns, whole, files, tuple(each for part in plan.parts for each in part.data.label_sets))
 
 
 def _require_all_to_take_part(plan: SplitPlan, available: Sequence[int], counts: Sequence[int]) -> None:

@@ -26,7 +26,7 @@ from peftcli.data.sources import FileFacts
 from peftcli.data.store import TokenColumns
 from peftcli.errors import StorageError
 
-FORMAT = 4
+FORMAT = 5
 _META = "source.json"
 _ARRAYS = {
     "tokens": np.int32,
@@ -36,6 +36,8 @@ _ARRAYS = {
     "line": np.int64,
     "key": np.uint64,
     "sketch": np.uint32,
+    "parts": np.int32,
+    "label": np.int32,
 }
 _META_LIMIT_BYTES = 64 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -166,6 +168,8 @@ def _arrays(data: SourceData) -> dict[str, np.ndarray]:
         "line": data.line,
         "key": data.key,
         "sketch": data.sketch,
+        "parts": data.columns.parts,
+        "label": data.label,
     }
 
 
@@ -181,6 +185,8 @@ def _meta(data: SourceData) -> dict[str, Any]:
         "dropped": data.dropped,
         "tallies": tallies_to(data.tallies),
         "seconds": data.seconds,
+        "from_before": data.columns.from_before,
+        "label_sets": data.label_sets,
     }
 
 
@@ -191,7 +197,7 @@ def _from_folder(
     today = dict(zip(meta["names"], names, strict=True))
     tallies = {(check, today[file]): tally for (check, file), tally in tallies_from(meta["tallies"]).items()}
     return SourceData(
-        TokenColumns(arrays["tokens"], arrays["weights"]),
+        TokenColumns(arrays["tokens"], arrays["weights"], arrays["parts"], meta["from_before"]),
         arrays["length"],
         arrays["file"],
         arrays["line"],
@@ -207,6 +213,8 @@ def _from_folder(
         tallies,
         meta["seconds"],
         key,
+        arrays["label"],
+        tuple(map(tuple, meta["label_sets"])),
     )
 
 

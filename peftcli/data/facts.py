@@ -12,7 +12,7 @@ import numpy as np
 
 from peftcli.data.format import load_format
 from peftcli.data.sources import FileFacts
-from peftcli.data.store import TokenColumns, TokenStore, gather
+from peftcli.data.store import UNLABELLED, TokenColumns, TokenStore, gather
 
 HISTOGRAM_BINS = 24
 _HASHED_ROWS = 1 << 16
@@ -124,11 +124,16 @@ def order_sha256(store: TokenStore, inputs: Sequence[str]) -> str:
 
 
 def stream_sha256(store: TokenStore) -> str:
-    """Of every token, weight and length, in the store's order: equal exactly when training sees the same rows."""
+    """Of every token, weight, length, part and label, in the store's order: equal exactly when training sees the same
+    rows."""
     digest = hashlib.sha256()
     for start in range(0, len(store), _HASHED_ROWS):
         rows = store.index.take(np.arange(start, min(start + _HASHED_ROWS, len(store))))
         flat: TokenColumns = gather(store.columns, rows)
         for part in (rows.length.astype("<i8"), flat.tokens.astype("<i4"), flat.weights.astype("<f4")):
             digest.update(part.tobytes())
+        digest.update(flat.parts.astype("<i4").tobytes())
+        if store.label_sets:
+            labels = [None if number == UNLABELLED else store.label_sets[number] for number in rows.label.tolist()]
+            digest.update(json.dumps(labels).encode())
     return digest.hexdigest()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from peftcli.data.cache import TokenCache, content_key
 from peftcli.data.config import DataConfig, SourceConfig
-from peftcli.data.encode.base import EncodeSettings
+from peftcli.data.encode.base import EncodeSettings, Encoding
 from peftcli.data.encode.encoder import RowEncoder
+from peftcli.data.encode.language import LANGUAGE
 from peftcli.data.encode.source import SourceReader, encode_source
 from peftcli.data.faults import FaultLog
 from peftcli.data.readers.compressed import plain_suffix
@@ -42,6 +43,7 @@ class SourceLoader:
         folder: Path,
         cache: TokenCache | None,
         progress: Progress | None,
+        encoding: Encoding = LANGUAGE,
     ) -> None:
         self.faults = FaultLog()
         self.cached = 0
@@ -51,6 +53,7 @@ class SourceLoader:
         self._folder = folder
         self._cache = cache
         self._progress = progress
+        self._encoding = encoding
         self._encoder: RowEncoder | None = None
         self._known: dict[tuple[str, ...], SourceData] = {}
 
@@ -79,7 +82,7 @@ class SourceLoader:
             if self.faults.count > before:
                 return None
         if self._encoder is None:
-            self._encoder = RowEncoder(self._tokenizer, self._settings)
+            self._encoder = RowEncoder(self._tokenizer, self._settings, self._encoding)
         reader = source_reader(source, section, self._config, self._tokenizer)
         data = encode_source(source, reader, self._encoder, inputs, self.faults, key, self._progress)
         if self._cache is None or self.faults.count > before:
@@ -94,6 +97,7 @@ class SourceLoader:
             self._tokenizer.sha256,
             self._tokenizer.template_sha256,
             asdict(self._settings),
+            self._encoding.task,
             section.format or self._config.format,
             dict(self._config.columns if section.columns is None else section.columns),
             section.rows,

@@ -16,10 +16,13 @@ MAX_EPOCH_ROWS = 100_000_000
 """Of an epoch that is longer than the rows that there are; its order is held in memory."""
 
 
-def split_off(counts: Sequence[int], wanted: float | int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def split_off(
+    counts: Sequence[int], wanted: float | int, seed: int, classes: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(training rows, validation rows) of each source, both ascending: a seeded draw over all rows together.
 
-    `wanted`: a fraction, or a count of rows. `DataError` when nothing would be left to train on.
+    `wanted`: a fraction, or a count of rows. `classes`: of each row, (rows of all sources,); the draw then keeps their
+    proportions. `DataError` when nothing would be left to train on.
     """
     total = sum(counts)
     count = wanted if isinstance(wanted, int) else max(1, round(total * wanted))
@@ -30,10 +33,27 @@ def split_off(counts: Sequence[int], wanted: float | int, seed: int) -> list[tup
         )
     chosen = np.zeros(total, dtype=bool)
     # over all rows together, so that each source gives about the same share of its rows
-    chosen[permutation(total, seed, _SPLIT_STREAM)[:count]] = True
+    order = permutation(total, seed, _SPLIT_STREAM)
+    chosen[order[:count] if classes is None else _in_proportion(order, classes, count)] = True
     ends = np.cumsum(counts)
     parts = np.split(chosen, ends[:-1])
     return [(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts]
+
+
+def _in_proportion(order: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
+    """The first rows of an order, so many of each class as its share; a class of few rows keeps one to train on."""
+    sizes = np.bincount(classes)
+    exact = sizes * (count / len(order))
+    quota = np.minimum(np.floor(exact).astype(np.int64), np.maximum(sizes - 1, 0))
+    for number in np.argsort(-(exact - quota), kind="stable"):
+        if quota.sum() < count and quota[number] < sizes[number] - 1:
+            quota[number] += 1
+    within = np.empty(len(order), dtype=np.int64)
+    for number in range(len(sizes)):
+        rows = np.flatnonzero(classes[order] == number)
+        within[rows] = np.arange(len(rows))
+    found: np.ndarray = order[within < quota[classes[order]]]
+    return found
 
 
 def calm_weights(weights: Sequence[float]) -> np.ndarray:

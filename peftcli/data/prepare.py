@@ -15,6 +15,8 @@ from peftcli.data.cache import TokenCache, content_key
 from peftcli.data.config import DataConfig
 from peftcli.data.doctor.base import Finding, Review, Tallies, trained_on
 from peftcli.data.doctor.run import findings_of, grave_severities, raise_failures, review
+from peftcli.data.encode.base import Encoding
+from peftcli.data.encode.language import LANGUAGE
 from peftcli.data.facts import DataFacts
 from peftcli.data.load_source import Progress, SourceLoader
 from peftcli.data.order import BatchOrder
@@ -58,13 +60,14 @@ def prepare(
     progress: Progress | None = None,
     stop_on_failures: bool = True,
     context: int | None = None,
+    encoding: Encoding = LANGUAGE,
 ) -> PreparedData:
     """Reads, checks, encodes, splits, cuts and mixes the sources of a recipe.
 
     `tokenizer`: a transformers fast tokenizer with the chat template that counts. `folder`: where relative paths start.
     `cache_dir`: where encoded sources are kept and looked for; None keeps nothing. `progress(source, rows)` is called
     as rows are encoded. `stop_on_failures=False` returns findings of severity `fail` instead of raising them.
-    `context`: the positions of the base, more than which no advice names.
+    `context`: the positions of the base, more than which no advice names. `encoding`: what the task makes of a row.
 
     Raises `DataError` (unusable rows with file and line, a failed check), `ModelError` (conversations without a chat
     template, a template that fails), `HubError`, `RecipeError` (columns or formats that cannot be).
@@ -72,7 +75,7 @@ def prepare(
     began = time.perf_counter()
     facts = TokenizerFacts.of(tokenizer)
     cache = None if cache_dir is None else TokenCache(cache_dir)
-    loader = SourceLoader(config, facts, folder, cache, progress)
+    loader = SourceLoader(config, facts, folder, cache, progress, encoding)
     train_sources = stream_heads(config) if config.streaming else config.train_sources
     loaded = [loader.load(source) for source in (*train_sources, *config.validation_sources)]
     loader.faults.raise_any()
@@ -80,7 +83,8 @@ def prepare(
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
     open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
     splits = [
-        assemble(plan, config, seed, facts.bos_id, context) for plan in plan_splits(config, train, validation, seed)
+        assemble(plan, config, seed, facts.bos_id, context, encoding.keep)
+        for plan in plan_splits(config, train, validation, seed, by_class=encoding.by_class)
     ]
     sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
     compared = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)

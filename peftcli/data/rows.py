@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+Label = str | int | float
+"""What a row is labelled with: the name or number of a class, a tag, or a measured value."""
 Message = dict[str, Any]
 """One turn: `role`, `content`, and what else a template reads (`tool_calls`, thoughts, `name`)."""
 
@@ -50,7 +52,9 @@ class LabelRow:
 
     text: str
     pair: str | None
-    labels: tuple[str | int, ...]
+    labels: tuple[Label, ...]
+    several: bool = False
+    """Whether the row holds a list: any number of labels apply, none among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from peftcli.data.doctor.base import Tallies
 from peftcli.data.sources import FileFacts
-from peftcli.data.store import RowIndex, TokenColumns
+from peftcli.data.store import UNLABELLED, LabelSets, RowIndex, TokenColumns
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,13 @@ class SourceData:
     tallies: Tallies
     seconds: float
     identity: str
+    label: np.ndarray
+    """(rows,) int32: number of each row's labels in `label_sets`."""
+    label_sets: LabelSets
 
-    def index(self, column: int, file_offset: int) -> RowIndex:
-        """The rows as an index; `column` and `file_offset` place this source among the others."""
+    def index(self, column: int, file_offset: int, label_offset: int = 0) -> RowIndex:
+        """The rows as an index; `column` and the offsets place this source among the others."""
         starts = np.cumsum(self.length) - self.length
         same = np.full(len(self.length), column, dtype=np.int32)
-        return RowIndex(same, starts, self.length, same, self.file + file_offset, self.line)
+        label = np.where(self.label == UNLABELLED, UNLABELLED, self.label + label_offset).astype(np.int32)
+        return RowIndex(same, starts, self.length, same, self.file + file_offset, self.line, label)

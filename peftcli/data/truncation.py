@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +17,10 @@ TOO_LONG = "longer than max_length"
 NO_TRAINED = "no trained token"
 EMPTIED = "no trained token left by truncation"
 """Why a row was dropped, as facts and reports count it: it had trained tokens, all of them cut off."""
+
+
+Keep = Callable[[np.ndarray, np.ndarray, int, str], np.ndarray]
+"""Parts and weights of a row, the most tokens, the side that is cut -> positions that stay, ascending."""
 
 
 @dataclass
@@ -37,11 +42,19 @@ class Cut:
 
 
 def cut_rows(
-    columns: list[TokenColumns], index: RowIndex, policy: Truncation, max_length: int, *, joins: bool, begin: int | None
+    columns: list[TokenColumns],
+    index: RowIndex,
+    policy: Truncation,
+    max_length: int,
+    *,
+    joins: bool,
+    begin: int | None,
+    keep: Keep | None = None,
 ) -> Cut:
     """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide.
 
     `begin`: id of the token that begins a text (BOS), which `left` keeps in front; None: the tokenizer has none.
+    `keep`: how rows of several parts are shortened on a side; None: as one run.
     """
     if joins and policy in ("auto", "split"):
         return _joined(columns, index, max_length)
@@ -49,7 +62,9 @@ def cut_rows(
     long = index.length > max_length
     cut = Cut(columns, index, len(index.length), too_long=np.flatnonzero(long))
     before = int(index.length.sum()), int(trained.sum())
-    if policy == "left":
+    if keep is not None and policy in ("left", "right"):
+        cut.columns, cut.index = _keep_parts(columns, index, max_length, policy, keep)
+    elif policy == "left":
         cut.columns, cut.index = _keep_end(columns, index, max_length, begin)
     elif policy == "right":
         cut.index = _with_length(index, index.start, np.minimum(index.length, max_length))
@@ -107,7 +122,27 @@ def _joined(columns: list[TokenColumns], index: RowIndex, max_length: int) -> Cu
 
 
 def _with_length(index: RowIndex, start: np.ndarray, length: np.ndarray) -> RowIndex:
-    return RowIndex(index.column, start, length, index.source, index.file, index.line)
+    return replace(index, start=start, length=length)
+
+
+def _keep_parts(
+    columns: list[TokenColumns], index: RowIndex, max_length: int, side: str, keep: Keep
+) -> tuple[list[TokenColumns], RowIndex]:
+    """Long rows shortened part by part."""
+    long = np.flatnonzero(index.length > max_length)
+    if not long.size:
+        return columns, index
+    flat = gather(columns, index.take(long))
+    ends = np.cumsum(index.length[long])
+    positions = []
+    for start, end in zip(ends - index.length[long], ends, strict=True):
+        positions.append(start + keep(flat.parts[start:end], flat.weights[start:end], max_length, side))
+    kept = np.concatenate(positions)
+    shortened = replace(flat, tokens=flat.tokens[kept], weights=flat.weights[kept], parts=flat.parts[kept])
+    column, start, length = index.column.copy(), index.start.copy(), index.length.copy()
+    sizes = np.array([len(each) for each in positions])
+    column[long], start[long], length[long] = len(columns), np.cumsum(sizes) - sizes, sizes
+    return [*columns, shortened], replace(index, column=column, start=start, length=length)
 
 
 def _keep_end(
@@ -127,7 +162,7 @@ def _keep_end(
     flat = gather(columns, both)
     column, start, length = index.column.copy(), index.start.copy(), index.length.copy()
     column[long], start[long], length[long] = len(columns), np.arange(len(long)) * max_length, max_length
-    return [*columns, flat], RowIndex(column, start, length, index.source, index.file, index.line)
+    return [*columns, flat], replace(index, column=column, start=start, length=length)
 
 
 def _starts_with(columns: list[TokenColumns], index: RowIndex, row: int, token: int | None) -> bool:

@@ -35,6 +35,7 @@ from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.recipe.surroundings import require_packages
+from peftcli.tasks.base import Task
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.optimizers import require_device
 
@@ -106,6 +107,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     data: PreparedData
     order: BatchOrder | StreamOrder
+    task: Task
 
 
 def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan:
@@ -142,6 +144,7 @@ def prepare_run(
         progress=progress,
         stop_on_failures=False,
         context=context_length(skeleton),
+        encoding=task.encoding,
     )
     _check_positions(loaded, skeleton, counts, data)
     _check_tokens(data, tokenizer, not_embedded)
@@ -175,7 +178,7 @@ def prepare_run(
         left_out=counts.left_out,
         chat=chats.text if data.facts.holds_chats else "",
     )
-    return Prepared(loaded, plan, source, tokenizer, data, order)
+    return Prepared(loaded, plan, source, tokenizer, data, order, task)
 
 
 def unfit(plan: Plan, device_memory: int | None, *, checkpointing: bool = False) -> MemoryLimitError | None:

@@ -30,7 +30,6 @@ from peftcli.planning.plan import Prepared
 from peftcli.recipe import flat_recipe
 from peftcli.runs.folder import keep_batch, resolved_values
 from peftcli.tasks.base import Task
-from peftcli.tasks.registry import task as find_task
 from peftcli.training.acceleration import build_accelerator
 from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
 from peftcli.training.events import EventLog
@@ -40,6 +39,8 @@ from peftcli.training.trackers import Trackers, both, require_packages
 
 PROBE_ROWS = 64
 INIT_BATCHES = 8
+FIT_ROWS = 4
+"""On which a base is asked whether it can do the task."""
 FREE_KEYS = (
     "name", "output", "tracking", "expect", "generation.", "evaluation.", "checkpoint.", "training.epochs",
     "training.max_steps", "training.processes", "threads", "extends", "data.checks",
@@ -125,13 +126,12 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
     require_packages(prepared.loaded.recipe.tracking)
     if isinstance(prepared.order, StreamOrder):
         prepared.order.keep_cursors(_cursors_in(folder))
-    task = find_task(prepared.loaded.recipe.task)
     accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
     start_peak_memory(resolved.device)
     attention = prepared.loaded.recipe.model.attention
     model = load_model(
         prepared.source,
-        auto_class=task.auto_class,
+        auto_class=prepared.task.auto_class,
         dtype=DTYPES[resolved.dtype],
         attention=None if attention == "auto" else attention,
         device=resolved.device,
@@ -140,7 +140,7 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
         prepared=prepared,
         folder=folder,
         model=model,
-        task=task,
+        task=prepared.task,
         tokenizer=prepared.tokenizer,
         accelerator=accelerator,
         blocks=tuple(structure(model).blocks.values()),
@@ -158,12 +158,11 @@ def require_fit_base(assembly: Assembly) -> None:
     """Raises `ModelError` where the base cannot do the task, whatever it would learn: asked on the longest row."""
     recipe = assembly.prepared.loaded.recipe
     store, micro = assembly.prepared.data.train, assembly.prepared.plan.resolved.micro_batch_size
-    (longest,) = _longest_rows(store, 1)
     pads = micro > 1 or (assembly.validation is not None and recipe.evaluation.batch_size > 1)
     with evaluating(assembly.model):
         assembly.task.require_fit(
             assembly.model,
-            [int(token) for token in store[longest].input_ids],
+            [store[row] for row in _longest_rows(store, FIT_ROWS)],
             pad_token_id=assembly.pad_token_id,
             pads=pads,
         )
@@ -253,6 +252,8 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         may_stay_idle=adapter.gradient_exempt(),
         keep_batch=lambda step, indices, rows: keep_batch(assembly.folder, step, indices, rows),
         changes_logits=lambda batch: changes_logits(assembly, batch),
+        weigh=assembly.task.weigh,
+        targets_in=assembly.task.targets_in,
         higher_is_better=lambda metric: metric_facts(metric).better == "higher",
     )
 
@@ -292,11 +293,10 @@ def _evaluator(assembly: Assembly) -> Callable[[int], dict[str, float]]:
 
 def changes_logits(assembly: Assembly, batch: dict[str, Tensor]) -> bool:
     """Whether the adapter has any effect on a batch."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     with torch.no_grad():
-        tuned = assembly.model(**inputs, use_cache=False).logits
+        tuned = assembly.task.logits(assembly.model, batch)
         with disabled(assembly.model):
-            plain = assembly.model(**inputs, use_cache=False).logits
+            plain = assembly.task.logits(assembly.model, batch)
     return not torch.equal(tuned, plain)
 
 

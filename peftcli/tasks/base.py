@@ -1,7 +1,6 @@
-"""The interface that every task satisfies.
+"""The interface that every task satisfies, free of torch: its facts are read where nothing is trained.
 
-A batch is a plain dict of tensors. Its `weights` stay with the batch, (batch, seq): the loss weight of each token *as a
-target*, so that the model's prediction at position t is scored against token t + 1 with `weights[:, t + 1]`.
+A batch is a plain dict of tensors: the model's arguments, and beside them what the loss needs (`weights`, labels).
 """
 
 from __future__ import annotations
@@ -9,13 +8,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
-"""Name of a model's argument -> tensor, (rows, ...)."""
+    from peftcli.data.encode.base import Encoding
+    from peftcli.data.store import TokenStore
+    from peftcli.models.heads import LabelHead
+    from peftcli.tasks.labelled import Labelled
+
+Batch = dict[str, "Tensor"]
+"""Name -> tensor, (rows, ...)."""
 
 
 class TrainingRow(Protocol):
@@ -28,6 +33,14 @@ class TrainingRow(Protocol):
     @property
     def weights(self) -> Any:
         """Loss weight of each token as a target, (length,); 0 is context."""
+
+    @property
+    def parts(self) -> Any:
+        """Which part of the row each token belongs to, (length,); empty where rows are one part."""
+
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        """What the row is labelled with."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +64,84 @@ class RowScores:
     correct: np.ndarray
     """Targets that the model ranks first."""
     targets: np.ndarray
-    """Targets (tokens with a weight above 0)."""
+    """Targets (tokens with a weight above 0, or rows that are labelled as a whole)."""
+    labelled: Labelled | None = None
+    """What the model says of labelled things; None for a task without labels."""
 
 
 class Task(ABC):
-    """How rows become a batch, and what is minimised. Stateless: one instance serves every model."""
+    """What is learned: how rows become a batch, and what is minimised. An instance serves every model; one for a task
+    with labels is told them by `with_head`."""
 
     name: ClassVar[str]
     """As recipes write it, with hyphens."""
     auto_class: ClassVar[str]
     """The transformers auto class that loads the base."""
+    task_type: ClassVar[str | None] = None
+    """What the reference's `adapter_config.json` calls models of this task."""
     pipeline_tag: ClassVar[str | None] = None
     """What the Hugging Face Hub calls models of this task, for the adapter's card; None where it has no word for it."""
+    formats: ClassVar[tuple[str, ...]]
+    """Formats of rows that it trains on."""
+    metric_needs: ClassVar[tuple[str, ...]] = ("losses",)
+    """What it gives metrics to read: `losses`, `generations` (written answers), `labels`."""
+    default_metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    """What is measured where the recipe does not say."""
+    model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    """Entries of a batch that are arguments of the model."""
+    learns_labels: ClassVar[bool] = False
+    """Whether rows are labelled, so that the data decides the size of the model's head, which is trained."""
+    streams: ClassVar[bool] = False
+    """Whether rows may be read while training: nothing of them has to be known before the structure is built."""
+    options: ClassVar[str | None] = None
+    """The section of the recipe that holds its own settings."""
 
-    def require_fit(self, model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int, pads: bool) -> None:
+    @property
+    def writes(self) -> bool:
+        """Whether its models write text."""
+        return "generations" in self.metric_needs
+
+    @property
+    @abstractmethod
+    def encoding(self) -> Encoding:
+        """What it makes of a row."""
+
+    def with_options(self, options: Any) -> Task:
+        """The task under the recipe's section `options`; itself where it has none."""
+        return self
+
+    def head_for(self, train: TokenStore, validation: TokenStore | None, base: LabelHead | None) -> LabelHead | None:
+        """The labels of a model that learns these rows. `base`: those that the base has been trained for already.
+
+        None for a task without labels. Raises `DataError` for labels that cannot be learned.
+        """
+        return None
+
+    def with_head(self, head: LabelHead, train: TokenStore | None = None) -> Task:
+        """The task for the labels of a model. `train`: rows to count labels in; None where nothing is trained."""
+        return self
+
+    def require_fit(self, model: nn.Module, rows: Sequence[TrainingRow], *, pad_token_id: int, pads: bool) -> None:
         """Asked once of the base before training, in evaluation mode: raises `ModelError` where it cannot do the task.
 
-        `token_ids`: a row of the data. `pads`: whether rows will be padded.
+        `rows`: the longest of the data first. `pads`: whether rows will be padded.
         """
 
     @abstractmethod
     def collate(self, rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
         """One batch on the CPU. `pad_token_id` only fills; which positions are real is told by their place."""
+
+    @abstractmethod
+    def weigh(self, batch: Batch) -> float:
+        """The total loss weight of a collated batch, before its forward pass: `weight` of its `loss`."""
+
+    @abstractmethod
+    def targets_in(self, row: TrainingRow) -> int:
+        """Targets of a row that carry loss."""
+
+    @abstractmethod
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the model answers to a batch, whatever its shape, on the device of the model."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from peftcli.models.device import to_device
 from peftcli.tasks.base import Batch, LossSum, RowScores, Task, TrainingRow
-from peftcli.tasks.base_checks import require_blind_to_padding, require_causal, require_trains
-from peftcli.tasks.losses.target_logits import target_logits
-from peftcli.tasks.losses.token_nll import token_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from peftcli.data.encode.base import Encoding
 
 
 class CausalLm(Task):
-    """Next-token loss over the tokens that carry a weight; the head runs only where one of them is predicted."""
+    """Next-token loss over the tokens that carry a weight."""
 
     name: ClassVar[str] = "causal-lm"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    task_type: ClassVar[str | None] = "CAUSAL_LM"
     pipeline_tag: ClassVar[str | None] = "text-generation"
+    formats: ClassVar[tuple[str, ...]] = (
+        "messages", "sharegpt", "instruction", "prompt-completion", "text", "segments",
+    )  # fmt: skip
+    metric_needs: ClassVar[tuple[str, ...]] = ("losses", "generations")
+    streams: ClassVar[bool] = True
 
-    def require_fit(self, model: nn.Module, token_ids: Sequence[int], *, pad_token_id: int, pads: bool) -> None:
+    @property
+    def encoding(self) -> Encoding:
+        from peftcli.data.encode.language import LANGUAGE
+
+        return replace(LANGUAGE, task=self.name)
+
+    def require_fit(self, model: nn.Module, rows: Sequence[TrainingRow], *, pad_token_id: int, pads: bool) -> None:
+        from peftcli.tasks.base_checks import require_blind_to_padding, require_causal, require_trains
+
+        token_ids = [int(token) for token in rows[0].input_ids]
         require_causal(model, token_ids)
         require_trains(model, token_ids)
         if pads:
@@ -31,62 +44,31 @@ class CausalLm(Task):
 
     def collate(self, rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
         """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (rows, longest), padded on the right."""
-        shape = (len(rows), max(len(row.input_ids) for row in rows))
-        input_ids = np.full(shape, pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros(shape, dtype=np.int64)
-        weights = np.zeros(shape, dtype=np.float32)
-        for index, row in enumerate(rows):
-            length = len(row.input_ids)
-            input_ids[index, :length] = row.input_ids
-            attention_mask[index, :length] = 1
-            weights[index, 1:length] = row.weights[1:]  # nothing predicts the first token
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "weights": weights}
-        return {key: torch.from_numpy(array) for key, array in arrays.items()}
+        from peftcli.tasks.losses import next_token
+
+        return next_token.collate(rows, pad_token_id=pad_token_id)
+
+    def weigh(self, batch: Batch) -> float:
+        return float(batch["weights"][:, 1:].double().sum())
+
+    def targets_in(self, row: TrainingRow) -> int:
+        return sum(bool(weight) for weight in row.weights[1:].tolist())
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        from peftcli.tasks.losses import next_token
+
+        return next_token.logits(model, batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """Sum of weight times negative log-likelihood. Counted without a device sync when `weights` is on the CPU."""
-        targets = _Targets(batch, _device(model))
-        nll = token_nll(target_logits(model, targets.inputs, targets.positions), targets.tokens)
-        return LossSum(total=(nll * targets.weights).sum(), weight=targets.total_weight)
+        from peftcli.tasks.losses import next_token
 
-    @torch.no_grad()
+        return next_token.loss(model, batch)
+
     def score_rows(self, model: nn.Module, batch: Batch) -> RowScores:
-        targets = _Targets(batch, _device(model))
-        logits = target_logits(model, targets.inputs, targets.positions)
-        nll = token_nll(logits, targets.tokens) * targets.weights
-        hits = logits.argmax(dim=-1) == targets.tokens
-        return RowScores(
-            sums=targets.per_row(nll),
-            weights=targets.per_row(targets.weights),
-            correct=targets.per_row(hits),
-            targets=targets.per_row(torch.ones_like(hits)),
-        )
+        from peftcli.tasks.losses import next_token
 
-
-class _Targets:
-    """Where the targets of a batch are, found on the device that holds `weights` (the CPU, after `collate`)."""
-
-    def __init__(self, batch: Batch, device: torch.device) -> None:
-        self.inputs = {key: to_device(batch[key], device) for key in ("input_ids", "attention_mask")}
-        weights = batch["weights"].clone()
-        weights[:, :1] = 0.0
-        length = weights.shape[1]
-        self.num_rows = len(weights)
-        self.total_weight = float(weights.sum(dtype=torch.float64))
-        found = weights.flatten().nonzero().squeeze(1)  # flat index of each target token
-        self.rows = (found // length).cpu().numpy()
-        self.weights = to_device(weights.flatten()[found], device)
-        found = to_device(found, device)
-        self.tokens = self.inputs["input_ids"].flatten()[found]
-        self.positions = found - 1  # the position whose output predicts the target
-
-    def per_row(self, values: Tensor) -> np.ndarray:
-        """Sums values of targets by row, (num_rows,), in float64 on the CPU."""
-        return np.bincount(self.rows, weights=values.double().cpu().numpy(), minlength=self.num_rows)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+        return next_token.score_rows(model, batch)
 
 
 TASK = CausalLm()

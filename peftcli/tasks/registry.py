@@ -24,10 +24,9 @@ FOREIGN_TASK_NAMES = {
     **dict.fromkeys(("CAUSAL_LM", "sft", "pt", "clm"), "causal-lm"),
     "dpo": "preference",
 }
-"""What other tools call a task -> the name here. Not in the tasks' own files, which import torch: recipes are read
-without it."""
+"""What other tools call a task -> the name here."""
 
-_NOT_TASKS = frozenset({"base", "base_checks", "registry"})
+_NOT_TASKS = frozenset({"base", "base_checks", "config", "labelled", "registry"})
 
 
 @functools.cache
@@ -59,7 +58,7 @@ def resolve_task_name(name: str) -> str:
 
 
 def task(name: str) -> Task:
-    """The task of a name; imports torch. Raises `RecipeError` as `resolve_task_name` does."""
+    """The task of a name; ours import no torch until they compute. Raises `RecipeError` as `resolve_task_name` does."""
     key = resolve_task_name(name)
     outside = _outside_tasks().get(key)
     if outside is not None:

@@ -27,31 +27,36 @@ class OptimizerBatch:
     indices: tuple[int, ...]
     rows: tuple[TrainingRow, ...]
     tokens: int
-    trained_tokens: int
+    targets: tuple[int, ...]
+    """Targets of each row that carry loss."""
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(self.targets)
 
     def digest(self) -> str:
-        """12 hex digits of every token and weight in its place: equal exactly when a step sees the same data."""
+        """12 hex digits of every token, weight, part and label in its place: equal exactly when a step sees the same
+        data."""
         found = hashlib.blake2b(digest_size=6)
         for row in self.rows:
             found.update(len(row.input_ids).to_bytes(8, "little"))
             found.update(np.asarray(row.input_ids, dtype="<i8").tobytes())
             found.update(np.asarray(row.weights, dtype="<f4").tobytes())
+            found.update(np.asarray(row.parts, dtype="<i4").tobytes())
+            found.update(repr(row.labels).encode() if row.labels else b"")
         return found.hexdigest()
 
     def first(self, num_rows: int) -> OptimizerBatch:
         """The longest rows that carry loss."""
-        chosen = [place for place, row in enumerate(self.rows) if _trained_tokens(row)][:num_rows]
+        chosen = [place for place, count in enumerate(self.targets) if count][:num_rows]
         rows = tuple(self.rows[place] for place in chosen)
         indices = tuple(self.indices[place] for place in chosen)
-        return OptimizerBatch(indices, rows, _tokens(rows), sum(map(_trained_tokens, rows)))
+        targets = tuple(self.targets[place] for place in chosen)
+        return OptimizerBatch(indices, rows, _tokens(rows), targets)
 
 
 def _tokens(rows: Sequence[TrainingRow]) -> int:
     return sum(len(row.input_ids) for row in rows)
-
-
-def _trained_tokens(row: TrainingRow) -> int:
-    return int(np.count_nonzero(np.asarray(row.weights)[1:]))
 
 
 def read_batch(setup: FitSetup, step: int) -> OptimizerBatch:
@@ -69,7 +74,7 @@ def read_rows(setup: FitSetup, indices: Sequence[int]) -> OptimizerBatch:
         indices=tuple(index for index, _ in pairs),
         rows=rows,
         tokens=_tokens(rows),
-        trained_tokens=sum(map(_trained_tokens, rows)),
+        targets=tuple(setup.targets_in(row) for row in rows),
     )
 
 

@@ -86,3 +86,8 @@ KeepBatch = Callable[[int, Sequence[int], Sequence[Any]], str | None]
 def target_weight(batch: Batch) -> float:
     """Sum of the loss weights of a collated batch, (batch, seq); the first column is never a target."""
     return float(batch["weights"][:, 1:].double().sum())
+
+
+def next_targets(row: TrainingRow) -> int:
+    """Tokens of a row that carry loss, where each is predicted from the one before it."""
+    return int(np.count_nonzero(np.asarray(row.weights)[1:]))

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from peftcli.tasks.base import Batch
+from peftcli.tasks.base import Batch, TrainingRow
 from peftcli.training.checkpoint import CheckpointStore
 from peftcli.training.config import CheckpointConfig, TrainingConfig
 from peftcli.training.interfaces import (
@@ -21,6 +21,7 @@ from peftcli.training.interfaces import (
     KeepBatch,
     Order,
     Trainable,
+    next_targets,
     target_weight,
 )
 from peftcli.training.progress import NoProgress, TrainingProgress
@@ -95,6 +96,8 @@ class FitSetup:
     """Called after the first steps with a batch on the device: whether the adapter has an effect by now."""
     weigh: Callable[[Batch], float] = target_weight
     """The total loss weight of a collated batch, before its forward pass."""
+    targets_in: Callable[[TrainingRow], int] = next_targets
+    """Targets of a row that carry loss."""
     higher_is_better: Callable[[str], bool] = _loss_goes_down
     """The direction of a metric by its reported name, which the metric's own file states."""
 

@@ -110,6 +110,8 @@ class TinyAdapter:
 class TinyRow:
     input_ids: np.ndarray
     weights: np.ndarray
+    parts: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

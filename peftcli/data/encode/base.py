@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from peftcli.data.config import TrainOn
+from peftcli.data.rows import Label, Row
+from peftcli.data.tokens import Codec
+from peftcli.data.truncation import Keep
 from peftcli.errors import ModelError
 
 Place = Callable[[int], str]
@@ -49,6 +53,10 @@ class EncodedRows:
     kept: list[int] = field(default_factory=list)
     refused: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     hits: list[RowHit] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+    """The part of every token; empty where rows have one part."""
+    labels: list[tuple[Label, ...]] = field(default_factory=list)
+    """What each row is labelled with; empty where rows have no labels."""
 
     def run(self, ids: list[int], weight: float) -> None:
         """Appends a stretch of tokens to the row under construction."""
@@ -68,6 +76,27 @@ class EncodedRows:
     def weights(self) -> np.ndarray:
         """(tokens,) float32."""
         return np.repeat(np.array(self.run_weights, dtype=np.float32), self.run_lengths)
+
+
+RowsEncoder = Callable[[Codec, Sequence[Any], EncodeSettings], EncodedRows]
+"""Encodes rows of one shape."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a task wants rows to become tokens. `task`: its name, for messages and for the key of the token cache."""
+
+    task: str
+    encoders: Mapping[type[Row], RowsEncoder]
+    """Shape of a row -> its encoder. Rows of other shapes are refused."""
+    chats: bool = False
+    """Whether conversations are written by the chat template."""
+    from_before: bool = False
+    """Whether targets are predicted from the token before them."""
+    keep: Keep | None = None
+    """How rows of several parts are shortened; None: as one run."""
+    by_class: bool = False
+    """Whether rows that are held out keep the proportions of the labels."""
 
 
 def end_token(eos_id: int | None, settings: EncodeSettings) -> list[int]:

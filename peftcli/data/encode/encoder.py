@@ -8,10 +8,9 @@ from itertools import groupby
 from typing import cast
 
 from peftcli.data.chat.bounds import BoundTemplate, Outcome
-from peftcli.data.encode.base import EncodedRows, EncodeSettings, Place, RowHit
+from peftcli.data.encode.base import EncodedRows, EncodeSettings, Encoding, Place, RowHit
 from peftcli.data.encode.chat import encode_chats
-from peftcli.data.encode.pieces import encode_pieces
-from peftcli.data.encode.text import encode_texts
+from peftcli.data.encode.language import LANGUAGE
 from peftcli.data.rows import (
     ChatRow,
     LabelRow,
@@ -27,11 +26,12 @@ from peftcli.errors import ModelError, RecipeError
 
 
 class RowEncoder:
-    """Encodes chunks of rows for causal language modelling. Cheap to build again in a worker process."""
+    """Encodes chunks of rows as a task wants them. Cheap to build again in a worker process."""
 
-    def __init__(self, facts: TokenizerFacts, settings: EncodeSettings) -> None:
+    def __init__(self, facts: TokenizerFacts, settings: EncodeSettings, encoding: Encoding = LANGUAGE) -> None:
         self.codec = Codec(facts)
         self.settings = settings
+        self.encoding = encoding
         self._templates = _Templates(self.codec, settings) if facts.template is not None else None
 
     @property
@@ -51,31 +51,40 @@ class RowEncoder:
         return out
 
     def _shaped(self, row: Row) -> Row:
-        if isinstance(row, ChatRow) and self._templates is None and row.plain is not None:
+        if isinstance(row, ChatRow) and row.plain is not None and not (self._templates and self.encoding.chats):
             return row.plain
         return row
 
     def _encode_alike(self, rows: list[Row], place: Place) -> EncodedRows:
         kind = type(rows[0]) if rows else TextRow
-        if kind is TextRow:
-            return encode_texts(self.codec, cast(list[TextRow], rows), self.settings)
-        if kind is PiecesRow:
-            return encode_pieces(self.codec, cast(list[PiecesRow], rows), self.settings)
-        if kind is ChatRow:
+        if (encode := self.encoding.encoders.get(kind)) is not None:
+            return encode(self.codec, rows, self.settings)
+        if kind is ChatRow and self.encoding.chats:
             if self._templates is None:
                 raise no_template()
             return encode_chats(
                 self.codec, self._templates.render_rows, cast(list[ChatRow], rows), self.settings, place
             )
         raise RecipeError(
-            f"task causal-lm cannot train on {_KINDS.get(kind, 'rows of this format')}",
+            f"task {self.encoding.task} cannot train on {_KINDS.get(kind, 'rows of this format')}",
             where=place(0),
-            fix="to train on a part of them all the same, name its format: `format: messages`, `instruction`, `text` or "
-            "`prompt-completion` (with `columns`)",
+            fix=_other_format(self.encoding),
         )
 
 
+def _other_format(encoding: Encoding) -> str:
+    if encoding.chats:
+        return (
+            "to train on a part of them all the same, name its format: `format: messages`, `instruction`, `text` or "
+            "`prompt-completion` (with `columns`)"
+        )
+    return "another `task`; or name what is in the rows: `data.format`, with `data.columns` where they are called otherwise"
+
+
 _KINDS = {
+    TextRow: "plain text (format text)",
+    PiecesRow: "text whose parts are marked (formats prompt-completion, segments)",
+    ChatRow: "conversations (format messages)",
     PreferenceRow: "answers that are judged or compared (format preference)",
     LabelRow: "texts with labels (format classification)",
     TagRow: "words with tags (format token-classification)",
@@ -135,3 +144,5 @@ def _merge(out: EncodedRows, part: EncodedRows, at: int) -> None:
     out.kept += [row + at for row in part.kept]
     out.refused |= {row + at: reason for row, reason in part.refused.items()}
     out.hits += [RowHit(hit.check, hit.row + at, hit.message) for hit in part.hits]
+    out.parts += part.parts
+    out.labels += part.labels

@@ -22,11 +22,11 @@ from peftcli.data.encode.pool import LARGE_BYTES, encoding
 from peftcli.data.faults import FaultLog, RowFault, excerpt, place
 from peftcli.data.format import DetectedFormat, find_format
 from peftcli.data.readers.base import Chunk
-from peftcli.data.rows import ChatRow, Row, TextRow
+from peftcli.data.rows import ChatRow, Label, Row, TextRow
 from peftcli.data.sketch import PARTS, sketch
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts, RowSource
-from peftcli.data.store import TokenColumns
+from peftcli.data.store import UNLABELLED, TokenColumns
 
 Progress = Callable[[str, int], None]
 """Called with the source's name and how many rows more have been encoded."""
@@ -162,6 +162,9 @@ class _ChunkCollector:
     lines: list[np.ndarray] = field(default_factory=list)
     keys: list[np.ndarray] = field(default_factory=list)
     sketches: list[np.ndarray] = field(default_factory=list)
+    parts: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+    label_sets: dict[str, tuple[Label, ...]] = field(default_factory=dict)
 
     def add(self, chunk: ParsedChunk, encoded: EncodedRows) -> None:
         lengths = np.array(encoded.lengths, dtype=np.int64)
@@ -173,6 +176,24 @@ class _ChunkCollector:
         self.lines.append(np.array([chunk.lines[row] for row in encoded.kept], dtype=np.int64))
         self.keys.append(row_keys(tokens, lengths))
         self.sketches.append(sketch(tokens, lengths))
+        self.parts.append(np.array(encoded.parts, dtype=np.int32))
+        self.labels.append(label_numbers(encoded, self.label_sets))
+
+
+def label_numbers(encoded: EncodedRows, known: dict[str, tuple[Label, ...]]) -> np.ndarray:
+    """(rows,) int32: the number of each row's labels among those that are known, to which new ones are added."""
+    if not encoded.labels:
+        return np.full(len(encoded.lengths), UNLABELLED, dtype=np.int32)
+    numbers = {key: number for number, key in enumerate(known)}
+    found = []
+    for labels in encoded.labels:
+        # as text, since 1 and 1.0 are one key of a dictionary and two labels here
+        key = repr(labels)
+        if key not in numbers:
+            numbers[key] = len(known)
+            known[key] = labels
+        found.append(numbers[key])
+    return np.array(found, dtype=np.int32)
 
 
 def row_keys(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -208,7 +229,12 @@ def encode_source(
             progress(source.name, len(chunk.rows))
     reader.scanner.finish()
     return SourceData(
-        TokenColumns(_whole(gathered.tokens, np.int32), _whole(gathered.weights, np.float32)),
+        TokenColumns(
+            _whole(gathered.tokens, np.int32),
+            _whole(gathered.weights, np.float32),
+            _whole(gathered.parts, np.int32),
+            encoder.encoding.from_before,
+        ),
         _whole(gathered.lengths, np.int64),
         _whole(gathered.files, np.int32),
         _whole(gathered.lines, np.int64),
@@ -224,6 +250,8 @@ def encode_source(
         reader.scanner.tallies,
         time.perf_counter() - began,
         identity,
+        _whole(gathered.labels, np.int32),
+        tuple(gathered.label_sets.values()),
     )
 
 
@@ -235,7 +263,7 @@ def _encoded(
     first = next(chunks, None)
     if first is None:
         return
-    conversations = type(first.rows[0]) is ChatRow
+    conversations = type(first.rows[0]) is ChatRow and encoder.encoding.chats
     with encoding(encoder, large=large, conversations=conversations) as (submit, width):
         waiting: deque[tuple[ParsedChunk, Future[EncodedRows]]] = deque()
         for chunk in chain([first], chunks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from peftcli.data.doctor.base import Check, RowBatch
-from peftcli.data.rows import LabelRow
+from peftcli.data.rows import Label, LabelRow
 
 MIN_ROWS = 20
 MAX_RATIO = 20
@@ -15,12 +15,14 @@ class LabelCounts:
     """Counts labels over a source and remembers where each was first."""
 
     def __init__(self) -> None:
-        self.counts: dict[str | int, int] = {}
-        self.first: dict[str | int, tuple[str, int]] = {}
+        self.counts: dict[Label, int] = {}
+        self.first: dict[Label, tuple[str, int]] = {}
 
     def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None:
         for row, line in zip(batch.rows, lines, strict=True):
             for label in row.labels if isinstance(row, LabelRow) else ():
+                if isinstance(label, float):
+                    continue  # a measured value, which no two rows need to share
                 self.counts[label] = self.counts.get(label, 0) + 1
                 self.first.setdefault(label, (file, line))
 

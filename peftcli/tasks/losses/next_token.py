@@ -1,0 +1,90 @@
+"""Next-token loss over the tokens that carry a weight; the head runs only where one of them is predicted.
+
+The `weights` of a batch, (batch, seq), are the loss weight of each token *as a target*: the model's prediction at position
+t is scored against token t + 1 with `weights[:, t + 1]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from peftcli.models.device import to_device
+from peftcli.tasks.base import Batch, LossSum, RowScores, TrainingRow
+from peftcli.tasks.losses.target_logits import target_logits
+from peftcli.tasks.losses.token_nll import token_nll
+
+INPUTS = ("input_ids", "attention_mask")
+
+
+def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
+    """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (rows, longest), padded on the right."""
+    shape = (len(rows), max(len(row.input_ids) for row in rows))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    for index, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[index, :length] = row.input_ids
+        attention_mask[index, :length] = 1
+        weights[index, 1:length] = row.weights[1:]  # nothing predicts the first token
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "weights": weights}
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Of every position, (rows, length, vocabulary)."""
+    device = _device(model)
+    answer: Tensor = model(**{name: to_device(batch[name], device) for name in INPUTS}, use_cache=False).logits
+    return answer
+
+
+def loss(model: nn.Module, batch: Batch) -> LossSum:
+    """Sum of weight times negative log-likelihood. Counted without a device sync when `weights` is on the CPU."""
+    targets = _Targets(batch, _device(model))
+    nll = token_nll(target_logits(model, targets.inputs, targets.positions), targets.tokens)
+    return LossSum(total=(nll * targets.weights).sum(), weight=targets.total_weight)
+
+
+@torch.no_grad()
+def score_rows(model: nn.Module, batch: Batch) -> RowScores:
+    """Loss, and how many targets are ranked first."""
+    targets = _Targets(batch, _device(model))
+    logits = target_logits(model, targets.inputs, targets.positions)
+    nll = token_nll(logits, targets.tokens) * targets.weights
+    hits = logits.argmax(dim=-1) == targets.tokens
+    return RowScores(
+        sums=targets.per_row(nll),
+        weights=targets.per_row(targets.weights),
+        correct=targets.per_row(hits),
+        targets=targets.per_row(torch.ones_like(hits)),
+    )
+
+
+class _Targets:
+    """Where the targets of a batch are, found on the device that holds `weights` (the CPU, after `collate`)."""
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        self.inputs = {key: to_device(batch[key], device) for key in INPUTS}
+        weights = batch["weights"].clone()
+        weights[:, :1] = 0.0
+        length = weights.shape[1]
+        self.num_rows = len(weights)
+        self.total_weight = float(weights.sum(dtype=torch.float64))
+        found = weights.flatten().nonzero().squeeze(1)  # flat index of each target token
+        self.rows = (found // length).cpu().numpy()
+        self.weights = to_device(weights.flatten()[found], device)
+        found = to_device(found, device)
+        self.tokens = self.inputs["input_ids"].flatten()[found]
+        self.positions = found - 1  # the position whose output predicts the target
+
+    def per_row(self, values: Tensor) -> np.ndarray:
+        """Sums values of targets by row, (num_rows,), in float64 on the CPU."""
+        return np.bincount(self.rows, weights=values.double().cpu().numpy(), minlength=self.num_rows)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
