@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help install check lint type test test-newest test-oldest newest oldest test-all test-faults screenshots \
-  templates recipes reproduce locks demo gpu gpu-wheels clean
+  templates recipes reproduce locks demo bench gpu gpu-wheels clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -106,6 +106,10 @@ locks: $(STAMP)  ## train the quickstart and every tiny recipe, and write the lo
 	  $(BIN)/peft train $$recipe --output $$run --replace --quiet > /dev/null; \
 	  $(BIN)/peft lock $$run; \
 	done
+
+bench: $(STAMP)  ## speed and memory beside the peers, on this CPU; PROTOCOLS="8x256 dora" or all; ROUNDS=5
+	$(BIN)/python tests/benchmarks/bench/run.py $(PROTOCOLS) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(OUTPUT),--output $(OUTPUT)) $(foreach peer,$(PEERS),--peer $(peer))
 
 # an interpreter that is named (PYTHON=python3) is used as it is: where a GPU is, torch often is too, and nothing else
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
