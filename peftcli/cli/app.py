@@ -86,8 +86,8 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
-    cls=LazyCommands, no_args_is_help=True, epilog=EXIT_CODES, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    cls=LazyCommands, no_args_is_help=True, epilog=EXIT_CODES, add_completion=True, rich_markup_mode=None,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )  # fmt: skip
 """The command `peft`, with one lazily loaded module for each subcommand."""
 
