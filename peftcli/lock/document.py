@@ -13,6 +13,7 @@ from peftcli.errors import CheckpointError, Fault, RecipeError, StorageError
 from peftcli.lock.places import absolute
 from peftcli.ownership import in_the_way, text_in_the_way
 from peftcli.redaction import redacted_keys, redacted_name, redacted_values
+from peftcli.reports.seal import KEY, digest_of, is_broken
 
 FORMAT = 1
 LOCK_NAME = "recipe.lock"
@@ -20,6 +21,7 @@ LOCK_NAME = "recipe.lock"
 MAX_LOCK_BYTES = 16 << 20
 _INLINE_WIDTH = 100
 _SUFFIX = ".lock"
+_AGAIN = "put it back as it was, or make it again: peft lock RUN"
 _HEAD = '{\n "format": '
 """How every lock begins, a damaged one too."""
 
@@ -142,6 +144,8 @@ class Lock(Part):
     """A description; differences warn."""
     expected: Expected | None = None
     """Results to compare with; None where nothing has been run yet."""
+    digest: str | None = None
+    """SHA-256 of all the rest, so that a slip of the hand or of a merge is noticed; None in a lock of an older version."""
 
     def value(self, key: str) -> Value:
         """The resolved value of a recipe key; None for one that the lock does not have."""
@@ -198,11 +202,11 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def read_lock(path: Path) -> Lock:
-    """Reads a lock. Raises `CheckpointError` where it is damaged or of another format."""
+    """Reads a lock. Raises `CheckpointError` where it is damaged, changed since it was written, or of another format."""
     try:
         value = json.loads(files.read_bounded(path, limit_bytes=MAX_LOCK_BYTES))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError("the lock is not JSON", where=str(path), fix="make it again: peft lock RUN") from error
+        raise CheckpointError("the lock is not JSON", where=str(path), fix=_AGAIN) from error
     if isinstance(value, dict) and value.get("format") != FORMAT:
         raise CheckpointError(
             f"the lock has format {value.get('format')!r}, this peftcli reads {FORMAT}",
@@ -210,13 +214,21 @@ def read_lock(path: Path) -> Lock:
             fix="make it again: peft lock RUN",
         )
     try:
-        return Lock.model_validate(value)
+        lock = Lock.model_validate(value)
     except ValidationError as error:
         faults = [
-            Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']}"[:300], str(path), "make it again: peft lock RUN")
+            Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']}"[:300], str(path), _AGAIN)
             for item in error.errors(include_url=False)
         ]
         raise CheckpointError("the lock is damaged", faults=faults) from error
+    if is_broken(value):
+        raise CheckpointError(
+            "the lock is not what was written: something in it differs from what its digest was made of",
+            where=str(path),
+            fix=_AGAIN,
+        )
+    # it is of this text, not of what is made from it
+    return lock.model_copy(update={"digest": None})
 
 
 def write_lock(path: Path, lock: Lock) -> None:
@@ -226,7 +238,7 @@ def write_lock(path: Path, lock: Lock) -> None:
         if run["tuned"] is None:
             # of a single seed it would say again what the bands say
             del run["tuned"]
-    files.write_text(path, render(document))
+    files.write_text(path, render(document | {KEY: digest_of(document)}))
 
 
 def _masked(lock: Lock) -> Lock:

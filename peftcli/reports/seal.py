@@ -31,15 +31,15 @@ def changed_beside(folder: Path, hashes: Mapping[str, str], names: tuple[str, ..
 def sealed(text: str) -> str:
     """A JSON object as text, with the hash of its other keys as the last one."""
     document = json.loads(text)
-    return files.to_json({**document, KEY: _digest(document)})
+    return files.to_json({**document, KEY: digest_of(document)})
 
 
 def is_broken(document: dict[str, Any]) -> bool:
     """Whether a document carries a hash that is not its own. One without a hash is of an older version."""
     found = document.get(KEY)
-    return found is not None and found != _digest(document)
+    return found is not None and found != digest_of(document)
 
 
-def _digest(document: dict[str, Any]) -> str:
+def digest_of(document: dict[str, Any]) -> str:
     plain = {key: value for key, value in document.items() if key != KEY}
     return files.sha256_bytes(json.dumps(plain, sort_keys=True, ensure_ascii=True).encode())

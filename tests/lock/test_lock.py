@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -130,6 +131,38 @@ def test_a_trace_with_a_torn_series_is_damaged(work: Path) -> None:
         (work / "torn.lock").write_text(text.replace(old, new, 1))
         with pytest.raises(CheckpointError, match=r"damaged|series|hexadecimal"):
             read_lock(work / "torn.lock")
+
+
+def test_every_changed_digit_is_noticed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bands, thresholds and the environment's own words too: no input and no result would show them."""
+    text, copy = (work / "tiny.lock").read_text(), work / "changed.lock"
+    places = [place for place, character in enumerate(text) if character.isdigit()]
+    banded = text.index('"eval_loss": [')
+    for place in [*random.Random(7).sample(places, 200), *(place for place in places if place > banded)]:
+        changed = text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
+        if json.loads(changed) != json.loads(text):  # the last digits of a number may be beyond what a double holds
+            copy.write_text(changed)
+            with pytest.raises(CheckpointError):
+                read_lock(copy)
+    digest = text.rindex('"digest"')
+    (work / "tiny.lock").write_text(text[:digest] + text[digest:].replace("1", "2"))
+    for command in (["reproduce", "--steps", "1"], ["train", "--locked"]):
+        assert peft([command[0], str(work / "tiny.yaml"), *command[1:]]) == 7
+        told = capsys.readouterr().err
+        assert "the lock is not what was written" in told
+        assert f"{work / 'tiny.lock'}" in told
+    (work / "tiny.lock").write_text(text)
+
+
+def test_the_layout_of_a_lock_is_nothing_that_it_pins(work: Path, tmp_path: Path) -> None:
+    document = json.loads((work / "tiny.lock").read_text())
+    for name, text in {
+        "lines": (work / "tiny.lock").read_bytes().replace(b"\n", b"\r\n").decode(),
+        "order": json.dumps(dict(reversed(document.items())), indent=4),
+        "older": json.dumps({key: value for key, value in document.items() if key != "digest"}),
+    }.items():
+        (tmp_path / name).write_text(text, newline="")
+        assert read_lock(tmp_path / name) == lock_of(work)
 
 
 def test_a_hub_base_is_pinned_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
