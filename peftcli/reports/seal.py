@@ -10,6 +10,7 @@ from typing import Any
 from peftcli import files
 
 KEY = "digest"
+"""Under which a document carries its own hash."""
 BESIDE = ("metrics.jsonl", "recipe.yaml", "recipe.lock", "data/findings.jsonl")
 """Files of a run that are read again after it, beside its record and its adapter."""
 
@@ -41,5 +42,6 @@ def is_broken(document: dict[str, Any]) -> bool:
 
 
 def digest_of(document: dict[str, Any]) -> str:
+    """SHA-256 of all that a document holds beside its own hash, however its text is laid out."""
     plain = {key: value for key, value in document.items() if key != KEY}
     return files.sha256_bytes(json.dumps(plain, sort_keys=True, ensure_ascii=True).encode())
