@@ -12,14 +12,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftcli.adapters.merging import merge
+    from peftcli.adapters.merging import dequantize, merge
     from peftcli.adapters.storage import load, save
     from peftcli.adapters.surgery import attach, detach, disabled
 
-__all__ = ["attach", "detach", "disabled", "load", "merge", "save"]
+__all__ = ["attach", "dequantize", "detach", "disabled", "load", "merge", "save"]
 
 _HOMES = {
     "attach": "surgery",
+    "dequantize": "merging",
     "detach": "surgery",
     "disabled": "surgery",
     "load": "storage",

@@ -2,8 +2,10 @@
 
     families.json                           {"llama": {"model_type": "llama", "biases": {"attention_bias": false}}, ...}
     methods/<name>/compatibility.json       {"llama": "yes", "bert": "the reason against it", ...}
+    methods/<name>/storages.json            {"nf4": "yes", "int8": "the reason against it", ...}
 
-`python -m peftcli.testing.compatibility [METHOD ...]` writes them; tests hold them current.
+`python -m peftcli.testing.compatibility [METHOD ...]` writes them, `python -m peftcli.testing.storages [METHOD ...]` the
+last; tests hold them current.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ _LIMIT_BYTES = 1 << 20
 def row_path(method: str) -> Path:
     """Where a method's part of the table lies: in its own folder."""
     return METHODS_FOLDER / method / "compatibility.json"
+
+
+def storages_path(method: str) -> Path:
+    """Where it lies on which quantized bases a method works: in its own folder."""
+    return METHODS_FOLDER / method / "storages.json"
 
 
 @functools.cache
@@ -66,3 +73,14 @@ def refusal(method: str, model_type: str, config: Mapping[str, Any] | None = Non
         found = works_with(method).get(family, YES)
         return None if found == YES or differs else found
     return None
+
+
+def storages_of(method: str) -> Mapping[str, str]:
+    """Storage of a base's weights -> `yes` or the reason against it; empty for a method of another package."""
+    return _document(storages_path(method))
+
+
+def storage_refusal(method: str, storage: str) -> str | None:
+    """Why a method cannot work on a base whose weights are stored so; None where it does, or where it is not known."""
+    found = storages_of(method).get(storage, YES)
+    return None if found == YES else found

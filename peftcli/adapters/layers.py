@@ -14,7 +14,7 @@ from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Meth
 from peftcli.adapters.base_copies import BaseCopies
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import MergeError
-from peftcli.models.weights import UnadaptedWeight
+from peftcli.models.weights import UnadaptedWeight, require_replaceable
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
@@ -162,12 +162,18 @@ def _walk(model: nn.Module, *, bare: bool) -> Iterator[tuple[str, nn.Module]]:
 
 def named_base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of the base by their names in the bare model; shared ones once."""
+    return ((name, module._parameters[leaf]) for name, module, leaf in base_places(model))  # type: ignore[misc]
+
+
+def base_places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Name in the bare model of each parameter of the base, the module that holds it and its name there; shared ones
+    once."""
     seen: set[int] = set()
     for path, module in _walk(model, bare=True):
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield (f"{path}.{name}" if path else name), parameter
+                yield (f"{path}.{name}" if path else name), module, name
 
 
 def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
@@ -308,7 +314,10 @@ class LayersAdapter(Adapter):
         first: dict[str, torch.dtype] = {}
         for path, layer in wrappers:
             base = unwrapped(layer)
-            for name, value in layer.merged().items():
+            merged = layer.merged()
+            if "weight" in merged:
+                require_replaceable(base, path)
+            for name, value in merged.items():
                 if not torch.isfinite(value).all():
                     raise MergeError(
                         f"the merged weight of `{path}.{name}` is not finite",

@@ -13,6 +13,7 @@ from peftcli.adapters.layers import LayersAdapter, named_base_modules, unwrapped
 from peftcli.adapters.surgery import adapter_of, bare, disabled, forget
 from peftcli.errors import MergeError
 from peftcli.models.calling import token_inputs
+from peftcli.models.dequantized import dequantize as dequantize_layers
 from peftcli.models.structure import input_embedding, output_embedding
 
 _TIE = "tie_word_embeddings"
@@ -35,6 +36,14 @@ def merge(model: nn.Module) -> None:
     forget(model)
     _settle_tying(model, shared)
     _check_plain(model)
+
+
+def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Gives a quantized model plain weights, those that it dequantizes to, in place and under an adapter too.
+
+    `dtype`: default, what each layer computes in. A model without packed layers is left alone.
+    """
+    dequantize_layers(bare(model), dtype)
 
 
 Place = tuple[str, nn.Module, str]

@@ -16,6 +16,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.targets import names_path
 from peftcli.errors import AdapterError, Fault
+from peftcli.models.storage import storage_of
 from peftcli.models.trace import participation
 from peftcli.models.weights import UnadaptedWeight
 
@@ -39,6 +40,7 @@ class SelectedParameters(AdapterLayer):
         shared = {} if shared is None else shared
         for name in self.names:
             original = unwrapped(base_layer).get_parameter(name)
+            _require_numbers(unwrapped(base_layer), name)
             if original not in shared:
                 shared[original] = nn.Parameter(torch.empty_like(original, dtype=torch.float32))
             self.copies[_slot(name)] = shared[original]
@@ -67,6 +69,17 @@ class SelectedParameters(AdapterLayer):
 
     def merged(self) -> dict[str, Tensor]:
         return {name: self.copies[_slot(name)].detach() for name in self.names}
+
+
+def _require_numbers(module: nn.Module, name: str) -> None:
+    """Raises `AdapterError` for a weight that is packed: no step is small enough for its few values."""
+    path, _, leaf = name.rpartition(".")
+    storage = storage_of(module.get_submodule(path))
+    if leaf == "weight" and storage.is_packed:
+        raise AdapterError(
+            f"weights stored as {storage.name} cannot be trained themselves, only updates beside them",
+            fix="use lora or another method that adds to frozen weights, or leave model.quantization out",
+        )
 
 
 def _slot(name: str) -> str:

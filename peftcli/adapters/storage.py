@@ -27,6 +27,7 @@ from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.file_keys import KeyReading, read_keys
 from peftcli.adapters.identity import base_fingerprint
+from peftcli.adapters.oddities import tell
 from peftcli.adapters.registry import config_class_of_type, method
 from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
@@ -342,7 +343,14 @@ def require_base(model: nn.Module, own: Mapping[str, Any], folder: Path, *, what
         expected = Fingerprint.from_dict(recorded)
     except (KeyError, TypeError) as error:
         raise AdapterError("the recorded fingerprint is damaged", where=str(folder / OWN_NAME)) from error
-    difference = expected.difference(base_fingerprint(model))
+    found = base_fingerprint(model)
+    if expected.other_storage(found):
+        tell(
+            f"the {what} was trained on its base stored as {expected.dtype}, this one is {found.dtype}: only names and "
+            "shapes could be compared, and answers differ by the rounding",
+            where=str(folder),
+        )
+    difference = expected.difference(found)
     if difference:
         raise AdapterError(
             f"the {what} was trained on another base ({own['base'].get('name')}): {difference}",

@@ -19,6 +19,7 @@ from peftcli.adapters.model_methods import override, restore
 from peftcli.adapters.registry import method, parse_method
 from peftcli.errors import AdapterError, Fault, RecipeError
 from peftcli.models.plain_linear import quantized_layers
+from peftcli.models.storage import keep_layouts, logical_numel
 
 _SLOT = "_peftcli_adapter"
 _REQUIRES_GRAD = "_peftcli_requires_grad"
@@ -95,6 +96,7 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
     model = bare(model)
     _refuse_packed(model)
     _refuse_wrapped(model)
+    keep_layouts(model)
     grads = {parameter: parameter.requires_grad for _, parameter in named_base_parameters(model)}
     for parameter in grads:
         parameter.requires_grad_(False)
@@ -116,8 +118,8 @@ def _refuse_packed(model: nn.Module) -> None:
     packed = list(quantized_layers(model))
     if packed:
         raise AdapterError(
-            f"this base has quantized layers, which are not supported yet ({len(packed)}, the first is `{packed[0]}`)",
-            fix="open the base without quantization",
+            f"this base has layers quantized in a way that is not read here ({len(packed)}, the first is `{packed[0]}`)",
+            fix="open it without quantization, or quantized by bitsandbytes (nf4, int8)",
         )
     unborn = [name for name, parameter in named_base_parameters(model) if is_lazy(parameter)]
     if unborn:
@@ -170,9 +172,11 @@ def summary(model: nn.Module) -> Summary:
     """Counts of the adapter on a model."""
     adapter = adapter_of(model)
     trainable = {id(p): p.numel() for p in adapter.trainable_parameters().values() if p.requires_grad}
-    every = {id(p): p.numel() for p in model.parameters()} | {
-        id(p): p.numel() for p in adapter.trainable_parameters().values()
-    }
+    every = {
+        id(parameter): logical_numel(module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    } | {id(p): p.numel() for p in adapter.trainable_parameters().values()}
     return Summary(
         method=adapter.config.name,
         targets=tuple(adapter.targets()),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import MergeError
-from peftcli.models.weights import is_linear, weight_view
+from peftcli.models.weights import is_adaptable, is_linear, weight_view
 
 _PIECE = 1 << 14
 """Elements; 64 KiB in float32."""
@@ -85,12 +85,20 @@ def _layer_changes(path: str, layer: AdapterLayer) -> list[tuple[str, Tensor, fl
         return []
     found = []
     for name, value in merged.items():
-        original = base.get_parameter(name).detach().float() if _has(base, name) else torch.zeros_like(value)
+        original = _original(base, name, value)
         change = value.float() - original
         if name == "weight" and is_linear(base) and weight_view(base).transposed:
             change = change.T
         found.append((path if name == "weight" else f"{path}.{name}", change, _norm(original)))
     return found
+
+
+def _original(base: nn.Module, name: str, value: Tensor) -> Tensor:
+    """What the base has there, float32, in the layout that it is stored in; zero where it has nothing."""
+    if name == "weight" and is_adaptable(base):
+        view = weight_view(base)
+        return view.stored(view.dense())
+    return base.get_parameter(name).detach().float() if _has(base, name) else torch.zeros_like(value)
 
 
 def _has(module: nn.Module, name: str) -> bool:

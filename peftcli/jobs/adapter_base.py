@@ -17,6 +17,7 @@ from peftcli.errors import AdapterError, HubError, ModelError
 from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.load import load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
+from peftcli.models.storage_names import PACKAGES, quantization_of
 from peftcli.models.structure import structure
 from peftcli.runs.locating import Location
 
@@ -123,11 +124,28 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> nn.Module:
-    """The plain base of the class that the adapter was made for, with as many labels as its head has."""
+    """The bare base of the class that the adapter was made for, with as many labels as its head has, its linear layers
+    stored as they were in training."""
     with model_option_named(location):
         auto_class = auto_class or auto_class_of(location, source)
         labels = _num_labels(location, source, auto_class) if auto_class in LABELLING else None
-        return load_model(source, auto_class=auto_class, dtype=dtype, device=device, num_labels=labels)
+        return load_model(
+            source,
+            auto_class=auto_class,
+            dtype=dtype,
+            device=device,
+            num_labels=labels,
+            quantization=trained_storage(location, source),
+        )
+
+
+def trained_storage(location: Location, source: BaseSource) -> str | None:
+    """How the base's linear layers are to be packed for the adapter to answer as in training; None where they were not,
+    where nothing is recorded, and where the base's own files hold them packed."""
+    recorded = ((read_own(location.adapter).get("base") or {}).get("fingerprint") or {}).get("dtype")
+    if recorded not in PACKAGES or quantization_of(load_config(source).to_dict()) is not None:
+        return None
+    return str(recorded)
 
 
 def _num_labels(location: Location, source: BaseSource, auto_class: str) -> int | None:

@@ -19,7 +19,7 @@ from peftcli import files
 from peftcli.adapters.merging import merge as merge_in_memory
 from peftcli.adapters.storage import OWN_NAME, read_own
 from peftcli.adapters.surgery import adapter_of, disabled
-from peftcli.errors import CheckFailed, Fault, RecipeError, StorageError
+from peftcli.errors import CheckFailed, Fault, MergeError, RecipeError, StorageError
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.merge_answers import (
@@ -54,7 +54,9 @@ from peftcli.jobs.opening import OpenModel, open_adapter
 from peftcli.jobs.whole_models import origin_document
 from peftcli.models.auto_class import WRITING
 from peftcli.models.companions import check_vocabulary, tokenizer_files, write_generation_config
+from peftcli.models.dequantized import dequantize, storage_name
 from peftcli.models.load import DTYPES, load_model
+from peftcli.models.quantized import without_packed
 from peftcli.models.source import BaseSource
 from peftcli.models.stored import StoredTypes, main_type, tensors_of_base
 from peftcli.planning.plan import resolve_device, total_memory_bytes
@@ -118,7 +120,7 @@ def merge_adapter(
         raise RecipeError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(DTYPES)}")
     if output.exists():
         raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
-    opened = _open(path, base)
+    opened, storage = _open(path, base, may_dequantize=dtype is not None)
     adapter_of(opened.model).require_mergeable()
     check_vocabulary(opened.model, opened.tokenizer, str(opened.location.adapter))
     changes = _changes(opened, None if dtype is None else DTYPES[dtype])
@@ -156,6 +158,7 @@ def merge_adapter(
         arithmetic="float64" if answers.precise else "float32",
         classifies=not _writes_text(opened),
         untied=untied,
+        dequantized=storage,
         files=names,
         **compared,
     )
@@ -169,19 +172,28 @@ def _says_tied(model: nn.Module) -> bool:
     return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
-def _open(path: str | Path, base: str | None) -> OpenModel:
-    """Base and adapter in float32, which holds every type of a base's files exactly, on a device that has the room."""
+def _open(path: str | Path, base: str | None, *, may_dequantize: bool) -> tuple[OpenModel, str | None]:
+    """Base and adapter in float32, which holds every type of a base's files exactly, on a device that has the room; and
+    how the base was stored in training, where it was packed: its weights are then what they dequantize to."""
     device = resolve_device("auto")
     opened = open_adapter(path, base=base, dtype=torch.float32, device="cpu")
+    storage = storage_name(opened.model)
+    if storage is not None and not may_dequantize:
+        raise MergeError(
+            f"the base is stored as {storage}: merged into it, the sum would be rounded to {storage} again",
+            where=str(path),
+            fix="add --dtype bfloat16: the merged model then holds the dequantized weights that were trained on",
+        )
+    dequantize(opened.model, torch.float32)
     needed = 6 * sum(parameter.numel() for parameter in opened.model.parameters())
     if device != "cuda" or needed > total_memory_bytes(device):
-        return opened
+        return opened, storage
     opened.model.to(device)
-    return replace(opened, device=device)
+    return replace(opened, device=device), storage
 
 
 def _changes(opened: OpenModel, dtype: torch.dtype | None) -> Changes:
-    base = tensors_of_base(opened.source)
+    base = without_packed(tensors_of_base(opened.source))
     main = main_type(base)
     stored = StoredTypes(base, [name for name, _ in named_tensors(opened.model)])
     narrow = dtype is not None and dtype != torch.float32

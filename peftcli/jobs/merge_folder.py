@@ -30,6 +30,7 @@ from peftcli.models.companions import (
 from peftcli.models.load import load_config, load_tokenizer
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
+from peftcli.models.storage_names import CONFIG_KEYS as QUANTIZED_KEYS
 from peftcli.models.stored import StoredTensor, tensors_in
 from peftcli.models.structure import output_embedding
 from peftcli.models.weight_files import INDEX_NAME, NAMED_BY_CONFIG, SINGLE_NAME
@@ -178,6 +179,9 @@ def _config(source: BaseSource, model: nn.Module, changes: Changes, names: set[s
     before = copy.deepcopy(document)
     config: Any = model.config
     document.pop(NAMED_BY_CONFIG, None)
+    for part in (document, *(value for value in document.values() if isinstance(value, dict))):
+        for key in QUANTIZED_KEYS:
+            part.pop(key, None)
     whole = load_config(source)
     section = _section(document, whole, config)
     labels = {key: value for key, value in whole.to_dict().items() if key in _LABELS}

@@ -40,6 +40,8 @@ class MergeReport:
     arithmetic: str
     classifies: bool
     untied: bool
+    dequantized: str | None
+    """How the base's weights were stored that the merged ones were dequantized from; None for a plain base."""
     files: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,6 +67,8 @@ def merge_text(report: MergeReport) -> str:
         lines.append(f"no prompt reached {shown}: proven on the weights alone")
     if report.carried:
         lines.append(f"{report.carried} tensors of the base that this task does not use are carried over unchanged")
+    if report.dequantized:
+        lines.append(f"the base's weights are those that {report.dequantized} dequantizes to, as they were trained on")
     if report.untied:
         lines.append("input and output embeddings were tied and are now separate")
     return "\n".join(lines)

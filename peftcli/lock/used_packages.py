@@ -7,6 +7,7 @@ from importlib import metadata
 
 import peftcli
 from peftcli.evaluation.registry import get_metric
+from peftcli.models.storage_names import PACKAGES as STORAGE_PACKAGES
 from peftcli.recipe import Recipe
 
 PACKAGES = (
@@ -36,6 +37,8 @@ def _of_choices(recipe: Recipe) -> Iterator[str]:
     """What the recipe's optimizer, metrics and parts of other packages bring in."""
     if (package := recipe.training.optimizer.package) is not None:
         yield package
+    if (storage := recipe.model.quantization) is not None:
+        yield STORAGE_PACKAGES[storage]
     for metric in recipe.evaluation.metrics:
         yield from get_metric(metric).packages
     chosen = {

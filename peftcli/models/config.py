@@ -28,7 +28,8 @@ class ModelConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the frozen base weights; auto follows `training.precision`."""
     quantization: Literal["nf4", "int8"] | None = None
-    """Storage of the frozen base weights in 4 or 8 bits. Not supported yet."""
+    """Storage of the frozen weights of the base's linear layers, heads and embeddings apart: 4 bits (nf4, its scales
+    quantized too) or 8 (int8). Needs the package bitsandbytes. A checkpoint that is quantized already needs no key."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
     """Attention implementation; auto is the fastest one that is exact and here. The last two are not supported yet."""
     chat_template: Annotated[str, Field(min_length=1)] | None = None
@@ -57,13 +58,6 @@ class ModelConfig(BaseModel):
     def _known_form(cls, value: str | None) -> str | None:
         if value is not None and (not _REVISION.fullmatch(value) or ".." in value or value.startswith("refs/pr")):
             raise FieldFault("must be a commit, tag or branch name")
-        return value
-
-    @field_validator("quantization")
-    @classmethod
-    def _quantization_comes_later(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise FieldFault(f"quantization: {value} is not supported yet", "leave it out")
         return value
 
     @field_validator("attention")

@@ -6,13 +6,17 @@ Hashes (SHA-256) over name, shape and every value of every parameter:
     exact       the bits of each value in the type that it was loaded in
     coarse      each value rounded to bfloat16, so that a float32 and a bfloat16 copy of one model agree
     half        each value rounded to float16, the same for a float16 copy
+
+Of a packed weight the shape is that of what it stands for, the exact bits are those of the packed numbers and their
+scales, and the rounded values are what it dequantizes to: a dequantized copy is the same model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +27,7 @@ from torch import Tensor
 SCHEME = "2"
 """Of how the hashes are made: only those of one scheme are compared."""
 _PIECE = 1 << 22
+_FLOATS = ("float64", "float32", "bfloat16", "float16", "none")
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -35,8 +40,19 @@ class Fingerprint:
     half: str
     exact: str
     dtype: str
-    """The type of most values."""
+    """The type of most values; the storage of most packed ones where there are any."""
     scheme: str = SCHEME
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether most values are stored quantized."""
+        return self.dtype not in _FLOATS
+
+    def other_storage(self, other: Fingerprint) -> bool:
+        """Whether one of two models of one structure is stored quantized and the other is not, with other values than
+        it dequantizes to: whether both came from the same weights cannot be told from here."""
+        equal = self.coarse == other.coarse or self.half == other.half
+        return self.structure == other.structure and self.is_packed != other.is_packed and not equal
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -66,32 +82,54 @@ class Fingerprint:
             return "the weights differ"
         if self.coarse == other.coarse or self.half == other.half:
             return None
+        if self.is_packed != other.is_packed:
+            return None
         if {self.dtype, other.dtype} == {"bfloat16", "float16"}:
             return "the weights differ, or cannot be told equal in bfloat16 and float16: load them in float32"
         return "the weights differ"
 
 
-def fingerprint(parameters: Iterable[tuple[str, Tensor]]) -> Fingerprint:
+@dataclass(frozen=True)
+class PackedValues:
+    """A weight that is stored as other numbers than it stands for."""
+
+    storage: str
+    shape: tuple[int, ...]
+    parts: tuple[Tensor, ...]
+    dense: Callable[[], Tensor]
+
+
+def fingerprint(parameters: Iterable[tuple[str, Tensor | PackedValues]]) -> Fingerprint:
     """Fingerprint of named parameters. Exact, and the same on every device and with any number of threads."""
     ordered = sorted(parameters, key=lambda item: item[0])
     structure, coarse, half, exact = (hashlib.sha256() for _ in range(4))
     dtypes: dict[str, int] = {}
+    storages: dict[str, int] = {}
     # hashing lets go of the interpreter: tensors are hashed side by side
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
         for (name, tensor), hashes in zip(ordered, pool.map(_hashes, (tensor for _, tensor in ordered)), strict=True):
             head = json.dumps([name, list(tensor.shape)]).encode()
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            dtypes[dtype] = dtypes.get(dtype, 0) + tensor.numel()
+            counts, dtype = (
+                (storages, tensor.storage)
+                if isinstance(tensor, PackedValues)
+                else (dtypes, str(tensor.dtype).removeprefix("torch."))
+            )
+            counts[dtype] = counts.get(dtype, 0) + math.prod(tensor.shape)
             structure.update(head)
             exact.update(head + dtype.encode() + hashes[0])
             coarse.update(head + hashes[1])
             half.update(head + hashes[2])
-    main_dtype = max(dtypes, key=lambda key: dtypes[key]) if dtypes else "none"
+    # a base of which any layer is packed is another model than one of which none is
+    counts = storages or dtypes
+    main_dtype = max(counts, key=lambda key: counts[key]) if counts else "none"
     return Fingerprint(structure.hexdigest(), coarse.hexdigest(), half.hexdigest(), exact.hexdigest(), main_dtype)
 
 
-def _hashes(tensor: Tensor) -> tuple[bytes, bytes, bytes]:
+def _hashes(tensor: Tensor | PackedValues) -> tuple[bytes, bytes, bytes]:
     """Digests of a tensor's values as they are, in bfloat16 and in float16."""
+    if isinstance(tensor, PackedValues):
+        exact = hashlib.sha256(b"".join(_hashes(part.reshape(-1))[0] for part in tensor.parts))
+        return exact.digest(), *_hashes(tensor.dense())[1:]
     digests = {dtype: hashlib.sha256() for dtype in dict.fromkeys((tensor.dtype, *_HALVES))}
     for piece in _pieces(tensor):
         for dtype, digest in digests.items():

@@ -19,9 +19,17 @@ from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import DeviceError, HubError, ModelError, PeftcliError
 from peftcli.models.building import LAYING_OUT, READING, bounded_building, quiet_about_nothing, require_values
 from peftcli.models.config_faults import likely_fields, readable_config
+from peftcli.models.dequantized import is_quantized
 from peftcli.models.device import is_out_of_memory, loading_options
 from peftcli.models.hub import cached_folder
-from peftcli.models.quantized import packed_type, quantization_of, quantized_base
+from peftcli.models.quantization import (
+    import_library,
+    plan_quantization,
+    quantizing_options,
+    require_unpacked,
+    settle_quantized,
+)
+from peftcli.models.quantized import packed_type, quantized_base, require_readable
 from peftcli.models.source import (
     BUILTIN_PREFIX,
     CONFIG_NAME,
@@ -30,6 +38,7 @@ from peftcli.models.source import (
     code_refused,
     describes_sizes,
 )
+from peftcli.models.storage_names import quantization_of
 from peftcli.models.tokenizer_trial import require_bounded_tokenizer
 from peftcli.models.view import Shown, shown_folder
 
@@ -111,8 +120,9 @@ def _config_of(source: BaseSource, shown: Shown) -> PretrainedConfig:
     where = source.location if source.is_local else None
     if places := code_places(document, CONFIG_MAPPING_NAMES):
         raise code_refused(Path(source.location) / CONFIG_NAME, "auto_map", places[0])
-    if (storage := quantization_of(document)) is not None:
-        raise quantized_base(source.name, storage, where)
+    if (stored := quantization_of(document)) is not None:
+        require_readable(stored, source.name, where)
+        import_library()
     with bounded_building(source.name, where, READING):
         config = AutoConfig.from_pretrained(str(shown.path), trust_remote_code=False)
     _leave_attention_to_the_recipe(config)
@@ -204,12 +214,19 @@ def load_model(
     attention: str | None = None,
     device: torch.device | str = "cpu",
     num_labels: int | None = None,
+    quantization: str | None = None,
 ) -> nn.Module:
     """The base with its weights in `dtype` on `device`, in evaluation mode, `use_cache` left to the caller.
 
+    `quantization`: packs the linear layers of the backbone as they are read, one after the other and on the device;
+    `dtype` is then what they compute in, and that of everything else. A checkpoint that is packed already stays so.
     Raises `ModelError` (4), `HubError` (11) or `DeviceError` (5).
     """
     extra = loading_options(device) | ({} if attention is None else {"attn_implementation": attention})
+    if quantization is not None:
+        skeleton = meta_model(source, auto_class=auto_class)
+        require_unpacked(skeleton, source.name, quantization)
+        extra |= quantizing_options(quantization, skeleton, dtype)
     with _loading(source, "the weights"), shown_folder(source, weights=True) as shown, _quiet():
         config = _config_of(source, shown)
         _check_architecture(source, config, auto_class)
@@ -233,6 +250,8 @@ def load_model(
     model.__dict__[_NEW_HEADS] = _check_complete(source, model, report)
     if code_places(shown.config):
         _check_nothing_left(source, report)
+    if is_quantized(model):
+        settle_quantized(model, dtype)
     moved: nn.Module = model.to(device).eval()
     return moved
 
@@ -291,8 +310,11 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def meta_model(source: BaseSource, *, auto_class: str = "AutoModelForCausalLM") -> nn.Module:
-    """The model without weights (every tensor on the meta device): structure and exact parameter counts."""
+def meta_model(
+    source: BaseSource, *, auto_class: str = "AutoModelForCausalLM", quantization: str | None = None
+) -> nn.Module:
+    """The model without weights (every tensor on the meta device): structure and exact parameter counts. Layers that
+    will be packed, as asked or since the checkpoint is, are marked as such."""
     config = load_config(source)
     _check_architecture(source, config, auto_class)
     where = source.location if source.is_local else None
@@ -305,4 +327,10 @@ def meta_model(source: BaseSource, *, auto_class: str = "AutoModelForCausalLM") 
         model: nn.Module = _auto_class(auto_class).from_config(config)
     require_values(model, source.name, where, config.to_dict())
     model.tie_weights()  # type: ignore[operator]
+    stored = quantization_of(config.to_dict())
+    if stored is not None:
+        plan_quantization(model, stored.storage, stored.kept)
+    if quantization is not None:
+        require_unpacked(model, source.name, quantization)
+        plan_quantization(model, quantization)
     return model

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from transformers.pytorch_utils import Conv1D
 
+from peftcli.models.storage import storage_of
 from peftcli.models.weights import is_linear, weight_view
 
 FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -30,13 +31,16 @@ _PROBE_TOLERANCE = 1e-4
 def linear_fault(module: nn.Module) -> str | None:
     """Why a linear layer is not the plain map y = W x + b of a weight of its own; None where it is."""
     fault = weight_fault(module)
-    if fault is not None or type(module).forward in _PLAIN_FORWARDS:
+    # the forward of a layer whose storage is known dequantizes: it is the product with what `dense` gives
+    if fault is not None or type(module).forward in _PLAIN_FORWARDS or storage_of(module).is_packed:
         return fault
     return _forward_fault(module)
 
 
 def weight_fault(module: nn.Module) -> str | None:
     """Why the `weight` of a linear layer or an embedding cannot be read and replaced; None where it can."""
+    if storage_of(module).is_packed:
+        return None
     weight = module._parameters.get("weight")
     if weight is None:
         if isinstance(getattr(type(module), "weight", None), property) or "weight" in vars(module):
@@ -60,8 +64,11 @@ def table_fault(module: nn.Module) -> str | None:
 
 
 def quantized_layers(model: nn.Module) -> Iterator[str]:
-    """Paths of layers whose weights are packed, by any library: whole numbers, bytes or tensors of a type of its own."""
+    """Paths of layers whose weights are packed in a way that is not read here: whole numbers, bytes or tensors of a
+    library's own type."""
     for path, module in model.named_modules():
+        if storage_of(module).is_packed:
+            continue
         if is_linear(module) or isinstance(module, nn.Embedding):
             weight = module._parameters.get("weight")
             if weight is not None and not is_lazy(weight) and (weight.dtype not in FLOATING or _is_packed(weight)):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peftcli.errors import AdapterError
+from peftcli.errors import AdapterError, MergeError
+from peftcli.models.storage import Storage, storage_of
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,29 @@ class WeightView:
     transposed: bool  # Conv1D stores (in, out)
 
     @property
+    def storage(self) -> Storage:
+        """How the weight lies in memory."""
+        return storage_of(self.module)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(out_features, in_features); for an embedding (num_embeddings, embedding_dim)."""
-        rows, columns = self._stored.shape
+        rows, columns = self.storage.shape(self.module)
         return (columns, rows) if self.transposed else (rows, columns)
 
     @property
-    def _stored(self) -> Tensor:
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-    @property
     def device(self) -> torch.device:
-        return self._stored.device
+        return self.storage.device(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._stored.dtype
+        """The type that the layer computes in; for a weight that is not packed, the weight's own."""
+        return self.storage.compute_type(self.module)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weight as it lies in memory, scales included, the bias not."""
+        return self.storage.stored_bytes(self.module)
 
     @property
     def bias(self) -> Tensor | None:
@@ -48,12 +54,31 @@ class WeightView:
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The detached weight (out_features, in_features) in `dtype`; may share storage with the base: do not edit."""
-        weight = self._stored.detach()
+        weight = self.storage.dense(self.module)
         return (weight.T if self.transposed else weight).to(dtype)
 
     def stored(self, dense: Tensor) -> Tensor:
         """A dense (out_features, in_features) tensor in the layout that the module stores."""
         return dense.T.contiguous() if self.transposed else dense
+
+    def replace(self, dense: Tensor) -> None:
+        """Puts another (out_features, in_features) weight there, rounded once to the weight's own type.
+
+        Raises `MergeError` where the weight is packed: the module is then untouched.
+        """
+        require_replaceable(self.module, type(self.module).__name__)
+        value = self.stored(dense).to(device=self.device, dtype=self.dtype)
+        self.module.register_parameter("weight", nn.Parameter(value.contiguous(), requires_grad=False))
+
+
+def require_replaceable(module: nn.Module, shown: str) -> None:
+    """Raises `MergeError` where a weight is packed, so that no sum can be written there without rounding it again."""
+    storage = storage_of(module)
+    if storage.is_packed:
+        raise MergeError(
+            f"`{shown}` is not merged: {storage.refuse_replacing()}",
+            fix="merge into dequantized weights: `peft merge --dtype bfloat16`, or adapters.dequantize(model) first",
+        )
 
 
 LINEAR_TYPES: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
@@ -72,6 +97,17 @@ def is_adaptable(module: nn.Module) -> bool:
 def weight_view(module: nn.Module) -> WeightView:
     """The view of a linear layer, an embedding or a convolution of width one (Conv1D as GPT-2 has it)."""
     return WeightView(module, transposed=isinstance(module, Conv1D))
+
+
+def stored_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of a model's parameters once they are read in `dtype`: packed weights as they are packed, shared ones once."""
+    seen: dict[int, int] = {}
+    for module in model.modules():
+        storage = storage_of(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            packed = name == "weight" and storage.is_packed
+            seen[id(parameter)] = storage.stored_bytes(module) if packed else parameter.numel() * dtype.itemsize
+    return sum(seen.values())
 
 
 class UnadaptedWeight(Tensor):

@@ -20,6 +20,8 @@ class Shape:
     num_layers: int
     vocab_size: int
     bytes_per_element: int
+    base_bytes: int | None = None
+    """Of the base's weights as they are stored, scales included; None where each takes `bytes_per_element`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def estimate(
     activations = micro_tokens * (whole * per_layer + shape.num_layers * boundary)
     return MemoryEstimate(
         process_bytes=PROCESS_BYTES if on_cpu else 0,
-        base_bytes=shape.base_parameters * shape.bytes_per_element,
+        base_bytes=shape.base_parameters * shape.bytes_per_element if shape.base_bytes is None else shape.base_bytes,
         adapter_bytes=shape.trainable * 4,
         gradient_bytes=shape.trainable * 4,
         optimizer_bytes=int(shape.trainable * 4 * optimizer_tensors),

@@ -24,11 +24,12 @@ from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
 from peftcli.models.companions import check_vocabulary
+from peftcli.models.dequantized import storage_name
 from peftcli.models.device import before_start, has_bf16
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
-from peftcli.models.weights import weight_view
+from peftcli.models.weights import stored_bytes, weight_view
 from peftcli.planning.memory import MemoryEstimate, Shape, estimate
 from peftcli.planning.sizes import size_text
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
@@ -59,6 +60,8 @@ class Resolved:
     steps: int
     steps_per_epoch: int
     warmup_steps: int
+    quantization: str | None = None
+    """How the base's linear layers are stored, as asked or since its checkpoint is; None for plain weights."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ def prepare_run(
     require_packages(loaded)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
-    skeleton = meta_model(source, auto_class=task.auto_class)
+    skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization)
+    quantization = storage_name(skeleton)
     counts = _attached_counts(skeleton, loaded)
     tokenizer = load_tokenizer(
         source,
@@ -149,7 +153,9 @@ def prepare_run(
     _check_positions(loaded, skeleton, counts, data)
     _check_tokens(data, tokenizer, not_embedded)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
-    resolved, memory = _resolve(loaded, skeleton, counts, data, order, device, precision, dtype, device_memory)
+    resolved, memory = _resolve(
+        loaded, skeleton, counts, data, order, device, precision, dtype, device_memory, quantization
+    )
     plan = Plan(
         name=loaded.name,
         base=recipe.model.base,
@@ -322,6 +328,7 @@ def _resolve(
     precision: str,
     dtype: str,
     device_memory: int | None,
+    quantization: str | None,
 ) -> tuple[Resolved, MemoryEstimate]:
     training = loaded.recipe.training
     shape = Shape(
@@ -332,6 +339,7 @@ def _resolve(
         num_layers=counts.num_layers,
         vocab_size=skeleton.get_input_embeddings().num_embeddings,  # type: ignore[operator]
         bytes_per_element=DTYPES[dtype].itemsize,
+        base_bytes=stored_bytes(skeleton, DTYPES[dtype]),
     )
     longest = int(data.train.lengths.max())
 
@@ -366,6 +374,7 @@ def _resolve(
         steps=steps,
         steps_per_epoch=order.steps_per_epoch,
         warmup_steps=training.num_warmup_steps(steps),
+        quantization=quantization,
     )
     return resolved, memory_of(micro)
 

@@ -9,6 +9,7 @@ from peftcli.planning.sizes import size_text
 def plan_text(plan: Plan) -> str:
     """What `peft plan` prints."""
     resolved = plan.resolved
+    stored = f", linear layers stored as {resolved.quantization}" if resolved.quantization else ""
     share = 100 * plan.trainable / plan.total
     epochs = resolved.steps / resolved.steps_per_epoch
     lines = [
@@ -26,7 +27,7 @@ def plan_text(plan: Plan) -> str:
         f"steps       {resolved.steps:,} ({epochs:.3g} epochs of {resolved.steps_per_epoch:,}),"
         f" warm-up {resolved.warmup_steps}",
         f"rate        {resolved.learning_rate:g} ({resolved.learning_rate_note})",
-        f"device      {resolved.device}, {resolved.threads} threads, {resolved.precision}, base in {resolved.dtype},"
+        f"device      {resolved.device}, {resolved.threads} threads, {resolved.precision}, base in {resolved.dtype}{stored},"
         f" micro-batch {resolved.micro_batch_size}",
         f"memory      about {size_text(plan.memory.peak_bytes)} at the peak, estimated:",
     ]

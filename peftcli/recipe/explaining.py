@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from peftcli import errors
-from peftcli.adapters.compatibility import YES, families, works_with
+from peftcli.adapters.compatibility import YES, families, storages_of, works_with
 from peftcli.adapters.registry import config_class, method_names, resolve_name, short_names
 from peftcli.errors import PeftcliError, RecipeError
 from peftcli.recipe.foreign_names import ADVICE, foreign_keys
@@ -147,6 +147,7 @@ def methods_document() -> dict[str, Any]:
             "kind": config.kind,
             "in_peft": config.in_peft,
             "works_with": dict(works_with(name)),
+            "quantized": dict(storages_of(name)),
         }
     short = {name: {"method": method, "fields": dict(fields)} for name, (method, fields) in short_names().items()}
     return {"methods": methods, "short_names": short}
@@ -173,6 +174,15 @@ def _compatibility_lines() -> list[str]:
         refused = [family for family, found in works_with(name).items() if found != YES]
         if refused:
             lines += textwrap.wrap(f"{name} not on {', '.join(refused)}", WIDTH - 1, initial_indent="  ")
+    return lines
+
+
+def _storages(found: Mapping[str, str]) -> list[str]:
+    """The quantized bases that a method works on, and the reasons against the others."""
+    good = [storage for storage, answer in found.items() if answer == YES]
+    lines = _wrapped(f"quantized bases: {', '.join(good)}") if good else []
+    for reason in dict.fromkeys(answer for answer in found.values() if answer != YES):
+        lines += _wrapped(f"not on {', '.join(s for s, answer in found.items() if answer == reason)}: {reason}")
     return lines
 
 
@@ -210,6 +220,7 @@ def method_document(name: str) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "learning_rate_width": config.learning_rate_width,
         "works_with": dict(works_with(own)),
+        "quantized": dict(storages_of(own)),
         "fields": fields,
     }
 
@@ -228,6 +239,7 @@ def method_text(name: str) -> str:
         f"  learning_rate: auto starts from {document['learning_rate']:g} at width {document['learning_rate_width']}",
     ]
     lines += _method_compatibility(document["works_with"])
+    lines += _storages(document["quantized"])
     if document["preset"]:
         lines += _wrapped(f"{name} sets {', '.join(f'{k}: {flow(v)}' for k, v in document['preset'].items())}")
     for key, facts in document["fields"].items():

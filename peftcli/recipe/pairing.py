@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from peftcli.adapters.compatibility import refusal
+from peftcli.adapters.compatibility import refusal, storage_refusal
 from peftcli.errors import AdapterError, ModelError
 from peftcli.models.source import CONFIG_NAME, read_config_file, resolve_base
+from peftcli.models.storage_names import stored_as
 from peftcli.recipe.loading import LoadedRecipe
 from peftcli.recipe.paths import BUILTIN_PREFIX, is_path
 
 
 def check_pairing(loaded: LoadedRecipe) -> None:
-    """Refuses a pair outside the compatibility table. Says nothing of a base that is not here: `plan` will.
+    """Refuses a pair outside the compatibility tables. Says nothing of a base that is not here: `plan` will.
 
     Raises `AdapterError` (exit 4), and `ModelError` for a `config.json` that is no good.
     """
     file = _config_file(loaded)
+    _check_storage(loaded, {} if file is None else read_config_file(file))
     if file is None:
         return
     config, recipe = read_config_file(file), loaded.recipe
@@ -27,6 +31,28 @@ def check_pairing(loaded: LoadedRecipe) -> None:
             f"{reason} ({recipe.model.base} is of the family {family})",
             where=loaded.origins.get("method.type"),
             fix="`peft methods` shows what works together",
+        )
+
+
+def _check_storage(loaded: LoadedRecipe, config: Mapping[str, Any]) -> None:
+    """The storage that the recipe asks for, or that the base's files have."""
+    recipe = loaded.recipe
+    stored = stored_as(config)
+    asked = recipe.model.quantization
+    if stored is not None and asked is not None:
+        raise ModelError(
+            f"the weights of {recipe.model.base} are stored as {stored} already: `quantization: {asked}` would round "
+            "them twice",
+            where=loaded.origin("model.quantization"),
+            fix="leave model.quantization out",
+        )
+    storage = asked or stored
+    reason = None if storage is None else storage_refusal(recipe.method.name, storage)
+    if reason is not None:
+        raise AdapterError(
+            f"{recipe.method.name}: {reason}",
+            where=loaded.origins.get("method.type"),
+            fix="`peft methods NAME` shows which storages a method works on",
         )
 
 

@@ -14,6 +14,7 @@ from peftcli.data.sources import is_local, resolve
 from peftcli.errors import DataError, DeviceError, Fault, ModelError, PeftcliError
 from peftcli.evaluation.registry import packages_of
 from peftcli.models.source import BUILTIN_PREFIX, resolve_base
+from peftcli.models.storage_names import PACKAGES
 from peftcli.recipe.loading import LoadedRecipe
 from peftcli.recipe.paths import is_path
 from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
@@ -96,6 +97,10 @@ def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
     optimizer = recipe.training.optimizer
     if (package := optimizer.package) is not None:
         yield _Need("training.optimizer.type", f"optimizer {optimizer.type}", (package,), f"pip install {package}")
+    if (storage := recipe.model.quantization) is not None:
+        yield _Need(
+            "model.quantization", f"quantization: {storage}", (PACKAGES[storage],), "pip install 'peftcli[quant]'"
+        )
     for name in recipe.evaluation.metrics:
         for package in packages_of(name):
             yield _Need("evaluation.metrics", f"metric {name}", (package,), "pip install 'peftcli[metrics]'")

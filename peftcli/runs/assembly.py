@@ -135,6 +135,7 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
         dtype=DTYPES[resolved.dtype],
         attention=None if attention == "auto" else attention,
         device=resolved.device,
+        quantization=prepared.loaded.recipe.model.quantization,
     )
     found = Assembly(
         prepared=prepared,

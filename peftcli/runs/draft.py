@@ -273,6 +273,7 @@ def _planned_facts(prepared: Prepared) -> dict[str, Any]:
             "device": resolved.device,
             "precision": resolved.precision,
             "dtype": resolved.dtype,
+            **({"quantization": resolved.quantization} if resolved.quantization else {}),
             "threads": resolved.threads,
             "batch_size": prepared.loaded.recipe.training.batch_size,
             "micro_batch_size": resolved.micro_batch_size,

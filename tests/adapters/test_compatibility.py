@@ -13,8 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from peftcli.adapters.compatibility import YES, families, family_facts, refusal, row_path, works_with
+from peftcli.adapters.compatibility import (
+    YES,
+    families,
+    family_facts,
+    refusal,
+    row_path,
+    storage_refusal,
+    storages_of,
+    works_with,
+)
 from peftcli.adapters.registry import method_names
+from peftcli.models.storage_names import PACKAGES
 from peftcli.recipe.explaining import method_text, methods_document, methods_text
 from peftcli.testing import FAMILIES, compatibility
 from peftcli.testing.compatibility import facts_of, verdict
@@ -25,6 +35,15 @@ REFRESH = "refresh it: python -m peftcli.testing.compatibility"
 def test_the_table_covers_every_method_and_family() -> None:
     assert set(families()) == set(FAMILIES), REFRESH
     assert all(set(works_with(name)) == set(FAMILIES) for name in method_names()), REFRESH
+
+
+def test_the_table_of_quantized_bases_covers_every_method() -> None:
+    refresh = "refresh it: python -m peftcli.testing.storages, with bitsandbytes installed"
+    assert all(set(storages_of(name)) == set(PACKAGES) for name in method_names()), refresh
+    failing = [name for name in method_names() for found in storages_of(name).values() if found.startswith("fails")]
+    assert not failing
+    assert storage_refusal("lora", "nf4") is None
+    assert "cannot be trained themselves" in str(storage_refusal("full", "int8"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peftcli import files
-from peftcli.errors import HubError, ModelError
+from peftcli.errors import DeviceError, HubError, ModelError
 from peftcli.models import hub
 from peftcli.models.builtin import builtin_base
 from peftcli.models.load import load_config, load_model, load_tokenizer, meta_model
@@ -346,7 +347,7 @@ def test_the_shown_folder_is_gone_afterwards(base: Path) -> None:
     "changes",
     [
         {"quantization_config": {"quant_method": "mxfp4"}},
-        {"quantization_config": {"load_in_4bit": True}},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
         {"compression_config": {"quant_method": "compressed-tensors"}},
         {"text_config": {"quantization_config": {"quant_method": "fp8"}}},
     ],
@@ -357,6 +358,17 @@ def test_a_quantized_checkpoint_is_refused_from_its_configuration(base: Path, ch
         with pytest.raises(ModelError, match="stored quantized") as caught:
             attempt(source_of(base))
         assert "where there is one" in str(caught.value)
+
+
+def test_a_checkpoint_of_bitsandbytes_needs_its_package(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else found(name)
+    )
+    configured(base, quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    for attempt in (load_config, meta_model, load_model):
+        with pytest.raises(DeviceError, match=r"stored quantized \(nf4\).*package bitsandbytes"):
+            attempt(source_of(base))
 
 
 def test_weights_in_eight_bits_are_refused_though_no_configuration_says_so(base: Path) -> None:

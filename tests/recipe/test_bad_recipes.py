@@ -143,7 +143,7 @@ BAD = [
     ("training: {compile: true}", "4:21", "not supported yet", None),
     ("training: {processes: 2}", "4:23", "not supported yet", None),
     ("training: {kernels: [x]}", "4:21", "not supported yet", None),
-    ("model: {base: x/y, quantization: nf4}", "4:34", "not supported yet", None),
+    ("model: {base: x/y, quantization: nf5}", "4:34", "nf5", "`nf4`"),
     ("model: {base: x/y, attention: flash_attention_2}", "4:31", "not supported yet", None),
 ]
 

@@ -20,6 +20,7 @@ from peftcli.adapters.methods.lora.inits import start_pair
 from peftcli.adapters.methods.lora.linear import hold
 from peftcli.errors import AdapterError
 from peftcli.models.experts import experts_are_transposed
+from peftcli.models.storage import storage_of
 from peftcli.models.weights import UnadaptedWeight
 
 
@@ -32,6 +33,12 @@ class LoraParameter(AdapterLayer):
     def __init__(self, base_layer: nn.Module, name: str, r: int, scaling: float, config: LoraConfig) -> None:
         super().__init__(base_layer)
         weight = unwrapped(base_layer).get_parameter(name)
+        storage = storage_of(unwrapped(base_layer))
+        if name == "weight" and storage.is_packed:
+            raise AdapterError(
+                f"target_parameters: `{name}` is stored as {storage.name}",
+                fix="name the layer in target_modules, which adapts it beside its packed weight",
+            )
         if weight.dim() not in (2, 3):
             raise AdapterError(f"target_parameters: `{name}` has {weight.dim()} dimensions, LoRA needs 2 or 3")
         self.name = name

@@ -7,7 +7,9 @@ base. The stable size is out^(1/4) / sqrt(gamma) on either side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,40 +38,91 @@ def start_from_gradients(
             f"lora_ga with direction {details.direction} needs {needed} r singular vectors; {narrow[0]} has fewer",
             fix="a smaller r, or direction: ArBr",
         )
-    for (_, layer), gradient in zip(layers, _gradients(model, layers, context), strict=True):
+    for (_, layer), dense in zip(layers, _gradients(model, layers, context), strict=True):
         view = weight_view(unwrapped(layer))
-        dense = gradient.T if view.transposed else gradient
-        layer.start_from_pair(*_pair(dense.float(), view.dense(), layer, details, context.generator))
+        layer.start_from_pair(*_pair(dense, view.dense(), layer, details, context.generator))
         layer.finish_start()
 
 
 def _gradients(model: nn.Module, layers: Sequence[tuple[str, LoraLinear]], context: InitContext) -> list[Tensor]:
-    """Mean gradient of every adapted weight, in its stored layout; the base keeps neither gradient nor flag."""
+    """Sum of the gradients of every adapted weight, (out, in) float32; the base keeps neither gradient nor flag."""
     if context.batches is None or context.loss is None:
         raise AdapterError(
             "init_lora_weights: lora_ga starts from gradients, and there is no data to compute them from",
             fix="train from a recipe, or pass `context=InitContext(generator, batches=..., loss=...)` to attach",
         )
-    weights = [unwrapped(layer).get_parameter("weight") for _, layer in layers]
-    sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    for weight in weights:
-        weight.requires_grad_(True)
+    bases = [unwrapped(layer) for _, layer in layers]
+    sums = [torch.zeros(weight_view(base).shape, device=weight_view(base).device) for base in bases]
     for _, layer in layers:
         layer.enabled = False
     try:
-        for batch in context.batches():
-            loss = run_batch(model, batch, context)
-            assert loss is not None
-            found = torch.autograd.grad(loss, weights, allow_unused=True)
-            for total, gradient in zip(sums, found, strict=True):
-                if gradient is not None:
-                    total.add_(gradient)
+        with _watched(bases) as gradients_of:
+            for batch in context.batches():
+                loss = run_batch(model, batch, context)
+                assert loss is not None
+                for total, gradient in zip(sums, gradients_of(loss), strict=True):
+                    if gradient is not None:
+                        total.add_(gradient)
     finally:
-        for weight in weights:
-            weight.requires_grad_(False)
         for _, layer in layers:
             layer.enabled = True
     return sums
+
+
+@contextlib.contextmanager
+def _watched(bases: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], list[Tensor | None]]]:
+    """Inside the block a loss gives the gradient of each weight, (out, in): of plain ones by autograd itself, of packed
+    ones, which can have none, as the sum of g x^T over what went in and what came back."""
+    packed = [base for base in bases if weight_view(base).storage.is_packed]
+    plain = [base.get_parameter("weight") for base in bases if base not in packed]
+    products = {id(base): _Products(base) for base in packed}
+
+    def gradients(loss: Tensor) -> list[Tensor | None]:
+        pairs = [pair for product in products.values() for pair in product.pairs]
+        found = list(torch.autograd.grad(loss, [*plain, *(output for _, output in pairs)], allow_unused=True))
+        of_plain = iter(found[: len(plain)])
+        of_outputs = iter(found[len(plain) :])
+        by_base = {key: product.taken(of_outputs) for key, product in products.items()}
+        return [by_base[id(base)] if id(base) in by_base else _turned(base, next(of_plain)) for base in bases]
+
+    for weight in plain:
+        weight.requires_grad_(True)
+    try:
+        yield gradients
+    finally:
+        for weight in plain:
+            weight.requires_grad_(False)
+        for product in products.values():
+            product.handle.remove()
+
+
+def _turned(base: nn.Module, gradient: Tensor | None) -> Tensor | None:
+    return gradient.T if gradient is not None and weight_view(base).transposed else gradient
+
+
+class _Products:
+    """Inputs and outputs of one packed layer in one forward pass."""
+
+    def __init__(self, base: nn.Module) -> None:
+        self.pairs: list[tuple[Tensor, Tensor]] = []
+        self.handle = base.register_forward_hook(self._note)
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        # a layer that no trained tensor comes before has an output without a graph
+        traced = output if output.requires_grad else output.detach().requires_grad_(True)
+        self.pairs.append((args[0].detach(), traced))
+        return traced
+
+    def taken(self, gradients: Iterator[Tensor | None]) -> Tensor | None:
+        """Sum of g x^T over the pass, (out, in) float32; forgets the pass."""
+        total: Tensor | None = None
+        for inputs, _ in self.pairs:
+            gradient = next(gradients)
+            if gradient is not None:
+                product = gradient.float().flatten(0, -2).T @ inputs.float().flatten(0, -2)
+                total = product if total is None else total + product
+        self.pairs.clear()
+        return total
 
 
 def _pair(
