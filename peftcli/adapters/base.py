@@ -205,6 +205,10 @@ class Adapter(ABC):
         """Positions that the method itself takes in front of a row's tokens (virtual tokens)."""
         return 0
 
+    def packing_fault(self) -> str | None:
+        """Why several rows cannot share a sequence under this method; None where they can."""
+        return None
+
     def gradient_exempt(self) -> frozenset[str]:
         """Names of trainable tensors whose gradient may rightly be zero at the first steps."""
         return frozenset()

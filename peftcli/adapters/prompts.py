@@ -151,6 +151,9 @@ class PromptAdapter(Adapter):
     def start_differs(self) -> str | None:
         return "virtual tokens are read from the first step on"
 
+    def packing_fault(self) -> str | None:
+        return "its virtual tokens stand before a sequence, and a pack holds several rows that each need them"
+
     def merge(self) -> None:
         self.require_mergeable()
 

@@ -136,7 +136,9 @@ class DataConfig(BaseModel):
     train_on: TrainOn = "completions"
     """Which tokens carry loss: every answer, the last answer only, or everything. Plain text is trained on whole."""
     packing: bool = False
-    """Puts several short rows into one sequence. Not supported yet."""
+    """Puts several short rows into one sequence, where no token sees another row's and positions begin anew: less padding,
+    the same gradients. Rows, not packs, count towards `batch_size`; `micro_batch_size` is then packs per forward pass, none
+    longer than the longest row. Evaluation stays unpacked."""
     streaming: bool = False
     """Reads the source while training instead of before it, for sources larger than memory. Rows are shuffled in blocks
     of 8192; say how long with `training.max_steps`, and name a source for validation."""
@@ -154,11 +156,11 @@ class DataConfig(BaseModel):
             raise FieldFault(f"is the text {value!r}", f"write the number alone, {alone}, or ./{number} for a file")
         return 0 if value is None else value
 
-    @field_validator("packing")
+    @field_validator("packing", mode="before")
     @classmethod
-    def _packing_comes_later(cls, value: bool) -> bool:
-        if value:
-            raise FieldFault("packing: true is not supported yet", "leave it out (batches are grouped by length)")
+    def _no_auto_packing_yet(cls, value: Any) -> Any:
+        if value == AUTO:
+            raise FieldFault("packing: auto is not supported yet", "use true or false")
         return value
 
     @field_validator("checks", mode="before")

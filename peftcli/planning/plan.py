@@ -31,6 +31,7 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import stored_bytes, weight_view
 from peftcli.planning.memory import MemoryEstimate, Shape, estimate
+from peftcli.planning.padding import Padding, padding_of, require_packable
 from peftcli.planning.sizes import size_text
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.loading import DEFAULT
@@ -89,6 +90,8 @@ class Plan:
     warnings: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Path of each layer that the targets could mean and that is not adapted -> why."""
+    padding: Padding | None = None
+    """Shares of padding, unpacked and packed; None where the rows are not known beforehand."""
     chat: str = ""
     """The mode in which conversations are written: variables of the chat template, and the date in it."""
 
@@ -97,6 +100,7 @@ class Plan:
         facts = {key: value for key, value in vars(self).items() if key not in ("resolved", "memory", "warnings")}
         facts["targets"] = list(self.targets)
         facts["left_out"] = dict(self.left_out)
+        facts["padding"] = None if self.padding is None else vars(self.padding)
         return {**facts, **resolved, "memory": self.memory.to_dict(), "warnings": list(self.warnings)}
 
 
@@ -182,6 +186,9 @@ def prepare_run(
             *(chats.warnings if data.facts.holds_chats else ()),
         ),
         left_out=counts.left_out,
+        padding=padding_of(recipe.data, data.train.lengths, order, resolved.micro_batch_size)
+        if task.packs_rows
+        else None,
         chat=chats.text if data.facts.holds_chats else "",
     )
     return Prepared(loaded, plan, source, tokenizer, data, order, task)
@@ -279,6 +286,7 @@ def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
     base = sum(parameter.numel() for parameter in skeleton.parameters())
     adapter = build(skeleton, loaded.recipe.method)
     added, left_out = adapter.added_positions(), adapter.left_out
+    require_packable(loaded.recipe.data, find_task(loaded.recipe.task), adapter)
     require_runs(skeleton, adapter)
     found = summary(skeleton)
     detach(skeleton)

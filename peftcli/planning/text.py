@@ -23,6 +23,7 @@ def plan_text(plan: Plan) -> str:
     if plan.chat:
         lines.append(f"chats       {plan.chat}")
     lines += [
+        *_padding_lines(plan),
         f"parameters  {plan.trainable:,} trainable of {plan.total:,} ({share:.2f} %), {len(plan.targets)} targets",
         f"steps       {resolved.steps:,} ({epochs:.3g} epochs of {resolved.steps_per_epoch:,}),"
         f" warm-up {resolved.warmup_steps}",
@@ -38,6 +39,14 @@ def plan_text(plan: Plan) -> str:
         f" checkpoints up to {size_text(plan.checkpoint_disk_bytes)}"
     )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in plan.warnings)])
+
+
+def _padding_lines(plan: Plan) -> list[str]:
+    padding = plan.padding
+    if padding is None:
+        return []
+    told = f"{100 * padding.unpacked:.1f} % of the tokens of a forward pass"
+    return [f"padding     {told if padding.packed is None else f'{100 * padding.packed:.1f} %, {told} unpacked'}"]
 
 
 def _split_text(plan: Plan, split: str) -> str:

@@ -29,6 +29,7 @@ from peftcli.models.structure import structure
 from peftcli.planning.plan import Prepared
 from peftcli.recipe import flat_recipe
 from peftcli.runs.folder import keep_batch, resolved_values
+from peftcli.runs.packing import pack_of, require_rows_apart
 from peftcli.tasks.base import Task
 from peftcli.training.acceleration import build_accelerator
 from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
@@ -167,6 +168,7 @@ def require_fit_base(assembly: Assembly) -> None:
             pad_token_id=assembly.pad_token_id,
             pads=pads,
         )
+    require_rows_apart(assembly.prepared, assembly.task, assembly.model)
 
 
 def _trackers(prepared: Prepared, accelerator: Accelerator, folder: Path) -> Trackers | None:
@@ -232,6 +234,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         order=assembly.prepared.order,
         get_rows=assembly.rows,
         collate=assembly.collate,
+        pack=pack_of(assembly.prepared, assembly.task, pad_token_id=assembly.pad_token_id),
         compute_loss=assembly.task.loss,
         accelerator=assembly.accelerator,
         config=recipe.training,

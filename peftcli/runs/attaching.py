@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from peftcli.adapters.base import Summary
-from peftcli.adapters.surgery import attach, build, detach, summary
+from peftcli.adapters.surgery import adapter_of, attach, build, detach, summary
 from peftcli.errors import CheckpointError
 from peftcli.runs.assembly import Assembly, checkpoint_store, init_context
+from peftcli.runs.packing import require_rows_apart
 from peftcli.training.seeding import as_deterministic_as_possible
 
 
@@ -19,9 +20,11 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
     snapshot = checkpoint_store(assembly).newest()[0] if resuming else None
     if snapshot is None:
         # a start that is computed from gradients must repeat like a step
-        return as_deterministic_as_possible(
+        found = as_deterministic_as_possible(
             lambda: attach(assembly.model, method, context=init_context(assembly)), assembly.accelerator.device
         )
+        require_rows_apart(assembly.prepared, assembly.task, assembly.model, adapter_of(assembly.model))
+        return found
     adapter = build(assembly.model, method)
     try:
         adapter.load_state(snapshot.adapter)

@@ -79,6 +79,8 @@ class Task(ABC):
     """The transformers auto class that loads the base."""
     task_type: ClassVar[str | None] = None
     """What the reference's `adapter_config.json` calls models of this task."""
+    packs_rows: ClassVar[bool] = False
+    """Whether `collate_packs` puts several rows into one sequence."""
     pipeline_tag: ClassVar[str | None] = None
     """What the Hugging Face Hub calls models of this task, for the adapter's card; None where it has no word for it."""
     formats: ClassVar[tuple[str, ...]]
@@ -130,6 +132,15 @@ class Task(ABC):
     @abstractmethod
     def collate(self, rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
         """One batch on the CPU. `pad_token_id` only fills; which positions are real is told by their place."""
+
+    def collate_packs(self, packs: Sequence[Sequence[TrainingRow]], *, pad_token_id: int) -> Batch:
+        """One batch on the CPU with several rows in each sequence, told apart by `position_ids` that begin anew with each
+        row. Asked for only where `packs_rows`."""
+        raise NotImplementedError(f"{self.name} does not pack rows")
+
+    def require_rows_apart(self, model: nn.Module, token_ids: Sequence[int]) -> None:
+        """Asked before training on packs, in evaluation mode, of the base and again with its adapter: raises `ModelError`
+        where a row's answers are not its own in a pack. `token_ids`: a row of the data."""
 
     @abstractmethod
     def weigh(self, batch: Batch) -> float:

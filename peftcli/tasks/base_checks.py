@@ -67,6 +67,42 @@ def require_trains(model: nn.Module, token_ids: Sequence[int]) -> None:
                 buffer.copy_(kept[name])
 
 
+@torch.no_grad()
+def require_rows_apart(model: nn.Module, token_ids: Sequence[int]) -> None:
+    """Raises `ModelError` where a row's answers in a pack are not those that it has alone, or move with another row.
+
+    The model is in evaluation mode. Both are asked: a model that ignores `position_ids` may answer to a row alike
+    whatever stands before it, and one that takes them may still keep a state from row to row.
+    """
+    first = _probe(model, token_ids)
+    second, other = first.flip(1), (first + 1) % _vocabulary(model)
+    alone = _logits(model, second)
+    packed = _second_of(model, first, second)
+    seen = _difference(alone, packed)
+    # rounding may send a token of a mixture of experts to another one here and there
+    if float((seen > _allowed(model)).double().mean()) > PADDED_SHARE:
+        raise _mixes_rows(model, "its answers to a row in a pack are not those to the row alone", seen)
+    # the same shapes twice, so not even rounding differs; a short convolution leaks into the first tokens only
+    seen = _difference(packed, _second_of(model, other, second))
+    if bool((seen > _allowed(model)).any()):
+        raise _mixes_rows(model, "a row sees the one before it in a pack", seen)
+
+
+def _second_of(model: nn.Module, first: Tensor, second: Tensor) -> Tensor:
+    """The model's answers to a row that another stands before."""
+    length = first.shape[1]
+    positions = torch.arange(length, device=first.device).repeat(2)[None]
+    return _logits(model, torch.cat([first, second], dim=1), position_ids=positions)[length:]
+
+
+def _mixes_rows(model: nn.Module, what: str, seen: Tensor) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} cannot be trained on packed rows: {what} (by {float(seen.max()):.2g} of their size)",
+        where="data.packing",
+        fix="data.packing: false; packing needs attention that tells rows apart by position_ids, and no state",
+    )
+
+
 def _probe(model: nn.Module, token_ids: Sequence[int], *, length: int = PROBE_LENGTH) -> Tensor:
     """A row of the data's first tokens, two at least, (1, length)."""
     ids = [int(token) for token in token_ids[:length]]
@@ -75,10 +111,11 @@ def _probe(model: nn.Module, token_ids: Sequence[int], *, length: int = PROBE_LE
     return torch.tensor([ids], device=next(model.parameters()).device)
 
 
-def _logits(model: nn.Module, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+def _logits(model: nn.Module, ids: Tensor, **inputs: Tensor) -> Tensor:
+    """The model's answer to one sequence (1, length), (length, vocabulary), float32; `inputs` beside it, default: a mask of
+    ones. Raises `ModelError` where it does not answer."""
     try:
-        answer: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+        answer: Tensor = model(input_ids=ids, **(inputs or _plain(ids)), use_cache=False).logits[0].float()
     except (AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
@@ -91,12 +128,17 @@ def _logits(model: nn.Module, ids: Tensor, attention_mask: Tensor | None = None)
     return answer
 
 
+def _plain(ids: Tensor) -> dict[str, Tensor]:
+    return {"attention_mask": torch.ones_like(ids)}
+
+
 def _difference(one: Tensor, other: Tensor) -> Tensor:
     """Largest difference at each position, relative to the largest logit, (length,)."""
     return (one - other).abs().amax(dim=-1) / one.abs().max().clamp_min(torch.finfo(one.dtype).tiny)
 
 
 def _allowed(model: nn.Module) -> float:
+    """What rounding may change of logits, relative to the largest of them."""
     grid = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
     return max(TOLERANCE, GRID_STEPS * grid)
 

@@ -26,6 +26,7 @@ class CausalLm(Task):
     )  # fmt: skip
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "generations")
     streams: ClassVar[bool] = True
+    packs_rows: ClassVar[bool] = True
 
     @property
     def encoding(self) -> Encoding:
@@ -47,6 +48,17 @@ class CausalLm(Task):
         from peftcli.tasks.losses import next_token
 
         return next_token.collate(rows, pad_token_id=pad_token_id)
+
+    def collate_packs(self, packs: Sequence[Sequence[TrainingRow]], *, pad_token_id: int) -> Batch:
+        """`input_ids`, `position_ids` (int64) and `weights` (float32), all (packs, longest); there is no mask."""
+        from peftcli.tasks.losses import next_token
+
+        return next_token.collate_packs(packs, pad_token_id=pad_token_id)
+
+    def require_rows_apart(self, model: nn.Module, token_ids: Sequence[int]) -> None:
+        from peftcli.tasks.base_checks import require_rows_apart
+
+        require_rows_apart(model, token_ids)
 
     def weigh(self, batch: Batch) -> float:
         return float(batch["weights"][:, 1:].double().sum())

@@ -78,6 +78,13 @@ def read_rows(setup: FitSetup, indices: Sequence[int]) -> OptimizerBatch:
     )
 
 
+def _parts(setup: FitSetup, rows: Sequence[TrainingRow], micro_batch_size: int) -> Sequence[Batch]:
+    """The batches of the forward passes, on the CPU."""
+    if setup.pack is not None:
+        return setup.pack(rows, micro_batch_size)
+    return [setup.collate(rows[start : start + micro_batch_size]) for start in range(0, len(rows), micro_batch_size)]
+
+
 def accumulate(
     setup: FitSetup, batch: OptimizerBatch, *, step: int, micro_batch_size: int, precision: AbstractContextManager[Any]
 ) -> tuple[Tensor, Batch]:
@@ -85,10 +92,7 @@ def accumulate(
 
     The loss is the sum over micro-batches divided by the total weight of the batch: no mean of means.
     """
-    parts = [
-        setup.collate(batch.rows[start : start + micro_batch_size])
-        for start in range(0, len(batch.rows), micro_batch_size)
-    ]
+    parts = _parts(setup, batch.rows, micro_batch_size)
     # weighed before the first forward pass: each micro-batch is divided by the weight of all of them
     weights = [setup.weigh(part) for part in parts]
     total_weight = math.fsum(weights)

@@ -129,7 +129,8 @@ class TrainingConfig(_Section):
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step; never changed after your back."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Rows per forward pass; at most `batch_size`. Halved only after running out of memory, as a recorded event."""
+    """Rows per forward pass (with `data.packing`, packs of rows); at most `batch_size`. Halved only after running out of
+    memory, as a recorded event."""
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0.0)] = "auto"
     """Peak learning rate; auto: the method's own rate, scaled to the base's width."""
     optimizer: Annotated[OptimizerConfig, Field(discriminator="type"), BeforeValidator(_named)] = AdamWConfig()

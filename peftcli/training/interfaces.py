@@ -75,6 +75,8 @@ GetRows = Callable[[Sequence[int]], Sequence[TrainingRow]]
 """Row numbers to encoded rows, in the order asked for."""
 Collate = Callable[[Sequence[Any]], Batch]
 """Rows to one padded batch on the CPU."""
+Pack = Callable[[Sequence[Any], int], Sequence[Batch]]
+"""Rows of an optimizer step, longest first, and how many sequences go into a forward pass -> packed batches on the CPU."""
 ComputeLoss = Callable[[Any, Batch], Loss]
 """Model and batch to a loss that is a sum, with the weight to divide by."""
 Evaluate = Callable[[int], Metrics]

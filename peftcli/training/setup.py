@@ -20,6 +20,7 @@ from peftcli.training.interfaces import (
     GetRows,
     KeepBatch,
     Order,
+    Pack,
     Trainable,
     next_targets,
     target_weight,
@@ -82,6 +83,8 @@ class FitSetup:
     progress: TrainingProgress = field(default_factory=NoProgress)
     stop: StopRequest | None = None
     """From an enclosing `stop_signals()`; None: `fit` listens itself."""
+    pack: Pack | None = None
+    """Puts several rows into one sequence; None: each row is one, padded by `collate`."""
     blocks: Sequence[nn.Module] = ()
     """The model's layers, for gradient checkpointing."""
     has_begun_well: Callable[[], None] = _nothing

@@ -139,7 +139,7 @@ BAD = [
     ("seeds: 0", "4:8", "of at least 1", None),
     ("task: preference", "4:7", "not supported yet", None),
     ("tracking: [wanb]", "4:11", "no tracker 'wanb'", "`wandb`"),
-    ("data: {train: a.jsonl, packing: true}", "4:33", "not supported yet", None),
+    ("data: {train: a.jsonl, packing: auto}", "4:33", "not supported yet", None),
     ("training: {compile: true}", "4:21", "not supported yet", None),
     ("training: {processes: 2}", "4:23", "not supported yet", None),
     ("training: {kernels: [x]}", "4:21", "not supported yet", None),

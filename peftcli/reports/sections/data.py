@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peftcli.reports import numbers
 from peftcli.reports.data_facts import SourceFacts, SplitFacts, split_facts
@@ -86,7 +88,7 @@ def data_section(run: RunFacts) -> Section | None:
         more_findings=f"{left:,}" if left > 0 else None,
         everything=facts_table("Everything recorded about the data", record.data),
     )
-    lead = _lead(record.trained_tokens, record.tokens)
+    lead = " ".join(filter(None, (_lead(record.trained_tokens, record.tokens), _padding(record.plan))))
     return Section("data", "Data", "report/data.jinja", view, lead)
 
 
@@ -94,6 +96,21 @@ def _lead(trained: int, tokens: int) -> str:
     if not tokens:
         return ""
     return f"Training passed {tokens:,} tokens; {numbers.percent(trained / tokens)} of them carried loss."
+
+
+def _padding(plan: Mapping[str, Any]) -> str:
+    """What of the passes was padding, and what it would have been had rows not been packed."""
+    found = plan.get("padding")
+    shares = found if isinstance(found, Mapping) else {}
+    unpacked, packed = (shares.get(name) for name in ("unpacked", "packed"))
+    if not isinstance(unpacked, float):
+        return ""
+    if not isinstance(packed, float):
+        return f"Padding was planned to be {numbers.percent(unpacked)} of what the passes compute."
+    return (
+        f"Rows were packed: padding was planned to be {numbers.percent(packed)} of what the passes compute, "
+        f"{numbers.percent(unpacked)} unpacked."
+    )
 
 
 def _counts(splits: list[SplitFacts]) -> list[tuple[str, list[Amount]]]:

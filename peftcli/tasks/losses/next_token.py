@@ -17,7 +17,8 @@ from peftcli.tasks.base import Batch, LossSum, RowScores, TrainingRow
 from peftcli.tasks.losses.target_logits import target_logits
 from peftcli.tasks.losses.token_nll import token_nll
 
-INPUTS = ("input_ids", "attention_mask")
+INPUTS = ("input_ids", "attention_mask", "position_ids")
+"""What of a batch the model is given, where the batch has it."""
 
 
 def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
@@ -35,11 +36,38 @@ def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
     return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
+def collate_packs(packs: Sequence[Sequence[TrainingRow]], *, pad_token_id: int) -> Batch:
+    """`input_ids`, `position_ids` (int64) and `weights` (float32), all (packs, longest); several rows in each.
+
+    There is no mask: positions that begin anew are what keeps rows apart, and a mask would switch that off. What pads a
+    pack counts from 0 as well, so it is a row of its own that nobody sees.
+    """
+    shape = (len(packs), max(sum(len(row.input_ids) for row in pack) for pack in packs))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    for index, pack in enumerate(packs):
+        start = 0
+        for row in pack:
+            end = start + len(row.input_ids)
+            input_ids[index, start:end] = row.input_ids
+            position_ids[index, start:end] = np.arange(end - start)
+            weights[index, start + 1 : end] = row.weights[1:]  # the last token of one row does not predict the next
+            start = end
+        position_ids[index, start:] = np.arange(shape[1] - start)
+    arrays = {"input_ids": input_ids, "position_ids": position_ids, "weights": weights}
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
 def logits(model: nn.Module, batch: Batch) -> Tensor:
     """Of every position, (rows, length, vocabulary)."""
     device = _device(model)
-    answer: Tensor = model(**{name: to_device(batch[name], device) for name in INPUTS}, use_cache=False).logits
+    answer: Tensor = model(**_inputs(batch, device), use_cache=False).logits
     return answer
+
+
+def _inputs(batch: Batch, device: torch.device) -> Batch:
+    return {name: to_device(batch[name], device) for name in INPUTS if name in batch}
 
 
 def loss(model: nn.Module, batch: Batch) -> LossSum:
@@ -68,7 +96,7 @@ class _Targets:
     """Where the targets of a batch are, found on the device that holds `weights` (the CPU, after `collate`)."""
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
-        self.inputs = {key: to_device(batch[key], device) for key in INPUTS}
+        self.inputs = _inputs(batch, device)
         weights = batch["weights"].clone()
         weights[:, :1] = 0.0
         length = weights.shape[1]

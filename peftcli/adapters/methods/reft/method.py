@@ -125,6 +125,9 @@ class ReftAdapter(LayersAdapter):
         self.positions = Positions(config)
         self.handle: RemovableHandle | None = None
 
+    def packing_fault(self) -> str | None:
+        return None if self.config.everywhere else "it edits the first and last tokens of a sequence, not of each row"
+
     def remove(self) -> None:
         if self.handle is not None:
             self.handle.remove()
