@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from hostile_case import CHAT, ON_TEMPLATE, PYTHON_PAYLOAD, Case, Scene
+from lying_columns import LYING, promising_arrow
 
 COMMAND = "plan r.yaml"
 REFUSED = frozenset({3, 4, 6})
@@ -120,8 +121,8 @@ def pointing(kind: str) -> Callable[[Scene], object]:
             "texts": cells,
             "nested": pyarrow.ListArray.from_arrays(pyarrow.array(range(10_001), pyarrow.int32()), cells),
             "values": pyarrow.ListArray.from_arrays(
-                pyarrow.array(range(0, 20_000_001, 1_000_000), pyarrow.int32()),
-                pyarrow.nulls(20_000_000, pyarrow.int8()).fill_null(0),
+                pyarrow.array(range(0, 80_000_001, 1_000_000), pyarrow.int32()),
+                pyarrow.nulls(80_000_000, pyarrow.int8()).fill_null(0),
             ),
             "runs": pyarrow.RunEndEncodedArray.from_arrays([2_000_000_000], ["x"]),
             "views": pyarrow.ListViewArray.from_arrays(
@@ -223,6 +224,9 @@ DATASETS = [
     case("data: an arrow file of 3 GB", sparse("rows.arrow", 3 << 30), "rows.arrow"),
     case("data: an arrow stream of lengths", data("rows.arrow", b"\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(64)), "rows.arrow"),
     *(case(f"data: columns of {kind}", pointing(kind), "expands to more than") for kind in (*PARQUET, "runs", "views")),
+    *(case(f"data: parquet of {kind}", data("rows.parquet", make), "rows.parquet") for kind, make in LYING.items()),
+    case("data: an arrow file that promises", data("rows.arrow", lambda: promising_arrow(stream=False)), "at once: refused"),
+    case("data: an arrow stream that promises", data("rows.arrow", lambda: promising_arrow(stream=True)), "at once: refused"),
     case("data: a pipe", made(pipe), "not a regular file"),
     case("data: a device", data("x", None, "/dev/zero"), "kind of data file"),
     case("data: a link to a pipe", made(link_outside), "not a regular file"),

@@ -17,6 +17,9 @@ CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 100 << 20
 """A longer line is refused: the file is hardly one row a line, and reading on would fill the memory."""
 
+VALUE_BYTES = 8
+"""Counted for what stands in a row of a columnar file, whatever it is: not even nulls are free."""
+
 
 @dataclass
 class Chunk:

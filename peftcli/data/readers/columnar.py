@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from peftcli.data.readers.arrow_messages import BadMessage, bodies_of
 from peftcli.data.readers.arrow_values import plain_rows
-from peftcli.data.readers.base import CHUNK_ROWS, Chunk, Reading
+from peftcli.data.readers.base import CHUNK_ROWS, VALUE_BYTES, Chunk, Reading
 from peftcli.data.readers.compressed import SUFFIXES
+from peftcli.data.readers.parquet_pages import LEVEL_BYTES, BadHeader, pages_of
 from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError
 
@@ -25,7 +27,7 @@ def read_parquet(reading: Reading) -> Iterator[Chunk]:
     _refuse_compression(reading)
     try:
         yield from _chunks(reading, _parquet_batches)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, BadHeader) as error:
         raise _damaged(reading, "Parquet", error) from error
 
 
@@ -36,7 +38,7 @@ def read_arrow(reading: Reading) -> Iterator[Chunk]:
     _refuse_compression(reading)
     try:
         yield from _chunks(reading, _arrow_batches)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, BadMessage) as error:
         raise _damaged(reading, "Arrow", error) from error
 
 
@@ -68,22 +70,45 @@ def _parquet_batches(raw: Any, unpacked: Unpacked) -> Iterator[Any]:
     with pyarrow.parquet.ParquetFile(raw) as file:
         facts = file.metadata
     leaves = [facts.schema.column(number) for number in range(facts.num_columns)]
-    declared = 0
+    declared = facts.num_rows * VALUE_BYTES
+    unpacked.check(declared)
     for group in range(facts.num_row_groups):
         for number, leaf in enumerate(leaves):
-            column = facts.row_group(group).column(number)
-            declared += max(column.total_uncompressed_size, column.num_values * max(8, leaf.length or 0))
-    unpacked.check(max(declared, facts.num_rows * 8))
+            declared += _column_bytes(raw, facts.row_group(group).column(number), leaf, unpacked, declared)
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     raw.seek(0)
     with pyarrow.parquet.ParquetFile(raw, read_dictionary=texts) as file:
         yield from file.iter_batches(batch_size=CHUNK_ROWS)
 
 
+def _column_bytes(raw: Any, column: Any, leaf: Any, unpacked: Unpacked, before: int) -> int:
+    """What a column chunk comes to, by the footer and by its pages, whichever says more.
+
+    Raises `DataError` where it is more than the file may stand for, or one of its pages is.
+    """
+    width = max(VALUE_BYTES, leaf.length or 0)
+    told = max(column.total_uncompressed_size, column.num_values * width)
+    unpacked.check(before + told)
+    # of a list that is read whole, a row may have as many values as it says
+    level = LEVEL_BYTES if leaf.max_repetition_level else 0
+    num_bytes = num_values = 0
+    for page in pages_of(raw, column):
+        unpacked.check_piece(max(page.num_bytes, page.num_values * level), page.packed_bytes)
+        num_bytes, num_values = num_bytes + page.num_bytes, num_values + page.num_values
+        unpacked.check(before + max(num_bytes, num_values * width))
+    return int(max(told, num_bytes, num_values * width))
+
+
 def _arrow_batches(raw: Any, unpacked: Unpacked) -> Iterator[Any]:
     import pyarrow
     import pyarrow.ipc
 
+    total = 0
+    for body in bodies_of(raw, unpacked.num_bytes):
+        unpacked.check_piece(body.num_bytes, body.packed_bytes)
+        total += body.num_bytes
+        unpacked.check(total)
+    raw.seek(0)
     with pyarrow.PythonFile(raw, mode="r") as stream:
         try:
             file = pyarrow.ipc.open_file(stream)

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from peftcli.data.readers.base import CHUNK_ROWS, MAX_LINE_BYTES
+from peftcli.data.readers.base import CHUNK_BYTES, CHUNK_ROWS, MAX_LINE_BYTES, VALUE_BYTES
 from peftcli.data.readers.compressed import MAX_RATIO
 from peftcli.errors import DataError
 
-FREE_BYTES = 128 << 20
-"""More than this is compared with the file: rows that share a long instruction unpack far, and are few."""
-PIECE_BYTES = 16 << 20
-_VALUE_BYTES = 8
-"""Counted for what stands in a row, whatever it is: not even nulls are free."""
+FREE_BYTES = 512 << 20
+"""More than this is compared with the file. Rows that share an instruction or a list of tools unpack hundreds of times
+(20,000 rows with the same 20 kB come to 400 MB, in a file of one), and so do columns of one value; they fit the memory."""
+MAX_PART_RATIO = 20
+"""A page or a batch is unpacked whole: one of more than `FREE_BYTES` must be packed no better than texts are."""
 
 
 @dataclass
@@ -47,8 +47,17 @@ class Unpacked:
                 fix="write the rows as JSON Lines yourself if you trust the file, and name that one",
             )
 
+    def check_piece(self, num_bytes: int, packed_bytes: int) -> None:
+        """Raises `DataError` where a part that is unpacked at once is too large for the memory, and too well packed."""
+        if num_bytes > max(FREE_BYTES, MAX_PART_RATIO * packed_bytes):
+            raise DataError(
+                f"{packed_bytes:,} bytes of the file unpack to {num_bytes:,} at once: refused",
+                where=self.name,
+                fix="write the file again with smaller pages or batches, or the rows as JSON Lines",
+            )
+
     def pieces(self, batch: Any) -> Iterator[Any]:
-        """The record batch in slices of at most `CHUNK_ROWS` rows and about `PIECE_BYTES`, each row at most a line's length.
+        """The record batch in slices of at most `CHUNK_ROWS` rows and about `CHUNK_BYTES`, each row at most a line's length.
 
         Raises `DataError` for a longer row, and where all rows until now are more than the file may stand for.
         """
@@ -56,7 +65,7 @@ class Unpacked:
         start = 0
         while start < batch.num_rows:
             before = int(ends[start - 1]) if start else 0
-            stop = int(np.searchsorted(ends, before + PIECE_BYTES, side="right"))
+            stop = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
             stop = min(max(stop, start + 1), start + CHUNK_ROWS, batch.num_rows)
             if ends[stop - 1] - before > MAX_LINE_BYTES:
                 raise DataError(
@@ -74,8 +83,8 @@ class Unpacked:
             pass
 
     def _row_bytes(self, batch: Any) -> Any:
-        self.check(self.total + _VALUE_BYTES * batch.num_rows * batch.num_columns)
-        sizes = np.full(batch.num_rows, _VALUE_BYTES, dtype=np.float64)
+        self.check(self.total + VALUE_BYTES * batch.num_rows * batch.num_columns)
+        sizes = np.full(batch.num_rows, VALUE_BYTES, dtype=np.float64)
         for column in batch.columns:
             sizes += self._sizes(column)
         self.total += int(sizes.sum())
@@ -89,7 +98,7 @@ class Unpacked:
         kind, types = array.type, pyarrow.types
         if (width := _width(kind)) is not None:
             return width
-        self.check(_VALUE_BYTES * len(array))
+        self.check(VALUE_BYTES * len(array))
         if isinstance(kind, pyarrow.BaseExtensionType):
             return self._sizes(array.storage)
         if types.is_dictionary(kind):
@@ -98,10 +107,10 @@ class Unpacked:
             places = np.arange(array.offset, array.offset + len(array))
             return self._taken(array.values, np.searchsorted(_numbers(array.run_ends), places, side="right"))
         if types.is_struct(kind):
-            return _VALUE_BYTES + sum(self._sizes(part) for part in array.flatten())
+            return VALUE_BYTES + sum(self._sizes(part) for part in array.flatten())
         if types.is_union(kind):
             return sum(self._of_all(array.field(number)) for number in range(kind.num_fields))
-        return _VALUE_BYTES + (self._listed(array) if kind.num_fields else _lengths(array))
+        return VALUE_BYTES + (self._listed(array) if kind.num_fields else _lengths(array))
 
     def _taken(self, values: Any, places: Any) -> Any:
         sizes = self._sizes(values)
@@ -128,16 +137,16 @@ def _width(kind: Any) -> int | None:
 
     types = pyarrow.types
     if types.is_null(kind) or types.is_primitive(kind) or types.is_boolean(kind):
-        return _VALUE_BYTES
+        return VALUE_BYTES
     if types.is_fixed_size_binary(kind) or types.is_decimal(kind):
-        return _VALUE_BYTES + int(kind.byte_width)
+        return VALUE_BYTES + int(kind.byte_width)
     parts = [kind.value_type] if types.is_fixed_size_list(kind) else list(kind) if types.is_struct(kind) else None
     if parts is None:
         return None
     widths = [_width(getattr(part, "type", part)) for part in parts]
     if None in widths:
         return None
-    return _VALUE_BYTES + sum(width or 0 for width in widths) * getattr(kind, "list_size", 1)
+    return VALUE_BYTES + sum(width or 0 for width in widths) * getattr(kind, "list_size", 1)
 
 
 def _numbers(array: Any) -> Any:
