@@ -71,6 +71,32 @@ def peak_memory_bytes() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
+def hole_bytes(descriptor: int, size: int, *, most: int = 10_000) -> int:
+    """Bytes of a file of `size` that were never written, in its first `most` holes; 0 where that cannot be asked."""
+    to_data, to_hole = getattr(os, "SEEK_DATA", None), getattr(os, "SEEK_HOLE", None)
+    if to_data is None or to_hole is None:
+        return 0
+    total = place = 0
+    with contextlib.suppress(OSError):
+        for _ in range(most):
+            # the end of a file counts as the beginning of a hole
+            start = os.lseek(descriptor, place, to_hole) if place < size else size
+            if start >= size:
+                break
+            place = _next_data(descriptor, start, to_data, size)
+            total += place - start
+    return total
+
+
+def _next_data(descriptor: int, place: int, to_data: int, size: int) -> int:
+    try:
+        return os.lseek(descriptor, place, to_data)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size
+
+
 def process_lives(number: int) -> bool:
     """Whether a process of this machine has a number."""
     return Path("/proc", str(number)).exists() if Path("/proc/self").exists() else bool(_psutil().pid_exists(number))

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peftcli import files
+from peftcli import files, system
 
 MAX_TENSORS = 200_000
 """More than the largest mixtures of experts have in all their files."""
+MAX_HOLE_BYTES = 1 << 30
+"""A download that stopped, or a file that was blown up, is of holes for its most part: they read and are hashed as zeros."""
 _HEADER_LIMIT_BYTES = 24 << 20
 _OTHER_VALUES = 10_000
 """Objects and lists, or their marks in names and metadata, that a header may hold besides the three of each tensor."""
@@ -39,6 +41,7 @@ def tensor_header(path: Path, *, limit_bytes: int = _HEADER_LIMIT_BYTES, max_ten
         if length > min(limit_bytes, size - 8) or length < 2:
             raise DamagedHeader("is damaged: its header does not fit")
         raw = stream.read(length)
+        holes = system.hole_bytes(stream.fileno(), size) if size > MAX_HOLE_BYTES else 0
     tensors = raw.count(b'"data_offsets"')
     if tensors > max_tensors:
         raise DamagedHeader(f"names more than {max_tensors:,} tensors")
@@ -54,6 +57,8 @@ def tensor_header(path: Path, *, limit_bytes: int = _HEADER_LIMIT_BYTES, max_ten
         raise DamagedHeader("is damaged: its header is unreadable") from error
     if extent != size - 8 - length:
         raise DamagedHeader(f"is damaged: it has {size - 8 - length:,} bytes for tensors of {extent:,}")
+    if holes > max(MAX_HOLE_BYTES, size // 2):
+        raise DamagedHeader(f"is damaged: {holes:,} of its {size:,} bytes were never written")
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile_case import ON_BASE, PAYLOAD, PYTHON_PAYLOAD, Case, Scene, header_bytes
+from safetensors import safe_open
 
 PLAN, TRAIN = "plan r.yaml", "train r.yaml --output new --quiet"
 INDEX = "model.safetensors.index.json"
@@ -77,6 +78,25 @@ def large(name: str, size: int) -> Callable[[Scene], object]:
     def change(folder: Path, scene: Scene) -> None:
         (folder / name).touch()
         os.truncate(folder / name, size)
+
+    return base(change)
+
+
+def large_tensor(size: int) -> Callable[[Scene], object]:
+    """The base's weights with one tensor more, as its header says it, of which no byte was ever written."""
+
+    def change(folder: Path, scene: Scene) -> None:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            header = {"more": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+            place = size
+            for name in file.keys():  # noqa: SIM118  it is no dictionary
+                count = 4 * file.get_tensor(name).numel()
+                shape = list(file.get_slice(name).get_shape())
+                header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + count]}
+                place += count
+        data = header_bytes(header)
+        (folder / WEIGHTS).write_bytes(data)
+        os.truncate(folder / WEIGHTS, len(data) + place)
 
     return base(change)
 
@@ -152,6 +172,8 @@ BASES = [
     case("weights with a header bomb", raw(WEIGHTS, (1 << 62).to_bytes(8, "little")), command=TRAIN),
     case("weights of 40 GB holes", large(WEIGHTS, 40 << 30), "bytes for tensors of", command=TRAIN),
     case("weights of 40 GB holes to lock", large(WEIGHTS, 40 << 30), "bytes for tensors of", command="lock r.yaml"),
+    case("weights of 40 GB holes that a header tells", large_tensor(40 << 30), "were never written", command=TRAIN),
+    case("weights of 40 GB holes that a header tells, to lock", large_tensor(40 << 30), "were never written", command="lock r.yaml"),
     case("weights that are cut", base(lambda folder, scene: os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 4)), "bytes for tensors of", command=TRAIN),
     case("weights with a header of small things", raw(WEIGHTS, header_bytes(b'{"a": [' + b"{}," * (7 << 20) + b"{}]}")), "damaged", command=TRAIN),
     case("weights with a header of 30 MB", raw(WEIGHTS, header_bytes(b" " * (30 << 20))), "header does not fit", command=TRAIN),

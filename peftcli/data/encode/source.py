@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -27,9 +27,12 @@ from peftcli.data.sketch import PARTS, sketch
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts, RowSource
 from peftcli.data.store import UNLABELLED, TokenColumns
+from peftcli.streams import tell
 
 Progress = Callable[[str, int], None]
 """Called with the source's name and how many rows more have been encoded."""
+PATIENCE_SECONDS = 60.0
+"""A chunk takes a second or two."""
 
 
 @dataclass(frozen=True)
@@ -270,10 +273,23 @@ def _encoded(
             waiting.append((chunk, submit(chunk.rows, partial(reader.place_in, chunk))))
             if len(waiting) > width:
                 done, encoded = waiting.popleft()
-                yield done, encoded.result()
+                yield done, _awaited(encoded, reader, done)
         while waiting:
             done, encoded = waiting.popleft()
-            yield done, encoded.result()
+            yield done, _awaited(encoded, reader, done)
+
+
+def _awaited(encoded: Future[EncodedRows], reader: SourceReader, chunk: ParsedChunk) -> EncodedRows:
+    """The tokens of a chunk. What takes far longer than rows do is told with the rows: nothing else shows where the
+    tokenizer is, and no signal reaches it there."""
+    done, _ = wait([encoded], timeout=PATIENCE_SECONDS)
+    if not done:
+        first, last = reader.place_in(chunk, 0), reader.place_in(chunk, len(chunk.rows) - 1)
+        tell(
+            f"note: the tokenizer has worked for {PATIENCE_SECONDS:.0f} seconds on rows from {first} to {last}; "
+            "its regular expressions may take hours on one of them"
+        )
+    return encoded.result()
 
 
 def _doubled_bos(encoded: EncodedRows, bos_id: int | None) -> list[int]:
