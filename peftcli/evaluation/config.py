@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -43,7 +43,8 @@ class EvaluationConfig(_Section):
 
 
 class GenerationConfig(_Section):
-    """How text is written, in reports, metrics, `peft generate` and `peft chat`."""
+    """How text is written, in reports, metrics, `peft generate` and `peft chat`. What is set here goes with the adapter
+    and into what is merged from it, there also into `generation_config.json` for other tools."""
 
     free_text: ClassVar[tuple[str, ...]] = ("system_prompt",)
     """Fields whose text may hold anything, `${...}` too."""
@@ -60,6 +61,18 @@ class GenerationConfig(_Section):
     system_prompt: str | None = None
     """A system message in front of what `peft generate` and `peft chat` are asked, unless it brings its own; needs a
     chat template. Validation rows are answered as they stand."""
+
+    def stated(self) -> dict[str, Any]:
+        """The values that are no defaults: what an adapter, and what is merged from it, take along."""
+        fields = type(self).model_fields
+        return {name: value for name, value in self.model_dump(mode="json").items() if value != fields[name].default}
+
+    def as_generation_config(self) -> dict[str, Any]:
+        """The keys of a `generation_config.json` by which other tools write as this section says; none for the
+        defaults, beside which a base's own settings stand."""
+        length = {} if self.max_new_tokens == "auto" else {"max_new_tokens": self.max_new_tokens}
+        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p} if self.do_sample else {}
+        return length | drawn
 
     def idle_settings(self) -> list[str]:
         """Warnings for settings that have no effect beside the others."""

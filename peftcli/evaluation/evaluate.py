@@ -62,12 +62,14 @@ def evaluate(
     pad_token_id: int,
     device: Any = None,
     seed: int = 0,
+    chat: bool = True,
     with_samples: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Scores the first `config.rows` rows of a store, and keeps `config.samples` of the answers to them.
 
-    The loss is weighted by token. `device`: where to move the model first, None where it is in place. Without
+    The loss is weighted by token. `device`: where to move the model first, None where it is in place. `chat`: whether
+    rows went through the chat template, as for `generate`. Without
     `with_samples` nothing is written beyond what the metrics need (evaluations during training). The model's mode and
     the shared generators are as before afterwards.
 
@@ -84,7 +86,9 @@ def evaluate(
     budget = answer_budget(store) if generation.max_new_tokens == "auto" else generation.max_new_tokens
     unanswered: str | None = None
     try:
-        samples = _answer(cases, model, tokenizer, config, generation, budget=budget, seed=seed, progress=progress)
+        samples = _answer(
+            cases, model, tokenizer, config, generation, budget=budget, seed=seed, chat=chat, progress=progress
+        )
     except ModelError as error:
         if _compares_texts(metrics):
             raise
@@ -192,6 +196,7 @@ def _answer(
     *,
     budget: int,
     seed: int,
+    chat: bool,
     progress: Progress | None,
 ) -> list[AnswerSample]:
     origins = [_place(case.origin) for case in cases]
@@ -205,6 +210,7 @@ def _answer(
         seed=seed,
         origins=origins,
         budget=budget,
+        chat=chat,
         progress=None if progress is None else partial(progress, "answer"),
     )
     return [

@@ -52,6 +52,7 @@ def generate(
     seed: int = 0,
     origins: Sequence[str] | None = None,
     budget: int = OPEN_BUDGET,
+    chat: bool = True,
     progress: Progress | None = None,
 ) -> list[GeneratedAnswer]:
     """Answers to prompts (token ids), in their order.
@@ -59,13 +60,14 @@ def generate(
     Prompts of like length share a batch; where the model reads its padding, those of the same length. Sampling draws
     from a stream that `seed` starts, and leaves the shared generators as they were; greedy answers do not depend on the
     batch up to rounding. `budget`: new tokens where the configuration says `auto`, fewer where the context ends before.
+    `chat`: whether prompts went through the chat template, whose end of a turn then ends an answer too.
     `origins` name the rows in the `DataError` for prompts that are empty or do not fit the model's context together
     with their answer.
     """
     check_fits(model, prompts, config=config, origins=origins)
     _check_known(model, tokenizer, prompts)
     answers: dict[int, GeneratedAnswer] = {}
-    with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed) as stops:
+    with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed, chat=chat) as stops:
         pad = _filler(tokenizer, stops)
         for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
             asked = [prompts[index] for index in chosen]
@@ -78,12 +80,19 @@ def generate(
 
 
 def generate_stream(
-    model: Any, tokenizer: Any, prompt: Sequence[int], *, config: GenerationConfig, stream: Stream, seed: int = 0
+    model: Any,
+    tokenizer: Any,
+    prompt: Sequence[int],
+    *,
+    config: GenerationConfig,
+    stream: Stream,
+    seed: int = 0,
+    chat: bool = True,
 ) -> GeneratedAnswer:
-    """One answer; `stream` receives its text in pieces, whose concatenation is the returned text."""
+    """One answer; `stream` receives its text in pieces, whose concatenation is the returned text. `chat`: as there."""
     check_fits(model, [prompt], config=config)
     _check_known(model, tokenizer, [prompt])
-    with _writing(model, tokenizer, config, prompt, seed=seed) as stops:
+    with _writing(model, tokenizer, config, prompt, seed=seed, chat=chat) as stops:
         decoder = _Decoder(tokenizer, _context(model, prompt), stops)
         written = _write_batch(
             model,
@@ -161,13 +170,13 @@ def context_length(model: Any) -> int | None:
 
 @contextmanager
 def _writing(
-    model: Any, tokenizer: Any, config: GenerationConfig, sample: Sequence[int], *, seed: int
+    model: Any, tokenizer: Any, config: GenerationConfig, sample: Sequence[int], *, seed: int, chat: bool
 ) -> Iterator[list[int]]:
     """Evaluation mode, our generation settings and a seeded stream inside; yields the stop tokens. `sample`: a prompt to
     try on how the model's `generate` reads."""
     if not hasattr(model, "generate"):
         raise ModelError(f"{type(model).__name__} cannot write text", fix="generation needs a causal language model")
-    stops = stop_token_ids(model, tokenizer)
+    stops = stop_token_ids(model, tokenizer, chat=chat)
     own = model.generation_config
     model.generation_config = _settings(own, config, stops, pad=_filler(tokenizer, stops))
     hook = model.register_forward_hook(require_finite_scores)

@@ -61,8 +61,8 @@ def evaluate_adapter(
     plain = None
     if opened.has_base:
         with opened.as_base() as model:
-            plain = score(loaded, opened, store, model)
-    tuned = score(loaded, opened, store, opened.model)
+            plain = score(loaded, opened, store, model, chat=facts.holds_chats)
+    tuned = score(loaded, opened, store, opened.model, chat=facts.holds_chats)
     record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
     return EvaluateReport(plain, tuned, str(loaded.path), record)
 
@@ -101,8 +101,8 @@ def evaluation_rows(loaded: LoadedRecipe, opened: OpenModel) -> tuple[TokenStore
     return data.validation, data.facts
 
 
-def score(loaded: LoadedRecipe, opened: OpenModel, store: TokenStore, model: nn.Module) -> Evaluation:
-    """Metrics of a model as it stands."""
+def score(loaded: LoadedRecipe, opened: OpenModel, store: TokenStore, model: nn.Module, *, chat: bool) -> Evaluation:
+    """Metrics of a model as it stands. `chat`: whether the rows went through the chat template."""
     return evaluate(
         model,
         find_task(loaded.recipe.task),
@@ -112,6 +112,7 @@ def score(loaded: LoadedRecipe, opened: OpenModel, store: TokenStore, model: nn.
         generation=loaded.recipe.generation,
         pad_token_id=int(opened.tokenizer.pad_token_id or 0),
         seed=generation_seed(loaded.recipe.seed),
+        chat=chat,
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from peftcli import files
-from peftcli.adapters.storage import read_own
 from peftcli.errors import AdapterError, DataError, Fault
 from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
@@ -19,6 +18,7 @@ from peftcli.evaluation.generate import generate, generate_stream
 from peftcli.evaluation.prompts import encode_row
 from peftcli.jobs.opening import OpenModel
 from peftcli.models.auto_class import WRITING
+from peftcli.runs.writing_notes import CHAT, PLAIN, read_notes
 
 INPUT_LIMIT_BYTES = 1 << 30
 MAX_FAULTS = 5
@@ -100,7 +100,7 @@ def require_writer(opened: OpenModel) -> None:
 
 def chat_note(opened: OpenModel) -> str | None:
     """What whoever talks to a model must know of it: an adapter that was trained on raw text never saw a conversation."""
-    if _prompt_style(opened) != "plain":
+    if read_notes(opened.location.adapter).prompt != PLAIN:
         return None
     return (
         f"this {opened.location.noun} was trained on raw text, not on conversations: the chat template is new to it; "
@@ -108,22 +108,21 @@ def chat_note(opened: OpenModel) -> str | None:
     )
 
 
-def _prompt_style(opened: OpenModel) -> str | None:
-    """How prompts looked in training: `plain` or `chat`; None where nobody noted it."""
-    style = read_own(opened.location.adapter).get("notes", {}).get("prompt")
-    return style if style in ("plain", "chat") else None
+def _is_plain(request: Request, opened: OpenModel) -> bool:
+    """Whether a prompt is a text that an adapter of raw text goes on with, to which no end of a turn means anything."""
+    return isinstance(request.row.get("prompt"), str) and read_notes(opened.location.adapter).prompt == PLAIN
 
 
 def prompt_ids(request: Request, opened: OpenModel, config: GenerationConfig) -> list[int]:
     """Token ids of a prompt, in the form that the adapter was trained on."""
     require_writer(opened)
-    style = _prompt_style(opened)
+    style = read_notes(opened.location.adapter).prompt
     return encode_row(
         opened.tokenizer,
         request.row,
         where=request.origin,
         system_prompt=config.system_prompt,
-        chat=None if style is None else style == "chat",
+        chat=None if style is None else style == CHAT,
         whole=opened.auto_class == WRITING[1],
     )
 
@@ -133,17 +132,25 @@ def answer_all(
 ) -> list[Answer]:
     """Batched, left-padded answers in the order of the requests."""
     prompts = [prompt_ids(request, opened, config) for request in requests]
-    origins = [request.origin for request in requests]
+    plain = [_is_plain(request, opened) for request in requests]
 
     def run(model: nn.Module) -> list[str]:
-        found = generate(model, opened.tokenizer, prompts, config=config, seed=seed, origins=origins)
-        return [answer.text for answer in found]
+        written: dict[int, str] = {}
+        for style in sorted(set(plain)):
+            chosen = [index for index, found in enumerate(plain) if found is style]
+            origins = [requests[index].origin for index in chosen]
+            asked = [prompts[index] for index in chosen]
+            answers = generate(
+                model, opened.tokenizer, asked, config=config, seed=seed, origins=origins, chat=not style
+            )
+            written |= {index: answer.text for index, answer in zip(chosen, answers, strict=True)}
+        return [written[index] for index in range(len(requests))]
 
     tuned = run(opened.model)
     base: Sequence[str | None] = [None] * len(tuned)
     if with_base:
-        with opened.as_base() as plain:
-            base = run(plain)
+        with opened.as_base() as model:
+            base = run(model)
     return [Answer(*parts) for parts in zip(requests, tuned, base, strict=True)]
 
 
@@ -152,7 +159,8 @@ def stream_answer(
 ) -> str:
     """One answer, its text handed to `write` as it is written."""
     ids = prompt_ids(request, opened, config)
-    return generate_stream(opened.model, opened.tokenizer, ids, config=config, stream=write, seed=seed).text
+    chat = not _is_plain(request, opened)
+    return generate_stream(opened.model, opened.tokenizer, ids, config=config, stream=write, seed=seed, chat=chat).text
 
 
 def chat_turns(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.merging import merge as merge_in_memory
-from peftcli.adapters.storage import OWN_NAME, read_own
+from peftcli.adapters.storage import OWN_NAME
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import CheckFailed, Fault, MergeError, RecipeError, StorageError
 from peftcli.evaluation.prompts import stop_token_ids
@@ -61,6 +61,7 @@ from peftcli.models.source import BaseSource
 from peftcli.models.stored import StoredTypes, main_type, tensors_of_base
 from peftcli.planning.plan import resolve_device, total_memory_bytes
 from peftcli.planning.sizes import parse_size
+from peftcli.runs.writing_notes import CHAT, read_notes
 
 __all__ = ["MergeReport", "merge_adapter", "merge_text"]
 
@@ -140,7 +141,8 @@ def merge_adapter(
         write_beside(staging, opened.source, opened.location.adapter, opened.tokenizer)
         if (origin := origin_document(opened)) is not None:
             staging.write_json(OWN_NAME, origin)
-        write_generation_config(staging, opened.source, opened.model, _stops(opened))
+        settings = read_notes(opened.location.adapter).generation.as_generation_config()
+        write_generation_config(staging, opened.source, opened.model, _stops(opened), settings)
         carried = write_model(staging, opened.model, opened.source, changes, shard_bytes)
         compared = _compare(output, staging, opened, changes, answers, seen, survival, written)
         names = tuple(sorted(staging.files))
@@ -225,8 +227,8 @@ def _stops(opened: OpenModel) -> list[int]:
     """Every token that ends an answer; the template's only where the adapter was trained through it, as its notes say,
     or as it seems where it brings a tokenizer of its own."""
     adapter = opened.location.adapter
-    style = (read_own(adapter).get("notes") or {}).get("prompt")
-    chat = style == "chat" or (style is None and "tokenizer.json" in tokenizer_files(adapter))
+    style = read_notes(adapter).prompt
+    chat = style == CHAT or (style is None and "tokenizer.json" in tokenizer_files(adapter))
     return stop_token_ids(opened.model, opened.tokenizer, chat=chat)
 
 

@@ -26,6 +26,7 @@ from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
 from peftcli.runs.as_written import require_as_written
 from peftcli.runs.locating import Location, locate
 from peftcli.runs.own_files import RECIPE_NAME
+from peftcli.runs.writing_notes import read_notes
 
 __all__ = [
     "Location", "OpenModel", "Writing", "adapter_tokenizer", "auto_class_of", "locate", "open_adapter", "run_recipe",
@@ -156,9 +157,10 @@ class Writing:
 
 
 def writing_of(location: Location, overrides: Sequence[str] = ()) -> Writing:
-    """The run's `generation` section and `seed`, or the defaults for a bare adapter, with `--set` over them.
+    """The run's `generation` section and `seed`, with `--set` over them; for a bare adapter or a model that was merged from
+    one, what it notes of them, and the defaults where nothing is noted.
 
-    Raises `RecipeError` for an override of any other key.
+    Raises `RecipeError` for an override of any other key, `AdapterError` for notes that are damaged.
     """
     wrong = [text for text in overrides if not text.startswith(("generation.", "seed="))]
     if wrong:
@@ -167,5 +169,6 @@ def writing_of(location: Location, overrides: Sequence[str] = ()) -> Writing:
         recipe = load_recipe(location.run / RECIPE_NAME, overrides).recipe
         config, seed = recipe.generation, recipe.seed
     else:
-        config, seed = generation_from(overrides)
+        notes = read_notes(location.adapter)
+        config, seed = generation_from(overrides, notes.generation.stated(), notes.seed)
     return Writing(config, seed, tuple(config.idle_settings()))

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -150,34 +151,55 @@ def _write_anew(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase)
 
 
 def write_generation_config(
-    staging: files.StagedFolder, source: BaseSource, model: nn.Module, stops: list[int]
+    staging: files.StagedFolder,
+    source: BaseSource,
+    model: nn.Module,
+    stops: list[int],
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """`generation_config.json` with every token that ends an answer, for a model that writes text."""
+    """`generation_config.json` with every token that ends an answer, for a model that writes text; `settings` (keys of
+    that file) over the base's own."""
     own = getattr(model, "generation_config", None)
     path = snapshot(source).folder / GENERATION_NAME
     raw = files.read_bounded(path, limit_bytes=_CONFIG_LIMIT_BYTES) if path.is_file() else None
     if raw is None and own is None:
         return
     fallback = {} if own is None else json.loads(own.to_json_string(use_diff=True))
-    data = generation_document(raw, stops if own is not None else [], fallback=fallback)
+    writes = own is not None
+    data = generation_document(
+        raw, stops if writes else [], fallback=fallback, settings=(settings or {}) if writes else {}
+    )
     if data is not None:
         staging.write(GENERATION_NAME, data)
 
 
-def generation_document(raw: bytes | None, stops: list[int], *, fallback: Mapping[str, Any]) -> bytes | None:
-    """`generation_config.json` that names every stop token; the base's own bytes where they do so already.
+def generation_document(
+    raw: bytes | None,
+    stops: list[int],
+    *,
+    fallback: Mapping[str, Any],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> bytes | None:
+    """`generation_config.json` that names every stop token and has the `settings`; the base's own bytes where it does so
+    already.
 
-    `raw`: the base's file, None where it has none; `fallback` is then what a new file says, written only where a stop
-    token is missing in it. None: no file is needed.
+    `raw`: the base's file, None where it has none; `fallback` is then what a new file says, written only where
+    something is missing in it. None: no file is needed.
     """
     document: dict[str, Any] = dict(fallback) if raw is None else json.loads(raw)
     named = document.get("eos_token_id")
     before = list(named) if isinstance(named, list) else [] if named is None else [named]
     missing = [token for token in stops if token not in before]
-    if not missing:
+    changed = {key: value for key, value in settings.items() if document.get(key) != value}
+    if not missing and not changed:
         return raw
     every = [*before, *missing]
-    document["eos_token_id"] = every[0] if len(every) == 1 else every
+    if missing:
+        document["eos_token_id"] = every[0] if len(every) == 1 else every
+    if "max_new_tokens" in changed:
+        # the length with its prompt, which would stand against it
+        document.pop("max_length", None)
+    document |= changed
     return files.to_json(document).encode("utf-8")
 
 

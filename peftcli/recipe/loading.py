@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from peftcli.adapters.registry import own_method_names
@@ -74,13 +75,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     return LoadedRecipe(recipe, absolute, absolute.parent, origins, tuple(checked.warnings))
 
 
-def generation_from(overrides: Sequence[str]) -> tuple[GenerationConfig, int]:
-    """The `generation` section and `seed` from `--set` alone, where there is no recipe to override.
+def generation_from(
+    overrides: Sequence[str], noted: Mapping[str, Any] = MappingProxyType({}), seed: int | None = None
+) -> tuple[GenerationConfig, int]:
+    """The `generation` section and `seed` from `--set` over what was noted of them, where there is no recipe to override.
 
     Raises `RecipeError` as `load_recipe` does.
     """
     faults: list[Fault] = []
-    bare = node_of(_BARE, "the defaults")
+    bare = node_of({**_BARE, "generation": dict(noted)} | ({} if seed is None else {"seed": seed}), "the defaults")
     assert bare is not None, "plain data is a node"
     checked = check(merge(bare, override_layer(overrides, Path.cwd(), faults)))
     faults += checked.faults

@@ -83,7 +83,8 @@ class Recipe(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and how the model is scored on the validation rows."""
     generation: GenerationConfig = GenerationConfig()
-    """How text is written, in reports, metrics, `peft generate` and `peft chat`."""
+    """How text is written, in reports, metrics, `peft generate` and `peft chat`. What is set here goes with the adapter
+    and into what is merged from it, there also into `generation_config.json` for other tools."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state of a run is kept, and how much of it."""
     tracking: list[str] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +15,7 @@ from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
 from peftcli.redaction import redacted_name
 from peftcli.runs.own_files import others_in_adapter
+from peftcli.runs.writing_notes import PLAIN, WritingNotes
 
 
 def write_adapter_folder(
@@ -28,22 +27,22 @@ def write_adapter_folder(
     base_name: str,
     revision: str | None,
     card: str | None = None,
-    notes: Mapping[str, Any] | None = None,
+    notes: WritingNotes,
 ) -> int:
     """Writes adapter, tokenizer, chat template, generation config and model card as one committed folder.
 
     Tokenizer and generation config are the base's own files, from `source`, but for a template that the recipe gave and
-    for the token by which that ends an answer.
+    for the token by which that ends an answer and what the recipe says of writing.
 
     Returns the bytes of the adapter's own tensors file. Replaces an older adapter only once the new one is complete.
     """
-    contents = adapter_files(model, base_name=base_name, revision=revision, notes=notes)
+    contents = adapter_files(model, base_name=base_name, revision=revision, notes=notes.to_dict())
     with files.staged_folder(folder, replace=True) as staging:
         for name, data in contents.items():
             staging.write(name, data)
         write_tokenizer(staging, tokenizer, snapshot(source).folder)
-        chat = (notes or {}).get("prompt") != "plain"
-        write_generation_config(staging, source, model, stop_token_ids(model, tokenizer, chat=chat))
+        stops = stop_token_ids(model, tokenizer, chat=notes.prompt != PLAIN)
+        write_generation_config(staging, source, model, stops, notes.generation.as_generation_config())
         if card is not None:
             staging.write("README.md", redacted_name(card).encode("utf-8"))
         for name in others_in_adapter(folder.parent):

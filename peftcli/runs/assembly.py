@@ -116,6 +116,7 @@ class Assembly:
             generation=recipe.generation,
             pad_token_id=self.pad_token_id,
             seed=generation_seed(recipe.seed),
+            chat=self.prepared.data.facts.holds_chats,
             with_samples=with_samples,
             progress=self.progress.evaluating,
         )

@@ -47,6 +47,7 @@ from peftcli.runs.locking import as_first_written, inputs_of, with_results, with
 from peftcli.runs.place import RunPlace
 from peftcli.runs.scoring import score_facts, warnings_of
 from peftcli.runs.showing import shown_rows
+from peftcli.runs.writing_notes import notes_of
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.setup import FitResult
 
@@ -115,7 +116,7 @@ class Draft:
             if not self.assembly.prepared.source.is_local or recipe.model.base.startswith("builtin:")
             else self.assembly.prepared.source.location,
             revision=recipe.model.revision,
-            notes={"prompt": prompt_style(self.assembly.prepared)},
+            notes=notes_of(self.assembly.prepared),
             card=model_card(
                 RunFacts(record.masked(), label=redacted_name(self.folder.name)),
                 auto_class=task.auto_class,
@@ -255,11 +256,6 @@ class Draft:
         if self.assembly is not None and self.assembly.trackers is not None and self.assembly.trackers.failure:
             found.append(f"tracking stopped at {self.assembly.trackers.failure}; metrics.jsonl has everything")
         return list(dict.fromkeys(found))
-
-
-def prompt_style(prepared: Prepared) -> str:
-    """How prompts looked in training: `plain`, or `chat` through the template."""
-    return "chat" if prepared.data.facts.holds_chats else "plain"
 
 
 def _planned_facts(prepared: Prepared) -> dict[str, Any]:

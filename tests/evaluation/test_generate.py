@@ -55,6 +55,19 @@ def test_stop_tokens_come_from_tokenizer_config_and_template(model: Any, tokeniz
     assert stop_token_ids(model, plain_tokenizer) == [eos]
 
 
+def test_the_templates_stop_ends_answers_of_conversations_only(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = generate(model, tokenizer, PROMPTS[:1], config=settings())[0]
+    monkeypatch.setattr(prompts_module, "_template_stop", lambda _tokenizer: whole.token_ids[4])
+    cut = generate(model, tokenizer, PROMPTS[:1], config=settings())[0]
+    assert (cut.finish, len(cut.token_ids)) == ("stop", whole.token_ids.index(whole.token_ids[4]) + 1)
+    assert generate(model, tokenizer, PROMPTS[:1], config=settings(), chat=False)[0] == whole
+    pieces: list[str] = []
+    found = generate_stream(model, tokenizer, PROMPTS[0], config=settings(), stream=pieces.append, chat=False)
+    assert (found, "".join(pieces)) == (whole, whole.text)
+
+
 def test_sampling_is_seeded_and_leaves_shared_generators_alone(model: Any, tokenizer: Any) -> None:
     config = settings(do_sample=True, temperature=2.0)
     before = torch.get_rng_state()

@@ -142,6 +142,10 @@ def test_stop_tokens_join_what_is_there() -> None:
     assert generation_document(raw, [2, 7], fallback={}) is raw
     assert json.loads(generation_document(raw, [2, 9], fallback={}) or b"") == {"eos_token_id": [7, 2, 9], "top_p": 0.5}
     assert generation_document(None, [2], fallback={"eos_token_id": 2}) is None
+    assert generation_document(raw, [7], fallback={}, settings={"top_p": 0.5}) is raw
+    more = generation_document(raw, [7], fallback={}, settings={"top_p": 0.9})
+    assert json.loads(more or b"") == {**json.loads(raw), "top_p": 0.9}
+    assert json.loads(generation_document(None, [], fallback={}, settings={"top_p": 0.9}) or b"") == {"top_p": 0.9}
     assert json.loads(generation_document(None, [2, 3], fallback={"eos_token_id": 2}) or b"")["eos_token_id"] == [2, 3]
 
 

@@ -1,0 +1,61 @@
+"""How an adapter was trained to write, as it notes it in its own file: kept where the adapter goes without its run, and in
+what is merged from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftcli.adapters.storage import OWN_NAME, read_own
+from peftcli.errors import AdapterError
+from peftcli.evaluation.config import GenerationConfig
+from peftcli.planning.plan import Prepared
+
+PLAIN, CHAT = "plain", "chat"
+
+
+@dataclass(frozen=True)
+class WritingNotes:
+    """What is known of a folder that may be nobody's of ours: nothing is then noted."""
+
+    prompt: str | None = None
+    """How prompts looked in training: `plain`, or `chat` through the template; None where nobody noted it."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    seed: int | None = None
+    """Of the draws, where `generation` draws."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For our own file: what is no default."""
+        stated, draws = self.generation.stated(), {} if self.seed is None else {"seed": self.seed}
+        return {"prompt": self.prompt, **({"generation": stated} if stated else {}), **draws}
+
+
+def notes_of(prepared: Prepared) -> WritingNotes:
+    """What a run notes in its adapter."""
+    recipe = prepared.loaded.recipe
+    style = CHAT if prepared.data.facts.holds_chats else PLAIN
+    return WritingNotes(style, recipe.generation, recipe.seed if recipe.generation.do_sample else None)
+
+
+def read_notes(folder: Path) -> WritingNotes:
+    """The notes in an adapter or model folder. Raises `AdapterError` for settings that no recipe can have."""
+    notes = read_own(folder).get("notes") or {}
+    style, seed = notes.get("prompt"), notes.get("seed")
+    try:
+        generation = GenerationConfig.model_validate(notes.get("generation") or {})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        raise AdapterError(
+            f"notes.generation.{name} is {fault['input']!r}, which no recipe can say"[:200],
+            where=str(folder / OWN_NAME),
+            fix="take it out of the file, or get the file again",
+        ) from error
+    return WritingNotes(
+        style if style in (PLAIN, CHAT) else None,
+        generation,
+        seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else None,
+    )
