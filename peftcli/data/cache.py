@@ -26,7 +26,7 @@ from peftcli.data.sources import FileFacts
 from peftcli.data.store import TokenColumns
 from peftcli.errors import StorageError
 
-FORMAT = 5
+FORMAT = 6
 _META = "source.json"
 _ARRAYS = {
     "tokens": np.int32,

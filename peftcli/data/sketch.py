@@ -1,7 +1,7 @@
 """A few numbers a row that agree in as many places as two rows have token runs in common (minhash).
 
 Shingles are runs of `SHINGLE` tokens; each is hashed once, and each part of the sketch is the least of the hashes after
-another odd multiplication (Broder 1997). A row shorter than a shingle is sketched by the run that begins with it.
+another odd multiplication (Broder 1997). A row shorter than a shingle is sketched by its own tokens, whatever lies after it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ def sketch(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     filled = np.flatnonzero(lengths > 0)
     if not filled.size:
         return out
-    hashes = _mixed(_shingles(tokens))
+    runs = _shingles(tokens)
     starts = (np.cumsum(lengths) - lengths)[filled]
+    short = lengths[filled] < SHINGLE
+    # no other row's runs begin there, so that the place is free for what a short row has instead of one
+    runs[starts[short]] = _whole(tokens, starts[short], lengths[filled][short])
+    hashes = _mixed(runs)
     # the shingles of a row begin at its first token and end where the last whole one begins
     counts = np.maximum(lengths[filled] - SHINGLE + 1, 1)
     bounds = np.empty(2 * len(filled), dtype=np.int64)
@@ -48,6 +52,16 @@ def _shingles(tokens: np.ndarray) -> np.ndarray:
     total = ids.copy()
     for at in range(1, SHINGLE):
         total[:-at] += ids[at:] * _WEIGHTS[at]
+    return total
+
+
+def _whole(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """A hash of each row of fewer tokens than a shingle has, (rows,) uint32; one more than the id counts, so that a token
+    of number 0 is not as good as none."""
+    total = np.zeros(len(starts), dtype=np.uint32)
+    for at in range(SHINGLE - 1):
+        inside = lengths > at
+        total[inside] += (tokens[starts[inside] + at].astype(np.uint32) + np.uint32(1)) * _WEIGHTS[at]
     return total
 
 

@@ -34,7 +34,6 @@ from peftcli.planning.memory import MemoryEstimate, Shape, estimate
 from peftcli.planning.padding import Padding, padding_of, require_packable
 from peftcli.planning.sizes import size_text
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
-from peftcli.recipe.loading import DEFAULT
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.base import Task
@@ -415,9 +414,8 @@ def _warnings(
         found.append(f"nothing is held out, so nothing will be measured: {why}; name rows in `data.validation`")
     for name, section in (("checkpoint", recipe.checkpoint), ("evaluation", recipe.evaluation)):
         key, every = f"{name}.every", section.every
-        # a default is no wish that a short run could disappoint, nor is its copy in a run's recipe
-        is_default = loaded.origin(key) == DEFAULT or every == type(section).model_fields["every"].default
-        if every and every > resolved.steps and not is_default:
+        # a default is no wish that a short run could disappoint
+        if every and every > resolved.steps and loaded.is_wish(key):
             found.append(f"{key} {every} is more than the {resolved.steps} steps of this run")
     return [*found, *_idle_early_stopping(recipe, resolved.steps)]
 

@@ -22,6 +22,7 @@ MAX_EXTENDS = 8
 ALTERNATIVES = {"training": (("epochs", "max_steps"), ("warmup_ratio", "warmup_steps"))}
 """Two keys of which one speaks: naming one in an upper layer takes the other out of the layers below."""
 SET = "--set"
+"""How the origin of an overridden value begins."""
 _ROWS = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
 """Ends of names that are those of data."""
 

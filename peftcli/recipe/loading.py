@@ -14,7 +14,7 @@ from peftcli.adapters.registry import own_method_names
 from peftcli.errors import Fault, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.recipe.checking import check
-from peftcli.recipe.layers import merge, override_layer, read_layers
+from peftcli.recipe.layers import SET, merge, override_layer, read_layers
 from peftcli.recipe.resolved import flat_recipe
 from peftcli.recipe.schema import Recipe
 from peftcli.redaction import holds_secret
@@ -52,6 +52,17 @@ class LoadedRecipe:
     def origin(self, key: str) -> str:
         """Where a dotted key was written."""
         return self.origins.get(key, DEFAULT)
+
+    def is_wish(self, key: str) -> bool:
+        """Whether somebody wrote the key: what a run's own recipe says of it may be the copy of a default."""
+        origin = self.origin(key)
+        return origin.startswith(SET) or (origin != DEFAULT and not self._names_everything)
+
+    @property
+    def _names_everything(self) -> bool:
+        """Whether no value that is there was left to a default, as in the recipe that a run writes and nobody does."""
+        values = flat_recipe(self.recipe)
+        return all(self.origin(key) != DEFAULT for key, value in values.items() if value not in (None, [], {}))
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> LoadedRecipe:

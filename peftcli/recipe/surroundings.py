@@ -8,15 +8,20 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from peftcli.data.config import SourceConfig
+from peftcli.data.first_row import first_row
+from peftcli.data.names import format_names, own_format_names
 from peftcli.data.sources import is_local, resolve
-from peftcli.errors import DataError, DeviceError, Fault, ModelError, PeftcliError
+from peftcli.errors import DataError, DeviceError, Fault, ModelError, PeftcliError, RecipeError
 from peftcli.evaluation.registry import packages_of
 from peftcli.models.source import BUILTIN_PREFIX, resolve_base
 from peftcli.models.storage_names import PACKAGES
 from peftcli.recipe.loading import LoadedRecipe
 from peftcli.recipe.paths import is_path
+from peftcli.tasks.registry import task as find_task
 from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
 
 Lacking = tuple[type[PeftcliError], Fault]
@@ -57,14 +62,26 @@ def _data(loaded: LoadedRecipe) -> Iterator[Lacking]:
     for key, sources in (("data.train", data.train_sources), ("data.validation", data.validation_sources)):
         for source in sources:
             if is_local(source.path, loaded.folder) or source.path.startswith(BUILTIN_PREFIX):
-                yield from _told(loaded, key, lambda source=source: _readable(source, loaded.folder))  # type: ignore[misc]
+                yield from _told(loaded, key, partial(_require_rows, loaded, source))
 
 
-def _readable(source: object, folder: Path) -> None:
-    found = resolve(source, folder)  # type: ignore[arg-type]
+def _require_rows(loaded: LoadedRecipe, source: SourceConfig) -> None:
+    """Files that are there, and first rows of a format that the task trains on."""
+    found = resolve(source, loaded.folder)
     for path in getattr(found, "paths", ()):
         if not path.is_file():
             raise DataError("no such data file", where=str(path), fix="check the path; it is relative to the recipe")
+    data, task = loaded.recipe.data, find_task(loaded.recipe.task)
+    columns = data.columns if source.columns is None else source.columns
+    row = first_row(found, source, source.format or data.format, columns)
+    # what a package's own format makes of its rows is known to nobody before they are encoded
+    if row is None or row.detected.format.name in {*task.formats, *set(format_names()) - set(own_format_names())}:
+        return
+    raise RecipeError(
+        f"task {task.name} cannot train on rows of the format {row.detected.format.name} ({row.detected.why})",
+        where=row.where,
+        fix=f"it trains on {', '.join(task.formats)}: name the one that a part of them has (`format`, with `columns`)",
+    )
 
 
 def _files(loaded: LoadedRecipe) -> Iterator[Lacking]:

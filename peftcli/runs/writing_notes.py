@@ -14,7 +14,10 @@ from peftcli.errors import AdapterError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.planning.plan import Prepared
 
-PLAIN, CHAT = "plain", "chat"
+PLAIN = "plain"
+"""Prompts are texts to go on with."""
+CHAT = "chat"
+"""Prompts go through the chat template."""
 
 
 @dataclass(frozen=True)
