@@ -122,11 +122,19 @@ def _excluded(candidates: Mapping[str, nn.Module], wanted: str | Sequence[str], 
         return []
 
 
+_SEVERAL = re.compile(r"[\w.]+(, *[\w.]+)+")
+"""Names in one text, which is read as a regular expression."""
+
+
 class UnmatchedError(AdapterError):
     """A configuration names modules that the model does not have."""
 
 
 def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:
+    if _SEVERAL.fullmatch(entry):
+        return Fault(
+            f"`{entry}` in {what} matches nothing", fix=f"write a list: [{', '.join(re.split(r',[ ]*', entry))}]"
+        )
     counts: dict[str, int] = {}
     for path in candidates:
         leaf = path.rsplit(".", 1)[-1]

@@ -87,6 +87,33 @@ _RENAMED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+_SOURCE: Mapping[str, tuple[str, ...]] = {
+    "path": ("file", "files", "name", "source", "dataset", "data_files", "url", "id", "repo"),
+    "format": ("type", "kind"),
+    "rows": ("limit", "max_rows", "num_rows", "samples", "size"),
+    "weight": ("probability", "proportion", "ratio"),
+}
+_WITHIN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "model": {"base": ("name", "id", "path", "model", "repo", "repo_id", "folder", "model_id")},
+    "data": {
+        "train": ("path", "file", "files", "name", "source", "data_files", "training"),
+        "format": ("type", "kind"),
+    },
+    "data.train": _SOURCE,
+    "data.validation": _SOURCE,
+    "evaluation": {"every": ("steps", "interval", "frequency"), "rows": ("limit", "max_rows")},
+    "checkpoint": {"every": ("steps", "interval", "frequency"), "keep": ("limit", "max", "total_limit", "last")},
+    "generation": {"max_new_tokens": ("max_length", "length", "tokens"), "do_sample": ("sample", "sampling")},
+}
+"""Section -> our key in it -> general words for it, which in another section mean something else."""
+
+
+@functools.cache
+def words_within(section: str) -> Mapping[str, str]:
+    """What one may call the keys of a section there alone -> the key. `section`: dotted, without list positions."""
+    return {word: key for key, words in _WITHIN.get(section, {}).items() for word in words}
+
+
 @functools.cache
 def foreign_keys() -> Mapping[str, str]:
     """Another tool's key -> our dotted key; those of the methods' fields as the methods state them."""
@@ -159,6 +186,9 @@ _VALUES: Mapping[str, Mapping[str, str]] = {
         "16": "fp16", "32": "fp32", "no": "fp32", "half": "fp16",
     },
     "model.dtype": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16"},
+    "model.quantization": {
+        "4bit": "nf4", "4-bit": "nf4", "bnb": "nf4", "fp4": "nf4", "qlora": "nf4", "8bit": "int8", "8-bit": "int8",
+    },
     "device": {"gpu": "cuda", "cuda:0": "cuda", "metal": "mps"},
     "data.train_on": {"completion": "completions", "assistant": "completions", "inputs": "all", "last": "last-turn"},
     "method.target_modules": {"all": "all-linear"},

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import Fault
-from peftcli.recipe.foreign_names import ADVICE, foreign_keys
+from peftcli.recipe.foreign_names import ADVICE, foreign_keys, words_within
 from peftcli.recipe.keys import (
     METHOD,
     TYPE,
@@ -27,6 +27,8 @@ from peftcli.redaction import REMEDY as SECRET_REMEDY
 from peftcli.redaction import is_secret_key
 from peftcli.yaml import Node
 
+_TELLING = 6
+"""Letters of a word that is like few others by chance."""
 Path = tuple[str | int, ...]
 """Keys and list positions that lead from the top of a recipe to a value."""
 
@@ -86,6 +88,10 @@ def dotted(path: Path) -> str:
     return text
 
 
+def _without_positions(path: Path) -> str:
+    return ".".join(part for part in path if isinstance(part, str))
+
+
 def _fault(key: str, node: Node, section: type[BaseModel], path: Path) -> Fault:
     place = f"in `{dotted(path)}`" if path else "at the top level"
     if is_secret_key(key):
@@ -103,6 +109,8 @@ def _remedy(key: str, section: type[BaseModel], path: Path) -> str:
     near = difflib.get_close_matches(lower, own, n=1, cutoff=0.8)
     if near:
         return f"did you mean `{near[0]}`?"
+    if lower in (words := words_within(_without_positions(path))):
+        return f"did you mean `{words[lower]}`?"
     if lower in ADVICE:
         return ADVICE[lower]
     if lower in foreign_keys():
@@ -111,7 +119,7 @@ def _remedy(key: str, section: type[BaseModel], path: Path) -> str:
         return elsewhere
     if near := difflib.get_close_matches(lower, own, n=2, cutoff=0.55):
         return f"did you mean {' or '.join(f'`{name}`' for name in near)}?"
-    if near := near_keys(lower, count=1):
+    if len(lower) >= _TELLING and (near := near_keys(lower, count=1)):
         return f"did you mean `{near[0]}`?"
     return f"known here: {', '.join(own[:24])}"
 

@@ -218,14 +218,18 @@ def remedy(node: Node, key: str, wanted: AllowedValue) -> str | None:
     return None
 
 
+_YES = ("yes", "on", "y", "true")
+_NO = ("no", "off", "n", "false")
+
+
 def _text_remedy(value: str, key: str, wanted: AllowedValue) -> str | None:
     theirs = foreign_values().get(key, {})
     ours = theirs.get(value) or theirs.get(value.lower())
     near = [ours] if ours else difflib.get_close_matches(value.lower(), wanted.words, n=1, cutoff=0.6)
     if near:
         return f"did you mean `{near[0]}`?"
-    if "boolean" in wanted.kinds and value.lower() in ("yes", "no", "on", "off", "y", "n"):
-        return f"write `{'true' if value.lower() in ('yes', 'on', 'y') else 'false'}`"
+    if "boolean" in wanted.kinds and value.lower() in (*_YES, *_NO):
+        return f"write {'`true`' if value.lower() in _YES else '`false`'}, without quotes"
     return _number_remedy(value) if "number" in wanted.kinds else None
 
 

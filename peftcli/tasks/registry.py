@@ -52,6 +52,9 @@ def resolve_task_name(name: str) -> str:
         return key
     if key in PLANNED_TASKS:
         raise RecipeError(f"task `{key}` is not supported yet", fix=f"available: {', '.join(task_names())}")
+    theirs = {name.lower().replace("_", "-"): ours for name, ours in FOREIGN_TASK_NAMES.items()}
+    if key in theirs:
+        raise RecipeError(f"unknown task `{name}`", fix=f"did you mean `{theirs[key]}`?")
     near = difflib.get_close_matches(key, [*task_names(), *PLANNED_TASKS], n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(f'`{other}`' for other in near)}?" if near else f"known: {', '.join(task_names())}"
     raise RecipeError(f"unknown task `{name}`", fix=hint)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from peftcli.data.config import SourceConfig
 from peftcli.errors import PeftcliError, RecipeError, StorageError
-from peftcli.recipe import load_recipe
+from peftcli.recipe import foreign_names, load_recipe
+from peftcli.recipe.keys import sections_of
+from peftcli.recipe.schema import Recipe
 
 BASE = "model: builtin:tiny\ndata: {train: builtin:support, validation: 0.1}\nmethod: lora\n"
 
@@ -336,3 +339,14 @@ def test_every_error_is_one_of_ours(tmp_path: Path) -> None:
     for name in ("x\0y", "a" * 5000):
         with pytest.raises(PeftcliError):
             load_recipe(tmp_path / name)
+
+
+def test_every_word_within_a_section_leads_to_one_of_its_keys() -> None:
+    """The advice is about keys that are there, and no word of it is a key itself."""
+    sections = {"data.train": SourceConfig, "data.validation": SourceConfig}
+    for name in foreign_names._WITHIN:
+        section = sections.get(name) or sections_of(Recipe.model_fields[name].annotation)[0]
+        words = foreign_names.words_within(name)
+        assert words
+        assert set(words.values()) <= set(section.model_fields), name
+        assert not set(words) & set(section.model_fields), name
