@@ -176,7 +176,6 @@ def _of_rows(base: Table, tuned: Table) -> Difference:
     won, lost = int((change > 0).sum()), int((change < 0).sum())
     lo, hi = paired_interval(won, lost, len(change))
     delta = tuned.value() - base.value()
-    # the interval's own correction pulls towards 0; it always holds what was measured
-    return Difference(
-        delta, min(lo, delta), max(hi, delta), base.metric.better, test="McNemar's exact test", p=mcnemar(won, lost)
-    )
+    p = mcnemar(won, lost)
+    # the measured difference is rounded otherwise than the ends
+    return Difference(delta, min(lo, delta), max(hi, delta), base.metric.better, test="McNemar's exact test", p=p)
