@@ -71,6 +71,13 @@ def is_run(folder: Path) -> bool:
     )
 
 
+def can_go_on(folder: Path) -> bool:
+    """Whether a run was begun here that has not come to its end."""
+    record = _document(folder / RECORD_NAME)
+    ended = is_record(record) and record["status"] == "completed"
+    return not ended and (folder / RECIPE_NAME).is_file() and is_run(folder)
+
+
 def is_record(document: Any) -> bool:
     """Whether a JSON document is the record of a run."""
     return isinstance(document, dict) and document.get("status") in _STATUS and {"method", "base"} <= set(document)

@@ -17,7 +17,7 @@ from typing import Any
 from peftcli import files
 from peftcli.errors import StorageError
 from peftcli.recipe import LoadedRecipe, flat_recipe
-from peftcli.runs.own_files import holds_a_run, remove_locks, remove_run, strangers
+from peftcli.runs.own_files import can_go_on, holds_a_run, remove_locks, remove_run, strangers
 from peftcli.streams import tell
 
 
@@ -68,16 +68,28 @@ def require_free(folder: Path, loaded: LoadedRecipe, *, replace: bool) -> None:
             f"the folder cannot be replaced: it holds {needed}", where=str(folder), fix="choose another --output"
         )
     if not replace and holds_a_run(folder):
-        # what is not only ours cannot be replaced either
-        mixed = bool(strangers(folder))
-        raise StorageError(
-            "the folder holds a run already" if not mixed else f"the folder holds {_listed(folder)}",
-            where=str(folder),
-            fix="choose another --output" + ("" if mixed else ", add --replace, or `peft resume` it"),
-        )
+        raise _taken(folder)
     _require_ours(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError("no permission to write here", where=str(folder), fix="choose another output")
+
+
+def _taken(folder: Path) -> StorageError:
+    """What is in the way of a new run, and what can be done with it."""
+    if strangers(folder):
+        # what is not only ours cannot be replaced either
+        return StorageError(f"the folder holds {_listed(folder)}", where=str(folder), fix="choose another --output")
+    if can_go_on(folder):
+        return StorageError(
+            "the folder holds a run that has not come to its end",
+            where=str(folder),
+            fix=f"`peft resume {folder}` goes on with it; --replace begins anew; or choose another --output",
+        )
+    return StorageError(
+        "the folder holds a run already",
+        where=str(folder),
+        fix="choose another --output, add --replace, or `peft resume` it",
+    )
 
 
 @contextlib.contextmanager

@@ -95,6 +95,8 @@ ENVIRONMENT = [
     Entry("102 output below a file", 6, ("is a file, not a folder", "r.yaml"), command="train r.yaml --output r.yaml/x"),
     Entry("103 not writable", 6, ("no permission to write", "new", "another output"), command=TRAIN, prepare=not_writable, unprivileged=True),
     Entry("104 a run is there", 6, ("holds a run already", "--replace", "peft resume"), command="train r.yaml --output run", prepare=lambda place: place.run()),
+    Entry("104 a run was killed there", 6, ("has not come to its end", "`peft resume", "run` goes on", "--replace"), command="train r.yaml --output run",
+          prepare=lambda place: (place.run() / "run.json").unlink()),
     Entry("104 files are there", 6, ("holds other files (notes.md)", "another output"), command=TRAIN, files={"new/notes.md": "mine"}),
     Entry("104 data are there", 6, ("holds other files (data/rows.jsonl)", "another output"), command="train r.yaml --output new --replace", files={"new/data/rows.jsonl": ROWS}),
     Entry("105 no space", 6, ("bytes are needed", "1,000 are free", "peft resume"), command=TRAIN, prepare=little_space),
