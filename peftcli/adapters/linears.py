@@ -18,6 +18,7 @@ from peftcli.adapters.targets import ALL_LINEAR, find_targets, names_path, patte
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.conversions import Conversions
 from peftcli.models.direct_reads import read_directly
+from peftcli.models.experts import routers
 from peftcli.models.plain_linear import linear_fault, table_fault
 from peftcli.models.structure import structure
 from peftcli.models.trace import Participation, participation
@@ -26,6 +27,7 @@ from peftcli.models.weights import is_linear, weight_view
 TargetedT = TypeVar("TargetedT", bound=TargetedConfig)
 
 NARROW = "narrower than the method asks for"
+ROUTES = "that route tokens to experts"
 ODD = "that are not a plain product with a weight of their own"
 
 Biases = Literal["none", "all", "targets"]
@@ -189,6 +191,7 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
             # where none is wide enough the faults are told instead
             reasons |= narrow if len(narrow) < len(asked) else {}
             reasons |= {path: ODD for path in self.odd_linears(model)}
+            reasons |= _routing(model, asked)
         found = {path: reason for path, reason in reasons.items() if reason is not None}
         _require_use(config, asked, found)
         return found
@@ -279,6 +282,14 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         """Puts trained copies in the place of `modules_to_save`."""
         from_file = shapes is not None
         train_named_modules(adapter, config.modules_to_save or [], may_lack=from_file, loosely=from_file)
+
+
+def _routing(model: nn.Module, asked: Iterable[str]) -> dict[str, str]:
+    """Routers of a mixture of experts, and the layers inside them: trained only where somebody names them."""
+    paths = routers(model)
+    owners = [path for path in paths if any(True for _ in model.get_submodule(path).parameters(recurse=False))]
+    inside = [path for path in asked if any(_inside(path, router) for router in paths)]
+    return dict.fromkeys([*owners, *inside], ROUTES)
 
 
 def _require_use(config: TargetedConfig, asked: Mapping[str, nn.Module], left_out: Mapping[str, str]) -> None:

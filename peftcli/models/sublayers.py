@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from peftcli.models.experts import ROUTER
 from peftcli.models.structure import is_norm, structure
 from peftcli.models.weights import is_linear
 
 _ATTENTION = re.compile(r"att(entio)?n", re.IGNORECASE)
 _CROSS = re.compile(r"cross|encdec|enc_dec|encoder_att", re.IGNORECASE)
-_ROUTER = re.compile(r"^(gate|router)$")
 
 Role = Literal["attention", "feed_forward"]
 """Which half of a transformer block a part is."""
@@ -67,7 +67,7 @@ def _experts_module(named: list[tuple[str, nn.Module]]) -> str | None:
     """The module that routes to experts: it holds a router and many experts, fused or listed."""
     for path, module in named:
         names = {name for name, _ in module.named_children()}
-        if "experts" in names and any(_ROUTER.match(name) for name in names):
+        if "experts" in names and any(ROUTER.fullmatch(name) for name in names):
             return path
     return None
 

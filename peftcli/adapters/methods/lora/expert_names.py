@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.layers import named_base_modules, named_base_parameters
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.oddities import named, tell
-from peftcli.adapters.targets import names_path, pattern_value
+from peftcli.adapters.targets import ALL_LINEAR, names_path, pattern_value
 from peftcli.models.conversions import Conversions
+from peftcli.models.experts import routed_weights
 from peftcli.models.plain_linear import linear_fault
+from peftcli.models.trace import participation
 from peftcli.models.weights import is_linear, weight_view
 
 ROUTER = "gate"
@@ -27,6 +29,33 @@ def mistaken(model: nn.Module, paths: Iterable[str]) -> list[str]:
     """Of some paths, those that end in a name which the experts' matrices had; none in a model without such experts."""
     former = Conversions(model).former_names()
     return [path for path in paths if former and path.rsplit(".", 1)[-1] in former | {ROUTER}]
+
+
+def unfit_for_weights(config: LoraConfig) -> bool:
+    """Whether the configuration has what no update of a weight can have."""
+    return bool(config.use_dora or config.lora_bias or config.lora_dropout)
+
+
+def with_experts(model: nn.Module, config: LoraConfig) -> LoraConfig:
+    """`all-linear` with the weights of fused experts named: they were linear layers before they were fused.
+
+    What `target_parameters` says stands; blocks that the configuration picks (`layers_to_transform`) and names that it
+    excludes are left to it.
+    """
+    if config.target_modules != ALL_LINEAR or config.target_parameters is not None or unfit_for_weights(config):
+        return config
+    if config.exclude_modules is not None or config.layers_to_transform is not None or config.layer_replication:
+        return config
+    idle = participation(model).idle
+    weights = [name for name in routed_weights(model) if name not in idle]
+    return config.model_copy(update={"target_parameters": _short_ends(weights, model)}) if weights else config
+
+
+def _short_ends(weights: list[str], model: nn.Module) -> list[str]:
+    """The last two parts of the weights' names where these name nothing else, else the whole names."""
+    ends = sorted({".".join(name.rsplit(".", 2)[-2:]) for name in weights})
+    named_so = {name for name, _ in named_base_parameters(model) if any(names_path(end, name) for end in ends)}
+    return ends if named_so == set(weights) else weights
 
 
 def layers_named_as_weights(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:

@@ -18,6 +18,7 @@ from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.inits import start_pair
 from peftcli.adapters.methods.lora.linear import hold
+from peftcli.adapters.methods.lora.routed import RoutedWeight
 from peftcli.errors import AdapterError
 from peftcli.models.experts import experts_are_transposed
 from peftcli.models.storage import storage_of
@@ -57,16 +58,23 @@ class LoraParameter(AdapterLayer):
         while isinstance(inner, AdapterLayer):
             depth, inner = depth + 1, inner.base_layer
         weight = inner.get_parameter(self.name)
-        changed = (weight + self.delta()).to(weight.dtype)
+        changed = self._routed(weight) if weight.dim() == 3 else (weight + self.delta()).to(weight.dtype)
         return functional_call(self.base_layer, {"base_layer." * depth + self.name: changed}, args, kwargs)
 
     def shown(self, name: str, parameter: nn.Parameter) -> Tensor:
         return UnadaptedWeight.of(parameter, f"{self.path}.{name}") if name == self.name else parameter
 
+    def by_expert(self) -> tuple[Tensor, Tensor]:
+        """A (E, r, in) and B (E, out, r)."""
+        lora_a = self.lora_A.view(self.experts, self.r, -1)
+        return lora_a, self.lora_B.view(-1, self.r, self.experts).permute(2, 0, 1)
+
+    def _routed(self, weight: Tensor) -> RoutedWeight:
+        return RoutedWeight.of(weight, *self.by_expert(), self.scaling, turned=self.transposed)
+
     def delta(self) -> Tensor:
         """s B A in the shape of the weight."""
-        lora_a = self.lora_A.view(self.experts, self.r, -1)  # (E, r, in)
-        lora_b = self.lora_B.view(-1, self.r, self.experts).permute(2, 0, 1)  # (E, out, r)
+        lora_a, lora_b = self.by_expert()
         delta = (lora_b @ lora_a) * self.scaling
         delta = delta.mT if self.transposed else delta
         return delta.reshape(unwrapped(self.base_layer).get_parameter(self.name).shape)
@@ -96,4 +104,12 @@ class LoraParameter(AdapterLayer):
     def merged(self) -> dict[str, Tensor]:
         weight = unwrapped(self.base_layer).get_parameter(self.name)
         with torch.no_grad():
-            return {self.name: weight.detach().float() + self.delta().float()}
+            if weight.dim() != 3:
+                return {self.name: weight.detach().float() + self.delta().float()}
+            # one expert after another: beside the new weight no second one of its size
+            merged = weight.detach().to(torch.float32, copy=True)
+            lora_a, lora_b = self.by_expert()
+            for new, a, b in zip(merged, lora_a, lora_b, strict=True):
+                change = (b.float() @ a.float()) * self.scaling
+                new.add_(change.T if self.transposed else change)
+            return {self.name: merged}

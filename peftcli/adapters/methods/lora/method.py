@@ -34,7 +34,12 @@ from peftcli.adapters.methods.lora.adapter import LoraAdapter, embedding_modules
 from peftcli.adapters.methods.lora.adoption import adopted
 from peftcli.adapters.methods.lora.config import MLX_NAMES, LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
-from peftcli.adapters.methods.lora.expert_names import layers_named_as_weights, pattern_name
+from peftcli.adapters.methods.lora.expert_names import (
+    layers_named_as_weights,
+    pattern_name,
+    unfit_for_weights,
+    with_experts,
+)
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.adapters.methods.lora.pairs import section_of, tensors_of
@@ -49,6 +54,7 @@ from peftcli.models.structure import embeddings_are_tied
 from peftcli.models.weights import is_adaptable
 
 FUSED = "of fused experts, which `target_parameters` adds"
+ALONE = "of fused experts, which take neither dropout nor DoRA nor a bias"
 
 
 class Lora(LinearsMethod[LoraConfig]):
@@ -58,6 +64,9 @@ class Lora(LinearsMethod[LoraConfig]):
     tensor_prefix = "lora_"
     other_names: ClassVar[Mapping[str, str]] = MLX_NAMES
     repeated_names: ClassVar[tuple[str, ...]] = (ROWS.split(".")[0],)
+
+    def build(self, model: nn.Module, config: LoraConfig, shapes: Shapes | None) -> LayersAdapter:
+        return super().build(model, with_experts(model, config) if shapes is None else config, shapes)
 
     def new_adapter(self, model: nn.Module, config: LoraConfig) -> LoraAdapter:
         return LoraAdapter(model, config)
@@ -95,8 +104,9 @@ class Lora(LinearsMethod[LoraConfig]):
         if config.target_modules != ALL_LINEAR:
             return found
         wanted = config.target_parameters or []
+        reason = ALONE if unfit_for_weights(config) else FUSED
         return found | {
-            name: FUSED for name in fused_weights(model) if not any(names_path(entry, name) for entry in wanted)
+            name: reason for name in fused_weights(model) if not any(names_path(entry, name) for entry in wanted)
         }
 
     def pattern_names(self, model: nn.Module, config: LoraConfig, sites: Iterable[str]) -> list[str]:
