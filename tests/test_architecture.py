@@ -311,3 +311,32 @@ def test_what_others_import_is_described() -> None:
 )
 def test_a_name_without_words_is_seen(code: str, names: list[str]) -> None:
     assert [name for _, name in _undocumented(ast.parse(code).body, {"LIMIT", "read"})] == names
+
+
+ADAPTED_ROOMS = ("adapters", "evaluation", "jobs", "planning", "runs", "lock")
+OWN_WEIGHTS = {
+    "adapters/prompts.py": {"self.embedding.weight"},
+    "adapters/prompt_start.py": {"module.weight", "layer.weight"},
+    "adapters/sublayer_adapters.py": {"norm.weight"},
+    "adapters/methods/lora/former_experts.py": {"group.weight"},
+    "adapters/methods/bottleneck/method.py": {"linear.weight"},
+    "adapters/methods/prefix_tuning/method.py": {"self.embedding.weight"},
+    "adapters/methods/p_tuning/method.py": {"self.embedding.weight"},
+    "evaluation/generate.py": {"embedding.weight"},
+    "runs/assembly.py": {"found.weight"},
+}
+"""Attributes of that name which are an adapter's own tensors, asked of any wrapper, or the weight of a loss."""
+
+
+def test_weights_of_the_base_are_read_through_the_view() -> None:
+    """A packed weight is other bytes than the numbers that it stands for: whoever reads `.weight` is silently wrong."""
+    wrong = []
+    for room in ADAPTED_ROOMS:
+        for path in sorted((PACKAGE / room).rglob("*.py")):
+            name = path.relative_to(PACKAGE).as_posix()
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and node.attr == "weight":
+                    shown = ast.unparse(node)
+                    if shown not in OWN_WEIGHTS.get(name, ()):
+                        wrong.append(f"{name}:{node.lineno}: {shown}: use weight_view(module)")
+    assert not wrong, "\n".join(wrong)

@@ -75,6 +75,8 @@ class InitContext:
     """Training batches (`input_ids`, `attention_mask`, `weights`) for data-driven starts."""
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor] | None = None
     """Scalar loss of a batch (gradient-based starts)."""
+    original: Callable[[str, bool], Tensor] | None = None
+    """Path of a layer, and whether it stood transposed -> its weight before it was quantized, (out, in) float32."""
 
 
 class Adapter(ABC):

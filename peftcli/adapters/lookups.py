@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.errors import AdapterError
+from peftcli.models.weights import is_weight_of
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """Ids (...) and the rows that the base looks up for them (..., embedding_dim) -> the rows to use instead."""
@@ -48,7 +49,7 @@ class _ChangedRows(TorchFunctionMode):
         if func is not F.embedding:
             return result
         ids, table = _operands(*args, **(kwargs or {}))
-        if table is not self._module.weight:
+        if not is_weight_of(table, self._module):
             return result
         self.lookups += 1
         return self._change(ids, result)

@@ -16,6 +16,7 @@ from peftcli.errors import AdapterError
 from peftcli.models.load import load_tokenizer
 from peftcli.models.source import resolve_base
 from peftcli.models.structure import hidden_size
+from peftcli.models.weights import weight_view
 
 
 def base_facts(model: nn.Module) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def base_facts(model: nn.Module) -> dict[str, Any]:
 def rows_of(sites: PromptSites, ids: Tensor) -> Tensor:
     """What the base's embedding makes of ids (n,): (n, width), float32."""
     with torch.no_grad():
-        weight: Tensor = sites.embedding.weight  # type: ignore[assignment]
+        weight = weight_view(sites.embedding)
         rows: Tensor = sites.embedding(ids.to(weight.device)[None])[0]
     return rows.float()
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.storage import load
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import AdapterError, RecipeError
@@ -21,6 +22,7 @@ from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import input_embedding
+from peftcli.models.weights import weight_view
 from peftcli.planning.plan import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
 from peftcli.runs.as_written import require_as_written
@@ -117,7 +119,7 @@ def require_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, location:
     Some bases come with a tokenizer that has more tokens than they embed; that alone is no fault.
     """
     embedding = input_embedding(model)
-    rows = None if embedding is None else len(embedding.weight)  # type: ignore[arg-type]
+    rows = None if embedding is None else weight_view(unwrapped(embedding)).shape[0]
     if rows is None or len(tokenizer) <= rows or len(tokenizer) <= len(load_tokenizer(source)):
         return
     raise AdapterError(

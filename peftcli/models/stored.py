@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from peftcli.errors import ModelError
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource
 
@@ -52,6 +53,26 @@ def tensors_in(paths: Iterable[Path]) -> dict[str, StoredTensor]:
                 part = opened.get_slice(name)
                 found[name] = StoredTensor(name, path, _TYPES.get(part.get_dtype()), tuple(part.get_shape()))
     return found
+
+
+def original_weight(source: BaseSource, path: str, transposed: bool) -> Tensor:
+    """The weight of the layer at `path` of a loaded model as the base's files have it, (out, in) float32.
+
+    `transposed`: the file holds it as (in, out). Raises `ModelError` where the files know it by no name like it.
+    """
+    tensors = tensors_of_base(source)
+    name = f"{path}.weight"
+    found = next((tensors[end] for end in (name, *_ends(name)) if end in tensors), None)
+    longer = [tensor for other, tensor in tensors.items() if other.endswith(f".{name}")]
+    if found is None and len(longer) == 1:
+        found = longer[0]
+    if found is None or not found.is_float:
+        raise ModelError(
+            f"the files of {source.name} hold no weight before quantization for `{path}`",
+            fix="another start than one from the unquantized weights",
+        )
+    weight = found.read().float()
+    return weight.T if transposed else weight
 
 
 def main_type(tensors: Mapping[str, StoredTensor]) -> torch.dtype:

@@ -71,6 +71,11 @@ class WeightView:
         self.module.register_parameter("weight", nn.Parameter(value.contiguous(), requires_grad=False))
 
 
+def is_weight_of(tensor: Tensor, module: nn.Module) -> bool:
+    """Whether a tensor is the very parameter that a module keeps as its weight."""
+    return tensor is module._parameters.get("weight")
+
+
 def require_replaceable(module: nn.Module, shown: str) -> None:
     """Raises `MergeError` where a weight is packed, so that no sum can be written there without rounding it again."""
     storage = storage_of(module)

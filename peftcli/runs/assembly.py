@@ -25,6 +25,7 @@ from peftcli.models.device import peak_memory_bytes, start_peak_memory
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating
+from peftcli.models.stored import original_weight
 from peftcli.models.structure import structure
 from peftcli.planning.plan import Prepared
 from peftcli.recipe import flat_recipe
@@ -204,7 +205,13 @@ def init_context(assembly: Assembly) -> InitContext:
         return found.total / found.weight
 
     generator = torch.Generator().manual_seed(stream_seed(assembly.prepared.loaded.recipe.seed, "init"))
-    return InitContext(generator, tokenizer=assembly.tokenizer, batches=batches, loss=loss)
+    return InitContext(
+        generator,
+        tokenizer=assembly.tokenizer,
+        batches=batches,
+        loss=loss,
+        original=lambda path, transposed: original_weight(assembly.prepared.source, path, transposed),
+    )
 
 
 def run_identity(assembly: Assembly) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftcli import adapters
+from peftcli.adapters.base import InitContext
 from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.surgery import adapter_of
 from peftcli.adapters.updates import update_norms
@@ -23,6 +24,7 @@ from peftcli.models.dequantized import dequantize, is_quantized, storage_name
 from peftcli.models.load import load_model, meta_model
 from peftcli.models.source import BaseSource
 from peftcli.models.storage import keep_layouts, planned_bytes, storage_of
+from peftcli.models.stored import original_weight
 from peftcli.models.weights import is_linear, stored_bytes, weight_view
 from peftcli.testing.case import inputs_for, logits, loss_of
 from peftcli.testing.families import VOCAB, tiny_model
@@ -197,6 +199,30 @@ def test_the_first_gradient_is_read_through_the_packed_layer() -> None:
     found, expected = (adapter_of(case.attached()).state() for case in (packed, plain))
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_loftq_starts_nearer_to_the_plain_base(family: str, tmp_path: Path) -> None:
+    plain = tiny_model(family)
+    source = saved(plain, tmp_path / "base")
+    model = load_model(source, quantization="nf4")
+    expected, rounded = logits(plain, inputs_for(plain)), logits(model, inputs_for(model))
+    section = {"type": "lora", "r": 8, "lora_alpha": 24, "init_lora_weights": "loftq"}
+    with pytest.raises(AdapterError, match="not at hand"):
+        adapters.attach(model, section)
+    original = InitContext(
+        torch.Generator().manual_seed(0), original=lambda path, turned: original_weight(source, path, turned)
+    )
+    adapters.attach(model, section, context=original)
+    started = logits(model, inputs_for(model))
+    assert float((started - expected).norm()) < 0.8 * float((rounded - expected).norm())
+    adapters.save(model, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["init_lora_weights"] is True
+    again = load_model(source, quantization="nf4")
+    adapters.load(again, tmp_path / "adapter")
+    assert torch.equal(logits(again, inputs_for(again)), started)
+    with pytest.raises(AdapterError, match="is not quantized"):
+        adapters.attach(plain, section, context=original)
 
 
 @pytest.mark.parametrize("storage", STORAGES)

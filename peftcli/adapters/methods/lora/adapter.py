@@ -60,6 +60,9 @@ class LoraAdapter(LinearsAdapter):
             modules = shortest_names([path for path in sites if path not in odd], self.model)
             config = self.config.model_copy(update=changes)
             changes |= fields_with_weights(self.model, config, odd, modules)
+        if self.config.init_lora_weights == "loftq":
+            # it left nothing behind but A and B, and to the reference it would mean another base
+            changes["init_lora_weights"] = True
         if self.config.target_parameters or "target_parameters" in changes:
             # the reference refuses it there, and answers do not depend on it
             changes["lora_dropout"] = 0.0
@@ -157,7 +160,9 @@ class LoraAdapter(LinearsAdapter):
                 layer.start_from_weight(None)
 
     def start_differs(self) -> str | None:
-        return "init_lora_weights: false starts at random" if self.config.init_lora_weights is False else None
+        reasons = {False: "starts at random", "loftq": "starts nearer to the base before it was quantized"}
+        found = reasons.get(self.config.init_lora_weights)
+        return None if found is None else f"init_lora_weights: {str(self.config.init_lora_weights).lower()} {found}"
 
     def saved_differently(self) -> str | None:
         if not self.config.shifts_base:

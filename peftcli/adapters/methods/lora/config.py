@@ -28,7 +28,7 @@ START_FACTORS: Mapping[str, float] = {"pissa": 0.65, "olora": 0.3, "lora_ga": 0.
 
 BlockRange = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
-Start = Literal["gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"]
+Start = Literal["gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga", "loftq"]
 RandomPissa = Annotated[str, Field(pattern=r"^pissa_niter_[1-9]\d{0,2}$")]
 
 
@@ -92,6 +92,7 @@ class LoraConfig(TargetedConfig):
         "olora": {"init_lora_weights": "olora"},
         "eva": {"init_lora_weights": "eva"},
         "lora_ga": {"init_lora_weights": "lora_ga"},
+        "loftq": {"init_lora_weights": "loftq"},
         "lora_plus": {"loraplus_lr_ratio": 4.0},
         "lora_fa": {"freeze_a": True},
     }
@@ -121,7 +122,8 @@ class LoraConfig(TargetedConfig):
     """Give B a bias of its own."""
     init_lora_weights: bool | Start | RandomPissa = True
     """Start: true (A Kaiming-uniform, B zero), gaussian (A normal with deviation 1/r, B zero), orthogonal, from the
-    weight (pissa, pissa_niter_N, olora), from data (eva) or gradients (lora_ga), or false (both random)."""
+    weight (pissa, pissa_niter_N, olora), from data (eva) or gradients (lora_ga), from what quantizing the base lost
+    (loftq), or false (both random)."""
     eva_config: EvaConfig | None = None
     """Details of `init_lora_weights: eva`."""
     lora_ga_config: LoraGaConfig | None = None

@@ -13,6 +13,7 @@ from peftcli.adapters.methods.lora.dora import RowNorms, merged_rows
 from peftcli.adapters.methods.lora.inits import pair_from_weight, start_pair
 from peftcli.adapters.selection import bias_in_use
 from peftcli.errors import AdapterError, MergeError
+from peftcli.models.storage import was_transposed
 from peftcli.models.weights import weight_view
 
 
@@ -106,6 +107,8 @@ class LoraLinear(AdapterLayer):
         how = self.config.init_lora_weights
         if self.config.shifts_base and how != "lora_ga":
             self.start_from_weight(context.generator)
+        elif how == "loftq":
+            self.start_from_loss(context)
         else:
             start_pair(self.lora_A, self.lora_B, how in (True, "eva", "lora_ga") or how, self.r, context.generator)
         self.finish_start()
@@ -124,6 +127,25 @@ class LoraLinear(AdapterLayer):
         how = str(self.config.init_lora_weights)
         dense = weight_view(unwrapped(self.base_layer)).dense()
         self.start_from_pair(*pair_from_weight(dense, self.r, self.scaling, how, generator))
+
+    @torch.no_grad()
+    def start_from_loss(self, context: InitContext) -> None:
+        """s B A is the best of its rank for W - Q, what quantizing lost: the model starts nearer to the plain base.
+
+        One step of LoftQ (arXiv:2310.08659); further steps would change the quantized base, which no file of an adapter
+        could hold.
+        """
+        if context.original is None:
+            raise AdapterError(
+                "init_lora_weights: loftq starts from the weights before they were quantized, which are not at hand",
+                fix="train from a recipe with model.quantization, or pass `context=InitContext(generator, original=...)`",
+            )
+        base = unwrapped(self.base_layer)
+        dense = weight_view(base).dense()
+        lost = context.original(self.path, was_transposed(base)).to(dense.device) - dense
+        lora_a, lora_b = pair_from_weight(lost, self.r, self.scaling, "pissa", None)
+        self.lora_A.copy_(lora_a)
+        self.lora_B.copy_(lora_b)
 
     @torch.no_grad()
     def start_from_pair(self, lora_a: Tensor, lora_b: Tensor) -> None:

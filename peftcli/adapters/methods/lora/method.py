@@ -51,7 +51,7 @@ from peftcli.adapters.targets import ALL_LINEAR, names_path, pattern_value
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.experts import fused_weights
 from peftcli.models.structure import embeddings_are_tied
-from peftcli.models.weights import is_adaptable
+from peftcli.models.weights import is_adaptable, weight_view
 
 FUSED = "of fused experts, which `target_parameters` adds"
 ALONE = "of fused experts, which take neither dropout nor DoRA nor a bias"
@@ -117,7 +117,11 @@ class Lora(LinearsMethod[LoraConfig]):
 
     def faults(self, config: LoraConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
         tensor = "lora_embedding_A" if isinstance(module, nn.Embedding) else "lora_A.weight"
-        return rank_faults(path, module, rank_of(config, path), shapes, tensor)
+        found = rank_faults(path, module, rank_of(config, path), shapes, tensor)
+        if shapes is None and config.init_lora_weights == "loftq" and not weight_view(module).storage.is_packed:
+            text = f"init_lora_weights: loftq starts from what quantizing lost, and `{path}` is not quantized"
+            found.append(Fault(text, fix="model.quantization: nf4, or leave the layer out of target_modules"))
+        return found
 
     def layer(self, config: LoraConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
         r = rank_of(config, path)

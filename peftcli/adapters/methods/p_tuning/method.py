@@ -20,6 +20,7 @@ from peftcli.adapters.prompt_inputs import InputPromptAdapter
 from peftcli.adapters.prompt_sites import num_rows, prompt_sites
 from peftcli.adapters.prompt_start import base_facts, restart
 from peftcli.adapters.prompts import PromptEncoder
+from peftcli.models.weights import weight_view
 
 
 class TokenEncoder(PromptEncoder):
@@ -64,11 +65,11 @@ class PTuningAdapter(InputPromptAdapter):
     config: PTuningConfig
 
     def new_encoder(self) -> TokenEncoder:
-        table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+        table = weight_view(self.sites.embedding)
         return TokenEncoder(self.total_rows, table.shape[1], self.config)
 
     def file_config(self) -> PTuningConfig:
-        table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+        table = weight_view(self.sites.embedding)
         hidden = self.config.encoder_hidden_size or table.shape[1]
         return self.config.model_copy(update={"encoder_hidden_size": hidden})
 
@@ -80,7 +81,7 @@ class PTuning(Method):
 
     def build(self, model: nn.Module, config: PTuningConfig, shapes: Shapes | None) -> PTuningAdapter:
         sites = prompt_sites(model)
-        table: Tensor = sites.embedding.weight  # type: ignore[assignment]
+        table = weight_view(sites.embedding)
         rows = num_rows(model, config.num_virtual_tokens, shapes)
         adapter = PTuningAdapter(model, config, sites, rows)
         adapter.start_life(table.shape[1], table.device, shapes)

@@ -29,6 +29,7 @@ from peftcli.adapters.prompt_start import (
 )
 from peftcli.adapters.prompts import PromptEncoder
 from peftcli.errors import AdapterError
+from peftcli.models.weights import weight_view
 
 
 class PrefixEncoder(PromptEncoder):
@@ -95,7 +96,7 @@ class PrefixTuningAdapter(PrefixAdapter):
             return text_ids(self.config.prefix_init_text, count, context, self.model)
         if context.batches is not None:
             return batch_ids(context.batches(), count)
-        vocabulary: int = self.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        vocabulary = weight_view(self.model.get_input_embeddings()).shape[0]  # type: ignore[operator]
         return sampled_ids(count, vocabulary, context.generator)
 
     def new_encoder(self) -> PrefixEncoder | None:

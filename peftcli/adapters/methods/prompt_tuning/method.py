@@ -24,6 +24,7 @@ from peftcli.adapters.prompt_sites import PromptSites, num_rows, prompt_sites
 from peftcli.adapters.prompt_start import base_facts, rows_of, sampled_ids, text_ids
 from peftcli.errors import AdapterError
 from peftcli.models.spelling import named_arguments
+from peftcli.models.weights import weight_view
 
 
 class PromptTuningAdapter(InputPromptAdapter):
@@ -37,9 +38,9 @@ class PromptTuningAdapter(InputPromptAdapter):
             self.prompt().copy_(self._start(context))
 
     def _start(self, context: InitContext) -> Tensor:
-        table: Tensor = self.sites.embedding.weight  # type: ignore[assignment]
+        table = weight_view(self.sites.embedding)
         if self.config.prompt_tuning_init == "RANDOM":
-            every = rows_of(self.sites, torch.arange(len(table)))
+            every = rows_of(self.sites, torch.arange(table.shape[0]))
             return (
                 torch.randn(self.total_rows, every.shape[1], generator=context.generator).to(every.device) * every.std()
             )
@@ -47,7 +48,7 @@ class PromptTuningAdapter(InputPromptAdapter):
             return rows_of(
                 self.sites, text_ids(self.config.prompt_tuning_init_text, self.total_rows, context, self.model)
             )
-        return rows_of(self.sites, sampled_ids(self.total_rows, len(table), context.generator))
+        return rows_of(self.sites, sampled_ids(self.total_rows, table.shape[0], context.generator))
 
 
 class BehindEmbeddings(PromptTuningAdapter):
@@ -94,7 +95,7 @@ class PromptTuning(Method):
         sites = prompt_sites(model)
         if config.behind_embeddings:
             embedding_block(sites)
-        table: Tensor = sites.embedding.weight  # type: ignore[assignment]
+        table = weight_view(sites.embedding)
         rows = num_rows(model, config.num_virtual_tokens, shapes)
         kind = BehindEmbeddings if config.behind_embeddings else PromptTuningAdapter
         adapter = kind(model, config, sites, rows)
