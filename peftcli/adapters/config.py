@@ -6,7 +6,7 @@ under the names that `adapter_config.json` uses. The docstring under each field 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +28,8 @@ COMMON_FILE_FIELDS: Mapping[str, Any] = {
 }
 """Fields that every `adapter_config.json` carries beside `peft_type`, with the value written when nobody sets one."""
 
+HEADS_FIELD = "modules_to_save"
+"""The field that names modules trained whole beside a method."""
 Kind = Literal["layers", "prompt", "selection"]
 """What a method trains: tensors that it adds to layers, a prompt that it adds, or tensors of the base that it selects."""
 
@@ -73,6 +75,8 @@ class MethodConfig(BaseModel):
     beyond_peft: ClassVar[Mapping[str, Any]] = {}
     """Fields that the reference's file has no place for, and the value with which the reference would read such a file
     and answer otherwise."""
+    trains_heads: ClassVar[bool] = False
+    """Whether a head of labels is among what the method trains anyway."""
     size_fields: ClassVar[tuple[str, ...]] = ()
     """Fields whose number a layer's width limits (ranks, block sizes): a tiny base is made wide enough for them."""
     block_fields: ClassVar[tuple[str, ...]] = ()
@@ -81,6 +85,18 @@ class MethodConfig(BaseModel):
     """Fields whose text may hold anything, `${...}` too."""
     foreign_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Field -> what other tools call it, for the message about an unknown key."""
+
+    @classmethod
+    def can_train_heads(cls) -> bool:
+        """Whether a model's head of labels can be trained and saved with the adapter."""
+        return cls.trains_heads or HEADS_FIELD in cls.model_fields
+
+    def with_heads(self, heads: Iterable[str]) -> Self:
+        """The configuration that also trains these modules whole, as a task with a head of its own needs."""
+        if self.trains_heads:
+            return self
+        named = getattr(self, HEADS_FIELD) or []
+        return self.model_copy(update={HEADS_FIELD: [*named, *(head for head in heads if head not in named)]})
 
     def own_learning_rate(self) -> float:
         """The rate that this very configuration starts from; a method whose variants differ overrides it."""

@@ -99,6 +99,17 @@ def chat_template(tokenizer: Any, *, tools: bool) -> str | None:
     return found
 
 
+@dataclass(frozen=True)
+class PairFrame:
+    """What a tokenizer puts around two texts: ids and token types before, between and after them, and their types."""
+
+    before: tuple[tuple[int, int], ...]
+    between: tuple[tuple[int, int], ...]
+    after: tuple[tuple[int, int], ...]
+    first_type: int
+    second_type: int
+
+
 class Codec:
     """Encodes and decodes with the Rust tokenizer, without the tokens that it adds around a text by itself."""
 
@@ -118,6 +129,7 @@ class Codec:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.prefix, self.suffix = _surroundings(tokenizer)
+        self.pair = _pair_frame(tokenizer)
         # without post-processor: it would trim the spaces out of the offsets
         tokenizer.post_processor = None
         self._tokenizer = tokenizer
@@ -183,6 +195,24 @@ class Codec:
                 return "", []
             return guard, ids
         return "", []
+
+
+def _pair_frame(tokenizer: Any) -> PairFrame | None:
+    """None where the two texts cannot be found again in what the tokenizer makes of them."""
+    first, second = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
+    whole = tokenizer.encode("a", "b", add_special_tokens=True)
+    ids, kinds = whole.ids, [min(kind, 3) for kind in whole.type_ids]
+    framed = list(zip(ids, kinds, strict=True))
+    starts = range(len(ids))
+    start = next((at for at in starts if ids[at : at + len(first)] == first), None)
+    if start is None:
+        return None
+    end = start + len(first)
+    again = next((at for at in starts if at >= end and ids[at : at + len(second)] == second), None)
+    if again is None:
+        return None
+    after = again + len(second)
+    return PairFrame(tuple(framed[:start]), tuple(framed[end:again]), tuple(framed[after:]), kinds[start], kinds[again])
 
 
 def _surroundings(tokenizer: Any) -> tuple[list[int], list[int]]:

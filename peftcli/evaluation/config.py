@@ -28,7 +28,7 @@ class EvaluationConfig(_Section):
     """Score at most this many rows, the first ones; null scores all."""
     metrics: Annotated[list[str], Field(min_length=1)] = ["loss"]
     """What to measure, reported as `eval_<name>`; `loss` is always measured. Metrics that compare texts generate an
-    answer to every scored row."""
+    answer to every scored row. Where a recipe names none, a task of its own measures what it is judged by."""
     samples: Annotated[int, Field(ge=0)] = 8
     """Generations shown in the report, side by side for base and tuned model."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,15 +12,17 @@ import numpy as np
 
 from peftcli.data.cases import Case, answer_budget, generation_cases
 from peftcli.data.store import Origin, TokenStore
-from peftcli.errors import DataError, Fault, ModelError, NumericalError
+from peftcli.errors import DataError, Fault, ModelError, NumericalError, RecipeError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.generate import fits, generate
 from peftcli.evaluation.memory import memory_errors
-from peftcli.evaluation.metric import Answer, Losses, Metric
+from peftcli.evaluation.metric import Answer, Metric
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
 from peftcli.evaluation.result import AnswerSample, Evaluation, Table, intervals, values, values_by_source
 from peftcli.evaluation.thoughts import without_thoughts
 from peftcli.models.modes import evaluating
+from peftcli.tasks.base import RowScores
+from peftcli.tasks.labels.labelled import Labelled, joined
 
 __all__ = ["Evaluation", "evaluate", "score"]
 
@@ -37,8 +39,16 @@ class ScoringTask(Protocol):
     def collate(self, rows: Sequence[Any], *, pad_token_id: int) -> Any:
         """One batch of rows."""
 
-    def score_rows(self, model: Any, batch: Any) -> Losses:
+    def score_rows(self, model: Any, batch: Any) -> RowScores:
         """The scores of each row of a batch."""
+
+    @property
+    def metric_needs(self) -> tuple[str, ...]:
+        """What it gives metrics to read."""
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """What is measured where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Scores:
     weights: np.ndarray
     correct: np.ndarray
     targets: np.ndarray
+    labelled: Labelled | None = None
 
 
 def evaluate(
@@ -82,7 +93,9 @@ def evaluate(
         model.to(device)
     store = store.take(np.arange(min(len(store), config.rows or len(store))))
     scores = score(model, task, store, batch_size=config.batch_size, pad_token_id=pad_token_id, progress=progress)
-    cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples)
+    metrics = applicable(metrics, task, None if scores.labelled is None else scores.labelled.problem)
+    writes = "generations" in task.metric_needs
+    cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
     budget = answer_budget(store) if generation.max_new_tokens == "auto" else generation.max_new_tokens
     unanswered: str | None = None
     try:
@@ -94,7 +107,11 @@ def evaluate(
             raise
         # samples are to look at: a base that cannot write may still be trained and scored
         samples, unanswered = [], error.message
-    tables = _loss_tables(metrics, scores, store) | _answer_tables(metrics, samples, cases)
+    tables = (
+        _loss_tables(metrics, scores, store)
+        | _label_tables(metrics, scores, store)
+        | _answer_tables(metrics, samples, cases)
+    )
     return Evaluation(
         metrics=_numbers(values(tables)),
         intervals=intervals(tables),
@@ -109,6 +126,7 @@ def evaluate(
         budget=budget if samples else None,
         unanswered=unanswered,
         tables=tables,
+        labelled=scores.labelled,
     )
 
 
@@ -126,7 +144,9 @@ def score(
         raise DataError(
             "there is nothing to evaluate: no row has a token that carries loss", fix="check the validation data"
         )
-    found = Scores(*(np.zeros(len(store)) for _ in range(4)))
+    rows = len(store)
+    found = Scores(np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows))
+    said: list[Labelled] = []
     order = np.argsort(-store.lengths, kind="stable")
     with evaluating(model), memory_errors("evaluating", "a smaller evaluation.batch_size"):
         for start in range(0, len(order), batch_size):
@@ -135,9 +155,36 @@ def score(
             part = task.score_rows(model, batch)
             for name in ("sums", "weights", "correct", "targets"):
                 getattr(found, name)[chosen] = getattr(part, name)
+            if part.labelled is not None:
+                said.append(replace(part.labelled, rows=chosen[part.labelled.rows]))
             if progress:
                 progress("score", min(start + batch_size, len(order)), len(order))
     _require_finite(found.sums, store)
+    return replace(found, labelled=joined(said, len(store))) if said else found
+
+
+def applicable(metrics: Mapping[str, Metric], task: ScoringTask, problem: str | None) -> dict[str, Metric]:
+    """The metrics that a task can be measured by; its own defaults are left out where its labels give them no meaning.
+
+    `problem`: what its labels mean. Raises `RecipeError` for any other metric that has none.
+    """
+    found = {}
+    for name, metric in metrics.items():
+        if metric.needs not in task.metric_needs:
+            raise RecipeError(
+                f"metric `{name}` reads {metric.needs}, which this task has none of",
+                where="evaluation.metrics",
+                fix="leave it out",
+            )
+        if metric.needs == "labels" and problem not in metric.problems:
+            if name in task.default_metrics:
+                continue
+            raise RecipeError(
+                f"metric `{name}` has no meaning for labels of the kind {problem}",
+                where="evaluation.metrics",
+                fix="leave it out, or set classification.problem_type",
+            )
+        found[name] = metric
     return found
 
 
@@ -224,6 +271,14 @@ def _loss_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStor
         REPORT_PREFIX + name: Table(metric, metric.losses(scores), store.index.source)
         for name, metric in metrics.items()
         if metric.losses is not None
+    }
+
+
+def _label_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStore) -> dict[str, Table]:
+    return {
+        REPORT_PREFIX + name: Table(metric, metric.labels(scores.labelled), store.index.source)
+        for name, metric in metrics.items()
+        if metric.labels is not None and scores.labelled is not None
     }
 
 

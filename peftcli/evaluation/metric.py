@@ -12,9 +12,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from peftcli.models.heads import SEVERAL, SINGLE
 from peftcli.reports.metric_facts import Better, MetricFacts
+from peftcli.tasks.labels.labelled import Labelled
 
-Needs = Literal["losses", "generations"]
+Needs = Literal["losses", "generations", "labels"]
 
 
 class Losses(Protocol):
@@ -54,7 +56,7 @@ def ratio(totals: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; `losses` or `answers` is given, never both."""
+    """A metric; one of `losses`, `answers` and `labels` is given."""
 
     better: Better
     """Which way is an improvement."""
@@ -62,6 +64,12 @@ class Metric:
     """Additive numbers of each row, (rows, k), from the task's scores."""
     answers: Callable[[Sequence[Answer]], np.ndarray] | None = None
     """The same from generated texts."""
+    labels: Callable[[Labelled], np.ndarray] | None = None
+    """The same from what the model says of labelled rows or words."""
+    problems: tuple[str, ...] = (SINGLE, SEVERAL)
+    """Kinds of labels that it has a meaning for."""
+    additive: bool = True
+    """Whether numbers of rows may be added up; else `value` is given those of all rows, (rows, k) -> one value."""
     value: Callable[[np.ndarray], np.ndarray] = ratio
     """(..., k) sums over rows -> (...) values."""
     packages: tuple[str, ...] = ()
@@ -74,8 +82,8 @@ class Metric:
     """What a value is counted in, for people."""
 
     def __post_init__(self) -> None:
-        if (self.losses is None) == (self.answers is None):
-            raise ValueError("a metric reads either losses or answers")
+        if sum(each is not None for each in (self.losses, self.answers, self.labels)) != 1:
+            raise ValueError("a metric reads losses, answers or labels")
 
     @property
     def facts(self) -> MetricFacts:
@@ -84,8 +92,14 @@ class Metric:
 
     @property
     def needs(self) -> Needs:
-        """What of the model a metric looks at: losses of the rows, or answers that are generated first."""
+        """What of the model a metric looks at: losses of the rows, answers that are generated first, or labels."""
+        if self.labels is not None:
+            return "labels"
         return "generations" if self.losses is None else "losses"
+
+    def of_all(self, numbers: np.ndarray) -> float:
+        """The metric of rows, from the numbers of each."""
+        return float(self.value(numbers.sum(axis=0) if self.additive else numbers))
 
 
 def mean_over_answers(score: Callable[[Answer], float]) -> Callable[[Sequence[Answer]], np.ndarray]:

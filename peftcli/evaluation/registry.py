@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "peftcli.metrics"
 REPORT_PREFIX = "eval_"
 """In front of the name of a metric in records, locks and gates."""
-PLANNED_METRICS = ("accuracy",)
-"""Names that the contract knows and whose tasks have not come yet."""
 
 _FOLDER = Path(__file__).parent / "metrics"
 
@@ -42,13 +40,11 @@ def metric_names() -> tuple[str, ...]:
 def resolve_metric_name(name: str) -> str:
     """A name as a recipe writes it (hyphens or underscores, with or without `eval_`) -> the metric's own name.
 
-    Raises `RecipeError`: "not supported yet" for a planned one, else with the nearest names.
+    Raises `RecipeError` with the nearest names.
     """
     key = name.strip().lower().replace("-", "_").removeprefix(REPORT_PREFIX)
     if key in metric_names():
         return key
-    if key in PLANNED_METRICS:
-        raise RecipeError(f"metric `{key}` is not supported yet", fix=f"available: {', '.join(metric_names())}")
     near = difflib.get_close_matches(key, metric_names(), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(f'`{other}`' for other in near)}?" if near else f"known: {_listed()}"
     raise RecipeError(f"unknown metric `{name}`", fix=hint)

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from peftcli.errors import DataError
-from peftcli.evaluation.bootstrap import Interval, interval, resample
+from peftcli.evaluation.bootstrap import Interval, interval, resample, resample_rows
 from peftcli.evaluation.metric import Metric
 from peftcli.evaluation.rates import is_binary, mcnemar, paired_interval, wilson
 from peftcli.reports.metric_facts import Better, MetricFacts
+from peftcli.tasks.labels.labelled import Labelled
 
 Verdict = Literal["better", "worse", "unclear"]
 """What a comparison in pairs says of the tuned model against the base."""
@@ -32,10 +33,12 @@ class Table:
 
     def value(self) -> float:
         """The metric on all rows."""
-        return float(self.metric.value(self.numbers.sum(axis=0)))
+        return self.metric.of_all(self.numbers)
 
     def resampled(self) -> np.ndarray:
         """The metric on resampled rows; the same rows for every table of this length."""
+        if not self.metric.additive:
+            return resample_rows(self.numbers, self.metric.of_all)
         return resample(self.numbers, self.metric.value)
 
     def interval(self) -> Interval:
@@ -95,6 +98,8 @@ class Evaluation:
     unanswered: str | None = None
     """Why there are no samples, where the model cannot write text."""
     tables: dict[str, Table] = field(repr=False, default_factory=dict)
+    labelled: Labelled | None = field(repr=False, default=None)
+    """What the model says of each labelled row or word; None for a task without labels."""
 
 
 @dataclass(frozen=True)

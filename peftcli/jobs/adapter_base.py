@@ -15,6 +15,7 @@ from peftcli.adapters.storage import TENSORS_NAME, read_config, read_own
 from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
 from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, LABELLING, WRITES_ON, auto_class_with
+from peftcli.models.heads import LabelHead
 from peftcli.models.load import load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.storage_names import PACKAGES, quantization_of
@@ -128,13 +129,13 @@ def load_base(
     stored as they were in training."""
     with model_option_named(location):
         auto_class = auto_class or auto_class_of(location, source)
-        labels = _num_labels(location, source, auto_class) if auto_class in LABELLING else None
+        head = label_head(location, source, auto_class) if auto_class in LABELLING else None
         return load_model(
             source,
             auto_class=auto_class,
             dtype=dtype,
             device=device,
-            num_labels=labels,
+            head=head,
             quantization=trained_storage(location, source),
         )
 
@@ -146,6 +147,15 @@ def trained_storage(location: Location, source: BaseSource) -> str | None:
     if recorded not in PACKAGES or quantization_of(load_config(source).to_dict()) is not None:
         return None
     return str(recorded)
+
+
+def label_head(location: Location, source: BaseSource, auto_class: str) -> LabelHead | None:
+    """The labels of an adapter: as its own file notes them, else as many as its head has; None where both are silent."""
+    noted = LabelHead.from_notes((read_own(location.adapter).get("notes") or {}).get("labels"))
+    count = _num_labels(location, source, auto_class)
+    if noted is not None and count in (None, len(noted.names)):
+        return noted
+    return None if count is None else LabelHead.unnamed(count)
 
 
 def _num_labels(location: Location, source: BaseSource, auto_class: str) -> int | None:

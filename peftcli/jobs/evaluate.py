@@ -17,6 +17,7 @@ from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.opening import OpenModel, run_recipe
 from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
+from peftcli.models.heads import LabelHead
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of
@@ -25,7 +26,7 @@ from peftcli.reports.terminal import score_table
 from peftcli.runs.assembly import generation_seed
 from peftcli.runs.scoring import evaluation_record, warnings_of
 from peftcli.streams import tell
-from peftcli.tasks.registry import task as find_task
+from peftcli.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,15 @@ def evaluate_adapter(
     opened = open_to_score(path, base=base, say=say)
     loaded = load_recipe(Path(recipe), overrides) if recipe is not None else run_recipe(opened.location, overrides)
     _require_its_task(opened, loaded)
-    store, facts = evaluation_rows(loaded, opened)
+    task = _task_of(opened, loaded)
+    store, facts = evaluation_rows(loaded, opened, task)
     if recipe is None and not overrides:
         _tell_other_rows(opened, facts)
     plain = None
     if opened.has_base:
         with opened.as_base() as model:
-            plain = score(loaded, opened, store, model, chat=facts.holds_chats)
-    tuned = score(loaded, opened, store, opened.model, chat=facts.holds_chats)
+            plain = score(loaded, opened, task, store, model, chat=facts.holds_chats)
+    tuned = score(loaded, opened, task, store, opened.model, chat=facts.holds_chats)
     record = evaluation_record(plain, tuned, facts, loaded.recipe.evaluation.metrics)
     return EvaluateReport(plain, tuned, str(loaded.path), record)
 
@@ -78,7 +80,7 @@ def _tell_other_rows(opened: OpenModel, facts: DataFacts) -> None:
 
 def _require_its_task(opened: OpenModel, loaded: LoadedRecipe) -> None:
     """A task scores the models of its own class: another one's answers are no numbers of it."""
-    wanted = find_task(loaded.recipe.task).auto_class
+    wanted = loaded.recipe.learns().auto_class
     if wanted != opened.auto_class:
         raise RecipeError(
             f"{opened.made_for}, which `task: {loaded.recipe.task}` does not score",
@@ -87,7 +89,13 @@ def _require_its_task(opened: OpenModel, loaded: LoadedRecipe) -> None:
         )
 
 
-def evaluation_rows(loaded: LoadedRecipe, opened: OpenModel) -> tuple[TokenStore, DataFacts]:
+def _task_of(opened: OpenModel, loaded: LoadedRecipe) -> Task:
+    """The recipe's task, told the labels that the model gives."""
+    task = loaded.recipe.learns()
+    return task.with_head(LabelHead.of_config(opened.model.config)) if task.learns_labels else task
+
+
+def evaluation_rows(loaded: LoadedRecipe, opened: OpenModel, task: Task) -> tuple[TokenStore, DataFacts]:
     """The validation rows of a recipe, as training would see them, and the facts of its data."""
     if not loaded.recipe.data.may_validate:
         raise RecipeError(
@@ -95,17 +103,26 @@ def evaluation_rows(loaded: LoadedRecipe, opened: OpenModel) -> tuple[TokenStore
             where=str(loaded.path),
             fix="set `data.validation`, for instance to 0.05",
         )
-    data = prepare(loaded.recipe.data, tokenizer=opened.tokenizer, folder=loaded.folder, seed=loaded.recipe.seed)
+    data = prepare(
+        loaded.recipe.data,
+        tokenizer=opened.tokenizer,
+        folder=loaded.folder,
+        seed=loaded.recipe.seed,
+        encoding=task.encoding,
+    )
     if data.validation is None or not len(data.validation):
         raise DataError("no evaluation row is left", where=str(loaded.path), fix="check `data.validation`")
+    task.require_known(data.validation)
     return data.validation, data.facts
 
 
-def score(loaded: LoadedRecipe, opened: OpenModel, store: TokenStore, model: nn.Module, *, chat: bool) -> Evaluation:
+def score(
+    loaded: LoadedRecipe, opened: OpenModel, task: Task, store: TokenStore, model: nn.Module, *, chat: bool
+) -> Evaluation:
     """Metrics of a model as it stands. `chat`: whether the rows went through the chat template."""
     return evaluate(
         model,
-        find_task(loaded.recipe.task),
+        task,
         store,
         opened.tokenizer,
         config=loaded.recipe.evaluation,

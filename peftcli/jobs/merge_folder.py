@@ -36,7 +36,7 @@ from peftcli.models.structure import output_embedding
 from peftcli.models.weight_files import INDEX_NAME, NAMED_BY_CONFIG, SINGLE_NAME
 
 _NOT_OF_THE_MODEL = frozenset({"dtype", "torch_dtype", "transformers_version", "_name_or_path", "architectures"})
-_LABELS = frozenset({"id2label", "label2id", "num_labels"})
+_LABELS = frozenset({"id2label", "label2id", "num_labels", "problem_type", "pad_token_id"})
 """Set when the base is opened for a head of the adapter's, before the configuration is looked at."""
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _CONFIG_LIMIT_BYTES = 64 << 20

@@ -18,6 +18,8 @@ from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.models.auto_class import LABELLING
+from peftcli.models.heads import settle_padding
 from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
@@ -102,6 +104,8 @@ def open_adapter(
         load(model, location.adapter)
     _require_known_head(model, location)
     tokenizer = adapter_tokenizer(location, source)
+    if auto_class in LABELLING:
+        settle_padding(model, tokenizer)
     require_rows(model, tokenizer, location, source)
     require_as_written(location, source)
     return OpenModel(location, model, tokenizer, source, dtype, where, auto_class)

@@ -16,8 +16,9 @@ from peftcli.errors import HubError, ModelError, RecipeError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import base_of, model_option_named
 from peftcli.jobs.opening import OpenModel, open_adapter, require_rows, settle
-from peftcli.models.auto_class import WRITING, auto_class_with
+from peftcli.models.auto_class import LABELLING, WRITING, auto_class_with
 from peftcli.models.companions import same_vocabulary
+from peftcli.models.heads import LabelHead
 from peftcli.models.load import load_config, load_model, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.runs.locating import Location, holds_a_model, locate_model
@@ -74,7 +75,11 @@ def _with_base(opened: OpenModel, *, say: Callable[[str], None] | None = None) -
 
 def _load(opened: OpenModel, source: BaseSource) -> nn.Module:
     with memory_errors("loading the base beside the model", "free memory on the device"):
-        return load_model(source, auto_class=opened.auto_class, dtype=opened.dtype, device=opened.device)
+        head = None
+        if opened.auto_class in LABELLING:
+            noted = LabelHead.from_notes((read_own(opened.location.adapter).get("notes") or {}).get("labels"))
+            head = noted or LabelHead.of_config(opened.model.config)
+        return load_model(source, auto_class=opened.auto_class, dtype=opened.dtype, device=opened.device, head=head)
 
 
 def _require_its_base(

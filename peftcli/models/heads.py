@@ -63,3 +63,11 @@ class LabelHead:
         return LabelHead(
             tuple(map(str, names)), problem if problem in PROBLEMS else None, seed if isinstance(seed, int) else None
         )
+
+
+def settle_padding(model: Any, tokenizer: Any) -> None:
+    """A model that judges a row by its last token finds it by the pad token, which decoders seldom name: the
+    tokenizer's, so that the saved model can be asked in batches by transformers too."""
+    config = model.config
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id

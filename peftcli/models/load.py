@@ -17,10 +17,12 @@ from transformers.utils import logging as transformers_logging
 
 from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import DeviceError, HubError, ModelError, PeftcliError
+from peftcli.models.auto_class import purpose_named, purpose_of
 from peftcli.models.building import LAYING_OUT, READING, bounded_building, quiet_about_nothing, require_values
 from peftcli.models.config_faults import likely_fields, readable_config
 from peftcli.models.dequantized import is_quantized
 from peftcli.models.device import is_out_of_memory, loading_options
+from peftcli.models.heads import LabelHead
 from peftcli.models.hub import cached_folder
 from peftcli.models.quantization import (
     import_library,
@@ -165,6 +167,15 @@ def load_tokenizer(
     return tokenizer
 
 
+def trained_head(source: BaseSource, auto_class: str) -> LabelHead | None:
+    """The labels of a base that gives labels of this kind already; None for any other base."""
+    config = load_config(source)
+    purposes = [purpose_named(name) for name in config.architectures or ()]
+    if not any(purpose is not None and purpose.auto_class == auto_class for purpose in purposes):
+        return None
+    return LabelHead.of_config(config)
+
+
 def fetch_weights(source: BaseSource) -> None:
     """Brings the weights of a Hub base into the local cache, where they are not there yet; reads none of them."""
     if not source.is_local:
@@ -213,11 +224,13 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
     device: torch.device | str = "cpu",
-    num_labels: int | None = None,
+    head: LabelHead | None = None,
     quantization: str | None = None,
 ) -> nn.Module:
     """The base with its weights in `dtype` on `device`, in evaluation mode, `use_cache` left to the caller.
 
+    `head`: the labels of a model that gives labels, where they are not the base's own; its weights are drawn anew where
+    the base has none of that size.
     `quantization`: packs the linear layers of the backbone as they are read, one after the other and on the device;
     `dtype` is then what they compute in, and that of everything else. A checkpoint that is packed already stays so.
     Raises `ModelError` (4), `HubError` (11) or `DeviceError` (5).
@@ -230,19 +243,21 @@ def load_model(
     with _loading(source, "the weights"), shown_folder(source, weights=True) as shown, _quiet():
         config = _config_of(source, shown)
         _check_architecture(source, config, auto_class)
-        if num_labels is not None:
-            config.num_labels = num_labels
+        if head is not None:
+            head.write_to(config)
         if (storage := packed_type(sorted(shown.path.rglob("*.safetensors")))) is not None:
             raise quantized_base(source.name, storage, source.location if source.is_local else None)
-        model, report = _auto_class(auto_class).from_pretrained(
-            str(shown.path),
-            config=config,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **extra,
-        )
+        with _drawing(head):
+            model, report = _auto_class(auto_class).from_pretrained(
+                str(shown.path),
+                config=config,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=head is not None,
+                **extra,
+            )
     # it was read from a folder of links; whoever saves it is to name where it really lies
     model.name_or_path = source.location
     if (own := getattr(model, "config", None)) is not None:
@@ -256,6 +271,17 @@ def load_model(
     return moved
 
 
+@contextlib.contextmanager
+def _drawing(head: LabelHead | None) -> Iterator[None]:
+    """Weights of a new head come from a stream of their own where it names one, so that they can be drawn again."""
+    if head is None or head.seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(head.seed)
+        yield
+
+
 def new_head_keys(model: nn.Module) -> tuple[str, ...]:
     """Weights of a task head that the base did not hold: they were drawn at random when it was loaded."""
     found: tuple[str, ...] = model.__dict__.get(_NEW_HEADS, ())
@@ -265,7 +291,9 @@ def new_head_keys(model: nn.Module) -> tuple[str, ...]:
 def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]) -> tuple[str, ...]:
     """transformers fills missing weights at random and only warns: for a base that is silent wrongness. Returns the
     weights of new task heads."""
-    missing = sorted(report.get("missing_keys", ()))
+    # (key, shape in the file, shape of the model), where another number of labels was asked for
+    resized = {str(each[0]) for each in report.get("mismatched_keys", ())}
+    missing = sorted({*report.get("missing_keys", ()), *resized})
     backbone_prefix = getattr(model, "base_model_prefix", "")
     essential = [key for key in missing if not _is_new_head(key, backbone_prefix, model)]
     if essential:
@@ -292,7 +320,9 @@ def _check_nothing_left(source: BaseSource, report: dict[str, Any]) -> None:
 def _is_new_head(key: str, backbone_prefix: str, model: nn.Module) -> bool:
     """Task heads (`score`, `classifier`) of a base that never had one are new on purpose; a language head never is."""
     name = key.split(".")[0]
-    return name != backbone_prefix and name in ("score", "classifier", "qa_outputs") and hasattr(model, name)
+    labels = purpose_of(model)
+    heads = ("qa_outputs",) if labels is None or not labels.labels else (name,)
+    return name != backbone_prefix and name in heads and hasattr(model, name)
 
 
 @contextlib.contextmanager
@@ -311,11 +341,20 @@ def _quiet() -> Iterator[None]:
 
 
 def meta_model(
-    source: BaseSource, *, auto_class: str = "AutoModelForCausalLM", quantization: str | None = None
+    source: BaseSource,
+    *,
+    auto_class: str = "AutoModelForCausalLM",
+    quantization: str | None = None,
+    head: LabelHead | None = None,
 ) -> nn.Module:
     """The model without weights (every tensor on the meta device): structure and exact parameter counts. Layers that
-    will be packed, as asked or since the checkpoint is, are marked as such."""
+    will be packed, as asked or since the checkpoint is, are marked as such.
+
+    `head`: its labels, where they are not the base's own.
+    """
     config = load_config(source)
+    if head is not None:
+        head.write_to(config)
     _check_architecture(source, config, auto_class)
     where = source.location if source.is_local else None
     with (

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli import system
+from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.rehearsing import require_runs
@@ -26,10 +27,12 @@ from peftcli.evaluation.generate import context_length
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import storage_name
 from peftcli.models.device import before_start, has_bf16
+from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import stored_bytes, weight_view
+from peftcli.planning.labels import label_head, trained_with_head
 from peftcli.planning.memory import MemoryEstimate, Shape, estimate
 from peftcli.planning.padding import Padding, padding_of, require_packable
 from peftcli.planning.sizes import size_text
@@ -37,8 +40,8 @@ from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.base import Task
-from peftcli.tasks.registry import task as find_task
 from peftcli.training.optimizers import require_device
+from peftcli.training.seeding import stream_seed
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
 """Padded tokens of one forward pass that `micro_batch_size: auto` aims at."""
@@ -114,6 +117,11 @@ class Prepared:
     data: PreparedData
     order: BatchOrder | StreamOrder
     task: Task
+    """Under the recipe's options, and told the labels of the data."""
+    method: MethodConfig
+    """The recipe's method as it is attached, the head of a task with labels trained beside it."""
+    head: LabelHead | None = None
+    """The labels that the model gives; None for a task without labels."""
 
 
 def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan:
@@ -126,7 +134,7 @@ def prepare_run(
 ) -> Prepared:
     """Resolves base, device and data, and plans; everything but the weights."""
     recipe = loaded.recipe
-    task = find_task(recipe.task)
+    task = recipe.learns()
     device = resolve_device(recipe.device)
     require_device(recipe.training.optimizer, device=device)
     require_packages(loaded)
@@ -134,7 +142,8 @@ def prepare_run(
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
     skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization)
     quantization = storage_name(skeleton)
-    counts = _attached_counts(skeleton, loaded)
+    method = trained_with_head(recipe.method, task, skeleton)
+    counts = _attached_counts(skeleton, method)
     tokenizer = load_tokenizer(
         source,
         chat_template=recipe_template(loaded),
@@ -153,6 +162,11 @@ def prepare_run(
         context=context_length(skeleton),
         encoding=task.encoding,
     )
+    head = label_head(task, data, source, stream_seed(recipe.seed, "head"))
+    if head is not None:
+        task = task.with_head(head, data.train)
+        skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
+        counts = _attached_counts(skeleton, method)
     _check_positions(loaded, skeleton, counts, data)
     _check_tokens(data, tokenizer, not_embedded)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
@@ -190,7 +204,7 @@ def prepare_run(
         else None,
         chat=chats.text if data.facts.holds_chats else "",
     )
-    return Prepared(loaded, plan, source, tokenizer, data, order, task)
+    return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head)
 
 
 def unfit(plan: Plan, device_memory: int | None, *, checkpointing: bool = False) -> MemoryLimitError | None:
@@ -279,11 +293,11 @@ class _Counts:
     left_out: dict[str, str]
 
 
-def _attached_counts(skeleton: nn.Module, loaded: LoadedRecipe) -> _Counts:
+def _attached_counts(skeleton: nn.Module, method: MethodConfig) -> _Counts:
     """Exact counts: the method is built on the meta device, exactly as on the real one."""
     shape = structure(skeleton)
     base = sum(parameter.numel() for parameter in skeleton.parameters())
-    adapter = build(skeleton, loaded.recipe.method)
+    adapter = build(skeleton, method)
     added, left_out = adapter.added_positions(), adapter.left_out
     require_packable(loaded.recipe.data, find_task(loaded.recipe.task), adapter)
     require_runs(skeleton, adapter)

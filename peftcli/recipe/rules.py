@@ -6,10 +6,14 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from peftcli.adapters.registry import config_class, method_names
 from peftcli.data.config import SourceConfig
+from peftcli.data.names import own_format_names
 from peftcli.data.sources import BUILTIN_PREFIX
-from peftcli.evaluation.registry import metric_names
+from peftcli.evaluation.registry import get_metric, metric_names
 from peftcli.recipe.schema import Recipe
+from peftcli.tasks.registry import task as find_task
+from peftcli.tasks.registry import task_names
 
 EVALUATION_KEYS = ("every", "batch_size", "rows", "metrics", "samples")
 HALF = ("bfloat16", "float16")
@@ -33,6 +37,7 @@ def broken_rules(recipe: Recipe, is_given: Callable[[str], bool]) -> list[Broken
         *_length(recipe, is_given),
         *_validation(recipe, is_given),
         *_metrics(recipe, is_given),
+        *_task(recipe, is_given),
         *_arithmetic(recipe),
     ]
 
@@ -54,6 +59,43 @@ def idle_settings(recipe: Recipe) -> list[str]:
 
 def _only_builtin(sources: Sequence[SourceConfig]) -> bool:
     return bool(sources) and all(source.path.startswith(BUILTIN_PREFIX) for source in sources)
+
+
+def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
+    """What a task allows of formats, metrics, methods and sections of its own."""
+    task = find_task(recipe.task)
+    for section in sorted({each.options for each in map(find_task, task_names()) if each.options} - {task.options}):
+        if is_given(section):
+            yield BrokenRule((section, "task"), f"`{section}` has no meaning for `task: {task.name}`", "leave it out")
+    formats = {recipe.data.format, *(source.format for source in recipe.data.train_sources)} - {None, "auto"}
+    for name in sorted(str(each) for each in formats if each in own_format_names() and each not in task.formats):
+        yield BrokenRule(
+            ("data.format", "task"),
+            f"`task: {task.name}` cannot train on rows of the format {name}",
+            f"formats: {', '.join(task.formats)}; or another `task`",
+        )
+    if task.learns_labels and not recipe.method.can_train_heads():
+        able = [name for name in method_names() if config_class(name).can_train_heads()]
+        yield BrokenRule(
+            ("method.type", "task"),
+            f"{recipe.method.name} trains no head, and `task: {task.name}` draws a new one",
+            f"use one of {', '.join(able)}",
+        )
+    if recipe.data.streaming and not task.streams:
+        yield BrokenRule(
+            ("data.streaming", "task"),
+            f"`task: {task.name}` does not read rows while training",
+            "set `data.streaming: false`",
+        )
+    if is_given("evaluation.metrics"):
+        for name in recipe.evaluation.metrics:
+            if (needs := get_metric(name).needs) not in task.metric_needs:
+                fitting = [each for each in metric_names() if get_metric(each).needs in task.metric_needs]
+                yield BrokenRule(
+                    ("evaluation.metrics", "task"),
+                    f"metric `{name}` reads {needs}, which `task: {task.name}` has none of",
+                    f"metrics: {', '.join(fitting)}",
+                )
 
 
 def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.registry import parse_method
@@ -14,7 +14,10 @@ from peftcli.errors import FieldFault, RecipeError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.models.config import ModelConfig
 from peftcli.recipe.expectations import parse_gate
+from peftcli.tasks.base import Task
+from peftcli.tasks.config import ClassificationConfig
 from peftcli.tasks.registry import DEFAULT_TASK, resolve_task_name
+from peftcli.tasks.registry import task as find_task
 from peftcli.training.config import CheckpointConfig, TrainingConfig
 from peftcli.training.tracker_names import require_tracker
 
@@ -66,7 +69,7 @@ class Recipe(BaseModel):
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Repeat the run with this many seeds (seed, seed + 1, ...) and report mean and interval."""
     task: str = DEFAULT_TASK
-    """What is learned: causal-lm. Not supported yet: seq2seq-lm, sequence-classification, token-classification,
+    """What is learned: causal-lm, sequence-classification. Not supported yet: seq2seq-lm, token-classification,
     preference."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto: the first GPU, else the CPU."""
@@ -87,6 +90,8 @@ class Recipe(BaseModel):
     and into what is merged from it, there also into `generation_config.json` for other tools."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state of a run is kept, and how much of it."""
+    classification: ClassificationConfig | None = None
+    """What labels mean and how their loss is weighed; only with a task that learns labels."""
     tracking: list[str] = []
     """Experiment trackers through Accelerate: tensorboard, wandb (offline unless WANDB_MODE says otherwise), mlflow,
     trackio, ... Each needs its package."""
@@ -95,6 +100,27 @@ class Recipe(BaseModel):
     with exit code 10."""
     output: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """The run folder, relative to the working directory. Default: runs/<name>-001, -002, ..."""
+
+    def learns(self) -> Task:
+        """The task under its own section of the recipe. Free of torch."""
+        found = find_task(self.task)
+        options = None if found.options is None else getattr(self, found.options)
+        return found if options is None else found.with_options(options)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metrics_of_the_task(cls, data: Any) -> Any:
+        """Where the recipe names no metrics, those of its task are measured."""
+        if not isinstance(data, dict) or not isinstance(name := data.get("task", DEFAULT_TASK), str):
+            return data
+        section = data.get("evaluation", {})
+        if not isinstance(section, dict) or "metrics" in section:
+            return data
+        try:
+            metrics = list(find_task(name).default_metrics)
+        except RecipeError:
+            return data  # told at the task itself
+        return {**data, "evaluation": {**section, "metrics": metrics}}
 
     @field_validator("name")
     @classmethod

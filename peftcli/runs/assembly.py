@@ -23,6 +23,7 @@ from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
 from peftcli.models.device import peak_memory_bytes, start_peak_memory
 from peftcli.models.fingerprint import Fingerprint
+from peftcli.models.heads import settle_padding
 from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating
 from peftcli.models.stored import original_weight
@@ -36,13 +37,12 @@ from peftcli.training.acceleration import build_accelerator
 from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
 from peftcli.training.events import EventLog
 from peftcli.training.progress import TrainingProgress, build_progress
+from peftcli.training.seeding import stream_seed
 from peftcli.training.setup import FitResult, FitSetup
 from peftcli.training.trackers import Trackers, both, require_packages
 
 PROBE_ROWS = 64
 INIT_BATCHES = 8
-FIT_ROWS = 4
-"""On which a base is asked whether it can do the task."""
 FREE_KEYS = (
     "name", "output", "tracking", "expect", "generation.", "evaluation.", "checkpoint.", "training.epochs",
     "training.max_steps", "training.processes", "threads", "extends", "data.checks",
@@ -139,7 +139,10 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
         attention=None if attention == "auto" else attention,
         device=resolved.device,
         quantization=prepared.loaded.recipe.model.quantization,
+        head=prepared.head,
     )
+    if prepared.head is not None:
+        settle_padding(model, prepared.tokenizer)
     found = Assembly(
         prepared=prepared,
         folder=folder,
@@ -166,7 +169,7 @@ def require_fit_base(assembly: Assembly) -> None:
     with evaluating(assembly.model):
         assembly.task.require_fit(
             assembly.model,
-            [store[row] for row in _longest_rows(store, FIT_ROWS)],
+            [store[row] for row in _asked_rows(store)],
             pad_token_id=assembly.pad_token_id,
             pads=pads,
         )
@@ -179,11 +182,6 @@ def _trackers(prepared: Prepared, accelerator: Accelerator, folder: Path) -> Tra
         return None
     recipe = flat_recipe(prepared.loaded.recipe) | resolved_values(prepared.plan.resolved)
     return Trackers(accelerator, names, run=prepared.loaded.name, folder=folder / "tracking", recipe=recipe)
-
-
-def stream_seed(seed: int, stream: str) -> int:
-    """A seed of its own for each random stream of a run, so that no draw of one moves another."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "little") >> 1
 
 
 def generation_seed(seed: int) -> int:
@@ -281,6 +279,11 @@ def _cursors_in(folder: Path) -> Path:
 
 def _run_id(identity: dict[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(identity.items(), key=str)).encode()).hexdigest()[:16]
+
+
+def _asked_rows(store: TokenStore) -> list[int]:
+    """The longest row of a store and the shortest."""
+    return [int(np.argmax(store.lengths)), int(np.argmin(store.lengths))]
 
 
 def _longest_rows(store: TokenStore, count: int) -> list[int]:

@@ -16,7 +16,7 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
 
     Raises what `attach` raises, and `CheckpointError` where no checkpoint is good or it is of another adapter.
     """
-    method = assembly.prepared.loaded.recipe.method
+    method = assembly.prepared.method
     snapshot = checkpoint_store(assembly).newest()[0] if resuming else None
     if snapshot is None:
         # a start that is computed from gradients must repeat like a step

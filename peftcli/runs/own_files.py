@@ -40,7 +40,7 @@ _RESOLVED_KEYS = frozenset(
 
 _TEMPORARY = rf"{re.escape(files.TEMPORARY_PREFIX)}[^/]+-\d+-[0-9a-f]{{8}}"
 _BY_RUNS = re.compile(
-    r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|report\.(html|md)"
+    r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|predictions\.jsonl|report\.(html|md)"
     rf"|data/({re.escape(FINDINGS_NAME)}|stream\.jsonl|{BATCH_PREFIX}\d{{8}}\.jsonl)"
     r"|checkpoints/step-\d{8}/((adapter|optimizer|best)\.safetensors|state\.json|manifest\.json)"
     rf"|((adapter|data|checkpoints)/)?{_TEMPORARY}(/.+)?"

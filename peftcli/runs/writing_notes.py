@@ -12,12 +12,15 @@ from pydantic import ValidationError
 from peftcli.adapters.storage import OWN_NAME, read_own
 from peftcli.errors import AdapterError
 from peftcli.evaluation.config import GenerationConfig
+from peftcli.models.heads import LabelHead
 from peftcli.planning.plan import Prepared
 
 PLAIN = "plain"
 """Prompts are texts to go on with."""
 CHAT = "chat"
 """Prompts go through the chat template."""
+LABELS = "labels"
+"""The entry of the labels that a model gives."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,21 @@ class WritingNotes:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     seed: int | None = None
     """Of the draws, where `generation` draws."""
+    labels: LabelHead | None = None
+    """What a model that answers with labels can say."""
 
     def to_dict(self) -> dict[str, Any]:
         """For our own file: what is no default."""
         stated, draws = self.generation.stated(), {} if self.seed is None else {"seed": self.seed}
-        return {"prompt": self.prompt, **({"generation": stated} if stated else {}), **draws}
+        labels = {} if self.labels is None else {LABELS: self.labels.to_notes()}
+        return {"prompt": self.prompt, **({"generation": stated} if stated else {}), **draws, **labels}
 
 
 def notes_of(prepared: Prepared) -> WritingNotes:
     """What a run notes in its adapter."""
     recipe = prepared.loaded.recipe
     style = CHAT if prepared.data.facts.holds_chats else PLAIN
-    return WritingNotes(style, recipe.generation, recipe.seed if recipe.generation.do_sample else None)
+    return WritingNotes(style, recipe.generation, recipe.seed if recipe.generation.do_sample else None, prepared.head)
 
 
 def read_notes(folder: Path) -> WritingNotes:
@@ -61,4 +67,5 @@ def read_notes(folder: Path) -> WritingNotes:
         style if style in (PLAIN, CHAT) else None,
         generation,
         seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else None,
+        LabelHead.from_notes(notes.get(LABELS)),
     )

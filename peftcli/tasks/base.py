@@ -6,7 +6,7 @@ A batch is a plain dict of tensors: the model's arguments, and beside them what 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peftcli.data.encode.base import Encoding
+    from peftcli.data.rows import Row
     from peftcli.data.store import TokenStore
     from peftcli.models.heads import LabelHead
-    from peftcli.tasks.labelled import Labelled
+    from peftcli.tasks.labels.answers import Prediction
+    from peftcli.tasks.labels.labelled import Labelled
 
 Batch = dict[str, "Tensor"]
 """Name -> tensor, (rows, ...)."""
@@ -118,6 +120,17 @@ class Task(ABC):
         None for a task without labels. Raises `DataError` for labels that cannot be learned.
         """
         return None
+
+    def require_known(self, rows: TokenStore) -> None:
+        """Raises `DataError` for rows with labels that the model does not give."""
+
+    def unlabelled(self, row: Mapping[str, Any]) -> Row:
+        """A row whose labels are asked for. Raises `RowFault` for one that cannot be read."""
+        raise NotImplementedError
+
+    def predictions(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """What the model says of each row of a batch; for tasks with labels."""
+        raise NotImplementedError
 
     def with_head(self, head: LabelHead, train: TokenStore | None = None) -> Task:
         """The task for the labels of a model. `train`: rows to count labels in; None where nothing is trained."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peftcli.tasks.base import Task
 
 ENTRY_POINT_GROUP = "peftcli.tasks"
-PLANNED_TASKS = ("preference", "seq2seq-lm", "sequence-classification", "token-classification")
+PLANNED_TASKS = ("preference", "seq2seq-lm", "token-classification")
 """Names that the contract knows and that have no file yet."""
 DEFAULT_TASK = "causal-lm"
 """What a recipe without `task` learns."""
@@ -26,7 +26,7 @@ FOREIGN_TASK_NAMES = {
 }
 """What other tools call a task -> the name here."""
 
-_NOT_TASKS = frozenset({"base", "base_checks", "config", "labelled", "registry"})
+_NOT_TASKS = frozenset({"base", "base_checks", "config", "registry"})
 
 
 @functools.cache
@@ -58,6 +58,12 @@ def resolve_task_name(name: str) -> str:
     near = difflib.get_close_matches(key, [*task_names(), *PLANNED_TASKS], n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(f'`{other}`' for other in near)}?" if near else f"known: {', '.join(task_names())}"
     raise RecipeError(f"unknown task `{name}`", fix=hint)
+
+
+def labelling_task(auto_class: str) -> Task:
+    """The task whose models an auto class opens and that answers with labels."""
+    found = (task(name) for name in task_names())
+    return next(each for each in found if each.learns_labels and each.auto_class == auto_class)
 
 
 def task(name: str) -> Task:

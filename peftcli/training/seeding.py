@@ -99,3 +99,8 @@ def as_deterministic_as_possible(compute: Callable[[], Result], device: torch.de
             raise
     with deterministic_kernels(LENIENT):
         return compute()
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A seed of its own for each random stream of a run, so that no draw of one moves another."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "little") >> 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,12 +28,11 @@ def command(
 
     Example:  peft generate runs/first --prompt "My parcel is late" --base
     """
-    from peftcli import files
     from peftcli.errors import RecipeError, StorageError
     from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
     from peftcli.jobs.opening import writing_of
+    from peftcli.jobs.predict import gives_labels, predict_all, predictions_text
     from peftcli.jobs.whole_models import open_to_answer
-    from peftcli.ownership import write_new
 
     if (prompt is None) == (input_file is None):
         raise RecipeError("give either --prompt or --input", fix='for instance --prompt "Hello"')
@@ -43,6 +42,11 @@ def command(
         raise StorageError(f"{output} exists", fix="name a new file, or remove this one")
     requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
     opened = open_to_answer(path, base=model, with_base=base)
+    if gives_labels(opened):
+        predicted = predict_all(opened, requests, with_base=base)
+        rows, text = [each.to_dict() for each in predicted], predictions_text(predicted)
+        _put(rows, text, output, "predictions", quiet=quiet, as_json=as_json)
+        return
     writing = writing_of(opened.location, overrides or ())
     for warning in writing.warnings:
         say(f"warning: {warning}")
@@ -54,9 +58,20 @@ def command(
         return
     answers = answer_all(opened, requests, writing.config, with_base=base, seed=writing.seed)
     documents = [answer.to_dict() for answer in answers]
-    if output is not None:
-        write_new(output, "".join(files.json_line(document) for document in documents))
-        say(f"wrote {len(documents)} answers to {output}", quiet=quiet)
-        show({"written": str(output), "rows": len(documents)}, "", as_json=as_json) if as_json else None
+    _put(documents, answers_text(answers), output, "answers", quiet=quiet, as_json=as_json)
+
+
+def _put(
+    documents: list[dict[str, Any]], text: str, output: Path | None, what: str, *, quiet: bool, as_json: bool
+) -> None:
+    """Into the file that is asked for, or on the screen. `what`: the documents' name."""
+    from peftcli import files
+    from peftcli.ownership import write_new
+
+    if output is None:
+        show({what: documents}, text, as_json=as_json)
         return
-    show({"answers": documents}, answers_text(answers), as_json=as_json)
+    write_new(output, "".join(files.json_line(document) for document in documents))
+    say(f"wrote {len(documents)} {what} to {output}", quiet=quiet)
+    if as_json:
+        show({"written": str(output), "rows": len(documents)}, "", as_json=True)

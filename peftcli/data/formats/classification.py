@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from peftcli.data.columns import Columns, filled_text, optional_text
 from peftcli.data.faults import RowFault
 from peftcli.data.format import Format
 from peftcli.data.readers.jsonl import json_kind
-from peftcli.data.rows import LabelRow
+from peftcli.data.rows import Label, LabelRow
 
 
 def recognise(row: Columns) -> str | None:
@@ -21,12 +22,14 @@ def parse(row: Columns) -> LabelRow:
     return LabelRow(filled_text(row, "text"), optional_text(row, "text_pair") or None, labels)
 
 
-def _label(value: Any) -> str | int:
+def _label(value: Any) -> Label:
     if isinstance(value, bool):
         return int(value)
-    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowFault(f"'label' is {value}, which cannot be learned")
+    if isinstance(value, (int, float)) or (isinstance(value, str) and value.strip()):
         return value
-    raise RowFault(f"'label' is {json_kind(value) if value != '' else 'empty'}, not a name or a whole number")
+    raise RowFault(f"'label' is {json_kind(value) if value != '' else 'empty'}, not a name or a number")
 
 
 FORMAT = Format(

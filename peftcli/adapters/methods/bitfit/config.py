@@ -18,3 +18,5 @@ class BitfitConfig(MethodConfig):
 
     target_modules: list[str] | None = None
     """Only biases of modules with these names or path ends; default: all."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole beside the biases, e.g. a head; saved with the adapter."""

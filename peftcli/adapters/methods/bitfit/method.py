@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from peftcli.adapters.base import FILE_PREFIX, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersMethod, named_base_modules
+from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules
 from peftcli.adapters.methods.bitfit.config import BitfitConfig
-from peftcli.adapters.selection import SelectedParameters, SelectionAdapter, idle_modules
-from peftcli.adapters.targets import find_targets
+from peftcli.adapters.selection import SelectedParameters, SelectionAdapter, idle_modules, train_named_modules
+from peftcli.adapters.targets import find_targets, names_path
 from peftcli.errors import AdapterError
 
 
@@ -40,6 +40,9 @@ class Bitfit(LayersMethod[BitfitConfig]):
             )
         return kept
 
+    def finish(self, adapter: LayersAdapter, config: BitfitConfig, shapes: Shapes | None) -> None:
+        train_named_modules(adapter, config.modules_to_save or [])
+
     def left_out(self, model: nn.Module, config: BitfitConfig) -> dict[str, str]:
         return idle_modules(model, {path: ["bias"] for path in _asked(model, config)})
 
@@ -49,7 +52,13 @@ class Bitfit(LayersMethod[BitfitConfig]):
 
 def _asked(model: nn.Module, config: BitfitConfig) -> dict[str, nn.Module]:
     modules = dict(named_base_modules(model))
-    biased = {path: m for path, m in modules.items() if isinstance(m._parameters.get("bias"), nn.Parameter)}
+    whole = [path for path in modules if any(names_path(name, path) for name in config.modules_to_save or [])]
+    biased = {
+        path: module
+        for path, module in modules.items()
+        if isinstance(module._parameters.get("bias"), nn.Parameter)
+        and not any(path == outer or path.startswith(f"{outer}.") for outer in whole)
+    }
     if not biased:
         raise AdapterError(
             "bitfit trains biases, and this model has none",

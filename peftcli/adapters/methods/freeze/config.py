@@ -30,6 +30,8 @@ class FreezeConfig(MethodConfig):
     """Modules to train, beside the last blocks where num_layers is given: names, paths, or one regular expression."""
     exclude_modules: str | list[str] | None = None
     """Modules inside them to leave frozen."""
+    modules_to_save: list[str] | None = None
+    """Modules trained whole beside them, e.g. a head: with `num_layers: 0` nothing else is."""
 
     @property
     def num_blocks(self) -> int:

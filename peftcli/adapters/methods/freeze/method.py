@@ -17,7 +17,7 @@ from peftcli.adapters.base import Shapes
 from peftcli.adapters.layers import named_base_modules
 from peftcli.adapters.methods.freeze.config import FreezeConfig
 from peftcli.adapters.selection import ModulesMethod
-from peftcli.adapters.targets import find_targets
+from peftcli.adapters.targets import find_targets, names_path
 from peftcli.errors import AdapterError
 from peftcli.models.structure import structure
 
@@ -32,6 +32,8 @@ class Freeze(ModulesMethod[FreezeConfig]):
         chosen = _last_blocks(model, config.num_blocks)
         if config.target_modules is not None:
             chosen += find_targets(candidates, config.target_modules, all_linear=structure(model).linears)
+        named = config.modules_to_save or []
+        chosen += [path for path in candidates if any(names_path(name, path) for name in named)]
         if not chosen:
             raise AdapterError("nothing is left to train", fix="num_layers: 1 trains the last block")
         excluded: list[str] = []

@@ -14,6 +14,7 @@ class FullConfig(MethodConfig):
     summary: ClassVar[str] = "trains every parameter of the base: the baseline"
     kind: ClassVar[Kind] = "selection"
     peft_type: ClassVar[str] = "FULL"
+    trains_heads: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 2e-3
     # whole matrices under Adam: the best rate falls with the width itself (arXiv:2203.03466)
     learning_rate_exponent: ClassVar[float] = 1.0

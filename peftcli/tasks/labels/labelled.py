@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,3 +37,11 @@ class Labelled:
         found = np.zeros((self.num_rows, numbers.shape[1]))
         np.add.at(found, self.rows, numbers)
         return found
+
+
+def joined(parts: Sequence[Labelled], num_rows: int) -> Labelled:
+    """Several batches as one, in the order of their rows. `rows` of each part are already numbers in the whole."""
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows, kind="stable")
+    scores, truth = (np.concatenate([getattr(part, name) for part in parts])[order] for name in ("scores", "truth"))
+    return replace(parts[0], rows=rows[order], scores=scores, truth=truth, num_rows=num_rows)
