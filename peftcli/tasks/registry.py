@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peftcli.tasks.base import Task
 
 ENTRY_POINT_GROUP = "peftcli.tasks"
-PLANNED_TASKS = ("preference", "seq2seq-lm", "token-classification")
+PLANNED_TASKS = ("preference", "seq2seq-lm")
 """Names that the contract knows and that have no file yet."""
 DEFAULT_TASK = "causal-lm"
 """What a recipe without `task` learns."""

@@ -289,7 +289,6 @@ def test_turns_are_found_in_text_and_in_columns(row: dict[str, Any]) -> None:
     [
         ({"text": "A law.", "summary": "Law.", "title": "t"}, "columns: {prompt: text, completion: summary}", "prompt"),
         ({"text": "Hi", "response": "Hello."}, "columns: {prompt: text, completion: response}", "prompt"),
-        ({"text": "Hi", "labels": [1, 2], "id": "x"}, "columns: {label: labels}", "classification"),
     ],
 )
 def test_a_text_beside_its_answer_or_label_is_not_taken_for_a_document(

@@ -11,15 +11,42 @@ from peftcli.data.format import Format
 from peftcli.data.readers.jsonl import json_kind
 from peftcli.data.rows import Label, LabelRow
 
+_GLUE = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("sentence", None),
+)
+"""The columns of GLUE and sets like it: text and second text."""
+
 
 def recognise(row: Columns) -> str | None:
-    return "columns `text` and `label`" if "text" in row and "label" in row else None
+    label = next((name for name in _LABELS if name in row), None)
+    if label is None:
+        return None
+    if "text" in row:
+        return f"columns `text` and `{label}`"
+    if (named := _as_in_glue(row)) is not None and label == "label":
+        return f"columns {', '.join(f'`{name}`' for name in named if name)} and `label`, as in GLUE"
+    return None
+
+
+def _as_in_glue(row: Columns) -> tuple[str, str | None] | None:
+    """The columns of the two texts, where they are called as in GLUE; the row then has no other text."""
+    return next((names for names in _GLUE if all(name is None or name in row for name in names)), None)
 
 
 def parse(row: Columns) -> LabelRow:
-    value = row.get("label")
+    if "text" not in row and (named := _as_in_glue(row)) is not None:
+        first, second = named
+        row = {**row, "text": row[first], **({} if second is None else {"text_pair": row[second]})}
+    value = row.get("label", row.get("labels"))
     labels = tuple(_label(each) for each in value) if isinstance(value, list) else (_label(value),)
     return LabelRow(filled_text(row, "text"), optional_text(row, "text_pair") or None, labels)
+
+
+_LABELS = ("label", "labels")
 
 
 def _label(value: Any) -> Label:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peftcli import files
 from peftcli.data.faults import FaultLog
-from peftcli.data.readers import columnar, delimited, json_array, jsonl, plain_text
+from peftcli.data.readers import columnar, conll, delimited, json_array, jsonl, plain_text
 from peftcli.data.readers.base import Chunk, Reader, Reading
 from peftcli.data.readers.compressed import plain_suffix
 from peftcli.data.readers.verified import HashedFile
@@ -24,9 +24,11 @@ READERS: dict[str, Reader] = {
     ".arrow": columnar.read_arrow,
     ".feather": columnar.read_arrow,
     ".txt": plain_text.read,
+    ".conll": conll.read,
+    ".bio": conll.read,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
-BY_LINE = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
+BY_LINE = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".conll", ".bio")
 
 
 def is_data_file(path: Path) -> bool:

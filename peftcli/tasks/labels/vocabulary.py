@@ -71,6 +71,37 @@ def require_known(store: TokenStore, head: LabelHead) -> None:
     _require_known(store, head)
 
 
+def head_of_tags(train: TokenStore, validation: TokenStore | None, base: LabelHead | None) -> LabelHead:
+    """The tags that words of the rows have, sorted; those of the base where it gives them already."""
+    sets = sets_of(train)
+    kinds = {type(tag) for tags in sets for tag in tags}
+    if len(kinds) > 1:
+        raise DataError(
+            "tags are names in some rows and numbers in others",
+            where=", ".join(_place(train, tags) for tags in _one_of_each(sets)),
+            fix="write all of them one way",
+        )
+    names = _ordered({tag for tags in sets for tag in tags})
+    _require_two(train, names, SINGLE)
+    found = base if base is not None and _holds(base, names) else LabelHead(tuple(map(str, names)))
+    head = LabelHead(found.names)
+    if validation is not None:
+        require_known_tags(validation, head)
+    return head
+
+
+def require_known_tags(store: TokenStore, head: LabelHead) -> None:
+    """Raises `DataError` for rows with a tag that the head does not have."""
+    for tags in sets_of(store):
+        unknown = next((tag for tag in tags if output_of(tag, head) is None), None)
+        if unknown is not None:
+            raise DataError(
+                f"the tag {excerpt(str(unknown))!r} is none that the model has learned: {listed(head.names)}",
+                where=_place(store, tags),
+                fix="correct the tag, or train on rows that have it",
+            )
+
+
 def _problem_of(sets: Sequence[tuple[Label, ...]]) -> str:
     values = [label for labels in sets for label in labels]
     if _are_vectors(sets):
