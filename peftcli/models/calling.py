@@ -18,7 +18,7 @@ def token_inputs(model: nn.Module, row: Tensor) -> dict[str, Any]:
     """
     inputs: dict[str, Any] = {"input_ids": row}
     if getattr(model.config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = torch.cat([row.new_full((1, 1), _decoder_start(model)), row[:, :-1]], dim=1)
+        inputs["decoder_input_ids"] = torch.cat([row.new_full((1, 1), decoder_start(model)), row[:, :-1]], dim=1)
     if takes(model, "use_cache"):
         inputs["use_cache"] = False
     return inputs
@@ -35,7 +35,7 @@ def class_scores(output: Any) -> Tensor:
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _decoder_start(model: nn.Module) -> int:
+def decoder_start(model: nn.Module) -> int:
     """Families name it `decoder_start_token_id`; those that do not start with the pad or the first token."""
     config: Any = model.config
     for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):

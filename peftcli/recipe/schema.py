@@ -69,7 +69,7 @@ class Recipe(BaseModel):
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Repeat the run with this many seeds (seed, seed + 1, ...) and report mean and interval."""
     task: str = DEFAULT_TASK
-    """What is learned: causal-lm, sequence-classification, token-classification. Not supported yet: seq2seq-lm,
+    """What is learned: causal-lm, seq2seq-lm, sequence-classification, token-classification. Not supported yet:
     preference."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto: the first GPU, else the CPU."""

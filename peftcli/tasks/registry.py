@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peftcli.tasks.base import Task
 
 ENTRY_POINT_GROUP = "peftcli.tasks"
-PLANNED_TASKS = ("preference", "seq2seq-lm")
+PLANNED_TASKS = ("preference",)
 """Names that the contract knows and that have no file yet."""
 DEFAULT_TASK = "causal-lm"
 """What a recipe without `task` learns."""
@@ -26,7 +26,7 @@ FOREIGN_TASK_NAMES = {
 }
 """What other tools call a task -> the name here."""
 
-_NOT_TASKS = frozenset({"base", "base_checks", "config", "registry"})
+_NOT_TASKS = frozenset({"base", "base_checks", "config", "row_checks", "registry"})
 
 
 @functools.cache

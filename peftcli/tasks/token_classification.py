@@ -91,7 +91,7 @@ class TokenClassification(Task):
         return replace(self, head=head, class_weights=weights)
 
     def require_fit(self, model: nn.Module, rows: Sequence[TrainingRow], *, pad_token_id: int, pads: bool) -> None:
-        from peftcli.tasks.labels.fitness import require_rows_answered
+        from peftcli.tasks.row_checks import require_rows_answered
 
         require_rows_answered(self, model, rows, pad_token_id=pad_token_id, pads=pads)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from peftcli import adapters
 from peftcli.adapters.surgery import adapter_of
+from peftcli.data.parts import part
 from peftcli.models.heads import SINGLE, LabelHead
 from peftcli.models.load import load_model
 from peftcli.models.source import resolve_base
@@ -41,7 +42,7 @@ def golden(name: str) -> Path:
 
 
 def labelled_rows(batches: dict[str, Tensor], name: str) -> list[Row]:
-    ids, mask, labels = (batches[f"{name}.{part}"] for part in ("input_ids", "attention_mask", "labels"))
+    ids, mask, labels = (batches[f"{name}.{key}"] for key in ("input_ids", "attention_mask", "labels"))
     return [
         Row(row[real.bool()].numpy(), np.zeros(int(real.sum()), dtype=np.float32), labels=(int(label),))
         for row, real, label in zip(ids, mask, labels, strict=True)
@@ -56,11 +57,11 @@ def losses(case: str, trace: dict[str, Any], found: Task, model: Any, rows: Any)
     for step in range(trace["steps"]):
         batch = rows(f"train{step % 5}")
         parts = [found.collate(batch[:1], pad_token_id=0), found.collate(batch[1:], pad_token_id=0)]
-        total = sum(found.weigh(part) for part in parts)
+        total = sum(found.weigh(cut) for cut in parts)
         optimizer.zero_grad()
         sums = []
-        for part in parts:
-            loss = found.loss(model, part)
+        for cut in parts:
+            loss = found.loss(model, cut)
             (loss.total / total).backward()
             sums.append(float(loss.total.detach()))
         optimizer.step()
@@ -80,4 +81,26 @@ def test_classification_trains_as_the_reference_does(case: str) -> None:
     adapters.load(model, golden(case) / "init", trainable=True)
     found = task("sequence-classification").with_head(head)
     seen = losses(case, trace, found, model, lambda name: labelled_rows(batches, name))
+    assert max(abs(a - b) for a, b in zip(seen, trace["losses"], strict=True)) < TOLERANCE
+
+
+def pair_rows(batches: dict[str, Tensor], name: str) -> list[Row]:
+    ids, mask, labels = (batches[f"{name}.{key}"] for key in ("input_ids", "attention_mask", "labels"))
+    found = []
+    for row, real, target in zip(ids, mask, labels, strict=True):
+        source, target = row[real.bool()].numpy(), target[target != -100].numpy()
+        parts = np.array([part(text=0)] * len(source) + [part(text=1)] * len(target))
+        weights = np.array([0.0] * len(source) + [1.0] * len(target), dtype=np.float32)
+        found.append(Row(np.concatenate([source, target]), weights, parts))
+    return found
+
+
+@pytest.mark.parametrize("case", ["t5_lora", "t5_prompt"])
+def test_seq2seq_trains_as_the_reference_does(case: str) -> None:
+    trace = json.loads(golden(case).joinpath("trace.json").read_text())
+    batches = load_file(golden("base_t5") / "batches.safetensors")
+    found = task("seq2seq-lm")
+    model = load_model(resolve_base(str(golden("base_t5")), folder=Path()), auto_class=found.auto_class)
+    adapters.load(model, golden(case) / "init", trainable=True)
+    seen = losses(case, trace, found, model, lambda name: pair_rows(batches, name))
     assert max(abs(a - b) for a, b in zip(seen, trace["losses"], strict=True)) < TOLERANCE

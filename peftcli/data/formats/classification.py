@@ -68,6 +68,7 @@ FORMAT = Format(
     rank=60,
     example='{"text": "Where is my card?", "label": "card_arrival"}',
     one_sequence=False,
+    templated=False,
     usual={
         "text": ("sentence", "sentence1", "premise", "review", "content", "question1"),
         "text_pair": ("sentence2", "hypothesis", "question2"),

@@ -24,5 +24,6 @@ FORMAT = Format(
     rank=55,
     example='{"source": "translate to French: cat", "target": "chat"}',
     one_sequence=False,
+    templated=False,
     usual={"source": ("src", "document", "article"), "target": ("tgt", "summary", "highlights")},
 )

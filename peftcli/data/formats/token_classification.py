@@ -35,5 +35,6 @@ FORMAT = Format(
     rank=50,
     example='{"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]}',
     one_sequence=False,
+    templated=False,
     usual={"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")},
 )

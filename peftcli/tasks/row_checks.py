@@ -1,4 +1,4 @@
-"""Whether a base with a head of labels can be trained on rows at all: asked of the base itself before training."""
+"""Whether a base answers to whole rows, alone and in company: asked of the base itself before training."""
 
 from __future__ import annotations
 
