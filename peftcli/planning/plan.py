@@ -18,7 +18,7 @@ from peftcli.adapters.rehearsing import require_runs
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.data.cache import default_cache_dir
 from peftcli.data.chat_variables import chat_mode
-from peftcli.data.config import AUTO
+from peftcli.data.config import AUTO, DataConfig
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.stream_order import StreamOrder
@@ -143,7 +143,7 @@ def prepare_run(
     skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization)
     quantization = storage_name(skeleton)
     method = trained_with_head(recipe.method, task, skeleton)
-    counts = _attached_counts(skeleton, method)
+    counts = _attached_counts(skeleton, method, task, recipe.data)
     tokenizer = load_tokenizer(
         source,
         chat_template=recipe_template(loaded),
@@ -166,7 +166,7 @@ def prepare_run(
     if head is not None:
         task = task.with_head(head, data.train)
         skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
-        counts = _attached_counts(skeleton, method)
+        counts = _attached_counts(skeleton, method, task, recipe.data)
     _check_positions(loaded, skeleton, counts, data)
     _check_tokens(data, tokenizer, not_embedded)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
@@ -293,13 +293,13 @@ class _Counts:
     left_out: dict[str, str]
 
 
-def _attached_counts(skeleton: nn.Module, method: MethodConfig) -> _Counts:
+def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data: DataConfig) -> _Counts:
     """Exact counts: the method is built on the meta device, exactly as on the real one."""
     shape = structure(skeleton)
     base = sum(parameter.numel() for parameter in skeleton.parameters())
     adapter = build(skeleton, method)
     added, left_out = adapter.added_positions(), adapter.left_out
-    require_packable(loaded.recipe.data, find_task(loaded.recipe.task), adapter)
+    require_packable(data, task, adapter)
     require_runs(skeleton, adapter)
     found = summary(skeleton)
     detach(skeleton)
