@@ -47,7 +47,8 @@ class ShownRow:
 
 
 def row_spans(row: EncodedRow, tokenizer: Any) -> list[TextSpan]:
-    """The row's tokens decoded, joined while they are of one kind and weight; together they are the row's whole text."""
+    """The row's tokens decoded, joined while they are of one kind and weight; together they are the row's whole text,
+    before its labels."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     ids, weights = row.input_ids.tolist(), row.weights.tolist()
@@ -60,7 +61,7 @@ def row_spans(row: EncodedRow, tokenizer: Any) -> list[TextSpan]:
         kind: Kind = "special" if is_special else "trained" if weight > 0 else "context"
         spans.append(TextSpan(_text(ids, at, end, tokenizer), kind, weight))
         at = end
-    return spans
+    return [*spans, _name("\nlabels: "), _trained(" ".join(map(str, row.labels)))] if row.labels else spans
 
 
 def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
@@ -96,15 +97,16 @@ def read_parts(config: DataConfig, *, folder: Path, limit: int) -> list[SourcePa
     return found
 
 
-def rows_are_sequences(config: DataConfig, *, folder: Path) -> bool:
-    """Whether the first row of every training source has a format whose rows become one run of tokens each."""
+def rows_are_trainable(config: DataConfig, formats: Sequence[str], *, folder: Path) -> bool:
+    """Whether the first row of every training source has one of the formats, or one of rows that are plain sequences."""
     faults = FaultLog()
     for section in config.train_sources:
         source = resolve(section, folder)
         columns = config.columns if section.columns is None else section.columns
         reader = SourceReader(source, section.model_copy(update={"rows": 1}), section.format or config.format, columns)
         reader.read_through(faults)
-        if reader.detected is not None and not reader.detected.format.one_sequence:
+        found = None if reader.detected is None else reader.detected.format
+        if found is not None and not found.one_sequence and found.name not in formats:
             return False
     return True
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftcli.data.doctor.base import Finding
 from peftcli.data.facts import SourceFacts, SplitFacts
-from peftcli.data.preview import SourceParts, read_parts, rows_are_sequences
+from peftcli.data.preview import SourceParts, read_parts, rows_are_trainable
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reports.data_text import findings_text, ids_text, rows_text
@@ -37,10 +37,10 @@ class DataPreview:
 def look_at_data(recipe: Path, overrides: Sequence[str], *, rows: int) -> DataPreview:
     """Prepares the data of a recipe as training would; findings that would stop a run are shown instead.
 
-    Rows of a format that cannot be trained on yet are read and checked, and shown by their parts.
+    Rows of a format that the task does not train on are read and checked, and shown by their parts.
     """
     loaded = load_recipe(recipe, overrides)
-    if not rows_are_sequences(loaded.recipe.data, folder=loaded.folder):
+    if not rows_are_trainable(loaded.recipe.data, loaded.recipe.learns().formats, folder=loaded.folder):
         parts = read_parts(loaded.recipe.data, folder=loaded.folder, limit=rows)
         return DataPreview(None, _part_rows(parts), [finding for part in parts for finding in part.findings], parts)
     prepared = prepare_run(loaded)
@@ -84,7 +84,7 @@ def data_text(preview: DataPreview, *, ids: bool = False) -> str:
     drive a terminal."""
     if preview.prepared is None:
         head = [f"{part.format}: {part.rows_read:,} rows ({part.why})" for part in preview.parts]
-        head.append("no task trains on this format yet; the rows are read, checked and shown")
+        head.append("this task does not train on this format; the rows are read, checked and shown")
         return "\n".join([*map(reveal, head), "", rows_text(preview.rows), "", reveal(findings_text(preview.findings))])
     facts = preview.prepared.data.facts
     head = _split_text("train", facts.train)

@@ -28,7 +28,6 @@ from peftcli.run import run_draft
 from peftcli.runs.draft import Draft
 from peftcli.runs.locking import Overrides
 from peftcli.streams import Say
-from peftcli.tasks.registry import task as find_task
 
 STEPS = 3
 ROWS = 200
@@ -115,7 +114,7 @@ def _write_base(loaded: LoadedRecipe, folder: Path) -> str:
     recipe = loaded.recipe
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
     layers = None if _names_layers(recipe) else LAYERS
-    auto_class = find_task(recipe.task).auto_class
+    auto_class = recipe.learns().auto_class
     write_tiny_base(source, folder, auto_class=auto_class, seed=recipe.seed, layers=layers, width=_width(recipe.method))
     return f"of {source.name}"
 
@@ -210,7 +209,8 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         "model": recipe.model.model_copy(
             update={"base": str(base), "revision": None, "dtype": "float32", "quantization": None}
         ),
-        "data": _small_data(recipe.data),
+        # which labels there are is a matter of all rows
+        "data": recipe.data if recipe.learns().learns_labels else _small_data(recipe.data),
         "training": training,
         "evaluation": evaluation,
         "generation": recipe.generation.model_copy(update={"max_new_tokens": 8}),

@@ -29,7 +29,7 @@ def shown_row(row: EncodedRow, tokenizer: Any) -> DataRow:
         Span(text=span.text, kind=span.kind, trained=span.trained if span.kind == "special" else None)
         for span in row_spans(row, tokenizer)
     ]
-    trained = int(np.count_nonzero(row.weights[1:]))
+    trained = max(int(np.count_nonzero(row.weights)), bool(row.labels))
     origin = f"{row.origin.file}:{row.origin.line}"
     return DataRow(spans=spans, origin=origin, tokens=len(row.input_ids), trained_tokens=trained)
 
