@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,11 @@ class _Check:
     def run(self) -> None:
         for stray in stray_keys(self.root):
             self._add(stray.path, stray.fault)
+        section = self.root.child(METHOD)
+        kind = None if section is None else section.child(TYPE)
+        free = free_text_keys(None if kind is None else kind.value)
         for path, node in _leaves(self.root, ()):
-            if path not in self.bad and (fault := _leaf_fault(path, node)) is not None:
+            if path not in self.bad and (fault := _leaf_fault(path, node, free)) is not None:
                 self._add(path, fault)
         self._check_method()
         for _ in range(MAX_ROUNDS):
@@ -238,13 +241,14 @@ def _leaves(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
         yield path, node
 
 
-def _leaf_fault(path: Path, node: Node) -> Fault | None:
+def _leaf_fault(path: Path, node: Node, free: Collection[str]) -> Fault | None:
+    """`free`: keys whose text may hold anything."""
     key = dotted(path)
     if isinstance(node.value, float) and not math.isfinite(node.value):
         return Fault(f"`{key}` is {node.value}; wanted a finite number", node.where)
     if not isinstance(node.value, str):
         return None
-    is_free = key in free_text_keys()
+    is_free = key in free
     if holds_secret(node.value, words=is_free):
         return Fault(f"`{key}` holds a secret", node.where, SECRET_REMEDY)
     if "${" in node.value and not is_free:

@@ -155,8 +155,9 @@ def near_keys(name: str, count: int = 3) -> list[str]:
     return found or [last[part] for part in difflib.get_close_matches(wanted.rsplit(".", 1)[-1], last, n=count)]
 
 
-@functools.cache
-def free_text_keys() -> frozenset[str]:
-    """Dotted names of the keys whose text may hold anything, as their sections say."""
-    methods = [f"{METHOD}.{field}" for name in method_names() for field in config_class(name).free_text]
+def free_text_keys(method: object) -> frozenset[str]:
+    """Dotted names of the keys whose text may hold anything, as their sections say. `method`: the recipe's own, by any of
+    its names; looking into every other one takes longer than all the rest of a recipe's reading."""
+    own = method_class(method)
+    methods = [] if own is None else [f"{METHOD}.{field}" for field in own.free_text]
     return frozenset(methods + [f"{GENERATION}.{field}" for field in GenerationConfig.free_text])
