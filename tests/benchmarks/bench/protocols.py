@@ -10,6 +10,28 @@ PEFT_ARMS = ("peft-default", "peft-best")
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One way to train. `peer`: whose environment it runs in, None for ours; `order`: see `items_in_order`."""
+
+    script: str
+    peer: str | None = None
+    best: bool = False
+    order: str = "given"
+    overrides: tuple[str, ...] = ()
+    """Recipe keys of an arm of ours."""
+
+
+ARMS = {
+    "peftcli": Arm("ours.py"),
+    "peftcli-packed": Arm("ours.py", overrides=("data.packing=true",)),
+    "peft-default": Arm("peft_trainer.py", "peft", order="own"),
+    # what grouping by length is worth, it gets by our order, which groups rows as well
+    "peft-best": Arm("peft_trainer.py", "peft", best=True),
+    "trl-best": Arm("trl_sft.py", "trl", best=True),
+}
+
+
+@dataclass(frozen=True)
 class Protocol:
     """One comparison. `row_tokens`: rows of exactly this length; None: instruction rows with masked prompts."""
 
@@ -68,6 +90,14 @@ PROTOCOLS = {
     for protocol in (
         Protocol(
             "instruction", "LoRA on instruction rows, prompts masked, 8 rows of at most 256 tokens", LORA, steps=24
+        ),
+        Protocol(
+            "packed",
+            "LoRA on instruction rows, packed on both sides, 16 rows of at most 256 tokens",
+            LORA,
+            batch_rows=16,
+            arms=("peftcli-packed", "trl-best"),
+            steps=16,
         ),
         Protocol("8x256", "LoRA on 8 rows of 256 tokens", LORA, row_tokens=256),
         Protocol("2x256", "LoRA on 2 rows of 256 tokens", LORA, batch_rows=2, row_tokens=256, steps=24),

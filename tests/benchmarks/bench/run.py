@@ -29,32 +29,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import environments
 import judging
-from protocols import PROTOCOLS, QUICK, Protocol
+from protocols import ARMS, PROTOCOLS, QUICK, Protocol
 from table import table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 AGREEMENT_STEPS = 50
 WARM_STEPS = 3
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train. `peer`: whose environment it runs in, None for ours; `order`: see `items_in_order`."""
-
-    script: str
-    peer: str | None = None
-    best: bool = False
-    order: str = "given"
-
-
-ARMS = {
-    "peftcli": Arm("ours.py"),
-    "peft-default": Arm("peft_trainer.py", "peft", order="own"),
-    # what grouping by length is worth, it gets by our order, which groups rows as well
-    "peft-best": Arm("peft_trainer.py", "peft", best=True),
-    "trl-best": Arm("trl_sft.py", "trl", best=True),
-}
 
 
 @dataclass
@@ -113,7 +94,6 @@ def material(session: Session, protocol: Protocol, *, steps: int, dtype: str) ->
         "max_length": protocol.max_length,
         "learning_rate": protocol.learning_rate,
         "seed": 0,
-        "overrides": [],
     }
 
 
@@ -121,7 +101,7 @@ def train(session: Session, name: str, given: dict[str, Any], *, keep_losses: bo
     """One arm on one protocol, in a process of its own."""
     arm = ARMS[name]
     job = {**given, "best": arm.best, "order": "given" if keep_losses else arm.order, "keep_losses": keep_losses,
-           "warm_steps": WARM_STEPS}  # fmt: skip
+           "warm_steps": WARM_STEPS, "overrides": list(arm.overrides)}  # fmt: skip
     return session.process(HERE / "arms" / arm.script, arm.peer, job)
 
 

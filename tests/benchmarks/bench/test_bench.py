@@ -26,7 +26,7 @@ def _module(name: str) -> Any:
     return found
 
 
-judging, protocols, tables, meters = (_module(name) for name in ("judging", "protocols", "table", "meter"))
+judging, protocols, tables = (_module(name) for name in ("judging", "protocols", "table"))
 
 
 def figures(losses: list[float], norms: list[float] | None = None, **more: Any) -> dict[str, Any]:
@@ -120,6 +120,15 @@ def test_every_protocol_is_a_recipe(name: str, tmp_path: Path) -> None:
     loaded = load_recipe(path, ())
     assert loaded.recipe.training.batch_size == loaded.recipe.training.micro_batch_size == protocol.batch_rows
     assert loaded.recipe.method.name == protocol.method["type"]
+
+
+def test_every_arm_of_a_protocol_is_there() -> None:
+    named = {arm for protocol in protocols.PROTOCOLS.values() for arm in protocol.arms}
+    assert named <= set(protocols.ARMS)
+    assert all((HERE / "arms" / arm.script).is_file() for arm in protocols.ARMS.values())
+    peers = {arm.peer for arm in protocols.ARMS.values() if arm.peer is not None}
+    pins = [(HERE / "peers" / f"{peer}.txt").read_text(encoding="ascii").split() for peer in peers]
+    assert all("==" in line for lines in pins for line in lines)
 
 
 def test_memory_is_this_process_s_own() -> None:
