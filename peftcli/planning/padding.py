@@ -48,6 +48,16 @@ def pack_tokens(config: DataConfig, lengths: np.ndarray) -> int:
     return config.max_length if config.streaming else int(np.asarray(lengths).max())
 
 
+def idle_packing(config: DataConfig, lengths: np.ndarray) -> list[str]:
+    """A warning where packing is asked for and no two rows fit into one sequence, as of text that is cut to one length."""
+    if not config.packing or config.streaming:
+        return []
+    capacity, shortest = pack_tokens(config, lengths), np.sort(np.asarray(lengths))[:2]
+    if len(shortest) == 2 and int(shortest.sum()) <= capacity:
+        return []
+    return [f"data.packing has no effect: no two rows fit into a sequence of {capacity} tokens, the longest row's"]
+
+
 def padding_of(
     config: DataConfig, lengths: np.ndarray, order: BatchOrder | StreamOrder, micro_batch_size: int
 ) -> Padding | None:

@@ -34,7 +34,7 @@ from peftcli.models.structure import structure
 from peftcli.models.weights import stored_bytes, weight_view
 from peftcli.planning.labels import label_head, trained_with_head
 from peftcli.planning.memory import MemoryEstimate, Shape, estimate
-from peftcli.planning.padding import Padding, padding_of, require_packable
+from peftcli.planning.padding import Padding, idle_packing, padding_of, require_packable
 from peftcli.planning.sizes import size_text
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.rules import SCHEDULE_FIX
@@ -196,6 +196,7 @@ def prepare_run(
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
             *counts.notes,
             *data.warnings,
+            *idle_packing(recipe.data, data.train.lengths),
             *(chats.warnings if data.facts.holds_chats else ()),
         ),
         left_out=counts.left_out,

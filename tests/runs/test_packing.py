@@ -28,6 +28,7 @@ from peftcli.tasks.base import TrainingRow
 from peftcli.tasks.base_checks import require_rows_apart
 from peftcli.tasks.causal_lm import TASK
 from peftcli.testing.families import tiny_model
+from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.batch_gradients import accumulate, read_batch
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -219,6 +220,22 @@ def test_a_prompt_is_refused_before_anything_is_loaded(tmp_path: Path, capsys: p
     said = capsys.readouterr().err
     assert "prompt_tuning does not go with packed rows" in said
     assert "data.packing" in said
+
+
+def test_packing_that_changes_nothing_is_told(tmp_path: Path) -> None:
+    path = recipe(tmp_path, data={"train": "builtin:text", "max_length": 64})
+    plan = prepare_run(load_recipe(path, ())).plan
+    assert [warning for warning in plan.warnings if "data.packing has no effect" in warning]
+    path = recipe(tmp_path)
+    assert not [warning for warning in prepare_run(load_recipe(path, ())).plan.warnings if "packing" in warning]
+
+
+def test_gradients_are_the_same_where_activations_are_computed_again(lora: Assembly) -> None:
+    loss, plain = gradients(lora, packed=True)
+    with checkpointed_blocks(lora.blocks, 1):
+        again, recomputed = gradients(lora, packed=True)
+    assert again == loss
+    assert apart(plain, recomputed) < 1e-6
 
 
 def run_of(path: Path, folder: Path) -> Callable[[str], bytes]:
