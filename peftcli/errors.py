@@ -37,6 +37,7 @@ class Fault:
     fix: str | None = None
 
     def lines(self) -> list[str]:
+        """The fault as lines of a message, place and remedy indented."""
         lines = [self.message]
         if self.where:
             lines.append(f"  at {self.where}")

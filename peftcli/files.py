@@ -40,27 +40,35 @@ class Disk:
     """The system calls that change the disk. A test replaces `peftcli.files.disk` by a subclass that fails."""
 
     def create(self, path: Path) -> int:
+        """A new file opened for writing; `FileExistsError` where the name is taken."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.CLOSED_IN_CHILDREN, 0o666)
 
     def open_append(self, path: Path) -> int:
+        """A file opened for writing at its end, made where it is missing."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | system.CLOSED_IN_CHILDREN, 0o666)
 
     def write(self, descriptor: int, data: memoryview) -> int:
+        """Writes some or all of the bytes and returns how many."""
         return os.write(descriptor, data)
 
     def sync(self, descriptor: int) -> None:
+        """Waits until what was written is on the disk."""
         os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
+        """Gives a file or folder another name at once; a file that had the name is replaced."""
         os.replace(source, target)
 
     def remove_file(self, path: Path) -> None:
+        """Removes a file or a link."""
         os.unlink(path)
 
     def remove_tree(self, path: Path) -> None:
+        """Removes a folder with all that is in it."""
         shutil.rmtree(path)
 
     def remove_empty(self, path: Path) -> None:
+        """Removes a folder in which nothing is."""
         path.rmdir()
 
     def exchange(self, one: Path, other: Path) -> bool:
@@ -68,6 +76,7 @@ class Disk:
         return system.exchange(one, other)
 
     def make_folder(self, path: Path) -> None:
+        """Makes a folder and those above it, where they are missing."""
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -122,6 +131,7 @@ def library_errors(path: Path) -> Iterator[None]:
             if found is None or isinstance(error, OSError):
                 raise
             number = int(found[found.lastgroup or 0])
+            # an `OSError` again: `storage_errors`, around this, says what it means
             raise OSError(number, os.strerror(number)) from error
 
 
@@ -173,6 +183,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         try:
             _write_new_file(temporary, data)
             disk.rename(temporary, path)
+        # whatever ends the writing, Ctrl-C too: no half file is left, and the exception goes on
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -221,6 +232,7 @@ class StagedFolder:
         self.files[name] = {"bytes": len(memoryview(data).cast("B")), "sha256": hashlib.sha256(data).hexdigest()}
 
     def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON document under `name`, as `to_json` has it."""
         self.write(name, to_json(value).encode("utf-8"))
 
     @contextlib.contextmanager
@@ -263,17 +275,22 @@ def staged_folder(
     with storage_errors(path), contextlib.ExitStack() as held:
         disk.make_folder(path.parent)
         _remove_leftovers(path)
+        # beside the target, so that the rename stays within one file system
         staging = StagedFolder(_temporary_name(path), path)
         disk.make_folder(staging.path)
+        # held while the folder is built: another writer of the same name leaves it alone, even from another container
         held.enter_context(_lock_of(staging.path))
         try:
             yield staging
             if manifest is not None:
                 body = {"format": MANIFEST_FORMAT, **manifest, "files": staging.files}
+                # written last: a folder with a manifest is a folder that is whole
                 _write_new_file(staging.path / MANIFEST_NAME, to_json(body).encode("utf-8"))
+            # a file's name is durable only when its folder is synced, each sub-folder by itself
             for folder in sorted({(staging.path / name).parent for name in staging.files} | {staging.path}):
                 sync_folder(folder)
             _commit(staging.path, path, replace=replace)
+        # Ctrl-C and SystemExit too: nothing of a folder that was not committed stays
         except BaseException:
             shutil.rmtree(staging.path, ignore_errors=True)
             raise
@@ -308,6 +325,7 @@ def _remove_leftovers(path: Path) -> None:
 def _writer_lives(temporary: Path) -> bool:
     """Whether a process of this machine has the number that is in a temporary name."""
     number = temporary.name.split("-")[-2]
+    # a number that cannot be read may be anybody's: it counts as living
     return not number.isdecimal() or system.process_lives(int(number))
 
 
@@ -315,6 +333,7 @@ def _commit(staging: Path, path: Path, *, replace: bool) -> None:
     if path.exists() and not replace:
         raise StorageError("the folder exists already", where=str(path), fix="choose another one, or remove it")
     trash = None
+    # two renames, as no system call replaces a folder that is not empty; a kill between them leaves both, under `.tmp-`
     if path.exists():
         trash = _temporary_name(path)
         disk.rename(path, trash)
@@ -339,11 +358,13 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{MANIFEST_NAME} has an unknown format")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{MANIFEST_NAME} is damaged") from error
+    # links count as files: a link to a folder could bring anything in
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
     for extra in sorted(present - set(names) - {MANIFEST_NAME}):
         raise ValueError(f"{extra} does not belong here")
     for name, facts in names.items():
         path = folder / name
+        # `lstat`, which follows no link
         if name not in present or not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError(f"{name} is missing")
         if not isinstance(facts, dict) or set(facts) != {"bytes", "sha256"}:
@@ -374,6 +395,7 @@ def read_bounded(path: Path, *, limit_bytes: int) -> bytes:
         data = stream.read(min(limit_bytes, os.fstat(stream.fileno()).st_size) + 1)
         while len(data) <= limit_bytes and (grown := stream.read(min(limit_bytes + 1 - len(data), _GROWTH_BYTES))):
             data += grown
+    # a file may grow while it is read (a log, somebody's editor): the limit holds for that too
     if len(data) > limit_bytes:
         raise StorageError(f"the file is larger than {limit_bytes:,} bytes", where=str(path))
     return data
@@ -402,6 +424,7 @@ def owned_folder(folder: Path) -> Iterator[None]:
     """Holds the lock of a run folder: one process writes into it at a time; a second one gets `StorageError`."""
     with storage_errors(folder):
         disk.make_folder(folder)
+        # opened and never removed: unlinking a file that others may be locking would give two processes a lock each
         descriptor = os.open(folder / LOCK_NAMES[0], os.O_RDWR | os.O_CREAT | system.CLOSED_IN_CHILDREN, 0o666)
     try:
         with storage_errors(folder), contextlib.ExitStack() as marked:
@@ -414,6 +437,7 @@ def owned_folder(folder: Path) -> Iterator[None]:
                 )
             if found is system.Lock.UNKNOWN:
                 marked.enter_context(_owner_file(folder))
+            # what killed owners left is cleared only once the folder is ours
             _clear_owned(folder)
             marked_until_the_end = marked.pop_all()
         with marked_until_the_end:
@@ -439,6 +463,7 @@ def _owner_file(folder: Path) -> Iterator[None]:
     except FileExistsError:
         _require_gone(path, me["machine"])
         disk.remove_file(path)
+        # two processes may find the same dead owner: `create` fails for the one that comes second
         descriptor = disk.create(path)
     try:
         _write_all(descriptor, json_line(me).encode("utf-8"))

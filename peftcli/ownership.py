@@ -32,6 +32,7 @@ def text_in_the_way(path: Path) -> str:
 
     Raises `StorageError` for what is no regular file.
     """
+    # `lexists`: a link that leads nowhere is in the way too
     if not os.path.lexists(path):
         return ""
     if path.is_symlink() or not path.is_file():

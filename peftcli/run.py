@@ -71,6 +71,7 @@ def train_into(
     """`train`, with the run folder that was chosen; gates that are not met are in the record and raise nothing."""
     started = time.monotonic()
     loaded = load_recipe(Path(path), overrides)
+    # before the plan, which may take minutes: a folder in the way is told at once
     require_free(choose_output(loaded, output), loaded, replace=replace)
     # nothing is made, and nothing of an older run touched, before it is known what will be trained
     loaded, prepared = _planned(loaded, overrides, locked=locked, quiet=quiet)
@@ -85,6 +86,7 @@ def train_into(
                 planned=prepared,
                 place=place,
             )
+            # the recipe may be another now: the lock pins what a name, such as a revision, stood for
             return record, place.folder
         draft = Draft(place.folder, loaded, started, prepared=prepared, place=place, lock=lock)
         return run_draft(draft, quiet=quiet), draft.folder
@@ -142,6 +144,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         for warning in prepared.plan.warnings:
             say(f"warning: {warning}")
         with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
+            # set before any computation of the run: sums depend on how many threads share them
             waits = draft.place is not None and draft.place.waits
             draft.assembly = assembly = assemble(prepared, folder, quiet=quiet, track=not waits)
             if draft.lock is not None:
@@ -152,6 +155,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))
         draft.scores = score_run(assembly, draft.result)
+        # written again: the first lock was written before the base was loaded, and knows no weights
         draft.updates = updates_of(assembly.model)
         with signals.finishing():
             draft.write_adapter()
@@ -163,6 +167,9 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
 
 def _teller(quiet: bool) -> Callable[[str], None]:
     return (lambda line: None) if quiet else _warn
+
+
+# from here a signal waits: adapter, lock and record belong together
 
 
 def _sources(loaded: LoadedRecipe) -> str:

@@ -38,6 +38,7 @@ class LastingStream:
         self._lost = False
 
     def write(self, text: str) -> int:
+        """Writes text with everything hidden in it made visible; never fails."""
         self.paint(reveal(text))
         return len(text)
 
@@ -47,6 +48,7 @@ class LastingStream:
             try:
                 self._write(text)
             except (OSError, ValueError) as error:
+                # `ValueError`: the stream was closed, by a library or while Python ends
                 self._lose(error)
 
     def _write(self, text: str) -> None:
@@ -54,13 +56,16 @@ class LastingStream:
             self._stream.write(text)
         except UnicodeEncodeError:
             encoding = self._stream.encoding or "ascii"
+            # only the line at hand loses its characters: the encoding of the stream stays as its owner set it
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def writelines(self, lines: Any) -> None:
+        """Writes each of the lines."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
+        """Passes on what the stream has buffered; never fails."""
         if not self._lost:
             try:
                 self._stream.flush()
@@ -68,6 +73,7 @@ class LastingStream:
                 self._lose(error)
 
     def isatty(self) -> bool:
+        """Whether a terminal reads it, still."""
         return not self._lost and self._stream.isatty()
 
     def _lose(self, error: OSError | ValueError) -> None:
@@ -76,6 +82,7 @@ class LastingStream:
         if isinstance(error, OSError) and error.errno not in _NOBODY_LISTENS:
             self.failure = error.strerror or str(error)
         with contextlib.suppress(OSError, ValueError):
+            # the descriptor itself: C libraries write to it past Python, and Python flushes its buffer at exit
             descriptor = self._stream.fileno()
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, descriptor)
@@ -135,12 +142,14 @@ def lasting_streams() -> Iterator[None]:
 
 
 def open_missing_descriptors() -> None:
+    # flushed while it can still be reported: at exit Python would print a traceback and end with code 120
     """Opens no device on each of the descriptors 0 to 2 that is closed, before a file of ours takes its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
             # the lowest free number, which is this one
+            # `open` takes the lowest free number, and those below have been seen to already
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115

@@ -124,6 +124,7 @@ def try_lock(descriptor: int) -> Lock:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return Lock.IN_USE
+    # or 0, which sets no flag
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return Lock.UNKNOWN
@@ -184,8 +185,11 @@ def computing_at_most(seconds: float, out_of_time: Callable[..., Any], *, patien
         finally:
             timer.cancel()
         return
+    # processor time of user and system together: handing out memory is work of the system that the block caused
     signal.signal(signal.SIGPROF, out_of_time)
+    # the default action of SIGVTALRM ends the process even inside C code, where no handler of Python runs
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    # again every tenth of the time, in case the first exception was caught by the code that is being bounded
     signal.setitimer(signal.ITIMER_PROF, seconds, seconds / 10)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds * patience)
     try:
@@ -233,9 +237,11 @@ def limit_memory(limit_bytes: int) -> None:
     resource = _module("resource")
     if resource is None:
         return
+    # no core file: it would hold the memory of the process, secrets too
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    # macOS knows RLIMIT_AS and may refuse to set it
     except (OSError, ValueError):
         if sys.platform != "darwin":
             raise

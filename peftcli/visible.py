@@ -26,6 +26,7 @@ def _is_hidden(char: str) -> bool:
     if char.isascii():
         return not char.isprintable()
     code = ord(char)
+    # the code points that Unicode reserves for no character: 32 in one block, and the last two of every plane
     is_noncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
     return is_noncharacter or unicodedata.category(char) in _HIDDEN_CATEGORIES
 
@@ -47,5 +48,6 @@ def _json_escape(found: re.Match[str]) -> str:
     char = found[0]
     if char in _JOINERS or not _is_hidden(char):
         return char
+    # JSON escapes count in UTF-16: what lies beyond U+FFFF takes two
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

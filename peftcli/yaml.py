@@ -20,19 +20,23 @@ from peftcli.errors import Fault
 
 MAX_BYTES = 1 << 20
 """Of a recipe: a larger file is refused unread."""
+# far above what a recipe needs (three levels, some hundred values), far below what exhausts stack or memory
 MAX_DEPTH = 50
 MAX_NODES = 50_000
 
+# the spellings of the core schema alone: `yes`, `on` and `NO` of YAML 1.1 are text
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
 _OCTAL, _HEXADECIMAL = re.compile(r"0o[0-7]+"), re.compile(r"0x[0-9a-fA-F]+")
+# `int` refuses more than 4,300 digits; beyond 100 a number is read as a float
 _INT = re.compile(r"[-+]?[0-9]{1,100}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
 _GLUED = re.compile(r"(\s*\w+):([^\s:/].*)")
 """A key and its value without a space between."""
+# libyaml where PyYAML was built with it: much quicker, with the same events and marks
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Scalar = str | int | float | bool | None
@@ -96,6 +100,7 @@ def parse_value(text: str, where: str) -> ParsedText:
 
 def node_of(value: Any, where: str) -> Node | None:
     """Plain Python data as a node; None for what YAML has no place for."""
+    # texts before sequences further down: a `str` is a `Sequence` of itself
     if value is None or isinstance(value, (bool, int, float, str)):
         return Node(value, where)
     if isinstance(value, PurePath):
@@ -103,6 +108,7 @@ def node_of(value: Any, where: str) -> Node | None:
     if isinstance(value, Mapping):
         children = {str(key): node_of(item, where) for key, item in value.items()}
         present = {key: Node(node.value, where, where) for key, node in children.items() if node is not None}
+        # one value that has no place in YAML spoils the whole: what is left would be another recipe
         return Node(present, where) if len(present) == len(children) else None
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         items = [node for item in value if (node := node_of(item, where)) is not None]
@@ -157,6 +163,7 @@ def flow(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, str):
+        # what a bare text may not hold: `: ` would make a key of what is before it, `- ` an item of a list
         bare = _BARE.fullmatch(value) and ": " not in value and value[:2] != "- " and scalar(value) == value
         return value if bare else json.dumps(value, ensure_ascii=False)
     return str(value)
@@ -164,9 +171,11 @@ def flow(value: Any) -> str:
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
+        # the same list under two keys would be written as an anchor and an alias, which `parse` refuses
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        # PyYAML does not indent the items of a list under their key; the recipes that we ship do
         super().increase_indent(flow, False)
 
 
@@ -195,7 +204,9 @@ def _decode(data: bytes, name: str) -> str | Fault:
     if len(data) > MAX_BYTES:
         return Fault(f"the file is larger than {MAX_BYTES:,} bytes", name, "a recipe is a page of text; is this one?")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4096]:
+        # letters of UTF-16 are half zero bytes, and text in UTF-8 has none
         return Fault("the file is not UTF-8 (it looks like UTF-16, or like no text)", f"{name}:1:1", "save it as UTF-8")
+    # Notepad writes a byte order mark, which would become part of the first key
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         text = data.decode("utf-8")
@@ -242,6 +253,8 @@ class _Reader:
             self.faults.append(
                 Fault("the file is not YAML", self._place(0, 0), "see `peft init` for a recipe that works")
             )
+        # the tree up to a syntax fault is half a recipe: checking it would report keys that stand further down as
+        # missing
         return ParsedText(
             None if any(fault.message.startswith("not YAML") for fault in self.faults) else node, self.faults
         )
@@ -270,6 +283,7 @@ class _Reader:
                 items.append(self._node(inner, events, depth + 1))
             return Node(items, where)
         if isinstance(event, yaml.MappingStartEvent):
+            # an alias: the fault is told already, nothing can stand for it
             return Node(self._mapping(events, depth), where)
         return Node(None, where)
 
@@ -277,6 +291,7 @@ class _Reader:
         found: dict[str, Node] = {}
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
+                # reading goes on after a key given twice, so that one look shows every fault
                 break
             key, key_where = self._node(event, events, depth + 1), self._where(event)
             child = self._node(next(events), events, depth + 1)
@@ -295,6 +310,7 @@ class _Reader:
     def _odd_key(self, event: Any, where: str) -> str | None:
         if isinstance(event, yaml.ScalarEvent) and event.value:
             return str(event.value)
+        # `1: x` and `true: x` have names of another type: the schema then reports them as unknown keys
         self.faults.append(Fault("a key must be a name", where, "write `key: value`"))
         return None
 
@@ -347,8 +363,11 @@ class _Reader:
         indent = shown[: len(shown) - len(shown.lstrip())]
         if "\t" in indent:
             place = self._place(line, indent.index("\t"))
+            # the parser's mark is where the line's first token would stand, not where the tab is
             return Fault("not YAML: a tab; YAML needs spaces", place, "indent with two spaces")
         begun = error.context_mark.line if error.context_mark is not None else line
+        # `a:1` begins a text that goes on over the next lines: the parser stops where it ends, the fault is where it
+        # begins
         glued = _GLUED.fullmatch(lines[begun]) if begun < len(lines) and "expected ':'" in problem else None
         if glued is not None:
             place = self._place(begun, glued.start(2))

@@ -52,6 +52,7 @@ def mean_band(values: Sequence[float], intervals: Sequence[tuple[float, float]])
     points spans almost any result.
     """
     mean = statistics.fmean(values)
+    # the widest interval over the seeds: one number that is too narrow would fail a run that is the same
     half = max((high - low for low, high in intervals), default=0.0) / 2
     return one_run_band(mean, (mean - half, mean + half))
 
@@ -66,6 +67,7 @@ def bands(runs: Sequence[Measured]) -> dict[str, Band]:
     """A band for each metric that every run has."""
     bands_by_name = {}
     for name in runs[0].metrics if runs else ():
+        # a metric that one seed lacks has no mean to compare
         values = [value for run in runs if (value := run.metrics.get(name)) is not None and math.isfinite(value)]
         intervals = [found for run in runs if (found := run.band_interval(name)) is not None]
         if len(values) == len(runs):

@@ -34,9 +34,11 @@ class Difference:
 
     @property
     def text(self) -> str:
+        """The item with both values, as a message tells it."""
         return f"{self.item}: locked {self.locked}, here {self.found}"
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return dict(vars(self))
 
 
@@ -54,9 +56,12 @@ def input_differences(locked: Lock, found: Lock, folder: Path) -> list[Differenc
     ]
     kinds = {difference.kind for difference in causes}
     if "base" not in kinds:
+        # a base of other files has other weights: that it differs is told already
         causes += _fingerprint(locked, found)
+    # a base's files hold its tokenizer; only a template that the recipe sets can differ by itself
     if "base" not in kinds or locked.tokenizer.template_sha256 != found.tokenizer.template_sha256:
         causes += _tokenizer(locked, found)
+    # other rows follow from any of these; told without a cause they would hide it
     explained = kinds & {"base", "tokenizer", "data", "package"} or any(
         difference.item in ("seed", "seeds") or difference.item.startswith("data.") for difference in causes
     )
@@ -105,6 +110,9 @@ def _mapping(kind: Kind, item: str, locked: Mapping[str, Any], found: Mapping[st
             yield Difference(kind, item.format(name), *_pair(one, other))
 
 
+# a branch named in one recipe and its commit in the other are the same base
+
+
 def _shared(locked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What both know: a lock made before the weights were loaded lacks some settings."""
     names = [name for name in locked if name in found]
@@ -114,6 +122,7 @@ def _shared(locked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[dict[s
 def _data_files(locked: Lock, found: Lock) -> Iterator[Difference]:
     """Files are known by their content: a moved or renamed one is the same file."""
     one, other = _files(locked), _files(found)
+    # by hash, not by name; a file that changed in its place is gone and new under one name
     gone = {name: sha for name, sha in one.items() if sha not in other.values()}
     new = {name: sha for name, sha in other.items() if sha not in one.values()}
     for name in [*gone, *(name for name in new if name not in gone)]:
@@ -153,7 +162,7 @@ def _rows(locked: Lock, found: Lock) -> Iterator[Difference]:
 def _split(name: str, one: SplitLock | None, other: SplitLock | None) -> Iterator[Difference]:
     if one is None or other is None:
         yield Difference(
-            "data", f"{name} rows", ABSENT if one is None else "there", ABSENT if other is None else "there"
+            "data", f"{name} rows", ABSENT if one is None else "present", ABSENT if other is None else "present"
         )
         return
     if one.order_sha256 != other.order_sha256:
@@ -168,6 +177,7 @@ def _pair(one: Any, other: Any) -> tuple[str, str]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str) and len(value) == _HASH_DIGITS:
+        # twelve digits tell any two files apart to a reader; the lock has them all
         return f"{value[:12]}…"
     text = "nothing" if value is None else value if isinstance(value, str) else flow(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -18,7 +18,9 @@ from peftcli.reports.seal import KEY, digest_of, is_broken
 FORMAT = 1
 LOCK_NAME = "recipe.lock"
 """The lock that a run writes into its folder."""
+# a long run keeps some thousand steps in its trace: about a megabyte
 MAX_LOCK_BYTES = 16 << 20
+# lines of this width stay whole in a diff on any screen
 _INLINE_WIDTH = 100
 _SUFFIX = ".lock"
 _AGAIN = "put it back as it was, or make it again: peft lock RUN"
@@ -111,6 +113,7 @@ class RunTrace(Part):
         if any(len(series) != length for series in (self.loss, self.grad_norm, self.batch, self.draws)):
             raise ValueError(f"every series must have {length} values")
         for text in (*self.loss, *self.grad_norm):
+            # raises for a text that is no such number, and the lock is told as damaged
             if text is not None:
                 float.fromhex(text)
         return self
@@ -181,6 +184,7 @@ def require_own_lock(path: Path, recipe: Path) -> None:
         return
     if not isinstance(document, dict) or not {"format", "recipe", "base", "data"} <= set(document):
         raise in_the_way(path)
+    # the lock says of which recipe it is; one of another recipe of that stem is no leftover of this one
     source = document.get("source")
     other = absolute(source, path.absolute().parent) if isinstance(source, str) else None
     taken = (
@@ -266,6 +270,7 @@ def render(document: dict[str, Any]) -> str:
 
 def _rendered(value: Any, indent: str) -> str:
     plain = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # the document itself always spans lines, however short, so that git shows single facts
     if not value or (len(plain) + len(indent) <= _INLINE_WIDTH and indent):
         return plain
     if isinstance(value, dict):
@@ -277,4 +282,5 @@ def _rendered(value: Any, indent: str) -> str:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         inner = indent + " "
         return "[\n" + ",\n".join(inner + _rendered(item, inner) for item in value) + f"\n{indent}]"
+    # a list of numbers or texts is one series: broken over lines it would be thousands
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -12,7 +12,9 @@ import torch
 
 from peftcli.lock.used_packages import PACKAGES, versions
 
+# units that change which kernel runs, and so the last bits; the rest of the flags vary between kernels of Linux
 _COMPUTE_FLAGS = re.compile(r"(sse|ssse|avx|amx|fma|f16c|bmi|asimd|sve|neon|bf16|i8mm)\w*")
+# variables by which libraries choose or are told their kernels
 _DISPATCH_VARIABLES = (
     "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DYNAMIC", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
     "NVIDIA_TF32_OVERRIDE",
@@ -28,6 +30,7 @@ def describe(device: str) -> dict[str, str]:
     """Python, system, processor with its vector units, GPU. Names no host and no user."""
     facts = {
         "python": platform.python_version(),
+        # the patch level of the kernel changes with every update and computes nothing
         "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "processor": processor_name(),
         "cpu_flags": cpu_flags(),
@@ -61,6 +64,7 @@ def _cpu_info(field: str) -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():
+            # the first processor stands for all: machines with unlike ones are not told apart here
             if line.split(":")[0].strip() == field:
                 return line.split(":", 1)[1].strip()
     return ""
@@ -73,6 +77,7 @@ def processor_name() -> str:
 
 def cpu_flags() -> str:
     """The vector units that compute kernels choose by, sorted; empty where the kernel does not tell."""
+    # `flags` on x86, `Features` on ARM
     words = (_cpu_info("flags") or _cpu_info("Features")).split()
     return " ".join(sorted(word for word in words if _COMPUTE_FLAGS.fullmatch(word)))
 

@@ -78,6 +78,7 @@ def _recipe(loaded: LoadedRecipe, folder: Path, values: Mapping[str, Any]) -> di
         origin = _origin(loaded.origin(key), folder)
         if key in NOT_INPUTS:
             continue
+        # a value that the user wrote as `auto` keeps that in its origin; what it became is what is pinned
         if key in values and value == "auto":
             value, origin = values[key], f"auto ({origin})"
         found[key] = (_with_relative_paths(value, folder), origin)
@@ -118,6 +119,7 @@ def _base(prepared: Prepared, folder: Path) -> BaseLock:
 def _data(prepared: Prepared, folder: Path) -> DataLock:
     facts = prepared.data.facts
     splits = {"train": facts.train} | ({} if facts.validation is None else {"validation": facts.validation})
+    # files that ship with the package lie in another place on each machine
     builtin = {str(builtin_data(name)): f"builtin:{name}" for name in data_names()}
     return DataLock(
         sources=[
@@ -148,6 +150,7 @@ def _split(facts: SplitFacts) -> SplitLock:
 
 def _settings(device: str) -> dict[str, Any]:
     found: dict[str, Any] = determinism(device)
+    # set elsewhere in the process, for instance by a user's own script, and it changes every product of matrices
     found["matmul_precision"] = torch.get_float32_matmul_precision()
     if device == "cuda":
         found["cudnn_benchmark"] = torch.backends.cudnn.benchmark

@@ -14,6 +14,7 @@ def relative(path: str | Path, folder: Path) -> str:
         # the way there would name the user
         return str(Path("~") / path.relative_to(home))
     text = os.path.relpath(path, folder)
+    # without `./` a file beside the lock would look like a Hub id
     return text if text.startswith("..") else f"./{text}"
 
 

@@ -49,6 +49,7 @@ def kept_steps(total: int) -> list[int]:
     if total <= MAX_KEPT_STEPS:
         return list(range(1, total + 1))
     dense = MAX_KEPT_STEPS // 2
+    # rounded up, so that the second half never takes more than its room
     every = math.ceil((total - dense) / dense)
     return [*range(1, dense + 1), *range(dense + every, total, every), total]
 
@@ -59,6 +60,7 @@ def steps_taken(losses: Sequence[float], lines: Sequence[Mapping[str, Any] | Non
     for step, (loss, line) in enumerate(zip(losses, lines, strict=True), start=1):
         if line is not None and math.isfinite(loss) and math.isfinite(line["grad_norm"]):
             known[step] = Step(loss, line["grad_norm"], str(line.get("batch", "")), str(line.get("draws", "")))
+        # logged by a run that was continued since: the loss that the run keeps is another step's
         elif step in known and known[step].loss != loss:
             del known[step]
     return known

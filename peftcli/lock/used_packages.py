@@ -26,6 +26,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of those that are installed, in order."""
     found = {}
     for name in dict.fromkeys(packages):
+        # `dict.fromkeys`: a package may be asked for by several choices
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

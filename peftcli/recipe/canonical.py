@@ -23,6 +23,7 @@ def _section(node: Node, section: Any, faults: list[Fault]) -> Node:
     for written, child in node.value.items():
         key = written.replace("-", "_")
         field = section.model_fields.get(key) if section is not None else None
+        # only a hyphen that makes a known key is another spelling; an unknown one is shown as it was written
         key = key if field is not None or section is None else written
         if key in found:
             faults.append(Fault(f"`{written}` is given twice, also as `{key}`", child.key_where, "keep one of the two"))
@@ -39,6 +40,7 @@ def _section(node: Node, section: Any, faults: list[Fault]) -> Node:
 
 def _expanded(node: Node, key: str) -> Node:
     if isinstance(node.value, str) or (isinstance(node.value, list) and key == "train"):
+        # of `data` the short form may be a list, of sources; a base or method is always one name
         return Node({key: Node(node.value, node.where, node.where)}, node.where, node.key_where)
     return node
 
@@ -86,6 +88,7 @@ def _with_canonical_type(node: Node, sections: list[Any]) -> Node:
 
 def _word(node: Node, annotation: Any) -> Node:
     sections = [section for section in sections_of(annotation) if TYPE in section.model_fields]
+    # where text is allowed as well (a learning rate `auto`), a word stays a word
     if sections and str not in arms(annotation):
         short = Node({TYPE: Node(node.value, node.where, node.where)}, node.where, node.key_where)
         return _with_canonical_type(short, sections)

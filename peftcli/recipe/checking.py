@@ -48,6 +48,7 @@ def _in_order(faults: list[Fault]) -> list[Fault]:
         numbers = [int(part) for part in parts[1:] if part.isdigit()]
         return (parts[0], *(numbers if len(numbers) == 2 else (0, 0)))
 
+    # `dict.fromkeys`: the rounds of validation may tell one fault twice, and the order of equals must not change
     return sorted(dict.fromkeys(faults), key=place)
 
 
@@ -82,6 +83,7 @@ class _Check:
         """Notes a fault and takes the value out, so that the rest can still be checked."""
         self.faults.append(fault)
         self.bad.add(path)
+        # a list loses no single item, which would shift the places of those after it: the whole list goes
         cut = next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))
         _remove(self.data, path[:cut])
 
@@ -89,10 +91,13 @@ class _Check:
 
     def _validate(self) -> bool:
         try:
+            # through JSON: strict validation then takes a list for a tuple, which YAML cannot write, and still no text
+            # for a number
             self.recipe = Recipe.model_validate_json(json.dumps(self.data))
         except ValidationError as error:
             before = len(self.bad)
             self._translate(error, Recipe, ())
+            # no new fault in a round that failed: what is left follows from what has been taken out
             return len(self.bad) == before
         return True
 
@@ -108,6 +113,7 @@ class _Check:
             _, preset = resolve_name(kind.value)
         except RecipeError as error:
             self._add((METHOD, TYPE), Fault(f"method.type: {error.message}", kind.where, error.fix))
+            # a method without fields that must be given, so that the other sections can still be checked
             self.data[METHOD] = {TYPE: method_names()[0]}
             return None
         own = method_class(kind.value)
@@ -120,6 +126,7 @@ class _Check:
             except ValidationError as error:
                 before = len(self.bad)
                 self._translate(error, own, (METHOD,))
+                # every field may be right by itself and the section wrong: without progress no further round helps
                 if len(self.bad) == before or (METHOD,) in self.bad:
                     self.data[METHOD] = {TYPE: method_names()[0]}
                     return None
@@ -203,6 +210,7 @@ class _Check:
         """The part of a pydantic location that exists in the document; names of union members are skipped."""
         path: Path = ()
         node = self.root
+        # pydantic names members of unions and types in its location as well; the document has no such keys
         for part in location:
             inner = node.child(part)
             if inner is not None:
@@ -230,6 +238,7 @@ class _Check:
         return self.root.where
 
 
+# rules that join a value already known to be wrong would be told about a stand-in
 def _leaves(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
     if isinstance(node.value, dict):
         for key, child in node.value.items():
@@ -257,6 +266,7 @@ def _leaf_fault(path: Path, node: Node, free: Collection[str]) -> Fault | None:
             node.where,
             f"write the value, or give it with --set {key}=...",
         )
+    # 64 Ki characters: more than any prompt or path, and small enough to be copied into every record
     if "\0" in node.value or len(node.value) > 1 << 16:
         return Fault(f"`{key}` holds a NUL character or more than 65,536 characters", node.where)
     return None

@@ -34,6 +34,7 @@ class Gate:
             if base is None or not math.isfinite(base):
                 return False
             bound *= base
+        # NaN compares as false with all but `!=`; infinity would pass `>`: neither is a value that anybody wished for
         return math.isfinite(value) and _COMPARE[self.comparison](value, bound)
 
 

@@ -48,6 +48,7 @@ def _distinct(keys: list[Key]) -> list[list[Key]]:
     """The keys by their text: a field that several methods or optimizers share alike is told once, for all of them."""
     texts: dict[tuple[str, str, str], list[Key]] = {}
     for key in keys:
+        # the same name with another text or default is another key to a reader
         texts.setdefault((key.name, key.field.description or "", _default_text(key.field)), []).append(key)
     return list(texts.values())
 
@@ -109,6 +110,7 @@ def _explain_code(topic: str) -> dict[str, Any]:
     classes = [found for name in vars(errors) if (found := _error_class(name)) is not None]
     named = _error_class(topic)
     code = named.exit_code if named is not None else int(topic)
+    # 0 and the codes of signals have no class of error of their own
     if code in _EXTRA_CODES:
         return {"code": code, "summary": _EXTRA_CODES[code], "lines": [f"exit code {code}", f"  {_EXTRA_CODES[code]}"]}
     matching = [named] if named is not None else [found for found in classes if found.exit_code == code]

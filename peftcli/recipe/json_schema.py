@@ -22,6 +22,7 @@ def recipe_schema() -> dict[str, Any]:
     """The schema (2020-12) as plain data. What it refuses, `validate` refuses too, but for spellings with hyphens."""
     schema = Recipe.model_json_schema(mode="validation")
     definitions, properties = schema.setdefault("$defs", {}), schema["properties"]
+    # the abstract base of the methods; each method stands as a variant of its own instead
     definitions.pop("MethodConfig", None)
     properties["method"] = _method(definitions, properties["method"].get("description", ""))
     for key in ("model", "data"):

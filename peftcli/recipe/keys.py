@@ -110,6 +110,7 @@ def _walk(owner: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in owner.model_fields.items():
         yield Key(prefix + name, owner, field)
         if prefix + name == METHOD:
+            # the fields below `method` depend on its type: `method_keys` has them
             continue
         item = items_of(field.annotation)
         for section in [*sections_of(field.annotation), *(sections_of(item) if item is not None else [])]:
@@ -123,6 +124,7 @@ def recipe_keys() -> tuple[Key, ...]:
     found = []
     for key in _walk(Recipe, ""):
         if (key.name, key.owner) not in seen:
+            # a section that two paths share is walked once for each
             seen.add((key.name, key.owner))
             found.append(key)
     return tuple(found)

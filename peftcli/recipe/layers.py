@@ -56,6 +56,7 @@ def _base_path(extends: Node, folder: Path, chain: tuple[Path, ...]) -> Path:
         raise RecipeError(f"`extends: {extends.value}` leads back to itself", where=extends.where, fix="cut the circle")
     if len(chain) > MAX_EXTENDS:
         raise RecipeError(f"more than {MAX_EXTENDS} recipes extend one another", where=extends.where, fix="merge some")
+    # messages name files as a user would type them
     return Path(os.path.relpath(base)) if base.is_relative_to(Path.cwd()) else base
 
 
@@ -77,10 +78,12 @@ def _read(path: Path, where: str | None) -> Node:
     try:
         data = files.read_bounded(path, limit_bytes=MAX_BYTES)
     except StorageError as error:
+        # a file at the bound fails without a cause of the system; one that may not be read has it
         if error.__cause__ is None:
             raise RecipeError(error.message, where=str(path), fix="a recipe is a page of text; is this one?") from error
         raise StorageError("no permission to read the recipe", where=str(path), fix=f"chmod u+r {path}") from error
     parsed = parse(data, str(path))
+    # somebody gave the data file instead of the recipe: faults of YAML in its rows help nobody
     if parsed.faults and path.suffix.lower() in _ROWS:
         raise RecipeError(
             f"{path} holds rows, not a recipe", where=where, fix=f"peft init --data {path} writes a recipe for them"
@@ -96,6 +99,7 @@ def _read(path: Path, where: str | None) -> Node:
 
 def _with_unknown_keys(node: Node | None, faults: list[Fault]) -> list[Fault]:
     """A file with duplicate keys or tags can still be checked: its other faults are told along."""
+    # with `extends` a key may be explained by the file below: it is not checked alone
     if node is None or not isinstance(node.value, dict) or node.child("extends") is not None:
         return faults
     found = list(faults)
@@ -114,6 +118,7 @@ def _require_file(path: Path, where: str | None) -> None:
             raise StorageError("no permission to read the recipe", where=str(path), fix="check the folder") from error
         raise RecipeError(f"recipe not found: {path}", where=where, fix=_near_files(path)) from error
     if stat.S_ISDIR(mode):
+        # `*.y*ml`: both `.yaml` and `.yml`
         inside = sorted(file.name for file in path.glob("*.y*ml"))[:3]
         hint = f"name one of its files: {', '.join(inside)}" if inside else "name a recipe file"
         raise RecipeError(f"{path} is a folder, not a recipe", where=where, fix=hint)
@@ -123,6 +128,7 @@ def _require_file(path: Path, where: str | None) -> None:
 
 def _near_files(path: Path) -> str:
     places = [path.parent, path.parent / "recipes", Path("recipes")]
+    # at most 200 of a folder: comparing names is quadratic in their length
     known = {str(file): file for place in places if place.is_dir() for file in sorted(place.glob("*.y*ml"))[:200]}
     same = [shown for shown, file in known.items() if file.stem == path.stem]
     near = same or difflib.get_close_matches(str(path), known, n=1, cutoff=0.7)
@@ -139,6 +145,7 @@ def override_layer(overrides: Sequence[str] | Mapping[str, Any], folder: Path, f
         if key == "extends":
             faults.append(Fault("`extends` cannot be set from outside", node.where, "write it in the recipe"))
             continue
+        # from the innermost part outwards: `a.b.c=1` becomes a: {b: {c: 1}}
         for part in reversed(key.split(".")):
             node = Node({part: Node(node.value, node.where, node.where)}, node.where)
         layer = _absolute_overrides(canonical(node, faults), folder)
@@ -186,12 +193,14 @@ def merge(lower: Node, upper: Node) -> Node:
 def _merge(lower: Node, upper: Node, path: tuple[str, ...]) -> Node:
     if not isinstance(lower.value, dict) or not isinstance(upper.value, dict):
         return upper
+    # the keys of one method or optimizer mean nothing to another
     kinds = [node.value.get(TYPE) for node in (lower, upper) if isinstance(node.value, dict)]
     if all(kind is not None for kind in kinds) and len({str(kind.value) for kind in kinds if kind}) > 1:
         return upper
     merged = dict(lower.value)
     for one, other in ALTERNATIVES.get(".".join(path), ()):
         for named, dropped in ((one, other), (other, one)):
+            # null names nothing: `max_steps: null` in the upper layer leaves the epochs below as they are
             if named in upper.value and dropped not in upper.value and upper.value[named].value is not None:
                 merged.pop(dropped, None)
     for key, child in upper.value.items():
@@ -228,6 +237,7 @@ def _with_paths(node: Node, resolve: Any) -> Node:
     def text(found: Node, always: bool = False) -> Node:
         if not isinstance(found.value, str) or not found.value or found.value.startswith(BUILTIN_PREFIX):
             return found
+        # `${` and NUL are faults that `checking` tells; a path made of them would hide them
         if "\0" in found.value or "${" in found.value:
             return found
         return Node(resolve(found.value, always), found.where, found.key_where)
@@ -238,6 +248,7 @@ def _with_paths(node: Node, resolve: Any) -> Node:
         return _replaced(found, {"path": text}) if isinstance(found.value, dict) else text(found)
 
     def validation(found: Node) -> Node:
+        # `auto` is a word of `data.validation`, not a file of that name
         return found if found.value == AUTO else source(found)
 
     model = {"base": text, "init_adapter": text, "chat_template": lambda found: text(found, always=True)}

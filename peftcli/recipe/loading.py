@@ -81,6 +81,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     recipe = checked.recipe
     if recipe.name is None:
         recipe = recipe.model_copy(update={"name": default_name(path)})
+    # origins are of the recipe before defaults: a key without a node was given by nobody
     origins = {key: _origin(root, key.split(".")) for key in flat_recipe(recipe)}
     absolute = Path(os.path.abspath(path))
     return LoadedRecipe(recipe, absolute, absolute.parent, origins, tuple(checked.warnings))
@@ -105,6 +106,7 @@ def generation_from(
 
 def default_name(path: Path) -> str:
     """The name of a run from its recipe's file name, in the letters that a name may have."""
+    # 64 letters: the name becomes a folder, of which a suffix and temporary names are made
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.rsplit(".", 1)[0]).strip("._-")[:64]
     return name if name and not holds_secret(path.name) else "recipe"
 

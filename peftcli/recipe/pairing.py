@@ -66,6 +66,9 @@ def _config_file(loaded: LoadedRecipe) -> Path | None:
     return None if folder is None else folder / CONFIG_NAME
 
 
+# a missing base is told by whoever loads it, with more to say
+
+
 def _cached_config(loaded: LoadedRecipe) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

@@ -62,6 +62,8 @@ def _section(section: BaseModel, *, keep_empty: bool) -> dict[str, Any]:
             if field.default is not PydanticUndefined or field.default_factory
             else ...
         )
+        # what is empty by default says nothing; every other default is written, so that a later version cannot change
+        # it
         if not keep_empty and value == default and (value is None or value in ({}, [])):
             continue
         document[name] = _plain(value, keep_empty)

@@ -142,6 +142,7 @@ def _validation(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[Bro
 
 
 def _metrics(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
+    # the loss is always computed; `dict.fromkeys` keeps the order for the message
     computed = list(dict.fromkeys(f"eval_{name}" for name in ("loss", *recipe.evaluation.metrics)))
     wanted = [(f"expect.{name}", name) for name in recipe.expect]
     if recipe.training.early_stopping is not None:

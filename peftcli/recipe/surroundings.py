@@ -61,6 +61,7 @@ def _data(loaded: LoadedRecipe) -> Iterator[Lacking]:
     data = loaded.recipe.data
     for key, sources in (("data.train", data.train_sources), ("data.validation", data.validation_sources)):
         for source in sources:
+            # sources of the Hub are not looked up: that needs the network
             if is_local(source.path, loaded.folder) or source.path.startswith(BUILTIN_PREFIX):
                 yield from _told(loaded, key, partial(_require_rows, loaded, source))
 
@@ -128,6 +129,7 @@ def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
 
 def _packages(loaded: LoadedRecipe) -> Iterator[Lacking]:
     for need in _needs(loaded):
+        # `find_spec` imports nothing: some of these packages take seconds
         if not any(importlib.util.find_spec(module) for module in need.modules):
             message = f"{need.what} needs the package {need.modules[0]}"
             yield DeviceError, Fault(message, loaded.origin(need.key), need.fix)
@@ -141,5 +143,6 @@ def _device(loaded: LoadedRecipe) -> Iterator[Lacking]:
 
 def _may_have_cuda() -> bool:
     """Whether a driver is there at all; only torch itself can tell whether it works."""
+    # NVIDIA on Linux, WSL, a container without /dev, AMD's ROCm (which torch calls cuda too), Windows
     places = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version", "/dev/kfd", "C:/Windows/System32/nvcuda.dll")
     return any(Path(place).exists() for place in places)

@@ -67,6 +67,9 @@ def _in_method(node: Node, path: Path) -> list[Stray]:
     return [] if own is None else _in_section(node, own, path)
 
 
+# a method that nobody knows has no fields to compare with; its name is the fault that is told
+
+
 def _in_value(node: Node, annotation: Any, path: Path) -> list[Stray]:
     if isinstance(node.value, list):
         item = items_of(annotation)
@@ -106,6 +109,7 @@ def _remedy(key: str, section: type[BaseModel], path: Path) -> str:
         return f"{section.refused_variants[key]} is not supported yet; leave it out"
     if lower in own:
         return f"did you mean `{lower}`?"
+    # 0.8: a slip of the pen in a key of this section; looser likenesses wait until other tools' names are tried
     near = difflib.get_close_matches(lower, own, n=1, cutoff=0.8)
     if near:
         return f"did you mean `{near[0]}`?"
@@ -117,10 +121,12 @@ def _remedy(key: str, section: type[BaseModel], path: Path) -> str:
         return _renamed(foreign_keys()[lower], section, path)
     if elsewhere := _elsewhere(lower, path):
         return elsewhere
+    # 0.55: the last guess within this section, so two of them
     if near := difflib.get_close_matches(lower, own, n=2, cutoff=0.55):
         return f"did you mean {' or '.join(f'`{name}`' for name in near)}?"
     if len(lower) >= _TELLING and (near := near_keys(lower, count=1)):
         return f"did you mean `{near[0]}`?"
+    # 24 names: a line or two; a longer list is what `peft schema` is for
     return f"known here: {', '.join(own[:24])}"
 
 

@@ -20,6 +20,7 @@ MAX_SHOWN = 60
 Schema = Mapping[str, Any]
 Kind = Literal["word", "number", "boolean", "text", "list", "section", "null"]
 
+# names of pydantic beside those of JSON Schema
 _BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 
 
@@ -35,8 +36,10 @@ def found_text(node: Node) -> str:
     if isinstance(value, list):
         return "a list" if value else "an empty list"
     if isinstance(value, str):
+        # before cutting: half a credential would not be known as one
         shown = "".join(character if character.isprintable() else "?" for character in redacted(value))
         return f'the text "{shown[:MAX_SHOWN]}{"..." if len(shown) > MAX_SHOWN else ""}"'
+    # a number of a thousand digits would fill the screen
     text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a very large number"
     return text
 
@@ -121,6 +124,7 @@ def _inside(schema: Schema, part: str | int, root: Schema) -> list[Schema]:
     for arm in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
         found += _inside(arm, part, root)
     if isinstance(part, int):
+        # positions of a fixed list have one kind here (two betas), so the first speaks for all
         items = schema.get("prefixItems") or ([schema["items"]] if "items" in schema else [])
         return found + items[:1]
     if part in schema.get("properties", {}):
@@ -139,6 +143,7 @@ def _wanted(schema: Schema, root: Schema) -> list[AllowedValue]:
     schema = _resolved(schema, root)
     mapping = schema.get("discriminator", {}).get("mapping")
     if mapping:
+        # the members of a tagged union are known by their names; their sections would be pages
         return [_word(name) for name in mapping]
     if arms := (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
         found = [wanted for arm in arms for wanted in _wanted(arm, root)]

@@ -27,6 +27,7 @@ REMEDY = "use the environment (HF_TOKEN, WANDB_API_KEY, ...); a recipe is copied
 MASK = "***"
 
 _KEY = re.compile(
+    # `tokens` alone is a count, or a list of strings, far more often than a secret
     r"^(?!tokens$)(.*_)?(tokens?|secrets?|passwords?|passwd|passphrase|api_?keys?|access_?keys?|account_?keys?|private_?keys?"
     r"|secret_?keys?|credentials?)$"
 )
@@ -35,10 +36,12 @@ _TOKENIZER_WORDS = re.compile(
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _HEADER = re.compile(
+    # `Bearer` in a sentence is a word; with a digit in what follows it is a header
     r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)\s+|\bbearer\s+(?=[A-Za-z._~+/=-]*\d))"
     r"[A-Za-z0-9._~+/=-]{12,}"
 )
 _NAMED = re.compile(
+    # eight characters at least: shorter values are words of a sentence ("the key: value")
     r"""(tokens?|secrets?|passwords?|passwd|passphrase|keys?|credentials?)(["']?\s*[=:]\s*["']?)([^\s"',;&\\<>*]{8,})""",
     re.IGNORECASE,
 )
@@ -92,6 +95,7 @@ def redacted_keys(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _masked(text: str, *, words: bool) -> str:
+    # longest way first, and whole values of the environment before the shapes, which might mask only a part of one
     for value in secret_values(words=words):
         for written in _ways_to_write(value):
             text = text.replace(written, MASK)
@@ -106,6 +110,7 @@ def _without_named(found: re.Match[str]) -> str:
     name, between, value = found.groups()
     before = _NAME_BEFORE.search(found.string, max(0, found.start() - 60), found.start())
     whole = (before[0] if before else "") + name
+    # a digit string is a count; brackets and `$` begin a placeholder, a list or a special token
     if not is_secret_key(whole) or value.isdigit() or value.startswith(("<|", "[", "{", "(", "$")):
         return found[0]
     return f"{name}{between}{MASK}"

@@ -54,6 +54,7 @@ _OF_SECRET_KEYS = frozenset(
     ]
 )
 _NO_SECRETS = frozenset(("PWD", "OLDPWD"))
+# shorter values are found in innocent text by chance
 _SHORTEST_VALUE = 10
 _SHORTEST_MADE = 16
 _MADE_CHANGES = 0.35
@@ -75,6 +76,7 @@ def secret_values(*, words: bool, environment: Mapping[str, str] = os.environ) -
 
 
 def _is_secret(name: str, value: str) -> bool:
+    # names are told by their last word, and `..._KEY` by the one before it as well
     last, before = [*name.lower().split("_")[::-1], ""][:2]
     if name in _NO_SECRETS or _ORDINARY.fullmatch(value):
         return False
@@ -87,6 +89,7 @@ def _is_made(value: str) -> bool:
     """Whether a value was drawn, not thought up: long, of one piece, and changing its kind of character all the time."""
     if len(value) < _SHORTEST_MADE or not re.fullmatch(r"[A-Za-z0-9+/=_-]+", value) or _WORDS.fullmatch(value):
         return False
+    # 32 digits of hexadecimal are a key of 128 bits; few of their neighbours need be of unlike kind
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return True
     kinds = ["A" if c.isupper() else "a" if c.islower() else "0" if c.isdigit() else "" for c in value]

@@ -18,6 +18,7 @@ TOLERANCE_FP32_CPU = 1e-4
 TOLERANCE = 1e-3
 EARLY_STEPS = 5
 """Steps in which rounding cannot have grown: there the tolerance holds on every machine."""
+# a step's forward and backward round each number by 1e-7; half precision (8 bits of mantissa) by 4e-3
 ROUNDING_FP32 = 1e-4
 ROUNDING_HALF = 3e-2
 """A larger relative difference at equal weights and equal data is no rounding: something was drawn."""
@@ -75,12 +76,14 @@ def compare(
         # equal weights that are scored otherwise are no equal run: something that the evaluation reads has changed
         equal_bytes = equal_bytes and all(metrics.get(name) == band[0] for name, (band, own) in scored.items() if own)
         bands = [
+            # of a mean over seeds no single seed owes the value
             _band(name, band, metrics.get(name), exact=own and terms.wanted == "bytes")
             for name, (band, own) in scored.items()
         ] or [_mean_loss(pairs)]
     else:
         bands = [_mean_loss(pairs)]
     in_band = all(finding.passed for finding in bands)
+    # a run that was stopped early is compared as far as it goes, but reproduces nothing
     whole = metrics is None or locked.steps == found.steps
     level = _level(equal_bytes, pairs, in_band, terms) if whole else None
     if level == "bytes" and any(item.kind != "package" for item in terms.inputs):
@@ -93,6 +96,7 @@ def compare(
         wanted=terms.wanted,
         level=level,
         findings=(*findings, *bands),
+        # bytes part at the first bit; at the looser levels, where the tolerance is left
         parting=exact if terms.wanted == "bytes" or level is None else beyond,
     )
 
@@ -114,6 +118,7 @@ def _distance(one: Step | None, other: Step | None) -> float:
 def _relative(one: float, other: float) -> float:
     if one == other:
         return 0.0
+    # relative to the larger of the two, so that the order of the runs makes no difference
     found = abs(one - other) / max(abs(one), abs(other))
     return found if math.isfinite(found) else math.inf
 
@@ -144,6 +149,7 @@ def parting(pairs: Mapping[int, tuple[Step | None, Step | None]], terms: Terms, 
         distance = _distance(one, other) if tolerance == 0.0 else _relative(one.loss, other.loss)
         if distance > tolerance:
             return _numbers(step, one, other, equal_so_far, terms)
+        # beyond the last bit only the loss decides: the norm of the gradient magnifies rounding
         equal_so_far = equal_so_far and distance == 0.0
     return None
 
@@ -152,6 +158,7 @@ def _numbers(step: int, one: Step, other: Step, equal_so_far: bool, terms: Terms
     shown = _number_text(one, other)
     if changed := _changed(terms):
         return Parting(step, "numbers", f"same batch and draws; {shown}{changed}")
+    # weights that were equal before this step have not drifted: what is too far for rounding was drawn
     if equal_so_far and terms.wanted == "bytes" and _distance(one, other) > terms.rounding:
         detail = f"same batch, equal weights before; {shown}: too far for rounding, so a draw that no seed governs"
         return Parting(step, "randomness", detail)
@@ -180,6 +187,7 @@ def _level(
 ) -> Level | None:
     if equal_bytes and in_band:
         return "bytes"
+    # a machine that owes the bytes has no excuse in a tolerance
     if terms.wanted == "bytes" or not in_band:
         return None
     if terms.wanted == "metrics":
@@ -207,6 +215,7 @@ def _step_findings(
     draws = [step for step, (one, other) in both.items() if one.draws != other.draws]
     exact = all(_distance(*pair) == 0.0 for pair in pairs.values())
     loss = max(((_loss_distance(*pair), step) for step, pair in pairs.items()), default=(0.0, 0))
+    # between versions order and draws may change for a reason; at the other levels they may not
     must = None if terms.wanted == "metrics" else False
     return [
         Finding("data order", not batches or must, _equal_steps(batches, len(both))),

@@ -105,6 +105,7 @@ def _fresh_folder(recipe: Path) -> Iterator[tuple[Path, Callable[[], Path]]]:
     made = not parent.exists()
     with files.storage_errors(parent):
         files.disk.make_folder(parent)
+        # a temporary name, so that whatever a killed reproduction leaves is known as ours
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{files.TEMPORARY_PREFIX}reproduce-"))
     name = recipe.parent.name if is_run else recipe.stem
 
@@ -120,6 +121,7 @@ def _fresh_folder(recipe: Path) -> Iterator[tuple[Path, Callable[[], Path]]]:
         yield folder, keep
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        # only where we made it, and `rmdir` removes none that holds anything
         if made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -149,6 +151,7 @@ class _Job:
             draft = Draft(folder, of_seed(loaded, seed), time.monotonic())
             draft.prepared = prepare_run(draft.loaded)
             if number == 0:
+                # of the whole recipe, not of one seed's: the lock names all seeds
                 here = self._tell(dataclasses.replace(draft.prepared, loaded=loaded))
             record = run_draft(draft, quiet=self.quiet)
             own = read_lock(folder / LOCK_NAME)
@@ -171,6 +174,7 @@ class _Job:
         assembly = assemble(prepared, self.folder, quiet=self.quiet)
         attach_method(assembly, resuming=False)
         setup = fit_setup(assembly, resuming=False)
+        # early stopping asks for scores, and none are taken here
         config = setup.config.model_copy(update={"early_stopping": None})
         fit(dataclasses.replace(setup, config=config, last_step=steps, evaluate=None))
         taken = read_steps(self.folder / "metrics.jsonl")

@@ -59,11 +59,13 @@ def junit_xml(result: Reproduction) -> str:
     ):
         SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for number, (group, name, message) in enumerate(cases):
+        # the whole time stands at the verdict: cases are findings about one run, not work of their own
         seconds = result.seconds if number == len(cases) - 1 else 0.0
         case = SubElement(
             suite, "testcase", {"name": _clean(name), "classname": _clean(group), "time": f"{seconds:.3f}"}
         )
         if message is not None:
+            # readers show the attribute on one line; the text below it is whole
             failure = SubElement(case, "failure", {"message": _clean(message)[:500], "type": "difference"})
             failure.text = _clean(message)
     SubElement(suite, "system-out").text = _clean(reproduction_text(result))
@@ -79,6 +81,7 @@ def _cases(result: Reproduction) -> list[tuple[str, str, str | None]]:
     for name, differences in (("inputs", result.inputs), ("environment", result.environment)):
         text = "; ".join(item.text for item in differences)
         found.append(
+            # inputs that differ and yet reproduced are no failure
             (group, name, text if differences and not result.held and (result.strict or name == "inputs") else None)
         )
     for seed in result.seeds:

@@ -85,6 +85,7 @@ def _mark(finding: Finding) -> str:
 def reproduction_markdown(result: Reproduction) -> str:
     """The result for a pull request."""
     mark = "✅" if result.held else "❌"
+    # the verdict quotes names of files and keys: as code, so that Markdown reads nothing into them
     parts = [f"## {mark} {code(result.recipe)}", code(verdict(result), 600)]
     differing = [*result.inputs, *result.environment]
     if differing:

@@ -52,6 +52,7 @@ class SeedResult:
 
     @property
     def held(self) -> bool:
+        """Whether any level holds."""
         return self.level is not None
 
 
@@ -86,9 +87,11 @@ class Reproduction:
 
     @property
     def parting(self) -> Parting | None:
+        """Where the first seed that parts does so; None where none does."""
         return next((result.parting for result in self.seeds if result.parting is not None), None)
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
         return {
             "reproduced": self.held,
             "level": self.level,

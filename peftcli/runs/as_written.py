@@ -25,6 +25,7 @@ _FREE = frozenset({"README.md"})
 
 
 def adapter_hashes(folder: Path) -> dict[str, str]:
+    # several seeds have an adapter each; the lock of all does not say which lies here
     """Name -> SHA-256 of every file of an adapter folder that is read by anybody."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE)
     return {name: files.sha256_file(folder / name) for name in names}
@@ -35,6 +36,7 @@ def require_as_written(location: Location, source: BaseSource | None = None) -> 
 
     `source`: the base; None where it is not at hand.
     """
+    # an adapter that was copied out of its run, or put into another one's
     if location.run is None or location.adapter != location.run / "adapter":
         return
     changed = changed_beside(location.run, location.record.get("run_files") or {}, (RECIPE_NAME, LOCK_NAME))
@@ -49,9 +51,11 @@ def require_as_written(location: Location, source: BaseSource | None = None) -> 
         path = location.adapter / name
         if not path.is_file() or files.sha256_file(path) != sha256:
             raise _changed(location.adapter / name, name)
+    # a file more is a change too: a chat template that was put in would change every prompt
     added = [name for name in small_names(location.adapter) if recorded and name not in recorded]
     if added:
         raise _changed(location.adapter / added[0], added[0])
+    # another base than the recorded one was asked for by name
     if lock is not None and source is not None and not location.told:
         _require_configuration(lock, source, location)
 

@@ -41,7 +41,6 @@ from peftcli.training.seeding import stream_seed
 from peftcli.training.setup import FitResult, FitSetup
 from peftcli.training.trackers import Trackers, both, require_packages
 
-PROBE_ROWS = 64
 INIT_BATCHES = 8
 FREE_KEYS = (
     "name", "output", "tracking", "expect", "generation.", "evaluation.", "checkpoint.", "training.epochs",
@@ -87,17 +86,21 @@ class Assembly:
 
     @property
     def pad_token_id(self) -> int:
+        """What padding is filled with; a tokenizer without one pads with 0, which is masked."""
         return int(self.tokenizer.pad_token_id or 0)
 
     @property
     def validation(self) -> TokenStore | None:
+        """The validation rows; None where there are none to score."""
         found = self.prepared.data.validation
         return found if found is not None and len(found) else None
 
     def collate(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
+        """Encoded rows as one batch of the task, on the CPU."""
         return self.task.collate(rows, pad_token_id=self.pad_token_id)
 
     def rows(self, indices: Iterable[int]) -> list[EncodedRow]:
+        """Training rows by their numbers in the run's order."""
         order = self.prepared.order
         if isinstance(order, StreamOrder):
             return order.rows([int(index) for index in indices])

@@ -29,6 +29,7 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
     try:
         adapter.load_state(snapshot.adapter)
     except ValueError as error:
+        # the base is as it was loaded, should the caller go on with it
         detach(assembly.model)
         raise CheckpointError(
             f"the checkpoint is of another adapter: {error}", fix="train again with `peft train`"

@@ -79,6 +79,7 @@ class Draft:
     """What the run may start under, with `--locked`."""
 
     def training_begins(self) -> None:
+        """Notes that all before the first step is done."""
         self.startup_seconds = time.monotonic() - self.started
 
     def has_begun_well(self) -> None:
@@ -105,6 +106,7 @@ class Draft:
     def write_adapter(self) -> None:
         """`adapter/`: the chosen adapter with tokenizer, template, generation config and model card."""
         assert self.assembly is not None, "called after the fit"
+        # written as completed: the card describes the run as it will be, in the same folder
         recipe = self.loaded.recipe
         record, task = self.record("completed"), find_task(recipe.task)
         self.adapter_bytes = write_adapter_folder(
@@ -154,6 +156,7 @@ class Draft:
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
         """`run.json`, then the report made from it."""
         record = self.record(status, error)
+        # `run.json` cannot hold its own hash among those: it has a seal of its own
         if status == "completed":
             record = record.model_copy(update={"run_files": hashes_beside(self.folder)})
         files.write_text(self.folder / "run.json", sealed(record.to_json()))

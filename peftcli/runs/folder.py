@@ -26,6 +26,7 @@ def choose_output(loaded: LoadedRecipe, output: str | Path | None) -> Path:
     if wanted is not None:
         return Path(wanted).expanduser().absolute()
     number = 1
+    # from 1 each time: the number of a run that was removed is free again
     while (folder := Path("runs").absolute() / f"{loaded.name}-{number:03d}").exists():
         number += 1
     return folder

@@ -18,6 +18,7 @@ from peftcli.reports.record import DataRow
 from peftcli.runs.own_files import BATCH_PREFIX
 from peftcli.runs.showing import shown_row
 
+# 256 MiB: far above any batch, and still not all of the memory
 _LIMIT_BYTES = 256 << 20
 
 

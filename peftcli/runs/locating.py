@@ -128,6 +128,7 @@ def _recorded_base(adapter: Path) -> tuple[str | None, str | None]:
     own, config = read_own(adapter).get("base") or {}, read_config(adapter)
     named = config.get("base_model_name_or_path")
     name = own.get("name") or named
+    # a revision goes with the name that stands in the same file: the two files may name different bases
     revision = own.get("commit") if own.get("name") == name else None
     revision = revision or (config.get("revision") if named == name else None)
     return _text(name), _text(revision)

@@ -91,8 +91,10 @@ def pinned_recipe(path: Path, overrides: Overrides, lock: Lock) -> LoadedRecipe:
     loaded = load_recipe(path, overrides)
     flat = flat_recipe(loaded.recipe)
     pins = {key: value for key in PINNED if flat[key] == "auto" and (value := lock.value(key)) not in (None, "auto")}
+    # on another device the other pins would be wrong: a precision or micro batch was chosen for the device
     if not _is_here(pins.get("device")):
         pins = {key: value for key, value in pins.items() if key == "threads"}
+    # only while the recipe still names what was locked; another base or revision is the user's wish
     if lock.base.commit is not None and all(flat[key] == lock.value(key) for key in ("model.base", "model.revision")):
         pins["model.revision"] = lock.base.commit
     if not pins:
@@ -160,6 +162,7 @@ class WrittenLock:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
         return {
             "written": str(self.path),
             "expected": self.lock.expected is not None,
@@ -186,6 +189,7 @@ def _lock_recipe(path: Path, overrides: Overrides) -> WrittenLock:
     if target.is_file():
         before = read_lock(target)
         if before.expected is not None and not input_differences(before, lock, target.absolute().parent):
+            # the environment is that in which the results were made, the origins are those of the recipe as it is now
             lock = before.model_copy(update={"recipe": lock.recipe, "environment": before.environment})
             notes = ["nothing has changed: the expected results are kept"]
         elif before.expected is not None:
@@ -261,6 +265,7 @@ def _moved_origin(origin: str, old: Path, new: Path) -> str:
 def _require_same_recipe(recipe: Path, run: Path, lock: Lock) -> None:
     """A lock beside a recipe is of that recipe: not of one that `--set` changed, nor of one edited since."""
     now = inputs_of(prepare_run(pinned_recipe(recipe, (), lock)), recipe.parent)
+    # packages may have been updated since; the results remain those of the run
     differences = [item for item in input_differences(lock, now, recipe.parent) if item.kind != "package"]
     if differences:
         raise difference_error(

@@ -58,6 +58,7 @@ _FOLDERS = re.compile(rf"adapter(/[^/]+)?|data|checkpoints(/step-\d{{8}})?|track
 def holds_a_run(folder: Path) -> bool:
     """Whether there is anything to lose: the record of a start that failed before it had a recipe does not count."""
     if any(os.path.lexists(folder / name) for name in _BEGUN):
+        # `lexists`: a link counts, wherever it leads
         return True
     return folder.is_dir() and any(_SEED.fullmatch(path.name) for path in folder.iterdir())
 
@@ -105,6 +106,7 @@ def remove_run(folder: Path) -> list[str]:
             proofs = [name for name in (RECORD_NAME, RECIPE_NAME) if name in ours]
             for name in sorted(ours.difference(proofs)):
                 files.disk.remove_file(path / name)
+            # deepest first: a folder is empty only when those in it are gone
             for below in sorted(_folders_of(path), key=lambda below: -len(below.parts)):
                 _remove_if_empty(below)
             for name in proofs:
@@ -138,6 +140,7 @@ def _told_apart(folder: Path) -> Iterator[tuple[str, bool]]:
         if name in files.LOCK_NAMES or (_SEED.fullmatch(seed) and not path.is_symlink() and (folder / seed).is_dir()):
             continue
         if path.is_dir() and not path.is_symlink():
+            # an empty folder of somebody's own has no file that could speak for it
             if not _FOLDERS.fullmatch(name) and not any(path.iterdir()):
                 yield f"{name}/", False
             continue
@@ -222,4 +225,5 @@ def _is_resolved(path: Path) -> bool:
     except (StorageError, UnicodeDecodeError):
         return False
     document = None if root is None else plain(root)
+    # written again and compared: a single comment or other spelling shows that a person edited it
     return isinstance(document, dict) and set(document) >= _RESOLVED_KEYS and dump(document) == text

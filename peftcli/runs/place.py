@@ -42,11 +42,13 @@ class RunPlace:
         """
         if self.aside is None or not self.waits:
             return
+        # asked again: hours may lie between the start and the first checkpoint
         _require_ours(self.final)
         files.exchange_folders(self.final, self.aside, say=tell)
         try:
             self.folder = self.final
             move(self.aside, self.final)
+        # whatever went wrong, Ctrl-C too: the older run is back in its place before anybody hears of it
         except BaseException:
             files.exchange_folders(self.final, self.aside, say=tell)
             self.folder = self.aside

@@ -63,6 +63,7 @@ def leaked_rows(facts: DataFacts, scored: int) -> int:
     """Scored rows that were trained on; where only the first rows are scored, in proportion."""
     if facts.validation is None or not facts.validation.rows_read:
         return 0
+    # rows that are scored are the first of the split; which of them leaked is not counted one by one
     return min(scored, round(facts.validation_trained_on * scored / facts.validation.rows_read))
 
 

@@ -52,6 +52,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, Interval]:
     if len(values) < 2:
         return mean, (mean, mean)
     freedom = len(values) - 1
+    # beyond 30 degrees Student's quantile is 1.96 + 2.4/n to within 0.2 %
     quantile = _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96 + 2.4 / freedom
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return mean, (mean - half, mean + half)
@@ -98,9 +99,11 @@ def run_seeds(
                     try:
                         found = run_one(draft, (draft.folder / RECIPE_NAME).is_file())
                     finally:
+                        # the run may have taken another run's place meanwhile, and its folder with it
                         folder = draft.folder.parent
                 done.append(found)
                 if draft.late_signal is not None and len(done) < len(seeds):
+                    # a signal that came while a finished seed was written
                     raise _stopped_between(draft.late_signal, seed, folder)
             else:
                 done.append(found)
@@ -173,6 +176,7 @@ def summary(loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequ
         "expect": gate_results(loaded.recipe.expect, base, tuned) if tuned else [],
         "seeds": [
             SeedRecord(seed=seed, folder=seed_folder(folder, seed).name, tuned=record.evaluation.tuned)
+            # `strict=False`: a run that was stopped has fewer records than seeds
             for seed, record in zip(seeds, done, strict=False)
         ],
     }
