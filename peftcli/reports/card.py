@@ -19,6 +19,7 @@ from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.visible import clipped
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?\Z")
+# a name, a label: longer ones would break the lists that the Hub shows them in
 _MAX_VALUE = 200
 
 
@@ -50,6 +51,7 @@ def front_matter(
     run: RunFacts, measured: Sequence[Score], *, pipeline: str | None, loads_with_peft: bool = True
 ) -> str:
     """YAML between `---` lines. A base that is a folder or ships with the package is no Hub id and is left out."""
+    # imported when a card is written: reading a record needs no hub library
     from huggingface_hub import EvalResult, ModelCardData
 
     record = run.record
@@ -66,10 +68,12 @@ def front_matter(
     ]
     card = ModelCardData(
         base_model=record.base if is_hub_id(record.base) else None,
+        # the rows are nobody's published data set; the Hub asks for a name all the same
         library_name="peft" if loads_with_peft else "peftcli",
         pipeline_tag=pipeline,
         tags=[_plain(text) for text in dict.fromkeys(["peftcli", record.method])],
         metrics=[result.metric_type for result in results] or None,
+        # a model without results must not have a name either: the two make one entry of the model index
         model_name=_plain(run.name) if results else None,
         eval_results=results or None,
     )
@@ -78,6 +82,7 @@ def front_matter(
 
 def is_hub_id(base: str) -> bool:
     """Whether a base can be linked on the Hub (`owner/name` or one of the old single names)."""
+    # `..` is letters and dots to the expression, and no name on the Hub
     return bool(_HUB_ID.match(base)) and ".." not in base
 
 
@@ -109,6 +114,7 @@ def _results(measured: Sequence[Score], record: RunRecord) -> str:
 
 def _interval(score: Score) -> str:
     if score.tuned_interval is None:
+        # without an interval the column stays, so that all rows have one width
         return numbers.MISSING
     return " to ".join(score.shown(end) for end in score.tuned_interval)
 

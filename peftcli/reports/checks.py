@@ -84,11 +84,13 @@ def adapter_moved(run: RunFacts) -> Check | None:
 def overfitting(run: RunFacts) -> Check | None:
     """Evaluation loss that turned upwards before the end."""
     points = run.series.evaluation("eval_loss")
+    # two points are a line, which turns nowhere
     if len(points) < 3:
         return None
     best_step, best = min(points, key=lambda point: point[1])
     last_step, last = points[-1]
     if best_step == last_step or last <= best * (1 + _OVERFIT):
+        # a little above the lowest point is the noise of an evaluation
         return Check("Overfitting", "clear", "Evaluation loss did not turn upwards.")
     kept = run.record.adapter_step == best_step
     saved = "the adapter is the one of that step" if kept else "fewer steps may help, or keeping the best checkpoint"
@@ -100,9 +102,11 @@ def overfitting(run: RunFacts) -> Check | None:
 def memorising(run: RunFacts) -> Check | None:
     """Training loss far below evaluation loss at the end."""
     evaluation, train = run.series.evaluation("eval_loss"), smooth(run.series.column("loss"))
+    # fewer steps are not smooth enough to compare with an evaluation
     if not evaluation or len(train) < 10 or evaluation[-1][1] <= 0:
         return None
     step, held_out = evaluation[-1]
+    # the training loss of the same step; before the first logged one there is nothing but the first
     seen = next((value for at, value in reversed(train) if at <= step), train[0][1])
     share = seen / held_out
     if share >= _MEMORISED:
@@ -117,6 +121,7 @@ def memorising(run: RunFacts) -> Check | None:
 def unfinished(run: RunFacts) -> Check | None:
     """Whether more steps would probably have helped."""
     points = run.series.evaluation("eval_loss")
+    # of fewer evaluations the last is too often the lowest by chance
     if len(points) < 4 or run.record.status != "completed":
         return None
     (_, before), (_, last) = points[-2:]
@@ -128,12 +133,15 @@ def unfinished(run: RunFacts) -> Check | None:
 def spikes(run: RunFacts) -> Check | None:
     """Loss far above its running mean."""
     points = run.series.column("loss")
+    # the running mean needs some points before it stands for anything
     if len(points) < 20:
         return None
     means = running_mean(points)
     high = [
         step
+        # each point beside the mean of those before it: its own value would raise the mean
         for (step, value), (_, mean) in zip(points[1:], means, strict=False)
+        # below 0.1 a loss is nearly nothing, and three times that still is
         if mean > 0 and value > _SPIKE * mean and value > 0.1
     ]
     if high:
@@ -145,6 +153,7 @@ def clipping(run: RunFacts) -> Check | None:
     """A gradient that is clipped at nearly every step means that the clip sets the rate."""
     limit = run.record.settings.get("max_grad_norm")
     norms = [value for _, value in run.series.column("grad_norm")]
+    # a bool is an int to Python; a share of fewer than ten steps says little
     if not isinstance(limit, int | float) or isinstance(limit, bool) or limit <= 0 or len(norms) < 10:
         return None
     share = sum(norm > limit for norm in norms) / len(norms)
@@ -171,6 +180,7 @@ def too_good(run: RunFacts) -> Check | None:
         # what has a best value: a share, and the loss itself; others end where only their own file knows
         if not (score.fraction or score.metric == LOSS):
             continue
+        # a share is best at 1, unless lower is better, as for an error rate
         best = 0.0 if score.lower_is_better else 1.0
         if score.base is not None and abs(score.base - best) < 0.02:
             saturated.append(metric_label(score.metric))
@@ -220,12 +230,14 @@ def answers(run: RunFacts) -> Check | None:
     if loops:
         return Check("Answers", "warn", f"{loops} of {len(given)} sample answers repeat themselves.")
     references = {sample.reference for sample in run.record.samples}
+    # one prompt often has one answer; the same answer to unlike questions is a model that reads none of them
     if len(given) > 2 and len(set(given)) == 1 and len(references) > 1:
         return Check("Answers", "warn", "All sample answers are the same although their references differ.")
     return Check("Answers", "clear", f"None of {len(given)} sample answers is empty or repeats itself.")
 
 
 def is_looping(text: str) -> bool:
+    # words, so that unlike spaces hide no repetition; phrases of up to twelve, so that a paragraph said twice is none
     """Whether the end of a text is one phrase of up to 12 words, at least four times over."""
     words = text.split()
     ends = ((words[-length:] * 4, words[-4 * length :]) for length in range(1, 13))
@@ -261,6 +273,7 @@ def memory_prediction(run: RunFacts) -> Check | None:
     if not predicted or not measured:
         return None
     off = measured / predicted - 1
+    # a quarter: planning promises no more
     if abs(off) > _MEMORY_OFF:
         text = f"Peak memory was {numbers.signed(numbers.percent(abs(off)), off)} from the prediction."
         return Check("Memory as predicted", "note", text)
@@ -271,6 +284,7 @@ def mishaps(run: RunFacts) -> Check | None:
     """Resumes, halved micro-batches and the like."""
     if not run.record.events:
         return None
+    # four fit on a line; the history has them all
     names = ", ".join(f"{event.event.replace('_', ' ')} at step {event.step:,}" for event in run.record.events[:4])
     more = f" and {len(run.record.events) - 4} more" if len(run.record.events) > 4 else ""
     return Check("Events", "note", f"On the way: {names}{more}.")
@@ -310,6 +324,7 @@ _ORDER: dict[Outcome, int] = {"bad": 0, "warn": 1, "note": 2, "clear": 3}
 
 def run_checks(run: RunFacts) -> list[Check]:
     """All checks that the facts can answer, the gravest first."""
+    # the order of `CHECKS` among equals: `sorted` is stable
     found = [check for function in CHECKS if (check := function(run)) is not None]
     return sorted(found, key=lambda check: _ORDER[check.outcome])
 

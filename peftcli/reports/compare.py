@@ -34,6 +34,7 @@ class Column:
 
 
 COSTS = (
+    # `or None`: an older record, or a run without an adapter, has 0 for what it does not know
     Column("Trained parameters", lambda run: run.record.parameters.trainable, numbers.count),
     Column("Adapter", lambda run: run.record.adapter_bytes or None, numbers.data_size),
     Column("Steps", lambda run: run.record.steps, numbers.count),
@@ -46,6 +47,7 @@ COSTS = (
 
 def labels(runs: Sequence[RunFacts]) -> list[str]:
     """A name for each run; equal names are told apart by folder, then by number."""
+    # names may still be equal (two runs of one recipe elsewhere), and so may folders
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [run.label or run.name for run in runs]
@@ -57,6 +59,7 @@ def labels(runs: Sequence[RunFacts]) -> list[str]:
 def metric_names(runs: Sequence[RunFacts]) -> list[str]:
     """Every metric of any run, the loss first; at most so many as fit on a page."""
     names = dict.fromkeys(score.metric for run in runs for score in scores(run.record))
+    # stable: the other metrics keep the order of the first run that has them
     return sorted(names, key=lambda name: name != LOSS)[:_MAX_METRICS]
 
 
@@ -104,6 +107,7 @@ def unlike(runs: Sequence[RunFacts]) -> list[str]:
 def _stream(run: RunFacts, split: str) -> object:
     """What the data of a split is known by: the hash of its tokens."""
     facts = run.record.data.get(split)
+    # by the hash of the tokens, so that a renamed or moved file is the same data
     return facts.get("stream_sha256") if isinstance(facts, dict) else None
 
 

@@ -97,6 +97,7 @@ def render_comparison_html(runs: Sequence[RunFacts]) -> str:
     """One page for up to `MAX_RUNS` runs; raises `ValueError` for none."""
     if not runs:
         raise ValueError("a comparison needs at least one run")
+    # cut here once: curves, tables and styles all go by the same runs
     runs = list(runs)[:MAX_RUNS]
     names = labels(runs)
     built = [_results(runs, names), _costs(runs, names), _curves(runs, names), _settings_section(runs, names)]

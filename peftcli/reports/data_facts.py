@@ -41,11 +41,13 @@ class SplitFacts:
 
     @property
     def rows_dropped(self) -> int:
+        """Rows that were read and not kept, for whatever reason."""
         return sum(self.dropped.values())
 
 
 def split_facts(data: Mapping[str, Any], split: str) -> SplitFacts | None:
     """Facts of `train` or `validation` out of `RunRecord.data`; None where there is no such split."""
+    # a record may be of another version, or edited: what does not fit is left out, no report fails for it
     found = data.get(split)
     if not isinstance(found, Mapping):
         return None
@@ -81,8 +83,8 @@ def _list(value: Any) -> list[Any]:
 
 
 def _float(facts: Mapping[str, Any], name: str) -> float | None:
-    value = facts.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    value: Any = facts.get(name)
+    return float(value) if _is_number(value) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -94,8 +96,8 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 
 def _integer(facts: Mapping[str, Any], name: str) -> int | None:
-    value = facts.get(name)
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    value: Any = facts.get(name)
+    return int(value) if _is_number(value) else None
 
 
 def _counts(value: Any) -> dict[str, int]:

@@ -57,6 +57,7 @@ def rows_text(rows: Sequence[DataRow], ids: Sequence[str] = ()) -> str:
 
 def _runs(row: DataRow) -> Iterator[str]:
     """The pieces of a row; those that carry loss, special or not, within one pair of marks."""
+    # neighbours of one kind go into one pair of marks: a mark for each piece would hide the text
     for trained, spans in groupby(row.spans, _is_trained):
         text = "".join(_piece(reveal(span.text), span.kind, trained) for span in spans)
         yield f"[[{text}]]" if trained and not _coloured() else text

@@ -14,6 +14,7 @@ from peftcli.reports.record import FindingRecord, RunRecord, load_record
 from peftcli.reports.seal import changed_beside
 from peftcli.reports.series import Series, read_metrics
 
+# of a recipe or findings: a report shows far less
 _MAX_TEXT_BYTES = 16 << 20
 
 
@@ -29,12 +30,14 @@ class RunFacts:
 
     @property
     def name(self) -> str:
+        """What the run is called, with the method as the last resort."""
         return self.record.name or self.label or self.record.method
 
 
 def read_run(folder: Path) -> RunFacts:
     """Reads a run folder. Raises `DataError` when it has no readable `run.json`; the other files may be missing."""
     record = load_record(folder)
+    # a report must not be made from files that are no longer those of the run
     changed = changed_beside(folder, record.run_files)
     if changed is not None:
         raise DataError(
@@ -51,6 +54,7 @@ def read_run(folder: Path) -> RunFacts:
         series=read_metrics(folder / "metrics.jsonl"),
         findings=_read_findings(folder / "data" / "findings.jsonl"),
         recipe=recipe,
+        # `resolve`, for a folder given as `.` has no name
         label=folder.resolve().name,
     )
 

@@ -19,6 +19,7 @@ from peftcli.reports.templating import render
 from peftcli.reports.verdict import judge
 from peftcli.reports.visible import clipped
 
+# what a browser opens and a mail takes
 MAX_BYTES = 2_000_000
 
 _SECTIONS: tuple[Callable[[RunFacts], Section | None], ...] = (

@@ -33,8 +33,10 @@ def code(text: str, limit: int = _MAX_INLINE) -> str:
     """Text from data as one code span, on one line."""
     held = _SPACE.sub(" ", clipped(text, limit)).strip()
     if not held:
+        # a line break would end the span's row of a table
         return "` `"
     fence = "`" * (_longest_run(held) + 1)
+    # CommonMark takes one space away on both sides; a backtick at an end would join the fence
     pad = " " if held.startswith("`") or held.endswith("`") else ""
     return f"{fence}{pad}{held}{pad}{fence}"
 
@@ -80,6 +82,7 @@ def render_markdown(run: RunFacts) -> str:
     return "\n\n".join(part for part in [*parts, MARKDOWN_MARK] if part) + "\n"
 
 
+# `:` before a character makes emoji (`:x:`) and links (`http://`)
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$]|:(?=\S))")
 _REFERENCES = str.maketrans({"@": "＠", "#": "＃"})  # GitHub makes links of names and numbers even where escaped
 
@@ -175,6 +178,7 @@ def _samples(samples: Sequence[Sample]) -> str:
         texts.append(("Tuned", sample.tuned))
         body = "\n\n".join(f"{name}\n\n{block(text)}" for name, text in texts if text is not None)
         parts.append(f"<details><summary>Sample {number}{state}</summary>\n\n{body}\n\n</details>")
+    # HTML around Markdown: GitHub reads what is between as Markdown only after an empty line
     return "\n\n".join(parts)
 
 

@@ -26,6 +26,7 @@ def compact(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        # 0.9995: what rounds to 1.00 of the next unit is shown in that
         if abs(value) >= size * 0.9995:
             return f"{_significant(value / size, 3)} {unit}"
     return _significant(value, 3)
@@ -37,6 +38,7 @@ def data_size(num_bytes: float | None) -> str:
         return MISSING
     size = float(num_bytes)
     for unit in _BINARY_UNITS:
+        # from 1,023.5 on three digits would round to 1,024 of the smaller unit
         if abs(size) < 1023.5 or unit == _BINARY_UNITS[-1]:
             break
         size /= 1024
@@ -47,6 +49,7 @@ def duration(seconds: float | None) -> str:
     """`0.42 s`, `41 s`, `2 min 05 s`, `1 h 12 min`, `3 d 4 h`."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
+    # below, two digits with their decimals; from 9.95 on whole seconds say the same
     if seconds < 9.95:
         return f"{_significant(seconds, 2)} s"
     whole = round(seconds)
@@ -66,6 +69,7 @@ def percent(fraction: float | None) -> str:
     if fraction is None or not math.isfinite(fraction):
         return MISSING
     text = _significant(fraction * 100, 3)
+    # 99.96 would round to 100, which would claim that all of it is
     if fraction < 1 and float(text) >= 100:
         text = "99.9"
     return f"{text} %"
@@ -75,6 +79,7 @@ def plain(value: float | None, digits: int = 4) -> str:
     """A number of unknown kind, to `digits` significant digits: 3.1774 -> `3.177`, 5e-05 -> `5e-05`."""
     if value is None or not math.isfinite(value):
         return MISSING
+    # beyond these bounds decimals would be all zeros, or a row of digits that nobody measured
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.{digits - 1}g}"
     return _significant(value, digits)
@@ -93,6 +98,7 @@ def signed(text: str, value: float) -> str:
 def _significant(value: float, digits: int) -> str:
     if value == 0:
         return "0"
+    # digits before the point take from those after it
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{decimals}f}"
     if len(text.replace(",", "").replace("-", "").replace(".", "").lstrip("0")) > digits and decimals:

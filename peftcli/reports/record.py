@@ -15,6 +15,7 @@ from peftcli.redaction import redacted, redacted_name, redacted_values
 from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.seal import is_broken
 
+# a record of many layers and samples has some megabytes; 64 still fit into memory
 MAX_RECORD_BYTES = 64 << 20
 
 Status = Literal["completed", "interrupted", "failed"]
@@ -278,6 +279,7 @@ class RunRecord(Facts):
         return self.model_dump(mode="json")
 
     def to_json(self) -> str:
+        """The text of `run.json`, without its seal."""
         return files.to_json(self.to_dict())
 
     def masked(self) -> RunRecord:
@@ -295,6 +297,7 @@ def load_record(path: Path) -> RunRecord:
         value = json.loads(files.read_bounded(path, limit_bytes=MAX_RECORD_BYTES))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"the run record is not JSON: {error}", where=str(path), fix="run the recipe again") from error
+    # before the schema: a changed file is told as such, not as a value that does not fit
     if isinstance(value, dict) and is_broken(value):
         raise DataError(
             "the run record is not what the run wrote: it does not have its own hash",

@@ -40,10 +40,12 @@ class Score:
 
     @property
     def lower_is_better(self) -> bool:
+        """Whether the metric says so; False where it says nothing."""
         return self.facts is not None and self.facts.better == "lower"
 
     @property
     def fraction(self) -> bool:
+        """Whether values are shares of one."""
         return self.facts is not None and self.facts.fraction
 
     @property
@@ -64,9 +66,12 @@ class Score:
         if self.difference is not None:
             return self.difference.verdict
         base, tuned = self.base or 0.0, self.tuned or 0.0
+        # relative to the larger of the two, so that the direction makes no difference
         if abs(tuned - base) <= _CLEAR_CHANGE * max(abs(base), abs(tuned)):
             return "unclear"
         return "better" if (tuned < base) == self.lower_is_better else "worse"
+
+    # `tuned < base` is an improvement exactly where lower is better
 
     @property
     def change(self) -> str:
@@ -76,6 +81,7 @@ class Score:
         difference = self.tuned - self.base
         if self.fraction:
             return signed(f"{abs(difference) * 100:.1f} points", difference)
+        # nothing can be said in percent of zero
         if self.base == 0:
             return signed(self.shown(abs(difference)), difference)
         return signed(percent(abs(difference / self.base)), difference)
@@ -85,6 +91,7 @@ class Score:
         return metric_value(self.facts, value)
 
     def value(self, which: Literal["base", "tuned"]) -> str:
+        """The metric of one of the models, as people read it."""
         return self.shown(self.base if which == "base" else self.tuned)
 
 
@@ -96,6 +103,7 @@ def scores(record: RunRecord) -> list[Score]:
 def scores_of(evaluation: EvaluationRecord) -> list[Score]:
     """All metrics of an evaluation: the loss, the headline, then in the record's order."""
     names = list(dict.fromkeys([*evaluation.tuned, *evaluation.base]))
+    # False sorts before True
     names.sort(key=lambda name: (name != LOSS, name != evaluation.headline))
     return [score_of(evaluation, name) for name in names]
 

@@ -31,6 +31,7 @@ def changed_beside(folder: Path, hashes: Mapping[str, str], names: tuple[str, ..
 
 def sealed(text: str) -> str:
     """A JSON object as text, with the hash of its other keys as the last one."""
+    # last, so that the head of the file, which people look at, begins with what the run was
     document = json.loads(text)
     return files.to_json({**document, KEY: digest_of(document)})
 
@@ -43,5 +44,6 @@ def is_broken(document: dict[str, Any]) -> bool:
 
 def digest_of(document: dict[str, Any]) -> str:
     """SHA-256 of all that a document holds beside its own hash, however its text is laid out."""
+    # sorted keys and escapes alone: another order or spelling of the same facts is no change
     plain = {key: value for key, value in document.items() if key != KEY}
     return files.sha256_bytes(json.dumps(plain, sort_keys=True, ensure_ascii=True).encode())

@@ -11,6 +11,7 @@ from typing import Any
 
 from peftcli import files
 
+# 1 GiB: millions of steps, and a bound against a file that somebody else put there
 MAX_METRICS_BYTES = 1 << 30
 
 Point = tuple[int, float]
@@ -39,6 +40,7 @@ class Series:
         return _column(self.evaluations, name)
 
     def evaluation_names(self) -> list[str]:
+        """The metrics of all evaluations, in the order in which they first occur."""
         names = {name: None for values in self.evaluations.values() for name in values if name.startswith("eval_")}
         return list(names)
 
@@ -93,6 +95,7 @@ def metrics_lines(path: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
+    # a line that was torn is whole again from where the next one begins, which is always with its event
     for start in (0, line.rfind('{"event"')):
         try:
             value = json.loads(line[max(start, 0) :])

@@ -26,11 +26,14 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     """
     if not points:
         return []
+    # a fortieth: enough to see the course, and still the steps of a schedule
     span = max(1.0, (points[-1][0] - points[0][0]) / 40)
     smoothed: list[Point] = []
     mean = weight = 0.0
+    # one step before the first, so that the first value weighs as much as any
     previous = points[0][0] - 1
     for step, value in points:
+        # 1/e to the power of the distance, in spans
         keep = 0.36787944117144233 ** ((step - previous) / span)
         mean = keep * mean + (1 - keep) * value
         weight = keep * weight + (1 - keep)
@@ -43,12 +46,14 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     """At most about `limit` points; of each stretch the lowest and the highest stay, so that no spike vanishes."""
     if len(points) <= limit:
         return list(points)
+    # two points a stretch, so half as many stretches
     buckets = max(1, limit // 2)
     kept: list[Point] = []
     for bucket in range(buckets):
         stretch = points[bucket * len(points) // buckets : (bucket + 1) * len(points) // buckets]
         ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
         kept.extend(sorted(ends))
+    # ends of the curve stay whatever they are: where it began and ended is what is read off
     if kept[0] != points[0]:
         kept.insert(0, points[0])
     if kept[-1] != points[-1]:

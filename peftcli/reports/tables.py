@@ -30,6 +30,7 @@ def text_table(
     colour: bool = False,
 ) -> str:
     """A table of cells with a rule under its head. `numeric`: columns set to the right. The widest columns give way."""
+    # `no_wrap`: a cell over two lines would look like two rows
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
     for index in range(len(headers)):
         table.add_column(justify="right" if index in numeric else "left")
@@ -52,6 +53,7 @@ def wrapped(text: str, width: int = WIDTH) -> Iterator[str]:
 
 def paint(text: str, style: str, *, enabled: bool) -> str:
     """One line of ours in a colour of the terminal's own sixteen, whatever its length."""
+    # twice the length, since a character may be two columns wide
     return _drawn(Text(text, style, no_wrap=True, overflow="ignore"), len(text) * 2 + 1, colour=enabled)
 
 

@@ -21,6 +21,7 @@ from peftcli.visible import reveal
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+# should an escape ever fail, a page still runs and loads nothing
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _LINE_END = re.compile(r"[ \t]*\n[ \t]*")
 

@@ -36,6 +36,7 @@ def score_table(evaluation: EvaluationRecord, *, width: int = WIDTH, colour: boo
         for score in scores_of(evaluation)
     ]
     headers = ["metric", "base", "95 %", "tuned", "95 %", "change"]
+    # no interval at all: two empty columns would only take room
     if not any(row[2] or row[4] for row in rows):
         rows = [[row[0], row[1], row[3], row[5]] for row in rows]
         return text_table(["metric", "base", "tuned", "change"], rows, numeric=(1, 2, 3), width=width, colour=colour)
@@ -45,6 +46,7 @@ def score_table(evaluation: EvaluationRecord, *, width: int = WIDTH, colour: boo
 def _between(score: Score, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return ""
+    # the unit stands at the value already
     return "–".join(score.shown(end).removesuffix(" %") for end in interval)
 
 

@@ -61,6 +61,7 @@ def _grade(record: RunRecord) -> Grade:
     relations = {score.relation for score in scores(record)} - {"unmeasured"}
     if not relations:
         return "unmeasured"
+    # even a real difference on rows that were trained on says nothing of new ones: before better and worse
     if is_leaked(record):
         return "leaked"
     if {"better", "worse"} <= relations:
@@ -82,6 +83,7 @@ def _basis(chosen: Sequence[Score], evaluation: EvaluationRecord) -> str:
     """On what the differences rest: the rows, how they were compared, and whether chance explains them."""
     if not chosen:
         return ""
+    # equal counts: every scored row
     kind = "rows that were trained on too" if evaluation.leaked_rows == evaluation.rows else "held-out rows"
     parts = [f"measured on {evaluation.rows:,} {kind}"] if evaluation.rows else []
     if 0 < evaluation.leaked_rows < (evaluation.rows or 0):

@@ -10,6 +10,7 @@ def clipped(text: str, limit: int, *, one_line: bool = False) -> str:
 
     The limit counts what is shown, so that hidden characters cannot swell a page.
     """
+    # before revealing, so that a text of gigabytes is not walked through
     shown = reveal(text[:limit], one_line=one_line)
     if len(text) <= limit and len(shown) <= limit:
         return shown

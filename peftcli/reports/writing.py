@@ -45,6 +45,7 @@ def _require_writable(folder: Path, names: tuple[str, str]) -> None:
 
 
 def _write(folder: Path, names: tuple[str, str], texts: tuple[str, str]) -> list[Path]:
+    # the page as a whole once more: a credential may stand across two facts, or in a file's name
     page, short = (folder / name for name in names)
     files.write_text(page, redacted_name(texts[0]))
     files.write_text(short, redacted_name(texts[1]))

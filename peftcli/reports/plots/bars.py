@@ -44,12 +44,14 @@ def _row(bar: Bar, top: int, share: float) -> list[Markup]:
 
 def histogram(slug: str, title: str, description: str, bins: Sequence[tuple[float, float, int]], unit: str) -> Markup:
     """Counts over neighbouring bins (low, high, count), each drawn as wide as its share of the range."""
+    # 5 % of air above the highest bar
     scale = Scale(0.0, max(1.0, max((number for _, _, number in bins), default=1) * 1.05))
     along = Scale(bins[0][0], bins[-1][1]) if bins else Scale(0.0, 1.0)
     bars = [
         tag(
             "rect",
             tag("title", f"{low:g} to {high:g} {unit}: {number:,} rows"),
+            # a gap of 8 % on both sides, so that neighbouring bars do not run together
             x=place(along.fraction(low + 0.08 * (high - low))),
             y=place(1 - scale.fraction(number)),
             width=place(along.fraction(high - 0.08 * (high - low)) - along.fraction(low + 0.08 * (high - low))),
@@ -67,11 +69,13 @@ def _edges(bins: Sequence[tuple[float, float, int]], along: Scale, unit: str) ->
     """Bin edges as ticks: a few, and always the last, which carries the unit."""
     if not bins:
         return []
+    # rounded up: `-(-a // b)`
     stride = max(1, -(-len(bins) // _EDGE_LABELS))
     inner = [index for index in range(0, len(bins), stride) if index <= len(bins) - stride or index == 0]
     drawn = [
         _edge(fraction, tick_label(bins[index][0]), "middle" if index else "start")
         for index in inner
+        # the last label, with its unit, takes the right fifth
         if (fraction := along.fraction(bins[index][0])) < 0.8
     ]
     return [*drawn, _edge(1.0, f"{tick_label(bins[-1][1])} {unit}", "end")]

@@ -39,6 +39,7 @@ def curve_chart(
     """A chart of curves over steps, as a figure. Curves without points are left out. `rate`: shares of one."""
     curves = [curve for curve in curves if curve.points]
     x_scale = _steps(curves)
+    # a share of 0 or 1 would lie on the frame, half hidden
     y_scale = Scale(-0.04, 1.04) if rate else _values(curves)
     drawing = picture(
         slug,
@@ -62,17 +63,20 @@ def _percent(value: float) -> str:
 def _steps(curves: Sequence[Curve]) -> Scale:
     steps = [step for curve in curves for step, _ in curve.points]
     if not steps or min(steps) == max(steps):
+        # one step alone, or none, spans no range
         return Scale(0.0, float(max(steps, default=1) or 1) * 1.05)
     return Scale(float(min(0, *steps)), float(max(steps)))
 
 
 def _values(curves: Sequence[Curve]) -> Scale:
+    # raw values too: on a logarithmic scale their spikes leave room for the rest
     every = [value for curve in curves for _, value in curve.points]
     if logarithmic := cover_log(every):
         return logarithmic
     bounding = [value for curve in curves if curve.bounding for _, value in curve.points]
     loose = sorted(value for curve in curves if not curve.bounding for _, value in curve.points)
     if loose:  # all but the rarest raw values
+        # one in a hundred below and three above may leave the picture: losses have spikes upwards
         bounding += [loose[int(0.01 * (len(loose) - 1))], loose[int(0.97 * (len(loose) - 1))]]
     return cover(bounding)
 
@@ -103,6 +107,7 @@ def _path(points: Sequence[Point], x_scale: Scale, y_scale: Scale) -> str:
 
 
 def _dots(curve: Curve, x_scale: Scale, y_scale: Scale) -> list[Markup]:
+    # some dozens of dots, and always the last: a tooltip for each of a thousand points is a slow page
     stride = max(1, len(curve.points) // _DOTS_SHOWN)
     shown = [*curve.points[:-1:stride], curve.points[-1]]
     return [

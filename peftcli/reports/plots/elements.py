@@ -49,8 +49,10 @@ def _flatten(children: Iterable[Child]) -> Iterator[str]:
 
 
 def _attribute(name: str, value: str | int | float) -> str:
+    # Python keeps `class` for itself, and has no hyphens in names
     written = name.rstrip("_").replace("_", "-")
     if not _ATTRIBUTE.match(written):
         raise ValueError(f"not an attribute that a picture may have: {name!r}")
+    # six digits place a point exactly on any screen, and keep a page small
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return f' {written}="{escape(text)}"'

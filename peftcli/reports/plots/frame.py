@@ -73,10 +73,12 @@ def horizontal_grid(scale: Scale, *, wanted: int = 4, label: Callable[[float], s
 
 def step_ticks(scale: Scale, *, wanted: int = 4) -> list[Markup]:
     """Step numbers below the picture; the last one carries the unit."""
+    # 1.0001: a tick at the very end may lie beyond it by rounding
     values = [value for value in round_steps(scale, wanted) if scale.fraction(value) <= 1.0001]
     drawn = [tag("line", x1="0", x2="100%", y1="100%", y2="100%", class_="axis")]
     for value in values:
         fraction = scale.fraction(value)
+        # labels at the ends would leave the picture if they were centred
         anchor = "start" if fraction < 0.04 else "end" if fraction > 0.9 else "middle"
         text = f"{value:,.0f}" if value != values[-1] else f"step {value:,.0f}"
         drawn.append(tag("text", text, x=place(fraction), y="100%", dy="18", class_="tick", text_anchor=anchor))

@@ -15,7 +15,9 @@ from peftcli.reports.record import LayerUpdate
 from peftcli.reports.visible import clipped
 
 _ROW = 26
+# the first number of a name is the block; numbers after it are experts or parts of a module
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
+# a cell that hardly moved is still seen to be a cell
 _FAINTEST = 0.06
 _LABEL = 15
 _MAX_NAME = 120
@@ -71,6 +73,7 @@ def update_grid(slug: str, found: Sequence[Cell]) -> Markup:
 
 
 def _cell(cell: Cell, column: int, num_blocks: int, row: int, largest: float) -> Markup:
+    # relative to the largest: update sizes of methods differ by orders of magnitude
     share = size(cell.update) / largest
     width = 1 / num_blocks
     return tag(
@@ -93,6 +96,7 @@ def describe(update: LayerUpdate) -> str:
 
 
 def _block_numbers(blocks: Sequence[int], num_rows: int) -> list[Markup]:
+    # twelve numbers fit on a phone
     stride = max(1, -(-len(blocks) // 12))
     return [
         tag(

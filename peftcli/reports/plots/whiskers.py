@@ -34,10 +34,12 @@ def whisker_plot(slug: str, score: Score) -> Markup:
 
 def _scale(score: Score) -> Scale:
     if score.fraction:
+        # shares keep their whole range, so that half a per cent looks like half a per cent
         return Scale(0.0, 1.0)
     values = [value for value in (score.base, score.tuned) if value is not None and not is_missing(value)]
     for interval in (score.base_interval, score.tuned_interval):
         values.extend(interval or ())
+    # from zero where lower is better: a loss that halved must look halved
     return cover(values, pad=0.12, zero=score.lower_is_better and min(values, default=0.0) >= 0)
 
 

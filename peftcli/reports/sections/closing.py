@@ -33,6 +33,7 @@ class Reproduction:
 
 def history_section(run: RunFacts) -> Section | None:
     """Warnings and events; None for a run without either."""
+    # findings stand in the data section, with their rows
     told = {finding.message for finding in run.findings}
     warnings = [text for text in run.record.warnings if text not in told]
     events = run.record.events

@@ -81,6 +81,7 @@ def _metrics(run: RunFacts) -> list[Figure]:
     drawn: list[Figure] = []
     for name in series.evaluation_names():
         points = series.evaluation(name)
+        # a single evaluation is in the table of results; the loss has a chart of its own
         if name == LOSS or len(points) < 2 or len(drawn) == _MAX_METRIC_CHARTS:
             continue
         drawn.append(_metric_chart(f"metric-{len(drawn)}", score_of(run.record.evaluation, name), points))

@@ -141,6 +141,9 @@ def _are_cut(splits: list[SplitFacts]) -> bool:
     return any(split.rows not in (None, split.rows_kept) for split in splits)
 
 
+# None: an older record, which does not say
+
+
 def _quantile_label(name: str) -> str:
     """`p90` -> `Length, 90 % are at most`."""
     known = {"min": "Shortest row", "p50": "Median length", "max": "Longest row", "mean": "Mean length"}
@@ -202,6 +205,7 @@ def _spans(spans: list[Span]) -> list[tuple[str, str]]:
         if budget <= 0:
             break
         text = clipped(span.text, budget)
+        # characters as shown, so that hidden ones written out cannot swell the page
         budget -= len(text)
         trained = " trained" if span.kind == "special" and span.trained else ""
         shown.append((f"{span.kind}{trained}", text))

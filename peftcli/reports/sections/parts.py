@@ -14,6 +14,7 @@ from peftcli.reports.visible import clipped
 MAX_FACTS = 120
 _MAX_NAME = 120
 _MAX_VALUE = 300
+# `M` and `k` only as whole words: `5 minutes` stays as it is
 _UNIT = re.compile(r"(?<=\d) (?=%|points|tokens/s|[kMBT]\b|[KMGT]iB)")
 
 
@@ -74,6 +75,7 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _value_text(value: Any) -> str:
+    # bool before int, which it is to Python
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: numbers.MISSING}[value]
     if isinstance(value, int):

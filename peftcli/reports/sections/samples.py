@@ -91,12 +91,14 @@ def _sample(number: int, sample: Sample) -> ShownSample:
 def _answer(title: str, style: str, reference: str | None, answer: str) -> Answer:
     if reference is None:
         return Answer(title, style, clipped(answer, MAX_CHARACTERS))
+    # an empty answer still takes a line, so that the page shows that it was given
     text = clipped(answer or " ", MAX_CHARACTERS)
     return Answer(title, style, text, is_match(reference, answer), _pieces(reference, answer))
 
 
 def _pieces(reference: str, answer: str) -> list[Piece] | None:
     """How an answer differs from its reference; None where both are too long for the page, or too unlike."""
+    # one character more than fits, to know whether it does
     wanted, given = reveal(reference[: MAX_CHARACTERS + 1]).strip(), reveal(answer[: MAX_CHARACTERS + 1]).strip()
     fits = max(len(wanted), len(given)) <= MAX_CHARACTERS
     return redline(wanted, given) if fits else None

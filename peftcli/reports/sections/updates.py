@@ -44,6 +44,7 @@ def updates_section(run: RunFacts) -> Section | None:
     if not updates:
         return None
     placed = cells(updates[:MAX_UPDATES])
+    # one block alone makes no grid
     pictures = [_grid(placed)] if len({cell.block for cell in placed}) > 1 else []
     facts = Updates(
         [*pictures, _largest(updates)],
