@@ -40,12 +40,14 @@ def answer_budget(store: TokenStore, rows: int | None = None) -> int:
     """
     count = min(len(store), rows or len(store))
     spans = [last_span(store[row].weights) for row in range(count)]
+    # documents have no prompt, and so no span after the first token: those rows say nothing about answers
     longest = max((end - start for start, end in spans if start > 1), default=0)
     return max(TEXT_ANSWER, longest + math.ceil(longest / 4)) if longest else TEXT_ANSWER
 
 
 def _case(row: EncodedRow, tokenizer: Any) -> Case:
     start, end = last_span(row.weights)
+    # position 0 is never a target, so a span that begins at 0 or 1 is the whole row
     if start <= 1:
         start = min(max(1, len(row.input_ids) // 2), MAX_TEXT_PROMPT)
         end = len(row.input_ids)
@@ -53,6 +55,7 @@ def _case(row: EncodedRow, tokenizer: Any) -> Case:
     return Case(
         prompt,
         tokenizer.decode(prompt.tolist(), skip_special_tokens=False),
+        # without special tokens: the answer of a model is decoded that way, and both are compared
         tokenizer.decode(row.input_ids[start:end].tolist(), skip_special_tokens=True),
         row.origin,
     )
@@ -63,6 +66,7 @@ def last_span(weights: np.ndarray) -> tuple[int, int]:
     trained = np.flatnonzero(weights > 0)
     if not trained.size:
         return 0, 0
+    # a gap between trained positions ends a span: the last gap is where the last answer begins
     end = int(trained[-1]) + 1
     gaps = np.flatnonzero(np.diff(trained) > 1)
     return int(trained[gaps[-1] + 1] if gaps.size else trained[0]), end

@@ -32,6 +32,7 @@ class ChatMode:
 
     @property
     def warnings(self) -> list[str]:
+        """That the day is fixed, where the template writes it and the recipe does not set it."""
         if self.day is None or DAY_VARIABLE in self.kwargs:
             return []
         return [
@@ -44,11 +45,13 @@ def chat_mode(tokenizer: Any) -> ChatMode:
     """The mode of a tokenizer's chat template. Raises `RecipeError` for a variable that no template of it reads, and
     `ModelError` for a template that is malformed."""
     kwargs = template_kwargs(tokenizer)
+    # templates by name: rows with tools may have one of their own
     sources = {source for tools in (False, True) if (source := chat_template(tokenizer, tools=tools))}
     if not sources:
         if kwargs:
             raise RecipeError(f"{_KEY} has no effect: the tokenizer has no chat template", fix="leave it out")
         return ChatMode()
+    # without a variable nothing need be compiled, which takes a process of its own
     if not kwargs and not any(DAY_VARIABLE in source for source in sources):
         return ChatMode()
     reads = check_variables(kwargs, sorted(sources))
@@ -58,6 +61,7 @@ def chat_mode(tokenizer: Any) -> ChatMode:
 def check_variables(kwargs: Mapping[str, Any], sources: Sequence[str]) -> frozenset[str]:
     """The variables that templates read. Raises `RecipeError` for one that is set and that none of them reads."""
     reads = frozenset[str]().union(*(BoundTemplate(source, {}).reads for source in sources))
+    # what every prompt is given (messages, tools, ...) is not for a recipe to set, the day is
     known = sorted((reads - GIVEN) | (reads & {DAY_VARIABLE}))
     for name in kwargs:
         if name not in known:

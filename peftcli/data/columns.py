@@ -14,8 +14,10 @@ Columns = Mapping[str, Any]
 """A row as it was read: column -> value."""
 ABSENT = object()
 """Stands for a value that is not there, since None is what a null in the file becomes."""
+# three levels: `answers.text.0`, as public data nests
 _DEPTH = 3
 _PLAIN = re.compile(r"[^\W\d](?:[\w .()/-]*[\w.()/-])?")
+# 16 Mi characters, about 32 books: as one row it would need gigabytes
 MAX_TEXT_CHARACTERS = 16 << 20
 """Of one text: its tokens take a hundred times the memory of a character."""
 
@@ -38,10 +40,12 @@ def value_at(row: Columns, column: str) -> Any:
     """A column, or what a path leads to (`answers.text.0`: keys of objects, numbers in lists); `ABSENT` if nothing."""
     if column in row:
         return row[column]
+    # a column whose own name holds a dot wins over a path
     at: Any = row
     for step in column.split("."):
         if isinstance(at, Mapping) and step in at:
             at = at[step]
+        # `isdigit` takes digits of every script, `int` most of them: `isascii` keeps to 0-9
         elif isinstance(at, list) and step.isascii() and step.isdigit() and int(step) < len(at):
             at = at[int(step)]
         else:
@@ -77,6 +81,7 @@ def text_paths(value: Any, path: str = "", depth: int = _DEPTH) -> Iterator[str]
     elif depth and isinstance(value, Mapping):
         for name, inner in value.items():
             yield from text_paths(inner, f"{path}.{name}" if path else str(name), depth - 1)
+    # of a list the first stands for all: a suggestion names one path
     elif depth and isinstance(value, list) and value:
         yield from text_paths(value[0], f"{path}.0", depth - 1)
 

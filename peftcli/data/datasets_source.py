@@ -40,6 +40,7 @@ class _Dataset:
     @cached_property
     def _json_columns(self) -> list[str]:
         """Columns that hold JSON as such: what is null there was null in the row."""
+        # by its name: older versions of `datasets` have no such class to import
         return [name for name, feature in self._rows.features.items() if type(feature).__name__ == "Json"]
 
     def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
@@ -52,10 +53,12 @@ class _Dataset:
     def _chunks(self, after: int) -> Iterator[Chunk]:
         from peftcli.data.readers.unpacked import Unpacked
 
+        # `with_format(None)`: whatever format was saved with the dataset, the values are plain Python
         rows = self._rows.with_format(None)
         if not len(rows):
             raise DataError("the split holds no rows", where=self.names[0])
         stored = self._rows.with_format("arrow")
+        # the size on disk bounds what the rows may unpack to
         size = sum(Path(entry["filename"]).stat().st_size for entry in rows.cache_files)
         unpacked = Unpacked(self.names[0], size, rows=after)
         for start in range(after, len(rows), CHUNK_ROWS):
@@ -100,6 +103,7 @@ class SavedDataset(_Dataset):
         try:
             document = json.loads(files.read_bounded(state, limit_bytes=_STATE_LIMIT_BYTES))
             names = [entry["filename"] for entry in document["_data_files"]]
+            # a plain name, in the folder: neither `..` nor an absolute path leads elsewhere
             inside = all(Path(name).name == name and (self._folder / name).is_file() for name in names)
         except (StorageError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
@@ -123,6 +127,7 @@ class SavedDataset(_Dataset):
             ) from error
 
     def facts(self) -> list[FileFacts]:
+        """The files of the split with their hashes; `datasets`' own caches are none."""
         found = sorted(
             file for file in self._folder.rglob("*") if file.is_file() and not file.name.startswith("cache-")
         )
@@ -151,7 +156,9 @@ class HubDataset(_Dataset):
             return datasets.load_dataset(self.name, split=self.split, revision=self.revision)
 
     def facts(self) -> list[FileFacts]:
+        """One entry for the split, pinned by revision, fingerprint and number of rows."""
         rows = self._rows
+        # the library's fingerprint and the number of rows: the files themselves may lie on the Hub
         pinned = f"{self.name}@{self.revision or 'default'}[{self.split}] {rows._fingerprint} {len(rows)}"
         return [FileFacts(self.names[0], int(rows.data.nbytes), files.sha256_bytes(pinned.encode()))]
 
@@ -165,6 +172,7 @@ def _hub_errors(dataset: HubDataset) -> Iterator[None]:
     try:
         yield
     except DatasetNotFoundError as error:
+        # the library has one class for all three cases; only its text tells them apart
         text = str(error).lower()
         if "gated" in text:
             raise HubError(

@@ -30,6 +30,7 @@ class FaultLog:
 
     @property
     def faults(self) -> list[Fault]:
+        """The faults that are kept, each with its places."""
         return [Fault(message, ", ".join(places), fix) for (message, fix), places in self._places.items()]
 
     @property
@@ -38,7 +39,9 @@ class FaultLog:
         return sum(map(len, self._places.values()))
 
     def add(self, message: str, where: str, fix: str | None = None) -> None:
+        """Counts a fault; its place is kept as long as there is room."""
         self.count += 1
+        # kept until five places are known, so that a file with a million faults costs no more memory
         if self.shown < SHOWN:
             self._places.setdefault((message, fix or "correct or remove the row"), []).append(where)
 
@@ -65,6 +68,7 @@ class FaultLog:
 
 def excerpt(text: str, length: int = EXCERPT_LENGTH) -> str:
     """A short quotation in which control characters are escaped, fit for any terminal."""
+    # one character less for the ellipsis
     cut = text if len(text) <= length else text[: length - 1] + "…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
 

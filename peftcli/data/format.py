@@ -72,6 +72,7 @@ def load_format(name: str) -> Format:
     """The format of that name, ours or an installed package's."""
     try:
         module = importlib.import_module(f"peftcli.data.formats.{name.replace('-', '_')}")
+    # not ours: a package has registered it, or the name would not have come this far
     except ModuleNotFoundError:
         (point,) = metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)
         loaded: Format = point.load()
@@ -95,7 +96,9 @@ def find_format(name: str, columns: Mapping[str, str], row: Columns, where: str)
         _check_parts(chosen, shown, row, where)
         return DetectedFormat(chosen, "named in the recipe", columns)
     known = [load_format(each) for each in format_names()]
+    # the format's own decision comes last: columns may be named for parts that only one format has
     if found := recognised(shown, columns, known):
+        # a format that takes any text wins only where nothing else could be meant
         if found[0].rank >= ANY_TEXT_RANK and not columns:
             _check_whole(row, found[0], known, where)
         return DetectedFormat(*found, columns)

@@ -30,6 +30,8 @@ class BatchOrder:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the smaller last one among them."""
+        # rounded up: the last batch may be smaller
         return -(-len(self._lengths) // self._batch_size)
 
     def batch(self, epoch: int, index: int) -> np.ndarray:

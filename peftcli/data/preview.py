@@ -33,6 +33,7 @@ class TextSpan:
 
     @property
     def trained(self) -> bool:
+        """Whether the stretch carries loss."""
         return self.weight > 0
 
 
@@ -68,10 +69,12 @@ def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
     """The text of a stretch as it stands in its row: with the space in front that decoding it alone would lose."""
     if start == 0:
         return str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+    # one token before the stretch keeps the space that a tokenizer drops at the start of a text
     before = tokenizer.decode(ids[start - 1 : start], clean_up_tokenization_spaces=False)
     both = tokenizer.decode(ids[start - 1 : end], clean_up_tokenization_spaces=False)
     if both.startswith(before):
         return str(both[len(before) :])
+    # bytes of one character shared between two tokens: decoded alone, with its replacement sign
     return str(tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False))
 
 

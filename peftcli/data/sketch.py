@@ -41,6 +41,7 @@ def sketch(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     # shingle and are dropped; a last bound at the very end is left out, since reduceat may not begin there
     for part, multiplier in enumerate(_MULTIPLIERS):
         turned = hashes * multiplier
+        # the high bits, which the multiplication mixed best, into the low ones that the comparison sees too
         turned ^= turned >> np.uint32(15)
         out[filled, part] = np.minimum.reduceat(turned, inside)[0::2]
     return out

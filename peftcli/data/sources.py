@@ -68,6 +68,7 @@ class LocalFiles:
         self._seen: dict[Path, tuple[int, int]] = {}
 
     def facts(self) -> list[FileFacts]:
+        """Path, size and hash of each file; `DataError` for what is no regular file of a known kind."""
         found = []
         for path, name in zip(self.paths, self.names, strict=True):
             check_kind(path, name)
@@ -84,9 +85,11 @@ class LocalFiles:
         return found
 
     def by_row(self, file: int) -> bool:
+        """Whether the kind of the file has rows and no lines."""
         return is_by_row(self.paths[file])
 
     def chunks(self, file: int, faults: FaultLog, after: int = 0) -> Iterator[Chunk]:
+        """The rows of a file; `DataError` where it is not any more what was hashed."""
         path = self.paths[file]
         yield from read_file(path, self.names[file], faults, after, self._hashed.get(path))
         # every byte was the hashed one; a file that somebody writes to is still told, before a run goes on with its start
@@ -95,6 +98,7 @@ class LocalFiles:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
+    # time and size: a change of either is a change that the hash may have missed
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
@@ -150,6 +154,7 @@ def _some(names: list[str]) -> str:
 def _glob(source: SourceConfig, folder: Path) -> LocalFiles:
     pattern = str(Path(source.path).expanduser())
     found = sorted(glob.glob(pattern, root_dir=folder, recursive=True))
+    # folders match a pattern too, and hold no rows themselves
     names = [name for name in found if (folder / name).is_file()]
     if not names:
         raise DataError(f"no file matches {source.path}", where=str(folder), fix="check the pattern")
@@ -168,6 +173,7 @@ def _folder(source: SourceConfig, path: Path) -> RowSource:
             where=str(path),
             fix="name the data files themselves, or a glob: folder/*.jsonl",
         )
+    # sorted: file systems list in an order of their own, and the order of rows decides the run
     found = sorted(file for file in path.rglob("*") if file.is_file() and is_data_file(file) and _visible(file, path))
     if not found:
         raise DataError(
@@ -200,6 +206,7 @@ def _of_split(found: list[Path], folder: Path, source: SourceConfig) -> list[Pat
 
 def _split_of(file: Path, folder: Path) -> str | None:
     for part in (file.name, *reversed(file.relative_to(folder).parts[:-1])):
+        # whole words between dots, dashes and underscores: `training-data.jsonl` counts, `constrain.jsonl` does not
         words = part.lower().replace(".", "-").replace("_", "-").split("-")
         for split, names in _SPLIT_WORDS.items():
             if any(name in words for name in names):

@@ -36,11 +36,13 @@ from peftcli.data.truncation import MAX_DROPPED, TOO_LONG, cut_rows
 from peftcli.errors import DataError
 
 BLOCK_ROWS = 8192
+# 5 % of a few rows is chance; of a thousand it is the data
 _MIN_ROWS_TO_JUDGE = 1000
 
 
 def stream_heads(config: DataConfig) -> tuple[SourceConfig, ...]:
     """The sources of a stream, each cut to its part of one block: enough to plan with."""
+    # every source has rows to plan with, however many there are
     share = max(1, BLOCK_ROWS // len(config.train_sources))
     return tuple(
         source.model_copy(update={"rows": min(source.rows or share, share)}) for source in config.train_sources
@@ -59,6 +61,7 @@ class Cursor:
     batches: int = 0
 
     def to_dict(self) -> dict[str, Any]:
+        """The cursor as plain JSON."""
         return asdict(self)
 
     @staticmethod
@@ -98,9 +101,11 @@ class RowStream:
         for number, section in enumerate(config.train_sources):
             source = resolve(section, folder)
             reader = source_reader(source, section, config, tokenizer)
+            # a seed for each source, or the files of all would come in the same order
             self.sources.append(StreamSource(source, section, reader, seed + number))
         self.inputs = [source.source.facts() for source in self.sources]
         self._shares = self._source_shares()
+        # a whole number of batches, so that little is carried over
         self._block_rows = max(BLOCK_ROWS // batch_size, 1) * batch_size
         self.counts = StreamCounts()
         self._carried: tuple[Cursor, TokenStore] | None = None
@@ -194,6 +199,7 @@ class RowStream:
         for reason, count in dropped.items():
             counts.dropped[reason] = counts.dropped.get(reason, 0) + count
         policy, gone = self._config.truncation, counts.dropped.get(TOO_LONG, 0)
+        # `auto` counts first: a long row at the beginning of a good source stops nothing
         many = counts.rows_read >= _MIN_ROWS_TO_JUDGE and gone > MAX_DROPPED * counts.rows_read
         if (policy == "error" and gone) or (policy == "auto" and many):
             raise DataError(

@@ -37,6 +37,7 @@ class StreamOrder:
         found = _read_cursors(path, self._known[0])
         if len(found) > len(self._known):
             self._known = found
+        # the first cursor is the beginning, which is known without a file
         text = "".join(f"{_noted(cursor)}\n" for cursor in self._known[1:])
         if text != (path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""):
             files.write_text(path, text)
@@ -44,6 +45,7 @@ class StreamOrder:
 
     @property
     def steps_per_epoch(self) -> int:
+        """All steps: a stream has one epoch."""
         return self._steps
 
     def batch(self, epoch: int, index: int) -> np.ndarray:
@@ -53,6 +55,7 @@ class StreamOrder:
         number = epoch * self._steps + index
         cursor, block = self._block_of(number)
         size = len(block.batches[number - cursor.batches])
+        # numbers of rows are numbers of batches and places in them, so that `rows` needs no table
         return number * self._batch_size + np.arange(size)
 
     def rows(self, numbers: Sequence[int]) -> list[EncodedRow]:
@@ -76,10 +79,12 @@ class StreamOrder:
         return cursor.batches <= number < block.next.batches
 
     def _load(self, number: int) -> None:
+        # the last cursor at or before the batch: from there on blocks are read until it is reached
         place = bisect_right([cursor.batches for cursor in self._known], number) - 1
         cursor = self._known[place]
         block = self._stream.block(cursor)
         self._block = cursor, block
+        # only the last one has a successor that is not known yet
         if place == len(self._known) - 1:
             self._known.append(block.next)
             if self._path is not None:
@@ -99,6 +104,7 @@ def _read_cursors(path: Path | None, start: Cursor) -> list[Cursor]:
                 break
         except (ValueError, KeyError, TypeError, AttributeError):
             break
+        # a gap, or another number of sources, is of another recipe or version
         if cursor.block == len(known) and len(cursor.at) == len(start.at):
             known.append(cursor)
     return known
@@ -107,4 +113,5 @@ def _read_cursors(path: Path | None, start: Cursor) -> list[Cursor]:
 def _noted(cursor: Cursor) -> str:
     """A cursor as its line, with a digest of it: another digit anywhere would be another place in the data."""
     text = json.dumps(cursor.to_dict())
+    # 16 digits: enough against an accident
     return json.dumps({**cursor.to_dict(), _CHECK: files.sha256_bytes(text.encode())[:16]})

@@ -43,6 +43,7 @@ class StreamSource:
         parts: list[ParsedChunk] = []
         at = start
         while count > 0:
+            # `rows` of a source bounds each pass, not the whole stream
             wanted = count if self._cap is None else min(count, self._cap - at.rows)
             chunk = self._next(at, wanted, faults) if wanted > 0 else None
             if chunk is None:
@@ -55,6 +56,7 @@ class StreamSource:
 
     def _next(self, at: Position, wanted: int, faults: FaultLog) -> Chunk | None:
         """At most `wanted` rows of the file at a position; None at its end."""
+        # not where the last piece ended: after an interruption, or for rows that a block carries over
         if self._live is None or self._live[0] != at:
             self._live = at, self.source.chunks(self._file(at), faults, at.line), None
         _, chunks, rest = self._live
@@ -75,10 +77,12 @@ class StreamSource:
         """The next file, or the next pass."""
         if not capped and at.file + 1 < len(self.source.names):
             return Position(at.passes, at.file + 1, 0, at.rows)
+        # a pass that gave nothing would repeat for ever
         if at.rows == 0:
             raise DataError("the source holds no rows", where=self.source.name)
         return Position(at.passes + 1)
 
     def _file(self, at: Position) -> int:
         count = len(self.source.names)
+        # drawn by pass and not in sequence: any pass can be found without those before it
         return at.file if count == 1 else int(permutation(count, self._seed, _FILES_STREAM, at.passes)[at.file])

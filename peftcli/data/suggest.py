@@ -28,6 +28,7 @@ def suggestion(
         for each in wanted
         if (columns := _mapping(each, row)) is not None and _reads(each, columns, row)
     ]
+    # as named first; then with paths into columns that hold lists or objects
     if not found:
         inside = [(each, _to_texts(columns, row)) for each in wanted if (columns := _mapping(each, row)) is not None]
         found = [(each, columns) for each, columns in inside if _reads(each, columns, row)]
@@ -36,6 +37,7 @@ def suggestion(
     chosen, columns = min(found, key=lambda pair: _order(pair[0], pair[1], row))
     auto = recognised(renamed(row, columns), columns, known)
     line = line_of(columns)
+    # the line alone is enough where `auto` would choose the same format by it
     named = auto is not None and auto[0] is chosen
     return chosen, f"`{line}`" if named else f"`format: {chosen.name}` and `{line}`", columns
 
@@ -55,6 +57,7 @@ def _mapping(of: Format, row: Columns) -> dict[str, str] | None:
     for part in of.parts:
         if part in row:
             continue
+        # the same column cannot play two parts
         names = (name for name in of.usual.get(part, ()) if name.split(".")[0] not in taken)
         column = next((name for name in names if value_at(row, name) not in (ABSENT, None)), None)
         if column is not None:
@@ -75,6 +78,7 @@ def _reads(of: Format, columns: Mapping[str, str], row: Columns) -> bool:
 
 def _order(of: Format, columns: Mapping[str, str], row: Columns) -> tuple[int, bool, bool, int]:
     found = len(columns) + sum(part in row for part in of.parts)
+    # `min` takes the first: minus, so that more parts found come before fewer
     return -found, not of.one_sequence, of.rank >= ANY_TEXT_RANK, len(of.parts)
 
 
@@ -102,6 +106,7 @@ def other_reading(row: Columns, chosen: Format, known: Iterable[Format]) -> tupl
     """What else a row is that a format would take for the sake of one text: question and answer, text and label."""
     (text,) = chosen.required
     for each in sorted(known, key=lambda each: (not each.one_sequence, len(each.parts))):
+        # one text and one more part; and a format whose text is already there by name needs no line
         if each is chosen or len(each.required) != 2 or (text != (first := each.required[0]) and first in row):
             continue
         second = each.required[1]
@@ -122,6 +127,7 @@ def line_of(columns: Mapping[str, str]) -> str:
 
 def _lists(row: Columns, path: str = "", depth: int = 2) -> Iterator[tuple[str, list[Any]]]:
     """Paths to lists of objects: turns or entries."""
+    # empty lists, and lists of texts, are neither turns nor entries
     for name, value in row.items():
         if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
             yield f"{path}{name}", value
@@ -149,7 +155,9 @@ def own_columns(row: Columns, known: Iterable[Format]) -> str:
     texts = list(text_paths(row))
     if not texts:
         return "no column holds text: write the rows in one of the formats of `peft explain data.format`"
+    # question and answer are the longest texts of a row, ids and labels are short
     longest = sorted(texts, key=lambda path: -len(value_at(row, path)))[:2]
+    # in the order of the row: the question mostly stands before the answer
     chosen = [path for path in texts if path in longest]
     if len(chosen) == 1:
         return f"name what is trained on: `columns: {{text: {written(chosen[0])}}}`"

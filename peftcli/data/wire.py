@@ -16,6 +16,7 @@ def write_frame(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> N
 def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     """The next frame, or None at the end of the stream."""
     line = stream.readline()
+    # cut off: the other side died while it wrote
     if not line.endswith(b"\n"):
         return None
     head = json.loads(line)

@@ -10,7 +10,7 @@ from typing import Literal
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 # below that nearly all words are marked, and marks tell a reader nothing
 _ALIKE_ENOUGH = 0.4
-# comparing is quadratic in the words: 2,000 take tenths of a second
+# comparing takes time that grows with the square of the words
 _MAX_WORDS = 2000
 _MAX_CHANGES = 200
 

@@ -50,6 +50,7 @@ def locate(conversation: Conversation, number: int, borders: Borders) -> Answer:
     opening = _opening(conversation, number, borders, found)
     last = found.last(number)
     assert last is not None
+    # white space at the end of a turn is the template's layout, not part of the answer
     end = last + len(_closing(conversation, number, borders, found, last).rstrip())
     other = found.inside(number, opening.start, end)
     if other is not None:
@@ -57,6 +58,7 @@ def locate(conversation: Conversation, number: int, borders: Borders) -> Answer:
     hits = list(opening.hits)
     if not borders.ends_with_stop(conversation.text[opening.start : end]):
         hits.append(("stop-token", "no stop token follows the answer"))
+    # an answer whose turn does not end is at least its own text
     return Answer(opening.start, max(end, last), opening.prompt, tuple(hits))
 
 
@@ -70,12 +72,14 @@ def _opening(conversation: Conversation, number: int, borders: Borders, found: P
         return _Opening(first, -1, ())
     prompt = conversation.prompt(number)
     fits = text.startswith(prompt)
+    # the prompt of inference reaches at least to the first text: the usual case
     if fits and len(prompt) >= first:
         return _Opening(len(prompt), len(prompt), ())
     after = _last_before(found, number)
     gap = text[after:first]
     header = len(prompt) if fits else after + _shared_header(conversation, number, borders, gap)
     thinks = any(found.shown(leaf) for leaf in found.of(number, "thought"))
+    # a thought that is given is not empty, whatever stands around it
     block = None if thinks else _empty_thought(conversation, number, borders, gap)
     start = max(header, after + block.length if block else 0)
     if fits and block and after + len(gap[: block.length].rstrip()) <= len(prompt):
@@ -85,6 +89,7 @@ def _opening(conversation: Conversation, number: int, borders: Borders, found: P
         return _Opening(start, len(prompt), (("empty-thought", _ADDED),) if start > len(prompt) else ())
     if block is not None and block.in_prompt:
         return _Opening(start, -1, (("empty-thought", _LEFT_OUT),))
+    # how far both agree tells the user where to look in the template
     parted = len(borders.shared(text, prompt))
     why = (
         f"the prompt at inference is not the text before the answer in training (they differ after {parted} characters)"
@@ -116,6 +121,7 @@ def _first(conversation: Conversation, number: int, borders: Borders, found: Pla
             while shared < min(len(core), end) and core[-1 - shared] == text[end - 1 - shared]:
                 shared += 1
             starts.append(end - shared)
+    # of several texts of an answer the one that is written first
     return borders.behind(text, min(starts))
 
 
@@ -127,10 +133,12 @@ def _last_before(found: Places, number: int) -> int:
 def _shared_header(conversation: Conversation, number: int, borders: Borders, gap: str) -> int:
     """How much of the text between the message before and the answer is also the opening of the answer in the prompt."""
     asked = _behind_question(conversation, number)
+    # without a place for the question's text the gap may hold words of it, which are no opening
     if asked is None or not _anchored(conversation, number):
         return len(gap)
     alike = len(borders.shared(gap, asked))
     ours, theirs = gap[alike:], asked[alike:]
+    # what is left of the prompt's opening stands further on in the text: it is passed over whole
     if theirs.strip() and theirs in ours:
         return alike + ours.index(theirs) + len(theirs)
     common = {hit[0] for hit in borders.tokens_in(ours)} & {hit[0] for hit in borders.tokens_in(theirs)}
@@ -172,6 +180,7 @@ def _empty_thought(conversation: Conversation, number: int, borders: Borders, ga
         around = _of(conversation, _CALLING)
     if around is None:
         pair = _EMPTY_PAIR.search(gap)
+        # a pair of tags with nothing between them, whatever their name
         return _Block(len(gap), in_prompt=False) if pair else None
     closings = _closings(around, _of(conversation, _ANSWERING if around.calls else _CALLING), borders)
     length = _block_end(borders, gap, around.before, closings)
@@ -188,6 +197,7 @@ def _block_end(borders: Borders, opening: str, before: str, closings: Sequence[s
     alike = len(borders.shared(opening, before))
     rest = opening[alike:]
     for closing in closings:
+        # a closing of white space alone would end anywhere
         if closing.strip() and (end := _spelt(closing, rest)):
             return alike + end
     return 0
@@ -200,6 +210,7 @@ def _spelt(wanted: str, text: str) -> int:
         return 0
     space = wanted[len(wanted.rstrip()) :]
     end = found.end()
+    # the white space that the template writes after it belongs to it; any other is the answer's own
     return end + len(space) if text.startswith(space, end) else end + len(text[end:]) - len(text[end:].lstrip())
 
 
@@ -226,6 +237,7 @@ def _around_thought(conversation: Conversation, number: int) -> _Around | None:
     others = [
         (places.begins[leaf], leaf) for leaf in places.of(number) if leaf in places.begins and leaf not in thoughts
     ]
+    # a thought after the answer's text is none in front of it
     if not thoughts or not others or places.ends[thoughts[0]] > min(others)[0]:
         return None
     begin, leaf = min(others)
@@ -238,6 +250,7 @@ def _around_thought(conversation: Conversation, number: int) -> _Around | None:
 
 def _closings(one: _Around, other: _Around | None, borders: Borders) -> list[str]:
     """As what a template may write the end of a thought: what an answer in words and a call have in common after it."""
+    # a call and an answer in words share the token that ends a thought, though not what follows
     first = _first_token(one.behind, borders)
     if other is None:
         return [first if one.calls else one.behind, first]
@@ -279,11 +292,13 @@ def _closing(conversation: Conversation, number: int, borders: Borders, found: P
     if going_on is None:
         return _without_prompt(conversation, borders, ending or "")
     shared = borders.shared(ending or "", going_on)
+    # the whole ending is shared: then nothing of the next turn can be in it
     if ending is None or shared.rstrip() != ending.rstrip():
         # the conversation goes on in both: what they share may reach into the opening of the next turn
         shared = _before(shared, _openers(conversation, borders), borders)
     if borders.stops_in(shared):
         return shared
+    # in the middle of a conversation the turn's end may differ from the conversation's
     if number < len(conversation.messages) - 1 or ending is None:
         own = _before(going_on, _openers(conversation, borders, going_on), borders)
         return own if own != going_on and borders.stops_in(own) else shared

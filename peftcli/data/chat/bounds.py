@@ -22,9 +22,11 @@ from peftcli.data.rows import ChatRow, Message
 from peftcli.data.wire import write_frame
 from peftcli.errors import ModelError
 
+# several times the size of the largest public templates
 MAX_TEMPLATE_BYTES = 64 << 10
 MAX_SECONDS = 1.0
 """Of computing, for one rendering: that of a long conversation takes some hundredths."""
+# 512 MiB: templates need a few; a string that doubles in a loop would take all
 MAX_MEMORY_BYTES = 512 << 20
 """Of the whole process."""
 _BEGINNING = 16
@@ -73,6 +75,7 @@ class _Process:
         told = line.lstrip(BEGUN)
         if not told.endswith(b"\n"):
             self.close()
+            # one sign came in front of the answer for each row that was begun
             begun = len(line) - len(told)
             return {"limit": "it needs more time or memory than any conversation does", "row": begun - 1}
         answer: dict[str, Any] = json.loads(told)
@@ -127,6 +130,7 @@ class BoundTemplate:
             "stops": sorted(stops),
             "train_on": train_on,
         }
+        # equal templates with equal variables are one, whoever opened them
         self._key = json.dumps(self._opening)
         answer = self._ask({"do": "open"})
         if "reads" not in answer:

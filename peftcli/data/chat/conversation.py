@@ -44,6 +44,7 @@ class Conversation:
         self.tools = tools
         self._extra = extra
         self.text = self._render(self.messages)
+        # one cache for each conversation: a cache on the method would keep every row alive
         self._cut = cache(self._made_cut)
         self._prompt = cache(self._made_prompt)
 
@@ -60,6 +61,7 @@ class Conversation:
     @cached_property
     def places(self) -> Places | None:
         """Where every text stands; None where the template looks at the marks."""
+        # marks at both ends first; after the texts alone where a template looks at how a text begins
         return self._places(self.messages, self.text, (Policy(), Policy(begins=False)))
 
     @cache  # noqa: B019 - a conversation lives as long as its row
@@ -94,6 +96,7 @@ class Conversation:
 
     def followed(self, number: int) -> Conversation | None:
         """The conversation up to message `number` and one more turn after it, of whatever role the template takes."""
+        # a call is answered by its tool under most templates; where they refuse that, by the user
         before = self.messages[: number + 1]
         calls = self.messages[number].get("tool_calls", ())
         user: Message = {"role": "user", "content": "What follows."}

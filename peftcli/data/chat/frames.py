@@ -11,6 +11,7 @@ from peftcli.data.chat.conversation import Conversation
 from peftcli.data.chat.marks import THOUGHTS, Kind
 from peftcli.data.rows import Message
 
+# more shapes than a template has; after that rows are located one by one, which is slower and as exact
 MAX_FRAMES = 16
 
 
@@ -36,6 +37,7 @@ class Frame:
             at += len(literal)
             whole = _text(message, kind)
             if not text.startswith(whole, at):
+                # templates often strip the text that they write
                 whole = whole.strip()
                 if not text.startswith(whole, at):
                     return None
@@ -43,6 +45,7 @@ class Frame:
         if not text.startswith(self.closing, at) or not text.startswith(self.rest, at + len(self.closing)):
             return None
         end = at + len(self.closing)
+        # the frame of a last answer ends with the text, else it would match in the middle
         if self.last and end + len(self.rest) != len(text):
             return None
         return Answer(start, end, prompt, self.hits)
@@ -58,6 +61,7 @@ class Frames:
         self._known: dict[Key, list[Frame]] = {}
 
     def find(self, text: str, prompt: int, messages: Sequence[Message], number: int, tools: bool) -> Answer | None:
+        """The answer at message `number`, by a frame that was learnt from another row; None where none fits."""
         for frame in self._known.get(_key(messages, number, tools), ()):
             found = frame.match(text, prompt, messages[number])
             if found is not None:
@@ -102,6 +106,7 @@ def _frame(conversation: Conversation, number: int, answer: Answer) -> Frame | N
             return None
         pieces.append((text[at:begin], known.kind))
         at = begin + len(known.text)
+    # up to the next text, or to the end of all
     behind = found.next_begin(number)
     last = number == len(conversation.messages) - 1
     skipped = answer.start - answer.prompt

@@ -55,6 +55,7 @@ class Places:
         ]
 
     def shown(self, number: int) -> bool:
+        """Whether the template wrote a leaf at all."""
         return number in self.begins or number in self.ends
 
     def first(self, message: int) -> int | None:
@@ -95,6 +96,7 @@ def mark(messages: Sequence[Message], policy: Policy, plain: str) -> tuple[list[
     leaves: list[Leaf] = []
 
     def around(text: str, message: int, kind: Kind, call: int = 0) -> str:
+        # marks stand inside the white space, which templates strip or keep as it is
         core = text.strip()
         if not core or policy.only not in (None, message):
             return text
@@ -109,6 +111,7 @@ def mark(messages: Sequence[Message], policy: Policy, plain: str) -> tuple[list[
 
 def _nonce(messages: Sequence[Message], plain: str) -> str:
     whole = plain + repr(messages)
+    # a number is added until the word occurs nowhere: neither in the row nor in what the template writes
     number = 0
     while (nonce := f"Qv{number}z") in whole:
         number += 1
@@ -121,6 +124,7 @@ _Around = Callable[..., str]
 def _marked(message: Message, number: int, around: _Around) -> Message:
     marked = dict(message)
     thought = next((message[name] for name in THOUGHTS if isinstance(message.get(name), str)), None)
+    # all names of a thought get the same mark: a template reads one of them
     if thought is not None:
         text = around(thought, number, "thought")
         marked |= {name: text for name in THOUGHTS if name in message}
@@ -160,6 +164,7 @@ def read_marks(rendered: str, leaves: list[Leaf], nonce: str) -> Places:
         parts.append(text)
         length += len(text)
         if side:
+            # `setdefault`: a text that is written twice counts where it comes first
             (found.begins if side == "b" else found.ends).setdefault(number, length)
     found.text = "".join(parts)
     return found

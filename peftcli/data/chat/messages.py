@@ -46,6 +46,7 @@ def turns_in(value: Any, column: str = "messages") -> Any:
                 f"{column!r} is text but not JSON",
                 "write the list of turns itself, or its JSON (Python's `json.dumps`)",
             ) from error
+    # columns of columns: a list of objects that Arrow turned into an object of lists
     if isinstance(value, Mapping) and value and all(isinstance(part, list) for part in value.values()):
         lengths = {len(part) for part in value.values()}
         if len(lengths) == 1:
@@ -64,9 +65,11 @@ def _weight(message: Message, number: int) -> float | None:
     if flag is not None:
         if not isinstance(flag, bool):
             raise RowFault(f"message {number}: 'train' is {json_kind(flag)}, not true or false")
+        # `train: false` wins over a weight; true leaves the weight as it is
         weight = float(flag) if weight is None or not flag else weight
     if weight is None:
         return None
+    # bool is an int to Python, and no weight
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
         raise RowFault(f"message {number}: 'weight' must be a finite number of at least 0")
     return float(weight)
@@ -92,6 +95,7 @@ def _message(message: Message, turn: Mapping[str, Any], number: int) -> Message:
     else:
         message.pop("tool_calls", None)
     message["content"] = _content(message, number)
+    # under every name, since templates differ in which they read
     return message | dict.fromkeys(THOUGHTS, thought) if (thought := _thought(message, number)) is not None else message
 
 

@@ -12,6 +12,7 @@ from peftcli.data.faults import RowFault
 
 def remedy_for(conversation: Conversation, number: int, check: str, borders: Borders) -> str:
     """`; set model.chat_template_kwargs: ...` with a setting under which the check does not fire, or nothing."""
+    # variables that the conversation itself gives are not for a recipe to set
     for name in sorted(conversation.template.reads - GIVEN):
         for value in (False, True):
             if _mends(conversation, number, check, borders, name, value):
@@ -27,4 +28,5 @@ def _mends(conversation: Conversation, number: int, check: str, borders: Borders
         answer = locate(other, number, borders)
     except (RowFault, TemplateRefusal, TemplateFailure):
         return False
+    # neither fault may be left: one setting may exchange the one for the other
     return not any(found in ("prompt-mismatch", "empty-thought") for found, _ in answer.hits)

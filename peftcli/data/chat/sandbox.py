@@ -92,6 +92,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     code_generator_class = _ComputesNothing
 
     def __init__(self, day: str = FIXED_DAY) -> None:
+        # trimmed as transformers does it: other white space would be another prompt
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[loopcontrols, _Generation])
         self.filters["tojson"] = _to_json
         self.globals |= {

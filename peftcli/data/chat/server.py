@@ -87,6 +87,7 @@ class Server:
         self._opened: list[_OpenTemplate] = []
 
     def answer(self, request: dict[str, Any]) -> Answer:
+        """The answer to one request, as plain JSON; what a template does wrong is in it."""
         if request["do"] == "open":
             return _guarded(lambda: self._open(request))
         opened = self._opened[request["template"]]
@@ -123,6 +124,7 @@ def _guarded(work: Callable[[], Answer]) -> Answer:
     except RowFault as fault:
         return {"fault": fault.message, "fix": fault.fix}
     except TemplateFailure as failure:
+        # a thousand characters: a template may raise a message of any length
         return {"failure": failure.reason[:1000], "line": failure.line}
     except TemplateLimit as limit:
         return {"limit": str(limit)[:1000]}

@@ -58,6 +58,7 @@ class Renderer:
             for number, weight in enumerate(weights)
             if weight > 0 or (self._train_on == "all" and row.weights[number] == 0)
         ]
+        # without a place for tools the template need not be given them; that they are lost is told below
         placed = not row.tools or "tools" in self._template.reads
         conversation = Conversation(self._template, row.messages, row.tools if placed else None)
         out = RenderedChat(conversation.text, hits=list(self._lost(conversation, wanted)))
@@ -65,6 +66,7 @@ class Renderer:
             out.hits.append(("lost-tools", "the row describes tools, and the chat template has no place for them"))
         for number in wanted:
             answer = self._answer(conversation, number)
+            # spans must ascend: tokens are weighted in one pass
             if out.spans and answer.start < out.spans[-1].end:
                 raise RowFault(f"message {number + 1}: the chat template writes its answer before an earlier one ends")
             out.spans.append(Span(answer.start, answer.end, weights[number]))
@@ -73,6 +75,7 @@ class Renderer:
 
     def _answer(self, conversation: Conversation, number: int) -> Answer:
         tools = bool(conversation.tools)
+        # a first message has no prompt, so no frame either
         if number and conversation.text.startswith(prompt := conversation.prompt(number)):
             found = self._frames.find(conversation.text, len(prompt), conversation.messages, number, tools)
             if found is not None:
@@ -84,6 +87,7 @@ class Renderer:
 
     def _told(self, conversation: Conversation, number: int, check: str, why: str) -> str:
         if check in ("prompt-mismatch", "empty-thought"):
+            # trying settings takes many renderings; one remedy holds for the template
             if check not in self._remedies:
                 self._remedies[check] = remedy_for(conversation, number, check, self._borders)
             why += self._remedies[check]
@@ -93,6 +97,7 @@ class Renderer:
         """What the row holds and the template does not write; looked at once for each shape of rows without calls."""
         shape = tuple(map(_shape, conversation.messages)), bool(conversation.tools), tuple(wanted)
         calls = any("tool_calls" in message for message in conversation.messages)
+        # rows of one shape lose the same parts, except that calls differ by their arguments
         if calls or shape not in self._losses:
             self._losses[shape] = lost(conversation, wanted)
         return self._losses[shape]

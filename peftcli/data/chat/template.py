@@ -14,6 +14,7 @@ from peftcli.data.chat.names import DAY_VARIABLE, FIXED_DAY
 from peftcli.data.chat.sandbox import Sandbox
 from peftcli.data.rows import Message
 
+# 16 Mi characters, as for any other text of a row
 MAX_CHARACTERS = 16 << 20
 _NAME = "<template>"
 _PROBE = "Qv0z"
@@ -27,6 +28,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, variables: Mapping[str, Any]) -> None:
+        # the day is a function of the sandbox, not a variable
         self._variables = {name: value for name, value in variables.items() if name != DAY_VARIABLE}
         environment = Sandbox(str(variables.get(DAY_VARIABLE, FIXED_DAY)))
         try:
@@ -105,5 +107,6 @@ def _globals_read(tree: Any) -> frozenset[str]:
 
 
 def _line_of(error: Exception) -> int:
+    # the last frame that lies in the template: deeper ones are in Jinja's filters
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _NAME]
     return lines[-1] or 0 if lines else 0

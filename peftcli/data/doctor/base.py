@@ -14,6 +14,7 @@ from peftcli.data.config import Severity
 from peftcli.data.names import check_names
 from peftcli.data.rows import ChatRow, LabelRow, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
 
+# enough to look at; all of a systematic fault are alike
 MAX_ROWS_NAMED = 5
 
 

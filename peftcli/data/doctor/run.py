@@ -15,6 +15,7 @@ class Scanner:
     """Runs the checks that look at rows while a source is read; `tallies` is what they have seen."""
 
     def __init__(self, specials: Sequence[str] = ()) -> None:
+        # a special token of white space would be found in every row
         self._specials = [text for text in specials if text.strip()]
         self._scans = {name: check.scan for name, check in all_checks().items() if check.scan is not None}
         self._collectors = {name: check.collect() for name, check in all_checks().items() if check.collect is not None}
@@ -30,11 +31,13 @@ class Scanner:
             collector.add(batch, file, lines)
 
     def finish(self) -> None:
+        """Asks those that gather over a source for what they have found."""
         for name, collector in self._collectors.items():
             for file, line, message in collector.hits():
                 self.add(name, file, line, message)
 
     def add(self, check: str, file: str, line: int, message: str) -> None:
+        """Counts a row on which a check fired."""
         self.tallies.setdefault((check, file), Tally()).add(line, message)
 
 
@@ -64,14 +67,17 @@ def findings_of(tallies: Iterable[Tallies], severities: Mapping[str, Severity]) 
     merged: Tallies = {}
     for part in tallies:
         for key, tally in part.items():
+            # the message of the first part stands for all: they are of one check and file
             whole = merged.setdefault(key, Tally(message=tally.message))
             whole.count += tally.count
+            # `[:5]` after sorting, so that the rows named are the first of all parts
             whole.rows = sorted({*whole.rows, *tally.rows})[:5]
     found = [
         Finding(name, severity, _message(tally), file, tally.rows[0] if tally.rows else 0, tally.count)
         for (name, file), tally in merged.items()
         if (severity := severity_of(name, checks[name], severities)) != "off" and tally.count
     ]
+    # failures first, then by name, so that the order does not depend on which source was read first
     return sorted(found, key=lambda each: (each.severity != "fail", each.check, each.file))
 
 

@@ -43,6 +43,7 @@ def parse(row: Columns) -> LabelRow:
         row = {**row, "text": row[first], **({} if second is None else {"text_pair": row[second]})}
     value = row.get("label", row.get("labels"))
     labels = tuple(_label(each) for each in value) if isinstance(value, list) else (_label(value),)
+    # an empty second text is none
     return LabelRow(filled_text(row, "text"), optional_text(row, "text_pair") or None, labels)
 
 

@@ -9,10 +9,12 @@ from peftcli.data.rows import ChatRow, Message, Piece, PiecesRow
 
 
 def recognise(row: Columns) -> str | None:
+    """By `instruction` and `output`."""
     return "columns `instruction` and `output`" if "instruction" in row and "output" in row else None
 
 
 def parse(row: Columns) -> ChatRow:
+    """The turns of `history`, then instruction and input as one question, and the output as its answer."""
     instruction, output = filled_text(row, "instruction"), filled_text(row, "output")
     given, system = optional_text(row, "input"), optional_text(row, "system")
     history = _history(row)

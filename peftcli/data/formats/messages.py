@@ -10,6 +10,7 @@ from peftcli.data.rows import ChatRow
 
 
 def recognise(row: Columns) -> str | None:
+    """By a column `messages` that holds turns, as a list or as its JSON."""
     turns = row.get("messages")
     if isinstance(turns, str) and turns.lstrip().startswith("[{"):
         return "a column `messages` that holds a list of turns as JSON text"
@@ -21,6 +22,7 @@ def recognise(row: Columns) -> str | None:
 
 
 def parse(row: Columns) -> ChatRow:
+    """The conversation with its tools; `RowFault` where nobody answers."""
     if "messages" not in row:
         raise RowFault(f"the column 'messages' is missing; columns present: {listed(row)}")
     messages, weights = parse_messages(row["messages"])

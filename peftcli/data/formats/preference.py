@@ -27,6 +27,7 @@ _WHOLE = (messages.FORMAT, sharegpt.FORMAT, instruction.FORMAT)
 
 
 def recognise(row: Columns) -> str | None:
+    """By a pair of answers, or by one answer with a verdict."""
     if "chosen" in row and "rejected" in row:
         return "columns `chosen` and `rejected`"
     verdict = next((name for name in _VERDICTS if isinstance(row.get(name), bool)), None)
@@ -38,6 +39,7 @@ def recognise(row: Columns) -> str | None:
 
 
 def parse(row: Columns) -> PreferenceRow:
+    """Prompt and answers, all texts or all messages."""
     verdict = next((name for name in _VERDICTS if name in row), None)
     if verdict and "chosen" not in row:
         return _judged(row, verdict)
@@ -83,6 +85,7 @@ def _with_prompt(row: Columns, chosen: Any, rejected: Any) -> tuple[Any, Any, An
 def _apart(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
     """What two whole conversations begin with alike, and how each goes on."""
     shared = 0
+    # the last message of each is its answer, even where both are equal
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     return chosen[:shared], chosen[shared:], rejected[shared:]

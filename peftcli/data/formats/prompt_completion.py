@@ -17,10 +17,12 @@ from peftcli.data.rows import ChatRow, Message, Piece, PiecesRow
 
 
 def recognise(row: Columns) -> str | None:
+    """By its two required columns."""
     return "columns `prompt` and `completion`" if "prompt" in row and "completion" in row else None
 
 
 def parse(row: Columns) -> ChatRow:
+    """A conversation; of two texts also the same without a template (`plain`)."""
     tools = parse_tools(row.get("tools"))
     turns = _turns(row.get("completion"), called=tools is not None)
     if turns is None and not _is_turns(row.get("prompt")):
@@ -58,6 +60,7 @@ def _is_turns(value: Any) -> bool:
 def _turns(value: Any, *, called: bool) -> list[Message] | None:
     """A completion as messages, or None where it is (or has to be) text. `called`: the row has tools to be called."""
     entries = [value] if isinstance(value, dict) else value
+    # text that looks like JSON counts as calls only where there are tools to call
     if called and isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
         entries = _from_json(value)
     if not _is_turns(entries):

@@ -17,11 +17,13 @@ FLAGS = ("train", "label")
 
 
 def recognise(row: Columns) -> str | None:
+    """By a column `segments` that holds a list."""
     pieces = row.get("segments")
     return "a column `segments` that holds a list of pieces" if isinstance(pieces, list) else None
 
 
 def parse(row: Columns) -> PiecesRow:
+    """The pieces with their weights; `RowFault` where none is trained."""
     if "segments" not in row and "completion" in row:
         return PiecesRow((Piece(text_part(row, "prompt"), None), Piece(filled_text(row, "completion"), 1.0)))
     value = row.get("segments")
@@ -44,6 +46,7 @@ def _piece(entry: Any, number: int) -> Piece:
         return Piece(entry["text"], float(any(flags)))
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
         raise RowFault(f"segment {number}: 'weight' must be a finite number of at least 0")
+    # any flag that says no wins over a weight
     return Piece(entry["text"], 0.0 if flags and not all(flags) else float(weight))
 
 

@@ -8,10 +8,12 @@ from peftcli.data.rows import PairRow
 
 
 def recognise(row: Columns) -> str | None:
+    """By its two required columns."""
     return "columns `source` and `target`" if "source" in row and "target" in row else None
 
 
 def parse(row: Columns) -> PairRow:
+    """Source and target, both with something in them."""
     return PairRow(filled_text(row, "source"), filled_text(row, "target"))
 
 

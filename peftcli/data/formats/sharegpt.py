@@ -42,6 +42,7 @@ _END = re.compile(r"\s*(?:<\|endoftext\|>|</s>)\s*\Z")
 
 
 def recognise(row: Columns) -> str | None:
+    """By a column `conversations` that holds turns, as a list, as JSON or as a transcript."""
     turns = row.get("conversations")
     if isinstance(turns, str) and turns.lstrip().startswith("[{"):
         return "a column `conversations` that holds a list of turns as JSON text"
@@ -55,13 +56,16 @@ def recognise(row: Columns) -> str | None:
 
 
 def parse(row: Columns) -> ChatRow:
+    """The conversation under OpenAI's names; `RowFault` for a speaker that nobody knows."""
     turns = row.get("conversations")
     if isinstance(turns, str):
+        # a text without speakers may be the JSON of a list
         turns = transcript(turns) or (turns_in(turns, "conversations") if turns.lstrip().startswith("[") else turns)
     turns = turns_in(turns) if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
         raise RowFault(f"{called(row, 'conversations')} is {json_kind(turns)}, not a list of turns")
     converted = [message_of(turn, number) for number, turn in enumerate(turns, 1)]
+    # some files write the speaker into the system text as well
     system = optional_text(row, "system").strip().removeprefix("SYSTEM:").strip()
     if system:
         converted.insert(0, {"role": "system", "content": system})
@@ -72,6 +76,7 @@ def parse(row: Columns) -> ChatRow:
 
 def transcript(text: str) -> list[dict[str, str]]:
     """The turns of one text; none when it does not begin with a speaker. The end token after a turn is left out."""
+    # upper-case words before a colon are speakers only where they are known as such
     found = [match for match in _SPEAKER.finditer(text) if _role(match[1]) in ROLES]
     if not found or text[: found[0].start()].strip():
         return []

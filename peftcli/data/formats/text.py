@@ -8,6 +8,7 @@ from peftcli.data.rows import TextRow
 
 
 def recognise(row: Columns) -> str | None:
+    """By a column `text` that is no message of a tree."""
     # a message of a conversation, one a row
     if "text" in row and not ("role" in row and ("parent_id" in row or "message_id" in row)):
         return "a column `text`"
@@ -15,6 +16,7 @@ def recognise(row: Columns) -> str | None:
 
 
 def parse(row: Columns) -> TextRow:
+    """The document, which may be empty: the doctor counts those."""
     return TextRow(text_part(row, "text"))
 
 

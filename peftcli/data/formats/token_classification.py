@@ -10,10 +10,12 @@ from peftcli.data.rows import TagRow
 
 
 def recognise(row: Columns) -> str | None:
+    """By its two required columns."""
     return "columns `tokens` and `tags`" if "tokens" in row and "tags" in row else None
 
 
 def parse(row: Columns) -> TagRow:
+    """Words and as many tags."""
     words, tags = row.get("tokens"), row.get("tags")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise RowFault(f"'tokens' must be a list of words, not {json_kind(words)}")

@@ -39,6 +39,7 @@ def without_nulls(value: Any) -> Any:
         return {key: without_nulls(part) for key, part in value.items() if part is not None}
     if not isinstance(value, list):
         return value
+    # Arrow gives maps as lists of pairs; no other type becomes a list of tuples
     if value and all(isinstance(part, tuple) and len(part) == 2 for part in value):
         return {str(key): without_nulls(part) for key, part in value if part is not None}
     return [without_nulls(part) for part in value]

@@ -31,6 +31,7 @@ class Chunk:
     doubled: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], line: int) -> None:
+        """Puts a row behind the others."""
         self.rows.append(row)
         self.lines.append(line)
 

@@ -45,6 +45,7 @@ def read_arrow(reading: Reading) -> Iterator[Chunk]:
 def _chunks(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any]]) -> Iterator[Chunk]:
     """Chunks of all rows; of a small file once it is known that they are no more than it may stand for."""
     if reading.path.stat().st_size <= _LOOKED_AHEAD_BYTES:
+        # once for nothing but the bound, then for the rows
         for _ in _pieces(reading, batches_of):
             pass
     count = 0
@@ -76,7 +77,9 @@ def _parquet_batches(raw: Any, unpacked: Unpacked) -> Iterator[Any]:
         for number, leaf in enumerate(leaves):
             declared += _column_bytes(raw, facts.row_group(group).column(number), leaf, unpacked, declared)
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    # `ParquetFile` has read the end of the file; the second one begins at its start
     raw.seek(0)
+    # texts stay in their dictionaries: a value that repeats a million times is held once
     with pyarrow.parquet.ParquetFile(raw, read_dictionary=texts) as file:
         yield from file.iter_batches(batch_size=CHUNK_ROWS)
 
@@ -113,6 +116,7 @@ def _arrow_batches(raw: Any, unpacked: Unpacked) -> Iterator[Any]:
         try:
             file = pyarrow.ipc.open_file(stream)
             batches: Iterator[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
+        # stream and file are different layouts under one suffix
         except pyarrow.ArrowInvalid:
             stream.seek(0)
             batches = iter(pyarrow.ipc.open_stream(stream))

@@ -14,8 +14,10 @@ from peftcli.data.readers.base import Reading
 from peftcli.data.readers.verified import open_raw
 from peftcli.errors import DataError, DeviceError
 
+# text compresses to a quarter, repetitive logs to a thirtieth; a hundredth is a bomb, or holes
 MAX_RATIO = 100
 """How many times its own size a file may expand to."""
+# a small file of repeated rows may expand further than a hundred times
 FREE_BYTES = 16 << 20
 MAX_BYTES = 64 << 30
 SUFFIXES = (".gz", ".zst")
@@ -32,10 +34,13 @@ class BoundedStream(io.RawIOBase):
         self._count = 0
 
     def readable(self) -> bool:
+        """True: it can be read, and nothing else."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fills a buffer; `DataError` where the file has expanded too far."""
         data = self._stream.read(len(buffer))
+        # counted before it is handed on: the reader never sees more than the limit
         self._count += len(data)
         if self._count > self._limit:
             raise DataError(
@@ -47,6 +52,7 @@ class BoundedStream(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
+        """Closes the decompressor with it."""
         self._stream.close()
         super().close()
 
@@ -60,6 +66,7 @@ def _decompressed(path: Path, raw: Any) -> Any:
         raise DeviceError(
             ".zst files need the package zstandard", where=str(path), fix="pip install 'peftcli[zstd]'"
         ) from error
+    # 2^27: what `zstd --long` writes by default; a larger window is memory that the file asks for
     return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw, closefd=False)
 
 
@@ -78,6 +85,7 @@ def open_bytes(reading: Reading) -> Iterator[BinaryIO]:
             stream = raw if path.suffix not in SUFFIXES else BoundedStream(_decompressed(path, raw), path)
             with io.BufferedReader(stream, 1 << 20) as buffered:
                 yield cast(BinaryIO, buffered)
+    # before `OSError`, of which a damaged gzip file is one
     except _damage() as error:
         raise DataError(f"the compressed file is damaged: {error}", where=str(path), fix="fetch it again") from error
     except OSError as error:

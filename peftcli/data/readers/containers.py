@@ -55,8 +55,10 @@ def read_file(
     passed_over = after if plain_suffix(path) in (".jsonl", ".ndjson", ".txt") else 0
     for chunk in READERS[plain_suffix(path)](Reading(path, name, faults, passed_over, hashed)):
         empty = False
+        # a chunk may begin before the line at which a stream goes on
         if chunk.lines[-1] > after:
             yield chunk if chunk.lines[0] > after else rows_after(chunk, after)
+    # an empty rest is the end of a stream; a file whose every row is a fault has said so
     if not after and empty and faults.count == before:
         raise DataError("the file holds no rows", where=name, fix="give a file with at least one row")
 
@@ -73,6 +75,7 @@ _STARTS = {".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), "
 def check_start(path: Path, name: str) -> None:
     """Raises `DataError` for a file that cannot be what its name says, before it is hashed: it may be endless holes."""
     with files.open_regular(path) as stream:
+        # 64 bytes hold every mark below; an empty file has a message of its own
         start = stream.read(64)
     starts = _STARTS.get(path.suffix.lower())
     if starts is not None and start and not start.startswith(starts):

@@ -22,6 +22,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 def read(reading: Reading) -> Iterator[Chunk]:
     """Chunks of rows; a row with more or fewer cells than the header becomes a fault with its line."""
+    # Python's own limit of 128 KiB is less than a long document
     csv.field_size_limit(MAX_LINE_BYTES)
     # a cell may hold line breaks: the parser is given the lines with their ends and counts them itself
     lines = _NumberedLines(reading)
@@ -46,6 +47,7 @@ def read(reading: Reading) -> Iterator[Chunk]:
 
 def _separator(header: str, usual: str) -> str:
     """The separator of a file: that of its suffix, or where its header has none of that, the one that it does have."""
+    # quoted cells may hold any sign
     bare = _QUOTED.sub("", header)
     others = [sign for sign in _SEPARATORS if sign in bare]
     return others[0] if usual not in bare and others else usual
@@ -75,9 +77,11 @@ def _check_header(header: list[str], reading: Reading) -> None:
 
 
 def _chunks(parser: Iterator[list[str]], header: list[str], lines: _NumberedLines, reading: Reading) -> Iterator[Chunk]:
+    # the line on which a row starts: the parser has read on to where it ends
     chunk, start = Chunk(), lines.number + 1
     for cells in parser:
         line, start = start, lines.number + 1
+        # a blank line; a row of empty cells has its separators
         if not cells:
             continue
         if len(cells) != len(header):

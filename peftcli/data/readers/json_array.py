@@ -13,6 +13,7 @@ from peftcli.data.readers.compressed import open_bytes
 from peftcli.data.readers.lines import decoding_fault
 from peftcli.errors import DataError
 
+# a list has to be read whole, and takes several times its size in memory
 MAX_FILE_BYTES = 2 << 30
 
 
@@ -20,6 +21,7 @@ def read(reading: Reading) -> Iterator[Chunk]:
     """Chunks of objects, numbered from 1 in the list. A file of JSON lines under this name is read as such."""
     text = _text(reading)
     first_line = text.lstrip().split("\n", 1)[0].strip()
+    # more than one object, one a line: JSON lines under the name `.json`
     if first_line.startswith("{") and first_line.endswith("}") and text.strip() != first_line:
         yield from jsonl.read(reading)
         return
@@ -63,6 +65,7 @@ def _rows(text: str, reading: Reading, decoder: jsonl.Decoder) -> list[Any]:
     try:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
+        # thirty characters on both sides of the place
         start = max(0, error.pos - 30)
         raise DataError(
             f"not valid JSON ({error.msg}): {excerpt(text[start : start + 60])}",
@@ -76,6 +79,7 @@ def _rows(text: str, reading: Reading, decoder: jsonl.Decoder) -> list[Any]:
             reason = "too deeply nested" if isinstance(error, RecursionError) else "a number with too many digits"
         raise DataError(f"not usable JSON: {reason}", where=reading.name, fix="correct the file") from error
     if isinstance(value, dict):
+        # a wrapper such as {"version": 1, "data": [...]}: only where it is plain which list is meant
         lists = [entry for entry in value.values() if isinstance(entry, list)]
         value = [value] if _is_row(value) else lists[0] if len(lists) == 1 else value
     if isinstance(value, list):

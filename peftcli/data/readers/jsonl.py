@@ -28,6 +28,7 @@ class Decoder:
         self.decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=self._object).decode
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # equal keys leave fewer entries than pairs; only then is it worth looking for them
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
@@ -35,6 +36,7 @@ class Decoder:
         return found
 
     def take_doubled(self) -> list[str]:
+        """The keys found twice since the last call."""
         found, self.doubled = self.doubled, []
         return found
 
@@ -50,6 +52,7 @@ def read(reading: Reading) -> Iterator[Chunk]:
             continue
         chunk.add(row, number)
         if decoder.doubled:
+            # one key a line is told: the doctor counts lines
             chunk.doubled += [(number, name) for name in decoder.take_doubled()[:1]]
         size += len(line)
         if len(chunk.rows) == CHUNK_ROWS or size > CHUNK_BYTES:
@@ -67,6 +70,7 @@ def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> di
         reading.faults.add(f"{error}: {excerpt(line)}", f"{reading.name}:{number}", "write null or a finite number")
         return None
     except json.JSONDecodeError as error:
+        # the parser may stop after the last character; thirty characters on both sides of the place
         start = max(0, min(error.pos, len(line) - 1) - 30)
         reading.faults.add(
             f"not valid JSON ({error.msg}): {excerpt(line[start : start + 60])}",
@@ -92,8 +96,10 @@ def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> di
 
 def _remedy(line: str) -> str:
     """What to do about a line that is not JSON, by the two ways in which whole files come about that are not."""
+    # a pretty-printed file read line by line fails on its first line, which is one bracket
     if line.strip() in ("{", "["):
         return "write one whole object a line; a list of objects over several lines is a .json file"
+    # rows that were printed by Python instead of written as JSON
     if line.lstrip().startswith("{'"):
         return "write the rows with Python's `json.dumps`, which quotes as JSON does"
     return "correct or remove the line"
@@ -106,4 +112,5 @@ def json_kind(value: Any) -> str:
     if isinstance(value, bytes):
         return "binary data"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    # types that Arrow has and JSON has not (dates, decimals) go by their own names
     return names.get(type(value), type(value).__name__)

@@ -64,8 +64,10 @@ class Unpacked:
         ends = np.cumsum(self._row_bytes(batch))
         start = 0
         while start < batch.num_rows:
+            # the sum up to this slice: the lengths are sums from the start of the batch
             before = int(ends[start - 1]) if start else 0
             stop = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
+            # at least one row, however long, so that the slices come to an end
             stop = min(max(stop, start + 1), start + CHUNK_ROWS, batch.num_rows)
             if ends[stop - 1] - before > MAX_LINE_BYTES:
                 raise DataError(
@@ -83,6 +85,7 @@ class Unpacked:
             pass
 
     def _row_bytes(self, batch: Any) -> Any:
+        # before anything of that size is made: not even the array of lengths may be larger than the file may stand for
         self.check(self.total + VALUE_BYTES * batch.num_rows * batch.num_columns)
         sizes = np.full(batch.num_rows, VALUE_BYTES, dtype=np.float64)
         for column in batch.columns:
@@ -104,6 +107,7 @@ class Unpacked:
         if types.is_dictionary(kind):
             return self._taken(array.dictionary, _numbers(array.indices))
         if types.is_run_end_encoded(kind):
+            # slices of an array keep its run ends, so places count from the offset
             places = np.arange(array.offset, array.offset + len(array))
             return self._taken(array.values, np.searchsorted(_numbers(array.run_ends), places, side="right"))
         if types.is_struct(kind):
@@ -114,6 +118,7 @@ class Unpacked:
 
     def _taken(self, values: Any, places: Any) -> Any:
         sizes = self._sizes(values)
+        # one width for all values, or a dictionary without values (all rows are null): nothing to look up
         return sizes[places] if isinstance(sizes, np.ndarray) and len(sizes) else sizes
 
     def _of_all(self, array: Any) -> float:
@@ -127,6 +132,7 @@ class Unpacked:
         sizes = self._sizes(array.values)
         if not isinstance(sizes, np.ndarray):
             return (ends - starts) * float(sizes)
+        # sums up to each value: every list is a difference of two
         sums = np.concatenate([np.zeros(1), np.cumsum(sizes)])
         return sums[ends] - sums[starts]
 
@@ -161,6 +167,7 @@ def _lengths(array: Any) -> Any:
 
     types = pyarrow.types
     if types.is_string_view(array.type) or types.is_binary_view(array.type):
+        # views are 16 bytes, the length first, in 32-bit numbers
         views = np.frombuffer(array.buffers()[1], dtype=np.int32).reshape(-1, 4)
         return views[array.offset : array.offset + len(array), 0].astype(np.int64)
     return _numbers(pyarrow.compute.binary_length(array))

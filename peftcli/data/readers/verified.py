@@ -16,6 +16,7 @@ from typing import Any
 from peftcli import files
 from peftcli.errors import DataError
 
+# the hashes of a terabyte's blocks take less than 100 MB, and one block is little to read again
 BLOCK_BYTES = 1 << 20
 
 
@@ -50,15 +51,19 @@ class VerifiedFile(io.RawIOBase):
         self._held: tuple[int, bytes] = (-1, b"")
 
     def readable(self) -> bool:
+        """True: readers ask."""
         return True
 
     def seekable(self) -> bool:
+        """True: columnar files are read from their end."""
         return True
 
     def tell(self) -> int:
+        """The next byte that is read."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to another byte; the end is that of the hashed file."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._hashed.num_bytes}[whence]
         self._place = max(0, start + offset)
         return self._place
@@ -67,6 +72,7 @@ class VerifiedFile(io.RawIOBase):
         """Fills the buffer as far as the file goes: readers of columnar files take less for the end of the file."""
         view = memoryview(buffer).cast("B")
         count = 0
+        # block by block: a buffer may span several
         while count < len(view) and (piece := self._piece(len(view) - count)):
             view[count : count + len(piece)] = piece
             count += len(piece)
@@ -80,6 +86,7 @@ class VerifiedFile(io.RawIOBase):
         return piece
 
     def _block(self, number: int) -> bytes:
+        # the last block is kept: small reads one after the other hash it once
         if self._held[0] != number:
             self._stream.seek(number * BLOCK_BYTES)
             block = self._stream.read(BLOCK_BYTES)
@@ -99,6 +106,7 @@ class VerifiedFile(io.RawIOBase):
         return DataError("the file changed while it was read", where=self._name, fix="run again")
 
     def close(self) -> None:
+        """Closes the file itself."""
         self._stream.close()
         super().close()
 

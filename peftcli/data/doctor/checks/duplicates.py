@@ -10,6 +10,7 @@ from peftcli.data.doctor.base import Check, Hit, Review
 
 
 def review(data: Review) -> Iterable[Hit]:
+    """A hit for every row whose tokens an earlier row of its split has."""
     for split in data.splits:
         # the first row of each key is the original
         _, first, which = np.unique(split.key, return_index=True, return_inverse=True)

@@ -9,6 +9,7 @@ from peftcli.data.rows import TextRow
 
 
 def scan(batch: RowBatch) -> Iterable[tuple[int, str]]:
+    """A hit for every document of nothing, or of white space."""
     for position, row in enumerate(batch.rows):
         if isinstance(row, TextRow) and (not row.text or row.text.isspace()):
             yield position, "a document without text, left out"

@@ -14,7 +14,9 @@ _NEIGHBOURS = re.compile("[\x80-\u2e7f]{2}")
 
 
 def scan(batch: RowBatch) -> Iterable[tuple[int, str]]:
+    """A hit for every row with characters that only a fault leaves behind."""
     joined = batch.joined
+    # one pass over all rows in C: most batches hold nothing and end here
     data = joined.encode("utf-8")
     control = len(data.translate(None, _CONTROL_BYTES)) != len(data)
     if not control and (joined.isascii() or ("\ufffd" not in joined and not _NEIGHBOURS.search(joined))):

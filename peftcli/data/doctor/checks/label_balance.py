@@ -19,6 +19,7 @@ class LabelCounts:
         self.first: dict[Label, tuple[str, int]] = {}
 
     def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None:
+        """Counts the labels of a chunk."""
         for row, line in zip(batch.rows, lines, strict=True):
             for label in row.labels if isinstance(row, LabelRow) else ():
                 if isinstance(label, float):
@@ -27,6 +28,7 @@ class LabelCounts:
                 self.first.setdefault(label, (file, line))
 
     def hits(self) -> Iterable[tuple[str, int, str]]:
+        """Where each rare label first stands; nothing for fewer than `MIN_ROWS` labels."""
         total = sum(self.counts.values())
         if total < MIN_ROWS:
             return

@@ -13,6 +13,7 @@ GRAVE_SHARE = 0.5
 
 
 def review(data: Review) -> Iterable[Hit]:
+    """A hit for every validation row that is trained on, with the training row."""
     if data.validation is None:
         return
     validation, train = data.validation, data.train
@@ -22,6 +23,7 @@ def review(data: Review) -> Iterable[Hit]:
 
 
 def grave(data: Review) -> bool:
+    """Whether half of the validation rows or more are trained on."""
     rows = 0 if data.validation is None else len(data.validation.key)
     return rows > 0 and len(trained_on(data)) >= GRAVE_SHARE * rows
 

@@ -8,12 +8,15 @@ import numpy as np
 
 from peftcli.data.doctor.base import Check, Hit, Review
 
+# of fewer rows the longest twentieth is a single row
 MIN_ROWS = 20
+# ten times the median and four times the longest twentieth: spread-out lengths pass, a pasted file does not
 OVER_MEDIAN = 10
 OVER_P95 = 4
 
 
 def review(data: Review) -> Iterable[Hit]:
+    """A hit for every row far longer than the others of its split."""
     for split in data.splits:
         # documents that are joined and cut may be of any length
         if split.joined or len(split.length) < MIN_ROWS:

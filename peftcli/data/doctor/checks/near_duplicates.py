@@ -13,10 +13,14 @@ import numpy as np
 from peftcli.data.doctor.base import Check, Hit, Review, SplitRows
 from peftcli.data.sketch import PARTS, SHINGLE
 
+# below 16 tokens most rows share their runs by chance
 MIN_TOKENS = 16
 MIN_RUNS = 8
+# the share of runs in common, by which two rows count as nearly the same
 MIN_SHARED = 0.8
+# of eight places: rows with 0.8 of their runs in common agree in 6.4 on average
 MIN_AGREEING = 5
+# exact comparisons for one split: some seconds, whatever the data are
 MAX_COMPARED = 20_000
 SAMPLE_ROWS = 256
 COMMON_SHARE = 0.1
@@ -25,6 +29,7 @@ Runs = frozenset[bytes]
 
 
 def review(data: Review) -> Iterable[Hit]:
+    """A hit for every row that is nearly an earlier one of its split."""
     for split in data.splits:
         yield from _of_split(split)
 
@@ -67,8 +72,10 @@ def _pairs(split: SplitRows, rows: np.ndarray) -> list[tuple[int, int]]:
 
 def _banded(band: np.ndarray) -> np.ndarray:
     """(pairs, 2) positions of rows with equal bands: each with the first and with the previous one of its group."""
+    # two numbers of 32 bits as one of 64, which sorts at once
     joined = (band[:, 0].astype(np.uint64) << np.uint64(32)) | band[:, 1]
     order = np.argsort(joined, kind="stable")
+    # where a new group begins; the first row of a group stands for it
     new = np.r_[True, joined[order][1:] != joined[order][:-1]]
     first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
     later = np.flatnonzero(~new)
@@ -78,15 +85,18 @@ def _banded(band: np.ndarray) -> np.ndarray:
 
 def runs_of(tokens: np.ndarray) -> Runs:
     """Every run of `SHINGLE` tokens of a row."""
+    # rows of four bytes a token: runs of tokens are slices of bytes, which hash fast
     data, width = tokens.astype("<i4").tobytes(), tokens.itemsize
     return frozenset(data[at * width : (at + SHINGLE) * width] for at in range(len(tokens) - SHINGLE + 1))
 
 
 def _common_runs(split: SplitRows, rows: np.ndarray) -> Runs:
     """Runs in more than a tenth of a sample of rows."""
+    # of a few rows every run is common
     if len(rows) < 20:
         return frozenset()
     counts: dict[bytes, int] = {}
+    # spread evenly over the split: the first rows of a file are often of one kind
     sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE_ROWS, len(rows))).astype(np.int64)]
     for row in sample.tolist():
         for run in runs_of(split.read(row)):

@@ -9,6 +9,7 @@ from peftcli.data.rows import ChatRow, Message
 
 
 def scan(batch: RowBatch) -> Iterable[tuple[int, str]]:
+    """A hit for every conversation whose roles are out of order."""
     for position, row in enumerate(batch.rows):
         if isinstance(row, ChatRow) and (reason := order_fault(row.messages)):
             yield position, reason
@@ -23,6 +24,7 @@ def order_fault(messages: Sequence[Message]) -> str | None:
         if role in ("system", "developer"):
             if before not in ("start", "system"):
                 return f"message {number} is a system turn after the conversation began"
+            # several system turns in front are one beginning
             before = "system"
             continue
         if role not in _FOLLOWS[before]:

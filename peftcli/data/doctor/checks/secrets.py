@@ -9,6 +9,7 @@ from peftcli.redaction.shapes import SHAPES
 
 
 def scan(batch: RowBatch) -> Iterable[tuple[int, str]]:
+    """A hit for every row with something of the shape of a credential, by its kind."""
     possible = [shape for shape in SHAPES if shape.may_be_in(batch.joined)]
     for position, text in enumerate(batch.texts) if possible else ():
         found = next((shape for shape in possible if shape.is_in(text)), None)

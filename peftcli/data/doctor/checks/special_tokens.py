@@ -9,6 +9,7 @@ from peftcli.data.rows import ChatRow
 
 
 def scan(batch: RowBatch) -> Iterable[tuple[int, str]]:
+    """A hit for every conversation that spells a special token."""
     chats = any(type(row) is ChatRow for row in batch.rows)
     spelt = [text for text in batch.specials if text in batch.joined] if chats else []
     for position, row in enumerate(batch.rows) if spelt else ():
