@@ -46,12 +46,15 @@ class BaseCopies:
         # read before any is replaced: tied tables are one parameter
         found = [(path, name, module._parameters[name]) for path, module, name in _tensors(model, modules)]
         for path, name, parameter in found:
+            # plainly, and as the reference names the table under a wrapper
             keys = [f"{FILE_PREFIX}{path}.{segment}{name}" for segment in _SEGMENTS]
             keys = [key for key in keys if key in shapes]
+            # of a matrix in the file the rows may be more or fewer, never the width of a row
             if keys and parameter is not None and shapes[keys[0]][1:] == parameter.shape[1:] and shapes[keys[0]]:
                 self._take(parameter, keys, shapes[keys[0]][0])
 
     def _take(self, parameter: nn.Parameter, keys: list[str], rows: int) -> None:
+        # the second of two tied tables, which are one parameter: one stand-in serves both
         if id(parameter) in self._copies:
             self._copies[id(parameter)].keys += keys
             return
@@ -61,6 +64,7 @@ class BaseCopies:
             for name, other in module._parameters.items()
             if other is parameter
         ]
+        # rows that only the file has are read from it afterwards
         value = parameter.new_zeros((rows, *parameter.shape[1:]))
         common = min(rows, len(parameter))
         value[:common] = parameter.detach()[:common]
@@ -86,6 +90,7 @@ class BaseCopies:
         for copied in self._copies.values():
             if copied.keys and len(copied.stand_in) == len(copied.original):
                 if torch.equal(copied.stand_in, copied.original):
+                    # the file's values are the base's: one memory for both, so that switching costs nothing
                     copied.stand_in.data = copied.original.data
                 else:
                     tell(_difference(copied, tensors[copied.keys[0]]), where=where)
@@ -135,6 +140,7 @@ def _swap(copied: _Copy, *, stand_in: bool) -> None:
 
 def _difference(copied: _Copy, stored: Tensor) -> str:
     own = copied.original.detach()
+    # a file in half precision holds the base's values rounded: that is no other base
     rounded = own.to(stored.device, stored.dtype).to(own.dtype)
     if torch.equal(rounded, stored.to(own.dtype)):
         kind = str(stored.dtype).removeprefix("torch.")

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftcli.errors import AdapterError
 
+# methods allocate about what they store; orthogonal bases and start values take a few times that
 FACTOR = 4
 FREE_VALUES = 1 << 22
 
@@ -30,6 +31,7 @@ class bounded_allocation(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # the meta device gives shapes and no memory
         if str(kwargs.get("device")) != "meta":
             self._left -= _new_values(func, args, kwargs)
         if self._left < 0:
@@ -43,6 +45,7 @@ class bounded_allocation(TorchDispatchMode):
 
 def _new_values(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
     """How many values an operation that makes a tensor from sizes alone asks for."""
+    # a view shares memory, whatever its shape
     if func.is_view:
         return 0
     for position, argument in enumerate(func._schema.arguments):

@@ -69,6 +69,7 @@ def refusal(method: str, model_type: str, config: Mapping[str, Any] | None = Non
     for family, facts in family_facts().items():
         if facts["model_type"] != model_type:
             continue
+        # a key that the config lacks is taken as the family has it
         differs = any((config or {}).get(key, value) != value for key, value in facts["biases"].items())
         found = works_with(method).get(family, YES)
         return None if found == YES or differs else found

@@ -16,4 +16,5 @@ def drop_outputs(update: Tensor, probability: float, training: bool, *, rescale:
     if not training or probability == 0:
         return update
     kept = (torch.rand(update.shape[-1], device=update.device) > probability).to(update.dtype)
+    # at least a trace, where by chance no output is kept
     return update * (kept / kept.mean().clamp_min(1e-6) if rescale else kept)

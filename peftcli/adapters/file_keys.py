@@ -97,9 +97,11 @@ class _Reader:
         parts = self._bare(key.split("."))
         prefix = FILE_PREFIX.rstrip(".").split(".")
         count = 0
+        # some tools add the prefix once more to keys that have it
         while parts[:2] == prefix and "base_model" not in self.own_names:
             parts, count = self._bare(parts[2:]), count + 1
         path, tensor = self._split(parts)
+        # a prompt's key names no module and has no prefix
         if not path and not count:
             return ".".join(parts)
         name = ".".join(tensor)
@@ -115,6 +117,7 @@ class _Reader:
         """Without the names of wrappers."""
         bare = [part for part in parts if part not in WRAPPERS or part in self.own_names]
         self.stripped |= dict.fromkeys(part for part in parts if part in WRAPPERS and part not in self.own_names)
+        # some models have a part of their own that is called `module`
         while bare[:1] == [PARALLEL] and PARALLEL not in self.paths:
             bare = bare[1:]
             self.stripped[PARALLEL] = None
@@ -122,10 +125,12 @@ class _Reader:
 
     def _split(self, parts: Sequence[str]) -> tuple[str, list[str]]:
         """The longest path of a module, by its present name, and what is left."""
+        # the longest first: a module's own path is a beginning of its children's
         for cut in range(len(parts) - 1, 0, -1):
             path = ".".join(parts[:cut])
             if path in self.paths:
                 return path, list(parts[cut:])
+            # names of modules are renamed by the names of their weights
             present = self.conversions.present_name(f"{path}.weight").removesuffix(".weight")
             if present != path and present in self.paths:
                 self.renamed[path] = present
@@ -146,6 +151,7 @@ def _without_adapter_name(parsed: dict[str, _Key | str]) -> dict[str, _Key | str
     With more parts than tensor, name and `weight` a key names modules that this model does not have (yet).
     """
     inner = {found.tensor[1] for found in parsed.values() if isinstance(found, _Key) and len(found.tensor) > 1}
+    # at most three parts (tensor, name, `weight`): more would be a path that this model lacks
     everywhere = all(isinstance(found, _Key) and 1 < len(found.tensor) <= 3 for found in parsed.values())
     others = inner if everywhere and len(inner) == 1 else set()
     names = {LIVE_NAME} | (others - {"weight", "bias"})
@@ -175,6 +181,7 @@ def _without_second_copies(parsed: Mapping[str, _Key | str], repeated: Sequence[
         if isinstance(found, _Key) and found.tensor[0] in _SECOND_COPIES:
             other = _SECOND_COPIES[found.tensor[0]](found)
             if other is not None and other.text() not in plain:
+                # under the plain name unless it is there already: then both are the same tensor
                 kept[key] = other
         elif isinstance(found, _Key) and found.tensor[0] in repeated and found.tensor[1:2] == ("base_layer",):
             kept[key] = _Key(found.path, found.tensor[1:])

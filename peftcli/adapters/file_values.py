@@ -25,6 +25,7 @@ def as_switches(values: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> d
     return {
         name: bool(value)
         for name, value in values.items()
+        # `type(...) is int`: True is 1 to `==`, and a switch already
         if (value is None or (type(value) is int and value in (0, 1))) and _takes(fields[name], bool, value)
     }
 
@@ -32,6 +33,7 @@ def as_switches(values: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> d
 def _takes(field: FieldInfo, kind: type, value: Any) -> bool:
     """Whether a field takes values of a kind, and neither null nor whole numbers beside."""
     kinds = _kinds(field.annotation)
+    # null or a number may be what the field itself takes: then it is no switch
     return kind in kinds and (type(None) if value is None else int) not in kinds
 
 
@@ -56,6 +58,7 @@ def beyond_bounds(error: ValidationError, values: Mapping[str, Any], bounds: Map
 def _within(value: Any, bounds: Bounds) -> bool:
     numbers = list(value.values()) if isinstance(value, dict) else [value]
     return all(
+        # NaN lies outside every bound, though no comparison with it says so
         type(number) in (int, float) and math.isfinite(number) and bounds[0] <= number <= bounds[1]
         for number in numbers
     )

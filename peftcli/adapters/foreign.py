@@ -116,6 +116,7 @@ class Reader(Protocol):
 
 def library_of(document: Mapping[str, Any]) -> Library | None:
     """The other library that wrote an `adapter_config.json`; None where none is known."""
+    # our own files and the reference's always name their `peft_type`
     if "peft_type" in document:
         return None
     if isinstance(document.get("config"), dict) and str(document.get("version", "")).startswith("adapters"):
@@ -133,6 +134,7 @@ def load_foreign(model: nn.Module, folder: Path, document: Mapping[str, Any], *,
     """Puts an adapter of another library on a model, its saved head as trained copies. Raises `AdapterError`; the model
     is then untouched."""
     foreign = read_foreign(folder, document)
+    # the size of the base is the one fact about it that such a folder holds
     wanted, there = document.get("hidden_size"), hidden_size(model)
     if isinstance(wanted, int) and wanted != there:
         raise AdapterError(
@@ -149,6 +151,7 @@ def read_foreign(folder: Path, document: Mapping[str, Any]) -> ForeignFolder:
     library = library_of(document)
     assert library is not None
     pickled = [name for name in _PICKLED if (folder / name).exists()]
+    # a pickled file beside a safe one is only left over
     if not (folder / library.tensors_name).exists() and pickled:
         raise AdapterError(
             f"the adapter is pickled ({pickled[0]}), which can run code when read",
@@ -169,6 +172,7 @@ def reader_of(foreign: ForeignFolder) -> Reader:
     """The method that reads this configuration. Raises `AdapterError` where none does."""
     for name in method_names():
         place = f"peftcli.adapters.methods.{name}"
+        # a method of another package is not under `methods`
         if (
             importlib.util.find_spec(place) is None
             or importlib.util.find_spec(f"{place}.{foreign.library.reader}") is None

@@ -43,7 +43,9 @@ def shared_fields(model: nn.Module, foreign: ForeignFolder) -> dict[str, Any]:
         "dropout": fields.get("dropout", 0.0),
         "ln_before": fields.get("ln_before", False),
         "ln_after": fields.get("ln_after", False),
+        # the order of sum and norm means something only where there is a norm after
         "adapter_residual_before_ln": bool(fields.get("ln_after") and fields.get("adapter_residual_before_ln")),
+        # no list where nothing is left out: it reads as `all`, on any number of blocks
         "layers_to_transform": [number for number in numbers if number not in left_out] if left_out else None,
         "modules_to_save": head_modules(model, foreign),
     }

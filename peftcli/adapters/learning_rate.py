@@ -75,6 +75,7 @@ def auto_rate(config: MethodConfig, hidden_size: int) -> AutoRate:
     published line is followed, or, on narrower bases, that it extrapolates.
     """
     own = config.own_learning_rate()
+    # two digits: the third is far below what runs differ by
     rate = float(f"{own * _scale(config, hidden_size):.2g}")
     note = f"{config.name}: {own:g} at width {config.learning_rate_width}, scaled to {hidden_size}"
     low, high = MEASURED_WIDTHS
@@ -89,4 +90,5 @@ def _scale(config: MethodConfig, hidden_size: int) -> float:
     measured = min(hidden_size, MEASURED_WIDTHS[-1])
     scale = (config.learning_rate_width / measured) ** config.learning_rate_exponent
     beyond = max(config.learning_rate_exponent, PUBLISHED_EXPONENT)
+    # continuous where the lines meet, so that a base a little wider gets no other rate
     return float(scale * (measured / min(hidden_size, WIDEST)) ** beyond) if hidden_size > measured else float(scale)

@@ -58,6 +58,7 @@ class LinearsAdapter(LayersAdapter):
         hidden = ("exclude_modules", "layers_to_transform", "layers_pattern")
         if any(getattr(config, field) is not None for field in hidden if field in config.recipe_only):
             changes["target_modules"] = sorted(self.sites)
+        # an adapter that leaves layers out names those that it has, or the file would ask for all
         elif config.target_modules == ALL_LINEAR or self.left_out or (self.sites and not config.target_modules):
             changes["target_modules"] = shortest_names(self.sites, self.model)
         saved = config.modules_to_save or []
@@ -83,6 +84,7 @@ def with_present_names(model: nn.Module, config: TargetedT, file: AdapterFile, p
     changes: dict[str, Any] = {}
     if isinstance(config.target_modules, str):
         if file.renamed:
+            # a pattern over old names may match nothing; the modules of the file are known
             changes["target_modules"] = sorted(held)
     elif config.target_modules:
         changes["target_modules"] = [_present(model, entry, modules, held) for entry in config.target_modules]
@@ -117,12 +119,14 @@ def shortest_names(paths: Sequence[str], model: nn.Module) -> list[str]:
     """Leaf names when they name exactly these paths in the whole model, else the paths; sorted, so files repeat."""
     leaves = sorted({path.rsplit(".", 1)[-1] for path in paths})
     named = {path for path, module in named_base_modules(model) if path and path.rsplit(".", 1)[-1] in leaves}
+    # a leaf name is short for a reader, and wrong as soon as another module of the model has it too
     return leaves if named == set(paths) else sorted(paths)
 
 
 def order_free(pattern: Mapping[str, int | float], paths: Sequence[str]) -> dict[str, int | float]:
     """The pattern, or whole paths in its place when its meaning hangs on the order of its keys (JSON sorts them)."""
     by_order = {path: pattern_value(pattern, path, None) for path in paths}
+    # read with its keys as JSON sorts them, the pattern must give what it gives here
     by_name = {path: pattern_value(dict(sorted(pattern.items())), path, None) for path in paths}
     if by_order == by_name:
         return dict(pattern)
@@ -171,6 +175,7 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         faults = [Fault(text, fix="name the end of a layer's path") for text in unmatched if shapes is None]
         faults += [fault for path, module in sites.items() for fault in self.faults(config, path, module, shapes)]
         if faults:
+            # ten: layers repeat, and so do their faults
             raise AdapterError(f"{config.name} does not fit this model as asked", faults=faults[:10])
         return sites
 
@@ -260,11 +265,13 @@ class LinearsMethod(LayersMethod[TargetedT], Generic[TargetedT]):
         if self.trained_biases(config) != "none" and has_bias(module):
             selected = SelectedParameters(module, ["bias"])
             adapter.wrap(path, selected)
+            # innermost, so that the update's layer sees the base with its trained bias
             module = selected
         adapter.wrap(path, self.layer(config, path, module, shapes))
         assert isinstance(adapter, LinearsAdapter)
         adapter.sites.append(path)
         if weight_view(unwrapped(module)).transposed and "fan_in_fan_out" in config.file_defaults:
+            # the reference needs it to know that the weight lies transposed (Conv1D)
             adapter.kept_fields["fan_in_fan_out"] = True
 
     def finish(self, adapter: LayersAdapter, config: TargetedT, shapes: Shapes | None) -> None:

@@ -20,6 +20,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 def look_up(layer: AdapterLayer, change: Change, *args: Any, **kwargs: Any) -> Any:
     """The answer of the wrapped embedding with changed rows in its table, whatever its forward makes of them."""
     base = unwrapped(layer)
+    # the plain case needs no mode over all functions of torch
     if type(base).forward is nn.Embedding.forward:
         return change(args[0], layer.base_layer(*args, **kwargs))
     with _ChangedRows(base, change) as changed:
@@ -46,6 +47,7 @@ class _ChangedRows(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        # `is not`: the function itself, however a model imports it
         if func is not F.embedding:
             return result
         ids, table = _operands(*args, **(kwargs or {}))

@@ -80,7 +80,9 @@ def as_low_rank(model: nn.Module, before: Values, *, r: int | None, tied_before:
     """The change of a merged, plain model since `before`, as LoRA of rank `r` (default: the smallest whose error stays
     below `ALLOWED_ERROR` in each layer). Raises `AdapterError` where LoRA has no form for a change."""
     modules = dict(named_base_modules(model))
+    # tied before and after the merge, else the two tables have parted
     tied = tied_before and embeddings_are_tied(model)
+    # a tied head is written with the embedding, not once more
     head = output_embedding(model) if tied else None
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     biases: dict[str, Tensor] = {}
@@ -96,6 +98,7 @@ def as_low_rank(model: nn.Module, before: Values, *, r: int | None, tied_before:
             _check_whole(path, changed)
             whole.append(path)
             continue
+        # a layer whose bias alone changed has a pair of rank one, of zeros
         update = changed.get("weight", torch.zeros_like(next(iter(module.parameters()))))
         pairs[path], cut = _cut(path, module, update, r)
         cuts.append(cut)
@@ -134,6 +137,7 @@ def _cut(path: str, module: nn.Module, update: Tensor, r: int | None) -> tuple[t
     dense = update.T if isinstance(module, nn.Embedding) or weight_view(module).transposed else update
     u, values, v = torch.linalg.svd(dense.float(), full_matrices=False)
     rank = _rank(values, r)
+    # the root on both sides: factors of like size are rounded alike in half precision
     root = values[:rank].sqrt()
     pair = (root[:, None] * v[:rank], u[:, :rank] * root)
     error = float((dense - pair[1] @ pair[0]).norm())

@@ -22,6 +22,7 @@ def override(model: nn.Module) -> Overrides:
     """Puts ours in the place of the model's methods, where it has them; returns what `restore` needs."""
     found = {name: ours for name, ours in _OURS.items() if callable(getattr(model, name, None))}
     before: Overrides = {name: model.__dict__.get(name) for name in found}
+    # on the object, not on its class: other models of the class keep theirs
     model.__dict__.update(found)
     return before
 

@@ -12,6 +12,7 @@ MAX_SHOWN = 5
 
 def tell(message: str, *, where: str | None = None) -> None:
     """Warns once for each message and place."""
+    # `stacklevel`: the line of whoever called the function that tells
     warnings.warn(message if where is None else f"{message} ({where})", AdapterWarning, stacklevel=3)
 
 

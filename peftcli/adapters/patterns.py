@@ -21,6 +21,7 @@ from peftcli.adapters.pattern_text import Step, Text, character_test, is_word
 from peftcli.errors import AdapterError
 
 MAX_LENGTH = 1000
+# paths of modules have some hundred characters
 MAX_TEXT = 2000
 _READ_FLAGS = re.UNICODE | re.IGNORECASE | re.DOTALL | re.MULTILINE | re.VERBOSE | re.ASCII
 
@@ -77,8 +78,10 @@ def _sequence(parsed: Any, flags: int) -> Step:
 def _part(operator: Any, argument: Any, flags: int) -> Step:
     test = character_test(operator, argument, flags)
     if test is not None:
+        # places as bits: those where the character fits, one further on
         return lambda text, places: (places & text.places(id(test), test)) << 1
     if operator is sre.SUBPATTERN:
+        # flags set and cleared inside a group, `(?i-s:...)`
         return _sequence(argument[3], (flags | argument[1]) & ~argument[2])
     if operator is sre.BRANCH:
         return _branch([_sequence(branch, flags) for branch in argument[1]])
@@ -106,11 +109,13 @@ def _repeat(least: int, most: Any, step: Step) -> Step:
     def run(text: Text, places: int) -> int:
         for _ in range(least):
             before, places = places, step(text, places)
+            # a part that reaches nothing new will not, however often it is repeated
             if places == before:
                 break
         reached = frontier = places
         count = least
         while frontier and (most is sre.MAXREPEAT or count < most):
+            # only what is new is followed: each place is entered once, so the loop ends
             frontier = step(text, frontier) & ~reached
             reached |= frontier
             count += 1
@@ -142,6 +147,7 @@ def _look(ahead: bool, wanted: bool, step: Step) -> Step:
         if ahead:
             found = sum(place for place in single if step(text, place))
         else:
+            # backwards there is no text to run over: every place is tried as a beginning
             found = functools.reduce(lambda reached, place: reached | step(text, place), single, 0)
         return places & (found if wanted else text.every & ~found)
 

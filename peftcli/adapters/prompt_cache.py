@@ -51,6 +51,7 @@ class PrefixedLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, keys: Tensor, values: Tensor, place: Placement, kept: Any = None) -> None:
         super().__init__()
         # masks are made for as many keys as these and the tokens
+        # one row for the batch, which models read the length from
         self.keys, self.values = keys[None], values[None]
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
@@ -58,7 +59,9 @@ class PrefixedLayer(DynamicLayer):  # type: ignore[misc]
         self.kept = kept
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> KeysValues:
+        """Keys and values with the prefix in its place; both are handed on where something is kept."""
         keys, values = self._joined(self.keys, key_states), self._joined(self.values, value_states)
+        # what is kept has the prefix in it, so that later calls find it in front
         if self.kept is not None:
             self.kept.update(keys, values, *args, **kwargs)
         return keys, values
@@ -70,6 +73,7 @@ class PrefixedLayer(DynamicLayer):  # type: ignore[misc]
                 f"the prefix has {prefix.shape[1]} heads of {prefix.shape[3]}, this attention {heads} of {width}",
                 fix="prefix tuning needs layers that are all alike; use prompt_tuning here",
             )
+        # expanded, not copied: the prefix is one for all rows
         return self.place.placed(torch.cat([prefix.to(states).expand(batch, -1, -1, -1), states], dim=-2), dim=2)
 
 
@@ -94,6 +98,7 @@ class PrefixAdapter(PromptAdapter):
     def layers(self) -> list[KeysValues]:
         """Keys and values by layer, cut out of the prompt (n, 2 x layers x heads x head_dim)."""
         site, rows = self.site, self.prompt()
+        # from (n, slots, heads, width) to slots of (heads, n, width), as a cache holds them
         slots = rows.view(len(rows), 2 * site.num_layers, site.num_heads, site.head_dim).permute(1, 2, 0, 3)
         return [(slots[slot], slots[slot + 1]) for slot in map(site.slot, range(site.num_layers))]
 
@@ -130,12 +135,14 @@ class PrefixAdapter(PromptAdapter):
             return
         tokens, mask = entering(inputs), inputs.get("attention_mask")
         if mask is None:
+            # what is in the cache holds the prefix, which these positions do not count
             length = max(0, cached - self.total_rows) + tokens.shape[1]
             mask = torch.ones(tokens.shape[0], length, dtype=torch.long, device=tokens.device)
         inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :] + self.site.positions.first
 
     def _insert(self, inputs: dict[str, Any], place: Placement) -> None:
         layers, cache = self.layers(), read_before(inputs)
+        # made at every call: the prefix is trained between them
         self._standing = Cache(layers=[PrefixedLayer(*layer, place) for layer in layers])
         if cache is None and self.site.keeps_cache and self._cache_wanted(inputs):
             cache = self._empty_cache()
@@ -163,6 +170,7 @@ class PrefixAdapter(PromptAdapter):
             raise AdapterError(
                 f"prefix tuning does not support {type(own).__name__}", fix="generate with the default (dynamic) cache"
             )
+        # layers that the cache makes as they come are made now, to be wrapped
         kept = [*own.layers, *(DynamicLayer() for _ in layers[len(own.layers) :])]
         prefixed = [PrefixedLayer(*layer, place, under) for layer, under in zip(layers, kept, strict=False)]
         own.layers = [*prefixed, *kept[len(layers) :]]
@@ -190,6 +198,7 @@ class PrefixAdapter(PromptAdapter):
         """The standing cache of the forward pass that made this mask: a layer may run again when others came between."""
         if not isinstance(mask, Tensor):
             return self._standing
+        # kept with the mask, which a checkpoint hands to the layer again; the adapter may hold another pass's by then
         found: Cache = mask.__dict__.setdefault(_STANDING, self._standing)
         return found
 

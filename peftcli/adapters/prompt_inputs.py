@@ -47,6 +47,7 @@ def lengthen_mask(inputs: dict[str, Any], place: Placement) -> Tensor | None:
 def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, positions: Positions) -> None:
     """Moves positions after the prompt: those given by n, else those of the tokens that enter, by the lengthened mask."""
     given, ids = inputs.get("position_ids"), inputs.get("input_ids")
+    # RoBERTa counts by its padding id, and finds the placeholders by it
     if not positions.taken or (given is None and ids is not None and positions.from_ids):
         return
     if given is not None:
@@ -57,6 +58,7 @@ def shift_positions(inputs: dict[str, Any], mask: Tensor | None, n: int, positio
 
 def positions_of(mask: Tensor) -> Tensor:
     """Position of each token in its row, padding left out: (batch, length)."""
+    # padding in front would count down below zero
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
@@ -81,6 +83,7 @@ class InputPromptAdapter(PromptAdapter):
         return self.num_rows
 
     def hook(self) -> Iterable[RemovableHandle]:
+        # in the order in which a call meets them: before the backbone, inside, and after
         sites = self.sites
         yield sites.backbone.register_forward_pre_hook(self.extend, with_kwargs=True)
         yield sites.embedding.register_forward_hook(self.write_rows)
@@ -147,6 +150,7 @@ class InputPromptAdapter(PromptAdapter):
         if not self._rows_due:
             return None
         self._rows_due = False
+        # what the embedding is asked for must be what was lengthened, or rows would be written over tokens
         if output.shape[:2] != self._entered:
             raise AdapterError(
                 f"the embedding of this model is asked for {list(output.shape[:2])}, a prompt needs (batch, length)",
@@ -176,6 +180,7 @@ class InputPromptAdapter(PromptAdapter):
         """Forward pre-hook of the decoder: its mask over an encoder output that the prompt lengthened."""
         inputs = named_arguments(module, args, kwargs)
         mask, states = inputs.get("encoder_attention_mask"), inputs.get("encoder_hidden_states")
+        # only where the encoder's output was lengthened: cross-attention may be given other states
         if mask is None or states is None or states.shape[1] != mask.shape[-1] + self.num_rows:
             return None
         inputs["encoder_attention_mask"] = placement(mask, self.num_rows).mask(mask)

@@ -69,6 +69,7 @@ def placement(mask: Tensor | None, n: int) -> Placement:
         return Placement(n)
     length = mask.shape[1]
     column = torch.arange(n + length, device=mask.device).expand(mask.shape[0], -1)
+    # columns of padding stay, then the prompt, then the row; `column` counts along [prompt; row]
     inner = torch.where(column < padding + n, column - padding, column)
     order = torch.where(column < padding, column + n, inner)
     own = column[:, :length]
@@ -83,5 +84,6 @@ def leading_padding(mask: Any) -> Tensor | None:
             f"prompt methods need a mask of (batch, length), got {found}",
             fix="pass the plain attention mask, and generate with the default (dynamic) cache",
         )
+    # zeros before the first one: the sum is still zero there
     padding = (mask.long().cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
     return padding if bool(padding.any()) else None

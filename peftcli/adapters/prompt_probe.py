@@ -42,6 +42,7 @@ def check_layers(site: CacheSite) -> None:
             _check_shapes(site, index, *layer.noted)
     if failure is None:
         silent = [index for index in _own_layers(site) if layers[index].noted is None]
+    # experts are chosen by values, which the meta device has none of
     elif _on_meta(site) and isinstance(failure, RuntimeError):
         return
     else:
@@ -81,6 +82,7 @@ def _try_out(site: CacheSite, layers: list[_NotingLayer]) -> Exception | None:
     """Runs two tokens through the backbone; what it failed with, None where it ran through."""
     weight = next(parameter for parameter in site.backbone.parameters() if parameter.is_floating_point())
     cache: Cache = Cache(layers=layers)
+    # two tokens: one alone could pass as a step of generation
     inputs: dict[str, Any] = {"input_ids": torch.full((1, 2), 3, device=weight.device), "use_cache": site.keeps_cache}
     if site.reads_encoder:
         cache = EncoderDecoderCache(cache, DynamicCache())

@@ -116,10 +116,13 @@ def _key_shape(config: Any, paired: bool) -> tuple[int, int, int]:
     heads = _first(text, "num_key_value_heads", default=queries)
     if not (num_layers and queries):
         raise AdapterError(
-            "prefix tuning needs attention in every layer, and this model has none", fix="use prompt_tuning or lora"
+            "prefix tuning needs attention in every layer, and this model has none",
+            fix="use prompt_tuning or lora",
         )
+    # Falcon's first generation: one head of keys, though the configuration has a number for both
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
         heads = 1
+    # where queries share keys, `hidden_size // queries` is the width of both
     return num_layers, heads, _first(text, "head_dim", "d_kv", default=text.hidden_size // queries)
 
 
@@ -140,6 +143,7 @@ def prompt_sites(model: nn.Module) -> PromptSites:
         embedding=(backbone if paired else model).get_input_embeddings(),  # type: ignore[operator]
         reader=model.get_decoder() if paired else None,  # type: ignore[operator]
         placeholder=_placeholder(model),
+        # an encoder's rows are read by the decoder, which takes them with the prompt in front
         strips=not paired and not _pools_first_token(model, backbone),
         positions=_positions(model, backbone),
     )
@@ -166,6 +170,7 @@ def decoder_backbone(model: nn.Module) -> nn.Module:
     found = structure(model)
     # with towers: what joins them to the text is handed the plain mask
     paths += [*found.blocks, *found.towers]
+    # the longest path that all of these begin with
     split = [path.split(".")[:-1] for path in paths]
     common = []
     for parts in zip(*split, strict=False):
@@ -185,6 +190,7 @@ def learned_positions(model: nn.Module) -> int | None:
 
 
 def _placeholder(model: nn.Module) -> int:
+    # 0 unless that is the padding, which some models count positions by
     config: Any = getattr(model, "config", None)
     return 1 if getattr(config, "pad_token_id", None) == 0 else 0
 

@@ -41,6 +41,7 @@ def rows_of(sites: PromptSites, ids: Tensor) -> Tensor:
 
 def sampled_ids(count: int, vocabulary: int, generator: torch.Generator) -> Tensor:
     """`count` token ids, all different as long as the vocabulary lasts."""
+    # rounded up; each round is a permutation, so no id comes twice before all have come once
     rounds = -(-count // vocabulary)
     return torch.cat([torch.randperm(vocabulary, generator=generator) for _ in range(rounds)])[:count]
 
@@ -61,8 +62,10 @@ def restart(encoder: nn.Module, generator: torch.Generator) -> None:
 def fit_output(layer: nn.Linear, features: Tensor, rows: Tensor) -> None:
     """Sets a last layer so that it maps `features` (n, hidden) to `rows` (n, width): least squares around their means."""
     # on the CPU, in float64: the same start on every device
+    # around the means, so that the bias takes what all rows share
     features, rows = features.cpu().double(), rows.cpu().double()
     center, mean = features.mean(dim=0), rows.mean(dim=0)
+    # `gelsd` takes matrices without full rank: there are mostly fewer rows than features
     weight = torch.linalg.lstsq(features - center, rows - mean, driver="gelsd").solution.T
     with torch.no_grad():
         layer.weight.copy_(weight)

@@ -16,6 +16,7 @@ from torch import Tensor
 from peftcli.adapters.methods.adalora.config import AdaloraConfig
 from peftcli.adapters.methods.adalora.layer import AdaloraLinear
 
+# shares for steps that the recipe leaves open: a tenth to warm up, the last three tenths with the ranks settled
 TINIT_SHARE = 0.1
 TFINAL_SHARE = 0.3
 
@@ -40,6 +41,7 @@ class Schedule:
     @property
     def end(self) -> int:
         """The step at which what is left is settled."""
+        # a run may be shorter than its last part
         return max(self.total - self.tfinal, 0)
 
     def budget(self, step: int, start: int, target: int) -> int:

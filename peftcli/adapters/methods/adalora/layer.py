@@ -11,6 +11,7 @@ from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.adapters.methods.adalora.config import AdaloraConfig
 from peftcli.models.weights import weight_view
 
+# as the reference draws all three factors
 _START_DEVIATION = 0.02
 
 

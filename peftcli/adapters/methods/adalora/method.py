@@ -60,6 +60,7 @@ class AdaloraAdapter(LinearsAdapter):
             return  # loaded pruned: the tensors hold nothing but what is left
         self.total_steps.fill_(total_steps)
         schedule = Schedule.of(self.config, total_steps)
+        # the reference counts steps from 0, and asks after the step
         now = step - 1
         if now > schedule.end or (now == schedule.end and bool(self.settled)):
             for path, layer in self.triplets():
@@ -85,6 +86,7 @@ class AdaloraAdapter(LinearsAdapter):
         if self.config.orth_reg_weight == 0:
             return None
         terms = [layer.orthogonality() for _, layer in self.triplets()]
+        # the mean over all A and B, of which each layer has two
         return self.config.orth_reg_weight * torch.stack(terms).sum() / (2 * len(terms))
 
     # -- tensors -------------------------------------------------------------------------------------------------

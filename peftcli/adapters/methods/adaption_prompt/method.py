@@ -58,12 +58,15 @@ class PromptedAttention(AdapterLayer):
         prompt = self.adaption_prompt.to(hidden.dtype)
         keys = self._by_head(self._project(prompt, 1), "k_norm")
         values = self._by_head(self._project(prompt, 2))
+        # queries share keys and values: each of these is repeated for its group
         shared = query.shape[1] // keys.shape[1]
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
         # (batch, heads, length, adapter_len)
+        # in float32, as attention itself computes its softmax
         scores = torch.softmax(query @ keys.transpose(2, 3) * _scaling(base), dim=-1, dtype=torch.float32)
         found = (self.adaption_gate * scores).to(hidden.dtype) @ values
         found = found.transpose(1, 2).reshape(*hidden.shape[:-1], -1)
+        # GPT-2's projection comes after both parts in the reference, so it is left out here
         if "c_attn" in base._modules:
             return found
         output: Tensor = _output(base)(found)
@@ -107,6 +110,7 @@ def _output(attention: nn.Module) -> nn.Module:
 
 
 def _scaling(attention: nn.Module) -> float:
+    # most families state their scaling; the others divide by the root of the width
     found: Any = attention.__dict__.get("scaling")
     return float(found) if isinstance(found, float) else float(attention.head_dim) ** -0.5  # type: ignore[arg-type]
 
@@ -135,6 +139,7 @@ def _takes_width(rotate: Callable[..., tuple[Tensor, Tensor]], width: int) -> bo
 
 def _rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     found: Any = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+    # by the names of its arguments: another order of them would rotate by the wrong angles
     if found is None or list(inspect.signature(found).parameters)[:4] != _ROTATION:
         raise AdapterError(
             f"{type(attention).__name__} rotates its queries in a way that adaption_prompt does not know",
@@ -166,6 +171,7 @@ class AdaptionPrompt(LayersMethod[AdaptionPromptConfig]):
             raise AdapterError(
                 f"adapter_layers is {count}, the model has {len(found)} such layers", fix=f"use at most {len(found)}"
             )
+        # the last of them: the paper adapts the topmost layers, whose features are the most abstract
         return dict(list(found.items())[-count:])
 
     def layer(

@@ -31,6 +31,7 @@ class Bitfit(LayersMethod[BitfitConfig]):
         asked = _asked(model, config)
         idle = idle_modules(model, {path: ["bias"] for path in asked})
         held = shapes or {}
+        # a file's biases are put in though they are idle: it was saved with them
         kept = {path: m for path, m in asked.items() if path not in idle or f"{FILE_PREFIX}{path}.bias" in held}
         if not kept:
             raise AdapterError(

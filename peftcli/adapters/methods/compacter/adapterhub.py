@@ -42,4 +42,5 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     config = config_of(CompacterConfig, foreign, fields)
     rules = [key for key in foreign.tensors if shared and _RULE.fullmatch(key)]
     tensors = sublayer_tensors(model, foreign, norm_before=config.ln_before, beside=rules)
+    # each layer's copy of the shared rule is the same: one of them is read
     return Translation(config, tensors | {RULE_KEY: foreign.tensors[key] for key in rules[:1]})  # noqa: B035  one shared rule

@@ -77,9 +77,11 @@ class Projection(nn.Module):
         weights = [value for name in ("W_left", "W_right", "W") if (value := self._parameters.get(name)) is not None]
         with torch.no_grad():
             for weight in weights:
+                # Glorot: the widths on both sides of the factor
                 bound = math.sqrt(6.0 / (weight.shape[1] + weight.shape[2]))
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
             if zero:
+                # the last factor: all others keep a gradient, which a zero in front would take from them
                 weights[-1].zero_()
             if self.b is not None:
                 self.b.zero_()

@@ -51,6 +51,7 @@ def _last_blocks(model: nn.Module, count: int) -> list[str]:
     stacks: dict[str, list[str]] = {}
     for path in structure(model).blocks:
         stacks.setdefault(path.rpartition(".")[0], []).append(path)
+    # stacks of an encoder-decoder may be unequally deep: as many blocks of each
     fewest = min(map(len, stacks.values()), default=0)
     if count > fewest:
         raise AdapterError(f"num_layers = {count}, and this model has {fewest} blocks", fix=f"num_layers: {fewest}")

@@ -40,6 +40,7 @@ class Ia3Layer(AdapterLayer):
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         factors = self.ia3_l.flatten()
         if self.feedforward:
+            # scaled in the type of the factors, then rounded once
             return self.base_layer((x * factors).to(x.dtype), *args, **kwargs)  # type: ignore[no-any-return]
         result: Tensor = self.base_layer(x, *args, **kwargs)
         return (result * factors).to(result.dtype)
@@ -59,6 +60,7 @@ class Ia3Layer(AdapterLayer):
         factors = self.ia3_l.detach().float()
         new = {"weight": view.stored(view.dense() * factors)}
         if view.bias is not None and not self.feedforward:
+            # the output is scaled, and the bias is a part of it
             new["bias"] = view.bias.detach().float() * factors.flatten()
         return new
 

@@ -31,6 +31,7 @@ def factor_pair(size: int, factor: int) -> tuple[int, int]:
     """Two numbers with m n = size: (factor, size / factor) where it divides, else the most square pair, m <= n."""
     if factor > 0 and size % factor == 0:
         return factor, size // factor
+    # -1: no bound but the size itself
     limit = size if factor == -1 else factor
     m = max(m for m in range(1, int(size**0.5) + 1) if size % m == 0 and m <= limit)
     return m, size // m
@@ -98,6 +99,7 @@ def factor_shapes(shape: tuple[int, int], r: int, config: LokrConfig) -> dict[st
     """Name of each tensor on disk -> its shape, for a layer (out_features, in_features)."""
     (o1, o2), (i1, i2) = (factor_pair(size, config.decompose_factor) for size in shape)
     found: dict[str, tuple[int, int]] = {}
+    # as LyCORIS decides it: a factor of half its size or more saves nothing
     if config.decompose_both and r < max(o1, i1) / 2:
         found |= {"lokr_w1_a": (o1, r), "lokr_w1_b": (r, i1)}
     else:

@@ -77,6 +77,7 @@ class OftLayer(AdapterLayer):
     def _skew(self, triangles: Tensor) -> Tensor:
         rows, columns = torch.triu_indices(self.size, self.size, 1, device=triangles.device)
         upper = triangles.new_zeros(triangles.shape[0], self.size, self.size)
+        # `index_put` and no assignment in place: gradients go through it
         upper = upper.index_put((torch.arange(len(triangles), device=rows.device)[:, None], rows, columns), triangles)
         return upper - upper.transpose(1, 2)
 
@@ -98,6 +99,7 @@ class OftLayer(AdapterLayer):
         if not self.config.coft:
             return triangles
         norms = torch.linalg.vector_norm(triangles.detach(), dim=1, keepdim=True)
+        # away from zero, where the start lies
         bounded: Tensor = triangles * (self._limit() / norms.clamp_min(1e-30)).clamp_max(1.0)
         return bounded
 
@@ -135,6 +137,7 @@ def _series(skew: Tensor, identity: Tensor, terms: int) -> Tensor:
     if terms > 2:
         power = skew @ skew
         rotation = rotation + 2.0 * power
+        # terms - 1: the last power is added once, below
         for _ in range(3, terms - 1):
             power = power @ skew
             rotation = rotation + 2.0 * power

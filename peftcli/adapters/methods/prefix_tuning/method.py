@@ -79,6 +79,7 @@ class PrefixTuningAdapter(PrefixAdapter):
 
     def _text_rows(self, context: InitContext) -> Tensor:
         """(n, width): each slot holds what the first layer that uses it computes for the text."""
+        # what the base computes, and not the base behind a prefix
         enabled, self.enabled = self.enabled, False
         try:
             layers = recorded_layers(self.model, self.site, self._text_ids(context))
@@ -86,6 +87,7 @@ class PrefixTuningAdapter(PrefixAdapter):
             self.enabled = enabled
         site = self.site
         slots = torch.zeros(2 * site.num_layers, site.num_heads, self.total_rows, site.head_dim)
+        # backwards, so that of layers that share a slot the first one is left in it
         for index, (keys, values) in reversed(list(enumerate(layers))):
             slots[site.slot(index)], slots[site.slot(index) + 1] = keys, values
         return slots.permute(2, 0, 1, 3).reshape(self.total_rows, site.width)

@@ -43,6 +43,7 @@ class Positions:
         inputs = named_arguments(module, args, kwargs)
         tokens = next(inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None)
         mask, length = inputs.get("attention_mask"), tokens.shape[1]
+        # without a mask all tokens are real, those in the cache as well
         if mask is None:
             mask = torch.ones(tokens.shape[0], tokens_before(inputs) + length, dtype=torch.long, device=tokens.device)
         if mask.dim() != 2:
@@ -54,10 +55,12 @@ class Positions:
 
     def _edited(self, mask: Tensor, *, begins: bool) -> Tensor:
         """(batch, all tokens so far): whether a token is one of the first or last real ones."""
+        # the last columns: mask and cache reach back to the beginning of the row
         from_start, from_end = mask.cumsum(dim=1), mask.flip(1).cumsum(dim=1).flip(1)
         chosen = torch.zeros_like(mask, dtype=torch.bool)
         if self.config.prefix_positions is not None:
             chosen |= from_start <= self.config.prefix_positions
+        # while generating the end of the prompt is past: nothing of it is edited again
         if self.config.suffix_positions is not None and begins:
             chosen |= from_end <= self.config.suffix_positions
         return chosen & mask.bool()
@@ -104,6 +107,7 @@ class ReftLayer(AdapterLayer):
     def initialise(self, context: InitContext) -> None:
         with torch.no_grad():
             drawn = torch.empty(self.reft_R.shape).normal_(generator=context.generator)
+            # orthonormal from the beginning, so that R is the trained matrix itself
             self.reft_R.copy_(torch.linalg.qr(drawn.T)[0].T)
             self.reft_W.copy_(self.rotation())
             self.reft_b.zero_()

@@ -42,6 +42,7 @@ class SharedPair(AdapterPart):
     def draw(self, seed: int) -> None:
         """Fills both from the seed, on the CPU, A first."""
         generator = torch.Generator().manual_seed(seed)
+        # the gain of a ReLU, as the reference draws its projections
         for tensor in (self.A, self.B):
             tensor.copy_(kaiming_uniform(tensor.shape, generator, gain=math.sqrt(2.0)))
 
@@ -85,6 +86,7 @@ class VeraLayer(AdapterLayer):
     def delta_weight(self) -> Tensor:
         """diag(b) B diag(d) A, float32, (out_features, in_features)."""
         a, b = self.pair()
+        # one by one, without a matrix for each diagonal
         inner = self.vera_lambda_d.detach().float()[:, None] * a.float()
         return self.vera_lambda_b.detach().float()[:, None] * (b.float() @ inner)
 
@@ -141,9 +143,11 @@ class Vera(LinearsMethod[VeraConfig]):
         devices = {layer.vera_lambda_d.device for layer in layers}
         if len(devices) > 1:
             raise AdapterError("vera shares one pair between all layers, and this model is spread over several devices")
+        # as large as the largest layer needs; the others take slices of it
         max_out = max(layer.out_features for layer in layers)
         max_in = max(layer.in_features for layer in layers)
         shared = SharedPair(config.r, max_out, max_in, devices.pop())
+        # planned on the meta device: nothing to draw
         if not shared.A.is_meta:
             shared.draw(config.projection_prng_key)
         for layer in layers:
