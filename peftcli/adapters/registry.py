@@ -70,6 +70,7 @@ def resolve_name(name: str) -> tuple[str, Mapping[str, Any]]:
     if key in short_names():
         return short_names()[key]
     known = [*method_names(), *short_names()]
+    # a low cutoff: names of methods are short, and one wrong letter in `loha` costs a quarter of them
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(f'`{n}`' for n in near)}?" if near else "`peft methods` lists them"
     raise RecipeError(f"unknown method `{name}`", fix=hint)

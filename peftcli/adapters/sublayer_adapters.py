@@ -59,8 +59,10 @@ class SublayerLayer(AdapterLayer):
         # neither the tap nor the base's norm is a part of this module
         object.__setattr__(self, "_tap", tap)
         object.__setattr__(self, "_norm", norm)
+        # the layer's own parameters say where it lies; the model may be spread over devices
         device = next(base_layer.parameters()).device
         self.adapter_down, self.adapter_up = projections
+        # `learned` and `channel` differ in the length of the vector only; a number needs no parameter
         scales = {"learned": 1, "channel": width}.get(str(config.scaling))
         self.adapter_scaling = nn.Parameter(torch.empty(scales, device=device)) if scales else None
         self.adapter_ln_before = nn.LayerNorm(width, device=device) if config.ln_before else None
@@ -69,6 +71,7 @@ class SublayerLayer(AdapterLayer):
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:
         result = self.base_layer(*args, **kwargs)
+        # attention answers with its weights and its cache beside the states; those are passed on untouched
         if isinstance(result, tuple):
             return (self._changed(result[0]), *result[1:])
         return self._changed(result)
@@ -83,6 +86,7 @@ class SublayerLayer(AdapterLayer):
             total = self.adapter_ln_after(hidden + update)
         else:
             total = hidden + self.adapter_ln_after(update)
+        # a float32 sum would change the dtype of everything after this layer
         return total.to(hidden.dtype)
 
     def _input(self, hidden: Tensor) -> Tensor:
@@ -95,6 +99,7 @@ class SublayerLayer(AdapterLayer):
         if self.config.placement == "parallel":
             return residual
         total = residual + hidden
+        # no norm follows in the last block of some post-norm models: the plain sum stands for its input there
         if not tap.post_norm or self._norm is None:
             return total
         normed: Tensor = self._norm(total)
@@ -115,6 +120,7 @@ class SublayerLayer(AdapterLayer):
         self.start_projections(context.generator)
         with torch.no_grad():
             if self.adapter_scaling is not None:
+                # scales start at one and the norms as the identity of their input's shape: only the projections draw
                 self.adapter_scaling.fill_(1.0)
             for norm in (self.adapter_ln_before, self.adapter_ln_after):
                 if norm is not None:
@@ -138,16 +144,19 @@ class SublayersAdapter(LayersAdapter):
     config: SublayerConfig
 
     def __init__(self, model: nn.Module, config: SublayerConfig) -> None:
+        # set before anything is wrapped, for `remove` runs on a half-built adapter too
         super().__init__(model, config)
         self.taps: dict[str, ResidualTap] = {}
 
     def tap(self, block_path: str) -> ResidualTap:
         """The tap on a block, one for all its sublayers."""
+        # one hook for both sublayers of a block: two would each hold the same tensor
         if block_path not in self.taps:
             self.taps[block_path] = ResidualTap(self.model.get_submodule(block_path))
         return self.taps[block_path]
 
     def remove(self) -> None:
+        # taps go first: their hooks stand on blocks that the wrappers leave to the base
         for tap in self.taps.values():
             tap.remove()
         self.taps.clear()
@@ -155,6 +164,7 @@ class SublayersAdapter(LayersAdapter):
 
     def entries(self) -> list[Entry]:
         saved = [pair for pair in self.layers if isinstance(pair[1], SelectedParameters)]
+        # a saved copy is named by its module's own path, so its entry under the wrapper's name is dropped
         kept = {id(layer.copies[name]) for _, layer in saved for name in layer.copies}
         return [entry for entry in super().entries() if id(entry.tensor) not in kept] + selected_entries(saved)
 
@@ -173,9 +183,11 @@ class SublayersMethod(Method, Generic[ConfigT]):
         width = hidden_size(model)
         try:
             for sublayer in chosen:
+                # houlsby reads the sublayer's output alone, so it needs no residual stream and no hook
                 tap = None if config.placement == "houlsby" else adapter.tap(sublayer.block_path)
                 adapter.wrap(sublayer.output_path, self.layer(adapter, config, width, tap, sublayer))
             train_named_modules(adapter, config.modules_to_save or [])
+        # Ctrl-C too: the model is left as it was found, and the exception goes on
         except BaseException:
             adapter.remove()
             raise
@@ -202,6 +214,7 @@ def _chosen(model: nn.Module, config: SublayerConfig) -> Iterator[Sublayer]:
         return
     numbers = {path: number for number, path in enumerate(structure(model).blocks)}
     named = {wanted} if isinstance(wanted, int) else set(wanted)
+    # `not named`: an empty list names no block, which would train nothing without a word
     beyond = sorted(named - set(numbers.values()))
     if beyond or not named:
         raise AdapterError(

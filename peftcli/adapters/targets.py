@@ -47,6 +47,7 @@ def find_targets(
     configuration is that of a trained adapter.
     Raises `AdapterError` with one fault for each entry that matches nothing.
     """
+    # the reference lower-cases this value, so its files may hold it in any spelling; a recipe holds ours
     if from_file and isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
         target_modules = ALL_LINEAR
     if target_modules == ALL_LINEAR:
@@ -62,12 +63,14 @@ def find_targets(
         tell("layers_to_transform is empty, which stands for every layer")
     elif layers_to_transform is not None:
         # the reference applies the layer filter to list entries that name the end of a path, not to whole paths
+        # a string is one pattern for whole paths, so nothing in it counts as an exact name
         exact = set() if isinstance(target_modules, str) else set(target_modules)
         chosen = _of_layers(chosen, layers_to_transform, layers_pattern, exact, lenient=from_file)
     if not chosen:
         raise AdapterError("no module is left to adapt", fix="check exclude_modules and layers_to_transform")
     if supported is not None:
         wrong = [path for path in chosen if path not in supported]
+        # ten at most: a wrong pattern hits the same layer of every block
         if wrong:
             raise AdapterError(
                 "targets of a kind that this method cannot adapt",
@@ -87,6 +90,7 @@ def _matched(
     """`lenient`: an entry that matches nothing is told, as long as another one matches."""
     if isinstance(wanted, str):
         pattern = compile_pattern(wanted, what=what)
+        # the root's path is empty, and a pattern such as `.*` would match it
         chosen = [path for path in candidates if path and pattern.fullmatch(path)]
         unmatched = [] if chosen else [wanted]
     else:
@@ -112,6 +116,7 @@ def _unsupported_fault(path: str, module: nn.Module, reason: str | None) -> Faul
 
 def _excluded(candidates: Mapping[str, nn.Module], wanted: str | Sequence[str], *, lenient: bool) -> list[str]:
     if not wanted and lenient:
+        # the reference takes an empty `exclude_modules` as none
         return []
     try:
         return _matched(candidates, wanted, None, what="exclude_modules", lenient=lenient)
@@ -137,11 +142,13 @@ def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:
         )
     counts: dict[str, int] = {}
     for path in candidates:
+        # the last part of a path is what users write; numbers of blocks are no names of layers
         leaf = path.rsplit(".", 1)[-1]
         if not leaf.isdigit():
             counts[leaf] = counts.get(leaf, 0) + 1
     near = difflib.get_close_matches(entry.rsplit(".", 1)[-1], counts, n=3, cutoff=0.4)
     names = near or sorted(counts, key=lambda leaf: -counts[leaf])[:10]
+    # the commonest names first, where none is near
     shown = ", ".join(f"{name} ({counts[name]})" for name in names)
     return Fault(f"`{entry}` in {what} matches nothing", fix=f"{'nearest' if near else 'there are'}: {shown}")
 
@@ -152,9 +159,11 @@ def layer_index(path: str, layers_pattern: str | Sequence[str] | None) -> int | 
     `layers_pattern`: names of the list of blocks, or regular expressions for the end of its path, as in the reference.
     """
     if not layers_pattern:
+        # the dot in front lets a path that begins with the list of blocks match as well
         found = _FIRST_LAYER_INDEX.search("." + path)
         return int(found.group(1)) if found else None
     parts = path.split(".")
+    # patterns come first and blocks second: the first name in the list decides, as in the reference
     for name in [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern:
         pattern = compile_pattern(rf"(?:.*\.)?(?:{name})", what="layers_pattern")
         for place, part in enumerate(parts[:-1]):
@@ -189,6 +198,7 @@ def _of_layers(
 def pattern_value(pattern: Mapping[str, Any], path: str, default: Any) -> Any:
     """The value of a `rank_pattern`/`alpha_pattern` for a module: the first key that matches the end of its path."""
     for key, value in pattern.items():
+        # `match` with `$`, not `fullmatch`, and the brackets around the key: word for word the reference's expression
         if compile_pattern(rf"(.*\.)?({key})$", what="rank_pattern or alpha_pattern").match(path):
             return value
     return default

@@ -22,6 +22,7 @@ def read_header(path: Path) -> Header:
     """Key -> (dtype, shape) from a safetensors header, bounded, nothing else read. Raises `AdapterError`."""
     fault = file_fault(path, path.parent)
     if fault is not None:
+        # the commonest reason for a missing safetensors file is an older one beside it, which is never unpickled
         pickled = path.with_name("adapter_model.bin")
         if pickled.exists():
             raise AdapterError(
@@ -40,9 +41,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU. Raises `AdapterError` when it is damaged."""
     read_header(path)
     try:
+        # read into memory rather than mapped: a file that is replaced meanwhile would change the tensors
         with files.reading_errors(path):
             data = path.read_bytes()
         tensors: dict[str, Tensor] = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
+        # the library's message can quote the header at length
         raise AdapterError(f"{path.name} is damaged: {error}"[:200], where=str(path), fix="get it again") from error
     return tensors

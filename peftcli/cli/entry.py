@@ -44,6 +44,7 @@ _SURROUNDINGS = frozenset(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns: it exits with the contract's code."""
     for name, value in _QUIET_LIBRARIES.items():
+        # what the user has set stays
         os.environ.setdefault(name, value)
     open_missing_descriptors()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -59,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     from peftcli.cli.app import app, interruptions, usage_error
 
+    # of the raw arguments: where the parser fails, no option has been read
     as_json = "--json" in arguments
     warnings.showwarning = _show_warning
     try:
@@ -75,10 +77,12 @@ def _run(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (OSError, SystemExit) as error:
+        # the parser turns a broken pipe into `SystemExit(1)`, with the pipe's error as its context
         if _is_broken_pipe(error) or _is_broken_pipe(error.__context__):
             return _reader_has_gone()
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 0
+        # any other, such as a file that we should have looked for, is a bug of ours
         if error.errno in _SURROUNDINGS:
             return _report(_storage_error(error), as_json)
         return _report_bug(error, as_json)
@@ -144,6 +148,7 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
 
 def _reader_has_gone() -> int:
     """`peft schema | head`: nothing is left to say, and closing stdout at the end must not fail either."""
+    # the descriptor itself, for Python writes out what is left in its buffer once more as it ends
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -184,6 +189,7 @@ def _report_usage(error: Any, as_json: bool) -> int:
     if message.startswith("Usage:"):
         print(message)
         return 0
+    # the parser's sentences begin with a capital, and ours come after `error: `
     message = message[0].lower() + message[1:] if message else "wrong arguments"
     if as_json:
         _print_json({"type": "UsageError", "exit_code": 2, "message": redacted(message), "faults": []})
@@ -210,8 +216,10 @@ def _report_bug(error: BaseException, as_json: bool) -> int:
     text = redacted("".join(traceback.format_exception(error)))
     if os.environ.get("PEFTCLI_TRACEBACK") == "1":
         print(text, file=sys.stderr)
+    # kept, for it is what the user sends in
     with tempfile.NamedTemporaryFile("w", prefix="peftcli-", suffix=".log", delete=False, encoding="utf-8") as log:
         log.write(text)
+    # an exception's text may quote a whole file
     message = f"a bug in peftcli: {type(error).__name__}: {error}"[:300]
     if as_json:
         _print_json({"type": "Bug", "exit_code": 1, "message": redacted(message), "faults": [], "log": log.name})

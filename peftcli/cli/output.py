@@ -69,6 +69,7 @@ def conclude(document: Any, text: str, error: PeftcliError | None, *, as_json: b
     if error is None:
         return
     if as_json:
+        # nothing more on stdout: a second document for the error would make it no JSON
         raise typer.Exit(exit_code_of(error))
     raise error
 

@@ -72,6 +72,7 @@ def write_starter(
     path = output if output is not None else Path(f"{_starter(name)}.yaml")
     write_new(path, text)
     schema = path.parent / SCHEMA_NAME
+    # any schema that is there stays, also one that somebody has edited
     if not os.path.lexists(schema):
         files.write_text(schema, files.to_json(recipe_schema()))
     return path
@@ -97,6 +98,7 @@ def _recipes_here() -> list[Path]:
     """Files that load as recipes, in the working directory and in `recipes/`."""
     found = []
     for path in (*sorted(Path().glob("*.y*ml")), *sorted(Path("recipes").glob("*.y*ml"))):
+        # names go into a line of shell, parted by spaces
         if " " in str(path) or path.name.startswith("."):
             continue
         try:

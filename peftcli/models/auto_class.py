@@ -53,6 +53,7 @@ CLASS_OF_TASK_TYPE = {purpose.task_type: purpose.auto_class for purpose in PURPO
 
 def purpose_named(class_name: str) -> Purpose | None:
     """The purpose that the name of a model class ends with; None where it ends with none."""
+    # `endswith` of an empty tuple is False, so `AutoModel`, which opens anything, never matches here
     return next((purpose for purpose in PURPOSES if class_name.endswith(purpose.endings)), None)
 
 
@@ -73,6 +74,7 @@ def auto_class_with(class_name: str) -> str | None:
 
 def _class_names(auto_class: str) -> Iterator[str]:
     # family -> class name, or several where a family has more than one
+    # private, for transformers offers no public way from a class back to its family
     table: Any = getattr(transformers, auto_class)._model_mapping._model_mapping
     for found in table.values():
         yield from (found,) if isinstance(found, str) else found

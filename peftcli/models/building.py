@@ -44,7 +44,10 @@ class _TooMuch(BaseException):
 @contextlib.contextmanager
 def bounded_building(name: str, where: str | None, bounds: Bounds) -> Iterator[None]:
     """Inside, a configuration is read or a model without weights is made. Raises `ModelError` where that never ends."""
+    # above the peak so far, which is all the kernel counts: what this process has used before is not held against the
+    # model
     most = system.peak_memory_bytes() + bounds.extra_bytes
+    # computing, not the clock: a machine that is busy with other work must not refuse a good model
     ends = time.process_time() + bounds.seconds
     modules = 0
 
@@ -77,6 +80,7 @@ def bounded_building(name: str, where: str | None, bounds: Bounds) -> Iterator[N
 @contextlib.contextmanager
 def quiet_about_nothing() -> Iterator[None]:
     """torch warns where it initialises a tensor without values; `require_values` says it in our words."""
+    # such a weight is an error here, with the field's name; the warning would come first and say less
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*zero-element.*")
         yield

@@ -32,6 +32,7 @@ def likely_fields(source: BaseSource, error: Exception) -> list[str]:
         # a family with one end token may have several
         if kind and wanted and kind != wanted and not name.endswith("token_id"):
             found.append(f"`{name}` is {_short(value)}, not {wanted}")
+        # a looked-up name, such as an activation's, has the right type: only the failed key points at it
         elif sought is not None and sought in _values(value):
             found.append(f"`{name}` has {_short(sought)}, which does not exist")
     return found
@@ -56,6 +57,7 @@ def _defaults(model_type: Any) -> Any:
 
 def _kind(value: Any) -> str | None:
     kinds: list[tuple[type | tuple[type, ...], str]] = [
+        # before numbers, for True is an int too
         (bool, "true or false"),
         ((int, float), "a number"),
         (str, "text"),

@@ -49,6 +49,7 @@ class Conversions:
         number = _EXPERT.search(weight)
         for fusion in self._fusions if number else []:
             parameter, source = fusion.rename_source_key(weight)
+            # both stated, for a type checker cannot see that the loop is empty without a number
             if source is not None and number is not None:
                 sources = list(fusion.source_patterns)
                 return FusedPlace(str(parameter), int(number[1]), sources.index(source), len(sources))

@@ -54,6 +54,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     device has done all its work, once a tensor."""
     if tensor.device == torch.device(device):
         return tensor
+    # pinning costs a copy on the host, which is still less than waiting for the device once a tensor
     if is_staged(tensor.device, device):
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -79,4 +80,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of torch or Python says that host or device memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    # RuntimeError is the type of nearly every error of torch: its text must say it
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY_SIGNS)

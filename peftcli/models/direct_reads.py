@@ -53,6 +53,7 @@ def read_directly(model: nn.Module) -> dict[str, str]:
     if not handed_on:
         return {}
     kinds: dict[str, Any] = {path: type(module) for path, module in modules.items()}
+    # asked only where something is handed on: the sources of all classes are read for it
     called = {f"{path}.{chain}" if path else chain for path, kind in kinds.items() for chain in calls_of(kind)}
     return multiplied | {path: reader for path, reader in handed_on.items() if path not in called}
 
@@ -63,6 +64,7 @@ def reads_of(kind: type[nn.Module]) -> Reads:
     uses = [use for method in _methods(kind) if _mentions_weight(method.__code__) for use in _uses(method)]
     weights = [use for use in uses if use.chain.endswith(".weight")]
     return Reads(
+        # asked first, for parsing is dear and most methods name no weight at all
         multiplied=frozenset(use.chain.removesuffix(".weight") for use in weights if use.is_factor),
         handed_on=frozenset(use.chain.removesuffix(".weight") for use in weights),
     )
@@ -91,6 +93,7 @@ def _uses(method: Callable[..., Any]) -> Iterator[_Use]:
     tree = _parsed(method)
     if tree is None:
         return
+    # `ast` knows children only
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         chain = _chain(node)
@@ -105,9 +108,11 @@ def _methods(kind: Any) -> Iterator[Callable[..., Any]]:
         if owner is nn.Module:
             return
         for name, value in vars(owner).items():
+            # unwrapped: decorators of transformers (deprecated arguments, kernels) hide the source of what runs
             function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else None
             if name in hidden or name.startswith(_SETTING_UP) or not inspect.isfunction(function):
                 continue
+            # a method that calls `super` runs its parent's as well, so both are read
             if "super" not in function.__code__.co_names:
                 hidden.add(name)
             yield function
@@ -115,6 +120,7 @@ def _methods(kind: Any) -> Iterator[Callable[..., Any]]:
 
 def _parsed(method: Callable[..., Any]) -> ast.Module | None:
     try:
+        # a class that was made in a prompt or by a compiler has no source, and an indented one may not parse alone
         return ast.parse(textwrap.dedent(inspect.getsource(method)))
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
@@ -133,6 +139,7 @@ def _chain(node: ast.AST) -> str | None:
         place = names.index("weight") + 1
         # its type or device is no use of it; what is made of it (`.T`, `.to`) is
         return None if names[place : place + 1] and names[place] in _FACTS else ".".join(names[:place])
+    # `self.a.forward(x)` calls `a` as much as `self.a(x)` does
     return ".".join(names[:-1] if names[-1] == "forward" else names) or None
 
 
@@ -147,6 +154,7 @@ def _is_asked(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
 def _is_factor(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     """Whether an expression is an operand of a product, also turned round or converted on the way there."""
     parent = parents[node]
+    # `.T`, `.to(x.dtype)` and the like leave it the same operand
     while isinstance(parent, ast.Attribute) or (isinstance(parent, ast.Call) and parent.func is node):
         node, parent = parent, parents[parent]
     if isinstance(parent, ast.keyword):

@@ -49,6 +49,7 @@ def routers(model: nn.Module) -> list[str]:
 def fused_weights(model: nn.Module) -> Iterator[str]:
     """Names of the weights that hold all experts of a layer: three dimensions, and no convolution's."""
     for path, module in model.named_modules():
+        # kernels of one-dimensional convolutions have three dimensions too
         if not isinstance(module, _ConvNd):
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.dim() == 3:

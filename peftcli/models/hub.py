@@ -14,6 +14,7 @@ _SMALL_PATTERNS = [
     "tokenizer.model*",
 ]  # fmt: skip
 _known: dict[tuple[str, str | None, str], Path] = {}
+# the patterns cross folders, and repositories keep exports (onnx/, openvino/) below that are never read
 _DEEPER = ["*/*.json", "*/*.txt", "*/*.model", "*/*.tiktoken"]
 
 
@@ -25,9 +26,11 @@ def cached_folder(source: BaseSource, *, weights: bool) -> Path:
     folder = _small_files(source)
     if not weights:
         return folder
+    # weights come second: the configuration may name the file, and nothing large is fetched for a base that is refused
     config = read_config_file(folder / CONFIG_NAME)
     named = config.get(NAMED_BY_CONFIG)
     _fetch(source.location, folder.name, [named if isinstance(named, str) else SINGLE_NAME, INDEX_NAME])
+    # an index names its parts, which can be fetched only once it is there
     if names := weight_names(folder, config):
         _fetch(source.location, folder.name, names)
     return folder
@@ -43,6 +46,7 @@ def _small_files(source: BaseSource) -> Path:
     found = known_folder(source)
     if found is None or not found.is_dir():
         found = _fetch(source.location, source.revision, _SMALL_PATTERNS, but=_DEEPER)
+        # by the cache folder too, which may change within a process
         _known[source.location, source.revision, constants.HF_HUB_CACHE] = found
     return found
 
@@ -55,6 +59,7 @@ def _fetch(location: str, revision: str | None, names: list[str], *, but: list[s
     """
     try:
         return Path(snapshot_download(location, revision=revision, allow_patterns=names, ignore_patterns=but))
+    # before the wider class below: an answer such as 404 must not turn into whatever the cache holds
     except errors.HfHubHTTPError:  # the Hub has answered
         raise
     except (errors.HTTPError, errors.OfflineModeIsEnabled):  # type: ignore[attr-defined]  # of its HTTP library

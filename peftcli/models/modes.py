@@ -15,7 +15,9 @@ def evaluating(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
 
     Not `inference_mode`: buffers that a model renews on the way (rotary caches) must stay usable for training.
     """
+    # module by module, for a base may keep parts in evaluation mode on purpose
     modes = [(module, module.training) for module in model.modules()]
+    # only the devices in use: forking the generators of every GPU would start each of them
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     model.eval()
     try:

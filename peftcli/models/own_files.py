@@ -17,6 +17,7 @@ _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 def file_fault(file: Path, folder: Path) -> str | None:
     """Why `file`, which lies under `folder`, is not to be read, as a phrase after its name; None where it may be."""
     try:
+        # resolved with links followed, so that one link in the middle of the path counts as well
         real, home, is_link = file.resolve(strict=True), folder.resolve(), file.is_symlink()
         is_regular = stat.S_ISREG(real.stat().st_mode)
     except (OSError, RuntimeError, ValueError):
@@ -38,5 +39,6 @@ def is_there(file: Path) -> bool:
 
 def _is_cached_blob(real: Path, home: Path) -> bool:
     """`home` may be a folder deeper in a snapshot."""
+    # at the same repository's `blobs` only: a link into another model's cache is a stranger's file
     inside = (home, *home.parents)
     return any(place.parent.name == _SNAPSHOTS and real.parent == place.parents[1] / _BLOBS for place in inside[:-1])

@@ -48,7 +48,9 @@ def snapshot(source: BaseSource) -> Snapshot:
         folder = _cached_folder(source)
         commit = folder.name
     weights = weight_names(folder, read_model_config(folder))
+    # sorted: the order goes into the lock
     found = checked_files(folder, sorted([*small_names(folder), *weights]))
+    # after the check of single files, which names the fault where a part is a bad link
     require_whole(folder, weights)
     return Snapshot(folder, commit, found)
 
@@ -56,6 +58,7 @@ def snapshot(source: BaseSource) -> Snapshot:
 def _cached_folder(source: BaseSource) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
+    # what this process has fetched comes first: a branch may have moved in the cache since
     known = known_folder(source)
     if known is not None:
         return known
@@ -67,6 +70,7 @@ def _cached_folder(source: BaseSource) -> Path:
 
 def small_names(folder: Path) -> list[str]:
     """Configuration, tokenizer and templates of a folder, by their names; folders are not among them."""
+    # a folder called `tokenizer.json` is no file to refuse, it is never opened
     names = [path.name for path in folder.iterdir() if role_of(path.name) is not None and not path.is_dir()]
     templates = (folder / TEMPLATES_FOLDER).glob("*.jinja")
     found = sorted([*names, *(f"{TEMPLATES_FOLDER}/{path.name}" for path in templates)])
@@ -96,6 +100,7 @@ def role_of(name: str) -> Role | None:
     """What a file beside the weights is for; None for one that is never read."""
     if name in _CONFIG_NAMES:
         return "config"
+    # before suffixes: an index of weights ends in .json like a tokenizer's files
     if name in _NOT_READ or name.endswith(_WEIGHTS_ENDS):
         return None
     return "tokenizer" if name.endswith(_TOKENIZER_SUFFIXES) or name.startswith("tokenizer.model") else None

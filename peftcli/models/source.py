@@ -19,7 +19,9 @@ CONFIG_NAME = "config.json"
 """The configuration of a model folder."""
 _CONFIG_LIMIT_BYTES = 4 << 20
 _NOT_TRUSTED = "do not trust this model; get it from its own page"
+# about four times the layers of the deepest published models
 MAX_LAYERS = 500
+# of each label transformers makes an entry in two dictionaries while it reads the configuration
 MAX_LABELS = 1_000_000
 _COUNTS_LAYERS = re.compile(r".*layers|n_layer|num_layer")
 _SIZE = re.compile(
@@ -63,6 +65,7 @@ def _check_folder(path: Path, base: str) -> None:
         raise ModelError(f"no such model folder: {base}", where=str(path), fix="give the folder that holds config.json")
     if not path.is_dir():
         raise ModelError(f"{base} is a file, not a model folder", where=str(path), fix="give the folder that holds it")
+    # whether anything has the name; `read_config_file` says what is wrong with it
     if not is_there(path / CONFIG_NAME):
         if (path / "adapter_config.json").is_file():
             raise ModelError(
@@ -90,6 +93,7 @@ def read_config_file(file: Path) -> dict[str, Any]:
         raise ModelError("config.json is not valid JSON", where=str(file), fix="download the model again") from error
     if not isinstance(config, dict):
         raise ModelError("config.json is not a JSON object", where=str(file), fix="download the model again")
+    # transformers would read the file for its release from that table, past every check here
     if "configuration_files" in config:
         raise ModelError(
             "config.json names other configuration files (`configuration_files`), which is not supported",
@@ -146,18 +150,22 @@ def code_refused(file: Path, key: str, where: str) -> ModelError:
 
 def _asks_for_code(key: str, value: Any) -> bool:
     """Leave to run code, and kernels by the name of a repository."""
+    # keys such as `_attn_implementation_internal` set what the public field would check
     if key == "trust_remote_code" or key.endswith("_internal"):
         return True
+    # what is built in has a name of letters, digits and underscores; `org/kernel` is somebody's code
     return key.endswith("_implementation") and isinstance(value, str) and not value.replace("_", "").isalnum()
 
 
 def _sections(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    # a list of what waits instead of recursion: a document may be nested as deep as the reader of JSON allows
     """Every object in a document and where it stands."""
     waiting = [(where, value)]
     while waiting:
         where, value = waiting.pop()
         if isinstance(value, Mapping):
             yield where, value
+            # bounded, for keys are text of a stranger's and end up in a message
             waiting += [(f"{where}: {key}"[:200], child) for key, child in value.items()]
         elif isinstance(value, list):
             waiting += [(where, child) for child in value]

@@ -29,6 +29,7 @@ def forward_names(module: nn.Module) -> tuple[str, ...]:
     """Names of the arguments of a module's forward pass, in order."""
     forward = module.forward
     if isinstance(forward, MethodType):
+        # without `self`; a forward that was put in its place is no method, and is looked at each time
         return _names(forward.__func__)[1:]
     return tuple(inspect.signature(forward).parameters)
 
@@ -40,6 +41,7 @@ def takes(module: nn.Module, name: str) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
 
 
+# bounded, for functions made in tests would be kept for ever
 @functools.lru_cache(maxsize=1024)
 def _names(function: Callable[..., Any]) -> tuple[str, ...]:
     # follows the wrappers that rename an old spelling, to the names of the function inside
@@ -99,6 +101,7 @@ def give_cache(module: nn.Module, inputs: dict[str, Any], cache: Any) -> None:
     name = cache_name(module)
     if name is None:
         raise ModelError(f"{type(module).__name__} takes no cache", fix="use a method that needs none, such as lora")
+    # one that was left under another spelling would be a second cache
     for other in _CACHE_NAMES:
         inputs.pop(other, None)
     inputs[name] = cache
@@ -115,6 +118,7 @@ def goes_on(inputs: Mapping[str, Any]) -> bool:
     # a list of tensors is made by the first forward pass
     if isinstance(held, list | tuple):
         return True
+    # of an encoder-decoder's cache the decoder's own half: the other holds the encoder's output, not tokens before
     own = getattr(held, "self_attention_cache", held)
     layers = getattr(own, "layers", None)
     told = [_tells(layer) for layer in ([own] if layers is None else layers)]
@@ -137,6 +141,7 @@ def _tells(layer: Any) -> bool | None:
         told = told()
     if isinstance(told, dict):
         told = any(told.values())
+    # a layer of keys and values has no such state, but counts its tokens
     if not told and hasattr(layer, "get_seq_length"):
         return int(layer.get_seq_length()) > 0
     return None if told is None else bool(told)
@@ -170,4 +175,5 @@ def shift_cache_position(inputs: dict[str, Any], n: int, *, entering: bool) -> N
     if not isinstance(position, Tensor) or inputs.get("cache_params") is not None:
         return
     first = torch.arange(n if entering else 0, device=position.device, dtype=position.dtype)
+    # each token of the call stands `n` places further on than its caller believes
     inputs["cache_position"] = torch.cat([first, position + n])

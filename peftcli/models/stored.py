@@ -100,7 +100,9 @@ class StoredTypes:
         for name in self._types:
             for end in _ends(name):
                 ends.setdefault(end, []).append(name)
+        # one type: every tensor has it, and the ends of a hundred thousand names need not be kept
         self._ends = ends if len(floats) > 1 else {}
+        # what no live name claims was renamed or fused on the way: its types are the best guess for the rest
         rest = {name: dtype for name, dtype in self._types.items() if name not in live and dtype.is_floating_point}
         counts: dict[torch.dtype, int] = {}
         for name, dtype in rest.items():
@@ -113,6 +115,7 @@ class StoredTypes:
             return self._types[name]
         for end in _ends(name):
             found = {self._types[other] for other in self._ends.get(end, ())}
+            # an end that names of different types share decides nothing
             if len(found) == 1:
                 return found.pop()
         return self._rest
@@ -121,4 +124,5 @@ class StoredTypes:
 def _ends(name: str) -> list[str]:
     """Ends of a dotted name that still say which layer it is in, the longest first: two parts at least."""
     parts = name.split(".")
+    # at least two parts: `weight` alone ends every name
     return [".".join(parts[start:]) for start in range(1, max(1, len(parts) - 1))]

@@ -47,11 +47,13 @@ def sublayers(model: nn.Module) -> list[Sublayer]:
 
 def _of_block(block_path: str, block: nn.Module) -> list[Sublayer]:
     named = [(path, module) for path, module in block.named_modules() if path]
+    # cross-attention gets none: AdapterHub leaves it alone as well, unless `cross_adapter` is set
     attention = [path for path, m in named if is_linear(m) and _ATTENTION.search(path) and not _CROSS.search(path)]
     feed_forward = [path for path, m in named if is_linear(m) and not _ATTENTION.search(path)]
     experts = _experts_module(named)
     found: list[tuple[Role, str]] = []
     if attention:
+        # families define the output projection after those of queries, keys and values
         found.append(("attention", attention[-1]))
     if experts is not None:
         found.append(("feed_forward", experts))
@@ -129,6 +131,7 @@ class ResidualTap:
 def _is_stream_norm(block: nn.Module, norm: nn.Module) -> bool:
     """Whether a norm works on the residual stream: norms inside attention (of queries and keys) or inside a mixer, on
     the way to its last linear layer, do not."""
+    # by identity: a path that two modules share would be ambiguous by name
     path = next(path for path, module in block.named_modules() if module is norm)
     holder, _, name = path.rpartition(".")
     parents = holder.split(".") if holder else []

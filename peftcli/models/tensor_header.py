@@ -36,12 +36,15 @@ def tensor_header(path: Path, *, limit_bytes: int = _HEADER_LIMIT_BYTES, max_ten
     for a file that cannot be read."""
     size = path.stat().st_size
     with files.reading_errors(path), files.open_regular(path) as stream:
+        # eight bytes, little-endian: how long the JSON after them is
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        # `{}` is the shortest header; a file shorter than eight bytes fails by its size here
         if length > min(limit_bytes, size - 8) or length < 2:
             raise DamagedHeader("is damaged: its header does not fit")
         raw = stream.read(length)
         holes = system.hole_bytes(stream.fileno(), size) if size > MAX_HOLE_BYTES else 0
+    # counted in the bytes, before a parser builds anything of them
     tensors = raw.count(b'"data_offsets"')
     if tensors > max_tensors:
         raise DamagedHeader(f"names more than {max_tensors:,} tensors")
@@ -55,6 +58,7 @@ def tensor_header(path: Path, *, limit_bytes: int = _HEADER_LIMIT_BYTES, max_ten
         found = {key: (str(value["dtype"]), tuple(value["shape"])) for key, value in parts.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedHeader("is damaged: its header is unreadable") from error
+    # nothing left over: bytes that no tensor owns could hold anything, and be hashed as part of the base
     if extent != size - 8 - length:
         raise DamagedHeader(f"is damaged: it has {size - 8 - length:,} bytes for tensors of {extent:,}")
     if holes > max(MAX_HOLE_BYTES, size // 2):
@@ -64,6 +68,7 @@ def tensor_header(path: Path, *, limit_bytes: int = _HEADER_LIMIT_BYTES, max_ten
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    # the parsers of two libraries would each take another one of them
     if len(found) != len(pairs):
         raise ValueError("a name is given twice")
     return found
@@ -74,9 +79,11 @@ def _extent(parts: Iterable[Mapping[str, Any]]) -> int:
     total = 0
     for part in parts:
         begin, end = part["data_offsets"]
+        # by `type`, for true is an int to `isinstance`
         if not all(type(size) is int and size >= 0 for size in (begin, end, *part["shape"])):
             raise ValueError("a size is not a whole number")
         width = _VALUE_BYTES.get(part["dtype"])
+        # widths of types that are not listed are left to the library, which refuses what it does not know
         if width is not None and end - begin != math.prod(part["shape"]) * width:
             raise ValueError("a tensor does not fill its place")
         total += end - begin

@@ -62,8 +62,10 @@ def _shrunk(document: Mapping[str, Any], layers: int | None, width: int) -> dict
     heads = next((found[name] for name in _HEAD_COUNTS if found.get(name)), None)
     for name in _KEY_VALUE_HEADS:
         if isinstance(found.get(name), int):
+            # grouped heads stay grouped and one shared head stays one: the code for each differs
             found[name] = HEADS if not heads or found[name] >= heads else 1 if found[name] == 1 else HEADS // 2
     for name, size in _sizes(width).items():
+        # `True` is an int; a size of zero or below switches a part off in some families
         if isinstance(found.get(name), int) and not isinstance(found[name], bool) and found[name] > 0:
             found[name] = size
     if layers is not None:
@@ -73,6 +75,7 @@ def _shrunk(document: Mapping[str, Any], layers: int | None, width: int) -> dict
         for name in _BY_LAYER:
             if isinstance(found.get(name), list):
                 found[name] = _some_of_each(found[name], layers)
+    # nested configurations (text, vision) have sizes of their own
     for name, value in found.items():
         if isinstance(value, dict):
             rope = name.startswith("rope_")
@@ -84,6 +87,7 @@ def _some_of_each(kinds: list[Any], count: int) -> list[Any]:
     """The last layers, or one of each of two kinds: a family that mixes kinds has code for both."""
     different = list(dict.fromkeys(map(str, kinds)))
     if len(different) > 1 and count >= len(different):
+        # reversed, so that the first of each kind stays
         first = {str(kind): kind for kind in reversed(kinds)}
         return ([first[name] for name in different] * count)[:count]
     return kinds[:count]
@@ -97,6 +101,7 @@ def _shrunk_rope(rope: Mapping[str, Any], width: int) -> dict[str, Any]:
         if name.endswith("_factor") and isinstance(value, list):
             found[name] = (value * half)[:half]
         elif name == "mrope_section" and isinstance(value, list):
+            # three sections that add up to half a head, as its code demands
             found[name] = [half - 2 * (half // 3), half // 3, half // 3]
         elif isinstance(value, dict):
             found[name] = _shrunk_rope(value, width)
@@ -112,6 +117,7 @@ def write_tiny_base(
     """
     config = shrink(load_config(source), layers=layers, width=width)
     tokenizer = load_tokenizer(source)
+    # the caller's generator must not move, and the same seed gives the same weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -55,6 +55,7 @@ def _fault(file: str, size: int, changed: int) -> str | None:
     child = bounded_process.start(__name__, "try_out", file, seconds, MEMORY_BYTES + MEMORY_PER_BYTE * size)
     try:
         told, _ = child.communicate(timeout=_PATIENCE_SECONDS)
+    # the kernel ends what computes too long; this ends what waits
     except subprocess.TimeoutExpired:
         child.kill()
         told, _ = child.communicate()

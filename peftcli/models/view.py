@@ -39,6 +39,7 @@ def shown_folder(source: BaseSource, *, weights: bool) -> Iterator[Shown]:
     `weights`: with them, else configuration, tokenizer and templates only. Raises `ModelError`, and for a base of the Hub
     what huggingface_hub raises.
     """
+    # a base of the Hub is shown by links too, though its cache is links already: the same files, and no others
     folder = source.folder if source.folder is not None else cached_folder(source, weights=weights)
     names = small_names(folder)
     config = read_model_config(folder) if CONFIG_NAME in names else {}
@@ -57,9 +58,11 @@ def _linked(found: Mapping[str, Path]) -> Iterator[Path]:
         with files.storage_errors(place):
             for name, path in found.items():
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
+                # resolved: a relative link would be read from the new folder
                 _link(place / name, path.resolve(strict=True))
         yield place
     finally:
+        # links only, so nothing of the base goes with it
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -56,6 +56,7 @@ def _messages() -> Iterator[str]:
     while True:
         if interactive:
             print("you>   ", end="", file=sys.stderr, flush=True)
+        # the end of input reads as an empty line
         line = sys.stdin.readline()
         if line.strip() in ENDS:
             return
@@ -77,6 +78,7 @@ class _Writer:
             return
         if not self.is_open:
             if self.after is not None:
+                # the base answers first; its line ends where the tuned model's begins
                 self.after.end()
             print(self.mark, end="")
             self.is_open = True

@@ -38,6 +38,7 @@ def command(
         raise RecipeError("give either --prompt or --input", fix='for instance --prompt "Hello"')
     if output is not None and input_file is None:
         raise RecipeError("--output goes with --input", fix="with --prompt the answer is printed")
+    # before the model is loaded, which takes long; `write_new` makes sure again
     if output is not None and os.path.lexists(output):
         raise StorageError(f"{output} exists", fix="name a new file, or remove this one")
     requests = [text_request(prompt)] if prompt is not None else read_requests(input_file or Path())
@@ -50,6 +51,7 @@ def command(
     writing = writing_of(opened.location, overrides or ())
     for warning in writing.warnings:
         say(f"warning: {warning}")
+    # only a lone prompt is written as it comes: two answers side by side, or a document, need the whole text
     if prompt is not None and not base and not as_json:
         stream_answer(
             opened, requests[0], writing.config, lambda piece: print(piece, end="", flush=True), seed=writing.seed

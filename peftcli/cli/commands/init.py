@@ -64,6 +64,7 @@ def _own_rows(data: Path, base: str, output: Path | None) -> tuple[dict[str, Any
     # a path in a recipe is relative to the recipe
     folder = output.parent if output is not None else Path()
     name = os.path.relpath(data, folder) if not data.is_absolute() else str(data)
+    # a bare name would be taken for a dataset on the Hub once the file is moved away
     train = name if os.path.dirname(name) else f"./{name}"
     how = "tokens" if found.measured else "tokens, estimated from characters"
     told = (

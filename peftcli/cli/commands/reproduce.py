@@ -41,6 +41,7 @@ def command(
     from peftcli.reproduce.junit import junit_xml, result_paths
     from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text, verdict
 
+    # a fault in the recipe, or in the paths to write, comes before hours of training
     load_recipe(recipe_of(path), overrides or ())
     markdown = None if junit is None else result_paths(junit)
     result = reproduce(
@@ -55,6 +56,7 @@ def command(
         files.write_text(junit, junit_xml(result))
     if markdown is not None:
         files.write_text(markdown, reproduction_markdown(result))
+    # where GitHub Actions reads what it shows on the job's page
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append_line(Path(summary), reproduction_markdown(result))
     error = None if result.held else CheckFailed(verdict(result), where=result.folder)

@@ -20,6 +20,7 @@ def reads(fields: Mapping[str, Any]) -> bool:
 def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     """The adapter in our terms. Raises `AdapterError` for what is not here."""
     fields = shared_fields(model, foreign) | {
+        # its other starts (`houlsby`, `mam_adapter`) have no name here; the file's tensors replace the start anyway
         "init_weights": "bert" if foreign.fields.get("init_weights", "bert") == "bert" else "zero"
     }
     config = config_of(BottleneckConfig, foreign, fields)

@@ -31,6 +31,7 @@ class BottleneckLayer(SublayerLayer):
         how = self.config.init_weights
         with torch.no_grad():
             _start(self.adapter_down, "normal" if how == "bert" else "uniform", generator)
+            # uniform down and zero up: the start is the base, and a gradient still reaches the down projection's output
             _start(self.adapter_up, "normal" if how == "bert" else "zero", generator)
 
 
@@ -39,6 +40,8 @@ def _start(linear: nn.Linear, how: str, generator: torch.Generator) -> None:
     if how == "zero":
         linear.weight.zero_()
     elif how == "normal":
+        # 0.02 is the standard deviation BERT itself starts with; drawn on the CPU, so that every device has the same
+        # start
         linear.weight.copy_(torch.empty(shape).normal_(0.0, 0.02, generator=generator))
     else:
         linear.weight.copy_(kaiming_uniform(shape, generator))
@@ -73,6 +76,7 @@ class Bottleneck(SublayersMethod[BottleneckConfig]):
         tap: ResidualTap | None,
         sublayer: Sublayer,
     ) -> BottleneckLayer:
+        # at least one unit: a factor above the width is no error in AdapterHub either
         size = max(1, int(width // config.reduction_factor))
         where: dict[str, Any] = {"device": next(sublayer.output.parameters()).device, "bias": config.bias}
         pair = (nn.Linear(width, size, **where), nn.Linear(size, width, **where))

@@ -44,6 +44,7 @@ class LnTuningAdapter(LinearsAdapter):
 
     def resolved_fields(self) -> dict[str, Any]:
         changes = super().resolved_fields()
+        # a file of the reference must name its modules: without names it would look for its own list of families
         if self.config.target_modules is None:
             changes["target_modules"] = shortest_names(self.sites, self.model)
         return changes
@@ -70,6 +71,7 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
         norms = {path: module for path, module in candidates.items() if is_norm(module)}
         if not norms:
             raise AdapterError("ln_tuning trains norms, and this model has none with parameters")
+        # a file says by its keys which norms it holds, which outlives a change of the default
         if shapes is not None and not config.target_modules:
             return self.held(norms, shapes)
         by_default = config.target_modules is None

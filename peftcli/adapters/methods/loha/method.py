@@ -51,6 +51,7 @@ class LohaLayer(AdapterLayer):
     def _update(self, x: Tensor) -> Tensor:
         if self.thin:
             spread, gather = self.factors()
+            # gather first: the input shrinks to r^2 before it is spread
             return F.linear(F.linear(x, gather), spread)
         return F.linear(x, (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b))
 
@@ -66,6 +67,7 @@ class LohaLayer(AdapterLayer):
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
         for name, tensor in self.tensors().items():
+            # one zero factor makes the product zero, and leaves the other three a start that gradients can move
             if name == "hada_w2_b" and self.config.init_weights:
                 tensor.zero_()
             else:
@@ -73,6 +75,7 @@ class LohaLayer(AdapterLayer):
 
     def delta_weight(self) -> Tensor:
         """s (w1_a w1_b) * (w2_a w2_b), float32, (out_features, in_features)."""
+        # float32 whatever the adapter's dtype: products of halves lose bits in bfloat16
         w1_a, w1_b, w2_a, w2_b = (tensor.detach().float() for tensor in self.tensors().values())
         return (w1_a @ w1_b) * (w2_a @ w2_b) * self.scaling
 

@@ -36,9 +36,11 @@ class TokenEncoder(PromptEncoder):
                 width, hidden, config.encoder_num_layers, dropout=config.encoder_dropout,
                 bidirectional=True, batch_first=True,
             )  # fmt: skip
+            # both directions are joined, so that the head reads twice the width
             sizes = [2 * hidden, 2 * hidden, width]
         else:
             sizes = [width, hidden, hidden, width]
+        # no activation before the first layer nor after the last: rows may have any sign
         layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
         for before, after in itertools.pairwise(sizes[1:]):
             layers += [nn.ReLU(), nn.Linear(before, after)]
@@ -48,6 +50,7 @@ class TokenEncoder(PromptEncoder):
         inputs: Tensor = self.embedding.weight
         if self.lstm_head is None:
             return inputs
+        # one sequence of all rows: the LSTM reads them as a sentence
         states: Tensor = self.lstm_head(inputs[None])[0][0]
         return states
 
@@ -71,6 +74,7 @@ class PTuningAdapter(InputPromptAdapter):
     def file_config(self) -> PTuningConfig:
         table = weight_view(self.sites.embedding)
         hidden = self.config.encoder_hidden_size or table.shape[1]
+        # the width that was used is written, as the reference does, rather than null
         return self.config.model_copy(update={"encoder_hidden_size": hidden})
 
 

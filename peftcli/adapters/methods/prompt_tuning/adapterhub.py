@@ -25,6 +25,7 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     combine = foreign.fields.get("combine", "prefix")
     foreign.refuse([] if combine == "prefix" else [f"prompts that are not in front (combine: {combine})"])
     foreign.refuse_strangers(key for key in foreign.tensors if not key.endswith(_ROWS))
+    # AdapterHub puts the adapter's name before the key, so only its end is known
     rows = [value for key, value in foreign.tensors.items() if key.endswith(_ROWS)]
     if len(rows) != 1 or rows[0].dim() != 2:
         raise AdapterError(f"expected one prompt, found {len(rows)}", where=str(foreign.path), fix="get it again")

@@ -55,6 +55,8 @@ class BehindEmbeddings(PromptTuningAdapter):
     """The same rows, put in front of what the base's whole embedding block makes of the input."""
 
     def hook(self) -> Iterable[RemovableHandle]:
+        # the mask is lengthened before the backbone reads it, rows are written after the block that embeds, and they
+        # are cut off what comes out
         yield self.sites.backbone.register_forward_pre_hook(self.extend, with_kwargs=True)
         yield embedding_block(self.sites).register_forward_hook(self.write_rows)
         yield self.sites.backbone.register_forward_hook(self.strip)
@@ -69,6 +71,7 @@ class BehindEmbeddings(PromptTuningAdapter):
         return (), inputs
 
     def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        # once for each call of the backbone: a decoder may run the block again
         if not self._rows_due:
             return None
         self._rows_due = False
@@ -76,6 +79,7 @@ class BehindEmbeddings(PromptTuningAdapter):
 
 
 def embedding_block(sites: PromptSites) -> nn.Module:
+    # the innermost would be the table itself; the first that holds it directly is the block
     """The part of the backbone that embeds tokens, positions and types together. `AdapterError` where there is none."""
     for module in sites.backbone.modules():
         if module is not sites.backbone and any(child is sites.embedding for child in module.children()):
@@ -93,6 +97,7 @@ class PromptTuning(Method):
 
     def build(self, model: nn.Module, config: PromptTuningConfig, shapes: Shapes | None) -> PromptTuningAdapter:
         sites = prompt_sites(model)
+        # fails here, before anything is hung on the model
         if config.behind_embeddings:
             embedding_block(sites)
         table = weight_view(sites.embedding)
