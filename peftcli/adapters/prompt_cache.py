@@ -127,6 +127,7 @@ class PrefixAdapter(PromptAdapter):
         return True
 
     def added_positions(self) -> int:
+        """How many positions the prefix takes from the model's own."""
         return self.total_rows if self.counts_as_tokens else 0
 
     def _state_positions(self, inputs: dict[str, Any], cached: int) -> None:

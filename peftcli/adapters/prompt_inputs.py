@@ -80,6 +80,7 @@ class InputPromptAdapter(PromptAdapter):
         return self.config.num_virtual_tokens
 
     def added_positions(self) -> int:
+        """How many positions the prompt takes from the model's own."""
         return self.num_rows
 
     def hook(self) -> Iterable[RemovableHandle]:

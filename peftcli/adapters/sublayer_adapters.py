@@ -70,6 +70,7 @@ class SublayerLayer(AdapterLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:
+        """The sublayer's output with the small network's update: the equations above, (batch, seq, hidden)."""
         result = self.base_layer(*args, **kwargs)
         # attention answers with its weights and its cache beside the states; those are passed on untouched
         if isinstance(result, tuple):
@@ -132,6 +133,7 @@ class SublayerLayer(AdapterLayer):
         """Start values of the two projections."""
 
     def merged(self) -> dict[str, Tensor]:
+        """Raises `MergeError`."""
         raise MergeError(
             "adapter layers cannot be merged: their non-linearity has no weight-space form",
             fix="serve the adapter beside its base instead",
@@ -156,6 +158,7 @@ class SublayersAdapter(LayersAdapter):
         return self.taps[block_path]
 
     def remove(self) -> None:
+        """As in the base class, with the taps."""
         # taps go first: their hooks stand on blocks that the wrappers leave to the base
         for tap in self.taps.values():
             tap.remove()
@@ -163,6 +166,7 @@ class SublayersAdapter(LayersAdapter):
         super().remove()
 
     def entries(self) -> list[Entry]:
+        """Projections and norms, then modules that are saved whole."""
         saved = [pair for pair in self.layers if isinstance(pair[1], SelectedParameters)]
         # a saved copy is named by its module's own path, so its entry under the wrapper's name is dropped
         kept = {id(layer.copies[name]) for _, layer in saved for name in layer.copies}

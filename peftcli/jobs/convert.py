@@ -66,6 +66,7 @@ class ConvertReport:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
         cuts = [{**asdict(cut), "relative_error": cut.relative_error} for cut in self.layers]
         lists = {"kept_whole": list(self.kept_whole), "notes": list(self.notes)}
         return {**asdict(self), "layers": cuts, **lists}

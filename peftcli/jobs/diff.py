@@ -62,6 +62,7 @@ class DiffReport:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
         return {
             **asdict(self),
             "lock": None if self.lock is None else [item.to_dict() for item in self.lock],

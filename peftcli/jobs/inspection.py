@@ -49,6 +49,7 @@ class Inspection:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
         return {**asdict(self), "updates": [asdict(item) for item in self.updates], "notes": list(self.notes)}
 
 

@@ -56,9 +56,11 @@ class SmokeReport:
 
     @property
     def seconds(self) -> float:
+        """Of all stages."""
         return sum(stage.seconds or 0.0 for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
         return {
             "recipe": self.recipe,
             "passed": [stage.name for stage in self.stages],

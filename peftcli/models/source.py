@@ -40,6 +40,7 @@ class BaseSource:
 
     @property
     def is_local(self) -> bool:
+        """Whether it is a folder, built in or the user's own, and not of the Hub."""
         return self.folder is not None
 
 

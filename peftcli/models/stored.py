@@ -31,9 +31,11 @@ class StoredTensor:
 
     @property
     def is_float(self) -> bool:
+        """Whether it holds floating-point numbers of a type that has a name."""
         return self.dtype is not None and self.dtype.is_floating_point
 
     def read(self) -> Tensor:
+        """Its values, read from the file."""
         with safe_open(self.file, "pt") as opened:
             tensor: Tensor = opened.get_tensor(self.name)
         return tensor

@@ -106,6 +106,7 @@ class ResidualTap:
                 self._handles.append(module.register_forward_hook(self._norm_called))
 
     def remove(self) -> None:
+        """Takes the hooks away."""
         for handle in self._handles:
             handle.remove()
 

@@ -24,6 +24,7 @@ class Case:
     model: Callable[[], nn.Module] | None = field(default=None, compare=False)
 
     def fresh(self) -> nn.Module:
+        """The model without an adapter, built again."""
         return self.model() if self.model is not None else tiny_model(self.family)
 
     def context(self, seed: int = 0) -> InitContext:
@@ -39,6 +40,7 @@ class Case:
         return InitContext(torch.Generator().manual_seed(seed), tokenizer=None, batches=batches, loss=loss)
 
     def attached(self, seed: int = 0) -> nn.Module:
+        """With the adapter at its start."""
         model = self.fresh()
         attach(model, dict(self.section), context=self.context(seed))
         return model
@@ -65,6 +67,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
+        """Whether nothing failed."""
         return self.error is None
 
 

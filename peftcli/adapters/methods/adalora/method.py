@@ -56,6 +56,7 @@ class AdaloraAdapter(LinearsAdapter):
     # -- training ------------------------------------------------------------------------------------------------
 
     def after_step(self, step: int, total_steps: int) -> None:
+        """Measures importance, and prunes or masks the triplets as the schedule has it (Algorithm 1)."""
         if self.config.rank_pattern:
             return  # loaded pruned: the tensors hold nothing but what is left
         self.total_steps.fill_(total_steps)
@@ -83,6 +84,7 @@ class AdaloraAdapter(LinearsAdapter):
             self.settled.fill_(True)
 
     def extra_loss(self) -> Tensor | None:
+        """orth_reg_weight times the mean of ||P P^T - I|| over all A and B (eq. 4); None where the weight is 0."""
         if self.config.orth_reg_weight == 0:
             return None
         terms = [layer.orthogonality() for _, layer in self.triplets()]
@@ -92,6 +94,7 @@ class AdaloraAdapter(LinearsAdapter):
     # -- tensors -------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
+        """As in the base class; once pruning has ended, each tensor goes to disk with the triplets that are left alone."""
         found = super().entries()
         if not bool(self.settled) or self.config.rank_pattern:
             return found
@@ -103,6 +106,7 @@ class AdaloraAdapter(LinearsAdapter):
         return found
 
     def state(self) -> dict[str, Tensor]:
+        """Also what the schedule remembers: importance by triplet, what is left, the steps in all."""
         tensors = super().state() | {"settled": self.settled, "total_steps": self.total_steps}
         for path, importance in self.importance.items():
             tensors[f"{path}.left"] = self.left[path]
@@ -112,6 +116,7 @@ class AdaloraAdapter(LinearsAdapter):
         return tensors
 
     def resolved_fields(self) -> dict[str, Any]:
+        """Steps of the schedule as they were used, and with pruning over `rank_pattern`."""
         schedule = Schedule.of(self.config, int(self.total_steps))
         # the reference refuses a file without steps to prune in
         total = max(schedule.total, schedule.tinit + schedule.tfinal + 1)
@@ -145,6 +150,7 @@ class Adalora(LinearsMethod[AdaloraConfig]):
         return "targets" if config.bias == "lora_only" else config.bias
 
     def faults(self, config: AdaloraConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """A rank above what the layer allows, or one that the file's tensors do not have."""
         r = _rank(config, path)
         if shapes is None:
             limit = min(weight_view(module).shape)
@@ -158,6 +164,7 @@ class Adalora(LinearsMethod[AdaloraConfig]):
         return AdaloraLinear(module, _rank(config, path), config)
 
     def finish(self, adapter: LayersAdapter, config: AdaloraConfig, shapes: Shapes | None) -> None:
+        """As in the base class; then the schedule gets its memory."""
         super().finish(adapter, config, shapes)
         assert isinstance(adapter, AdaloraAdapter)
         adapter.prepare()

@@ -42,6 +42,7 @@ class PromptedAttention(AdapterLayer):
         self.adaption_gate = nn.Parameter(torch.empty(1, device=device))
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:
+        """attention(x) + W_o (g softmax(q K_p^T / sqrt(d)) V_p), (batch, length, hidden)."""
         result = self.base_layer(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         positions = kwargs.get("position_embeddings")
@@ -97,11 +98,13 @@ class PromptedAttention(AdapterLayer):
         return {"adaption_prompt": self.adaption_prompt, "adaption_gate": self.adaption_gate}
 
     def initialise(self, context: InitContext) -> None:
+        """P normal, g zero."""
         with torch.no_grad():
             self.adaption_prompt.copy_(torch.randn(self.adaption_prompt.shape, generator=context.generator))
             self.adaption_gate.zero_()
 
     def merged(self) -> dict[str, Tensor]:
+        """Raises `MergeError`."""
         raise cannot_merge("adaption_prompt", "what it adds depends on every token, no weight can stand for it")
 
 
@@ -155,6 +158,7 @@ class AdaptionPrompt(LayersMethod[AdaptionPromptConfig]):
     config_class = AdaptionPromptConfig
 
     def sites(self, model: nn.Module, config: AdaptionPromptConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        """The attentions of the last `adapter_layers` blocks that it can adapt, by path."""
         supported = dict(_attentions(model))
         if not supported:
             raise AdapterError(
@@ -177,6 +181,7 @@ class AdaptionPrompt(LayersMethod[AdaptionPromptConfig]):
     def layer(
         self, config: AdaptionPromptConfig, path: str, module: nn.Module, shapes: Shapes | None
     ) -> PromptedAttention:
+        """The attention with a prompt (1, adapter_len, width of its output)."""
         width = weight_view(_output(module)).shape[0]
         check_shape(f"{FILE_PREFIX}{path}.adaption_prompt", (1, config.adapter_len, width), shapes)
         return PromptedAttention(module, config.adapter_len, width)
@@ -191,6 +196,7 @@ class AdaptionPromptAdapter(LayersAdapter):
     config: AdaptionPromptConfig
 
     def file_config(self) -> AdaptionPromptConfig:
+        """With the attention's name and the number of layers, which the reference looks for."""
         names = {path.rsplit(".", 1)[-1] for path in self.targets()}
         changes = {"target_modules": self.config.target_modules or min(names), "adapter_layers": len(self.layers)}
         return self.config.model_copy(update=changes)

@@ -28,6 +28,7 @@ class BottleneckConfig(SublayerConfig):
     }
 
     def own_learning_rate(self) -> float:
+        """The default, by the placement and the root of the scale."""
         # measured: the best rate falls with the root of the scale, and doubles where the adapter reads the sublayer
         scale = self.scaling if isinstance(self.scaling, float) else 1.0
         beside = 1.0 if self.placement == "parallel" else 2.0

@@ -28,6 +28,7 @@ class BottleneckLayer(SublayerLayer):
     adapter_up: nn.Linear
 
     def start_projections(self, generator: torch.Generator) -> None:
+        """`bert`: normal weights on both sides; `zero`: Kaiming-uniform down, zero up. Biases zero."""
         how = self.config.init_weights
         with torch.no_grad():
             _start(self.adapter_down, "normal" if how == "bert" else "uniform", generator)
@@ -76,6 +77,7 @@ class Bottleneck(SublayersMethod[BottleneckConfig]):
         tap: ResidualTap | None,
         sublayer: Sublayer,
     ) -> BottleneckLayer:
+        """The wrapper of one sublayer, (hidden -> hidden / reduction_factor -> hidden)."""
         # at least one unit: a factor above the width is no error in AdapterHub either
         size = max(1, int(width // config.reduction_factor))
         where: dict[str, Any] = {"device": next(sublayer.output.parameters()).device, "bias": config.bias}

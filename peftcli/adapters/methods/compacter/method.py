@@ -55,6 +55,7 @@ class Projection(nn.Module):
             self.register_parameter("b", None)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x H + b."""
         product = x @ self.matrix()
         return product if self.b is None else product + self.b
 
@@ -115,11 +116,13 @@ class CompacterLayer(SublayerLayer):
     adapter_up: Projection
 
     def tensors(self) -> dict[str, Tensor]:
+        """The factors of both projections, a rule only where each has its own, then scaling and norms."""
         parts = {"adapter_down": self.adapter_down, "adapter_up": self.adapter_up}
         found = {f"{name}.{leaf}": value for name, part in parts.items() for leaf, value in part.own_tensors().items()}
         return found | {name: value for name, value in super().tensors().items() if not name.startswith(tuple(parts))}
 
     def start_projections(self, generator: torch.Generator) -> None:
+        """Rules that are not shared, then both projections; `zero` makes the one up zero."""
         identity = self.config.init_weights == "zero"
         for part in (self.adapter_down, self.adapter_up):
             if not part.shares_rule:
@@ -138,10 +141,12 @@ class CompacterAdapter(SublayersAdapter):
         self.rule = new_rule(config, device) if config.shared_phm_rule else None
 
     def entries(self) -> list[Entry]:
+        """The shared rule first, which no layer owns."""
         own = super().entries()
         return own if self.rule is None else [Entry(RULE_KEY, self.rule), *own]
 
     def initialise(self, context: InitContext) -> None:
+        """The shared rule is drawn before any layer."""
         if self.rule is not None:
             start_rule(self.rule, self.config, context.generator)
         super().initialise(context)

@@ -34,6 +34,7 @@ class HraLayer(AdapterLayer):
         self.hra_u = nn.Parameter(torch.empty(view.shape[1], config.r, device=view.device))
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """W R x + b, (..., out_features)."""
         directions, mixing = self.factors()
         exact = x.to(directions.dtype)
         # a row holds x^T, so R x is x^T R^T there
@@ -56,6 +57,7 @@ class HraLayer(AdapterLayer):
 
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
+        """Equal neighbours, whose reflections cancel; `init_weights: false`: Kaiming-uniform columns."""
         width, r = self.hra_u.shape
         if not self.config.init_weights:
             self.hra_u.copy_(kaiming_uniform((r, width), context.generator).T)
@@ -66,6 +68,7 @@ class HraLayer(AdapterLayer):
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
+        """W R, as W - W V S^-1 V^T."""
         view = weight_view(unwrapped(self.base_layer))
         directions, mixing = (factor.float() for factor in self.factors())
         dense = view.dense()
@@ -94,6 +97,7 @@ class Hra(LinearsMethod[HraConfig]):
         return "targets" if config.bias == "hra_only" else config.bias
 
     def faults(self, config: HraConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """A rank above the layer's inputs, or one that the file's tensor does not have."""
         width = weight_view(module).shape[1]
         return rank_faults(path, module, config.r, shapes, "hra_u", axis=1, limit=width)
 

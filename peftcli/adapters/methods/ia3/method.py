@@ -38,6 +38,7 @@ class Ia3Layer(AdapterLayer):
         self.ia3_l = nn.Parameter(torch.empty(shape, device=view.device))
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """l * (W x + b), or W (l * x) + b in a feed-forward layer."""
         factors = self.ia3_l.flatten()
         if self.feedforward:
             # scaled in the type of the factors, then rounded once
@@ -50,12 +51,14 @@ class Ia3Layer(AdapterLayer):
 
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
+        """Ones; `init_ia3_weights: false`: normal."""
         if self.config.init_ia3_weights:
             self.ia3_l.fill_(1.0)
         else:
             self.ia3_l.copy_(torch.empty(self.ia3_l.shape).normal_(generator=context.generator))
 
     def merged(self) -> dict[str, Tensor]:
+        """diag(l) W and l * b, or W diag(l) with b as it is."""
         view = weight_view(unwrapped(self.base_layer))
         factors = self.ia3_l.detach().float()
         new = {"weight": view.stored(view.dense() * factors)}
@@ -75,6 +78,7 @@ class Ia3Adapter(LinearsAdapter):
         return False
 
     def resolved_fields(self) -> dict[str, Any]:
+        """The feed-forward layers by path, where the recipe left them to the default."""
         changes = super().resolved_fields()
         if self.config.feedforward_modules is None:
             inner = [path for path, layer in self.layers if isinstance(layer, Ia3Layer) and layer.feedforward]
@@ -95,6 +99,7 @@ class Ia3(LinearsMethod[Ia3Config]):
         return Ia3Adapter(model, config)
 
     def layer(self, config: Ia3Config, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        """The wrapper; which side it scales is what the file's tensor says, else what the configuration does."""
         shape = (shapes or {}).get(f"{FILE_PREFIX}{path}.ia3_l")
         if shape is not None and config.feedforward_modules is None:
             # left to the reference's table of families: the tensor itself says which side it scales
@@ -102,6 +107,7 @@ class Ia3(LinearsMethod[Ia3Config]):
         return Ia3Layer(module, config, feedforward=is_feedforward(config, path))
 
     def finish(self, adapter: LayersAdapter, config: Ia3Config, shapes: Shapes | None) -> None:
+        """As in the base class; `AdapterError` for feed-forward entries that name no target."""
         super().finish(adapter, config, shapes)
         entries = config.feedforward_modules or []
         if isinstance(entries, str) or shapes is not None:

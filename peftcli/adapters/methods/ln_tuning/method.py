@@ -31,6 +31,7 @@ class NormCopy(SelectedParameters):
     """A norm that runs with trained copies of all its parameters."""
 
     def tensors(self) -> dict[str, Tensor]:
+        """Name -> copy, under the reference's prefix."""
         return {SEGMENT + name: tensor for name, tensor in super().tensors().items()}
 
 
@@ -43,6 +44,7 @@ class LnTuningAdapter(LinearsAdapter):
         return selected_entries(self.layers)
 
     def resolved_fields(self) -> dict[str, Any]:
+        """The norms by name, where the recipe left them to the default."""
         changes = super().resolved_fields()
         # a file of the reference must name its modules: without names it would look for its own list of families
         if self.config.target_modules is None:
@@ -60,13 +62,16 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
         return LnTuningAdapter(model, config)
 
     def supports(self, module: nn.Module) -> bool:
+        """Norms, and nothing else."""
         return is_norm(module)
 
     def idle(self, seen: Participation, path: str) -> str | None:
+        """Why a norm's weight takes no part in an answer; None where it does."""
         # copies stand in for a norm's parameters however they are read
         return seen.idle.get(f"{path}.weight")
 
     def found(self, model: nn.Module, config: LnTuningConfig, shapes: Shapes | None) -> Mapping[str, nn.Module]:
+        """Norms that the configuration names; by default those of the residual stream, from a file those it holds."""
         candidates = dict(named_base_modules(model))
         norms = {path: module for path, module in candidates.items() if is_norm(module)}
         if not norms:
@@ -88,11 +93,13 @@ class LnTuning(LinearsMethod[LnTuningConfig]):
         )
 
     def layer(self, config: LnTuningConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
+        """The norm with copies of all its own parameters."""
         return NormCopy(module, [name for name, _ in module.named_parameters(recurse=False)])
 
     def place(
         self, adapter: LayersAdapter, config: LnTuningConfig, path: str, module: nn.Module, shapes: Shapes | None
     ) -> None:
+        """Wraps a norm and remembers it as a target."""
         adapter.wrap(path, self.layer(config, path, module, shapes))
         assert isinstance(adapter, LnTuningAdapter)
         adapter.sites.append(path)

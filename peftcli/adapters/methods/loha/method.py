@@ -41,6 +41,7 @@ class LohaLayer(AdapterLayer):
         self.thin = r * r <= min(out_features, in_features) // 4
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """W x + b + s ((w1_a w1_b) * (w2_a w2_b)) x, (..., out_features)."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if drops_module(self.config.module_dropout, self.training):
             return result
@@ -66,6 +67,7 @@ class LohaLayer(AdapterLayer):
 
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
+        """w2_b zero, the others Kaiming-uniform; all of them with `init_weights: false`."""
         for name, tensor in self.tensors().items():
             # one zero factor makes the product zero, and leaves the other three a start that gradients can move
             if name == "hada_w2_b" and self.config.init_weights:
@@ -80,6 +82,7 @@ class LohaLayer(AdapterLayer):
         return (w1_a @ w1_b) * (w2_a @ w2_b) * self.scaling
 
     def merged(self) -> dict[str, Tensor]:
+        """W + s (w1_a w1_b) * (w2_a w2_b)."""
         view = weight_view(unwrapped(self.base_layer))
         return {"weight": view.stored(view.dense() + self.delta_weight())}
 
@@ -103,6 +106,7 @@ class Loha(LinearsMethod[LohaConfig]):
         return LohaAdapter(model, config)
 
     def faults(self, config: LohaConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """A rank that the file's tensors do not have."""
         return rank_faults(path, module, _rank(config, path), shapes, "hada_w1_b")
 
     def layer(self, config: LohaConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:

@@ -73,4 +73,5 @@ class LokrConfig(TargetedConfig):
 
     @classmethod
     def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        """`rank_dropout_scale` where there is no `rank_dropout` to scale."""
         return {} if document.get("rank_dropout") else {"rank_dropout_scale": False}

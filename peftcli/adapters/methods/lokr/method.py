@@ -57,6 +57,7 @@ class LokrLayer(AdapterLayer):
         return self.get_parameter(f"{name}_a") @ self.get_parameter(f"{name}_b")
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """W x + b + s kron(w1, w2) x, (..., out_features)."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if drops_module(self.config.module_dropout, self.training):
             return result
@@ -76,6 +77,7 @@ class LokrLayer(AdapterLayer):
 
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
+        """w1 zero, the rest Kaiming-uniform; `lycoris`: w2 zero in its place; `false`: nothing zero."""
         how = self.config.init_weights
         zero = {"lokr_w2": how == "lycoris", "lokr_w1": how is True}
         for name, tensor in self.tensors().items():
@@ -91,6 +93,7 @@ class LokrLayer(AdapterLayer):
         return torch.kron(w1, w2) * self.scaling
 
     def merged(self) -> dict[str, Tensor]:
+        """W + s kron(w1, w2)."""
         view = weight_view(unwrapped(self.base_layer))
         return {"weight": view.stored(view.dense() + self.delta_weight())}
 
@@ -130,6 +133,7 @@ class Lokr(LinearsMethod[LokrConfig]):
         return LokrAdapter(model, config)
 
     def faults(self, config: LokrConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """Tensors of the file in other shapes than the configuration gives them."""
         expected = factor_shapes(weight_view(module).shape, _rank(config, path), config)
         return [
             Fault(f"`{path}.{name}` has shape {list(found)}, the configuration makes it {list(shape)}")

@@ -52,6 +52,7 @@ class OftLayer(AdapterLayer):
         self.oft_R = nn.Parameter(torch.empty(rows, self.size * (self.size - 1) // 2, device=view.device))
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """W (R^T x) + b, (..., out_features)."""
         if self.config.coft and self.training and torch.is_grad_enabled():
             self._project()
         parts = x.to(self.oft_R.dtype).unflatten(-1, (self.blocks, self.size))  # (..., blocks, b)
@@ -115,6 +116,7 @@ class OftLayer(AdapterLayer):
 
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
+        """Q zero, so that R is the identity; `init_weights: false`: normal, deviation 0.1."""
         if self.config.init_weights:
             self.oft_R.zero_()
         else:
@@ -122,6 +124,7 @@ class OftLayer(AdapterLayer):
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
+        """W blockdiag(R)^T."""
         view = weight_view(unwrapped(self.base_layer))
         parts = view.dense().unflatten(-1, (self.blocks, self.size))  # (out, blocks, b)
         rotation = self.rotation().float().expand(self.blocks, -1, -1)
@@ -167,6 +170,7 @@ class Oft(LinearsMethod[OftConfig]):
         return "targets" if config.bias == "oft_only" else config.bias
 
     def faults(self, config: OftConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """Blocks of one, which cannot turn, or a file's tensor in another shape than the configuration gives it."""
         in_features = weight_view(module).shape[1]
         size = block_size(in_features, config)
         if shapes is None and size < 2:

@@ -38,6 +38,7 @@ class PTuningConfig(PromptConfig):
 
     @classmethod
     def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the LSTM beside an MLP, and dropout between layers of an LSTM that has one."""
         if document.get("encoder_reparameterization_type") != "LSTM":
             return {"encoder_num_layers": 2, "encoder_dropout": 0.0}
         return {"encoder_dropout": 0.0} if document.get("encoder_num_layers") == 1 else {}

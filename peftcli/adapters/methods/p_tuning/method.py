@@ -55,10 +55,12 @@ class TokenEncoder(PromptEncoder):
         return states
 
     def forward(self) -> Tensor:
+        """P (n, width)."""
         rows: Tensor = self.mlp_head(self._encoded())
         return rows
 
     def initialise(self, context: InitContext) -> None:
+        """As each layer starts by default, from the context's generator."""
         restart(self, context.generator)
 
 

@@ -45,6 +45,7 @@ class PrefixTuningConfig(PromptConfig):
     """The text of a `text` start; default: the first training rows."""
 
     def own_learning_rate(self) -> float:
+        """The default; a tenth of it with a network."""
         # the network multiplies a step: measured best at a tenth of the plain prefix's rate
         return self.learning_rate / 10 if self.prefix_projection else self.learning_rate
 

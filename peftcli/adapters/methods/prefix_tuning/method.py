@@ -41,6 +41,7 @@ class PrefixEncoder(PromptEncoder):
         self.transform = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, site.width))
 
     def forward(self) -> Tensor:
+        """P (n, 2 x layers x width of a layer's keys)."""
         rows: Tensor = self.transform(self.embedding.weight)
         return rows
 
@@ -65,6 +66,7 @@ class PrefixTuningAdapter(PrefixAdapter):
         return self.config.shift_positions
 
     def initialise(self, context: InitContext) -> None:
+        """As in the base class, then from `prefix_init`: zeros, or what the base computes for a text."""
         super().initialise(context)
         if self.config.prefix_init == "random":
             return

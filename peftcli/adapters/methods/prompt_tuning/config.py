@@ -42,6 +42,7 @@ class PromptTuningConfig(PromptConfig):
 
     @classmethod
     def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The text of a start that is not `TEXT`."""
         return {} if document.get("prompt_tuning_init") == "TEXT" else {"prompt_tuning_init_text": None}
 
     @model_validator(mode="after")

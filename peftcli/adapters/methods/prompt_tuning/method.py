@@ -33,6 +33,7 @@ class PromptTuningAdapter(InputPromptAdapter):
     config: PromptTuningConfig
 
     def initialise(self, context: InitContext) -> None:
+        """From random rows, rows of drawn tokens or those of a text, as `prompt_tuning_init` says."""
         super().initialise(context)
         with torch.no_grad():
             self.prompt().copy_(self._start(context))
@@ -62,6 +63,7 @@ class BehindEmbeddings(PromptTuningAdapter):
         yield self.sites.backbone.register_forward_hook(self.strip)
 
     def extend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """Forward pre-hook of the backbone: its mask made longer; the rows come after its embedding block."""
         self._extended = self._rows_due = self.enabled
         if not self.enabled:
             return None
@@ -71,6 +73,7 @@ class BehindEmbeddings(PromptTuningAdapter):
         return (), inputs
 
     def write_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook of the embedding block: the prompt in front of what it makes."""
         # once for each call of the backbone: a decoder may run the block again
         if not self._rows_due:
             return None

@@ -66,6 +66,7 @@ class VeraLayer(AdapterLayer):
         return self.shared.A[:, : self.in_features], self.shared.B[: self.out_features]
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """W x + bias + b * (B (d * (A dropout(x)))), (..., out_features)."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
         a, b = self.pair()
         inner = self.vera_lambda_d * F.linear(self.dropout(x.to(self.vera_lambda_d.dtype)), a)
@@ -76,6 +77,7 @@ class VeraLayer(AdapterLayer):
 
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
+        """d at `d_initial`, b zero; `init_weights: false`: both normal."""
         if self.config.init_weights:
             self.vera_lambda_d.fill_(self.config.d_initial)
             self.vera_lambda_b.zero_()
@@ -91,6 +93,7 @@ class VeraLayer(AdapterLayer):
         return self.vera_lambda_b.detach().float()[:, None] * (b.float() @ inner)
 
     def merged(self) -> dict[str, Tensor]:
+        """W + diag(b) B diag(d) A."""
         view = weight_view(unwrapped(self.base_layer))
         return {"weight": view.stored(view.dense() + self.delta_weight())}
 
@@ -105,6 +108,7 @@ class VeraAdapter(LinearsAdapter):
         return [layer for _, layer in self.layers if isinstance(layer, VeraLayer)]
 
     def entries(self) -> list[Entry]:
+        """With the frozen pair, where `save_projection` asks for it."""
         found = super().entries()
         if self.config.save_projection:
             shared = self.vera_layers()[0].shared
@@ -129,6 +133,7 @@ class Vera(LinearsMethod[VeraConfig]):
         return "targets" if config.bias == "vera_only" else config.bias
 
     def faults(self, config: VeraConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
+        """A rank that the file's projection does not have."""
         found = None if shapes is None else shapes.get(PROJECTION_KEYS[0])
         if found is not None and found[:1] != (config.r,):
             return [Fault(f"adapter_config.json gives rank {config.r}, `{PROJECTION_KEYS[0]}` has shape {list(found)}")]
@@ -138,6 +143,7 @@ class Vera(LinearsMethod[VeraConfig]):
         return VeraLayer(module, config)
 
     def finish(self, adapter: LayersAdapter, config: VeraConfig, shapes: Shapes | None) -> None:
+        """Draws the shared pair, as large as the largest layer needs, and gives it to every layer."""
         assert isinstance(adapter, VeraAdapter)
         layers = adapter.vera_layers()
         devices = {layer.vera_lambda_d.device for layer in layers}
