@@ -538,6 +538,7 @@ def exchange_folders(one: Path, other: Path, *, say: Callable[[str], None]) -> N
             disk.rename(one, between)
             try:
                 disk.rename(other, one)
+            # Ctrl-C too: both names stand for what they stood for before
             except BaseException:
                 disk.rename(between, one)
                 raise

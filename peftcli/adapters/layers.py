@@ -293,6 +293,7 @@ class LayersAdapter(Adapter):
         try:
             for wrappers in self._by_base():
                 self._merge_stack(wrappers, replaced)
+        # Ctrl-C too: a merge is whole or not at all
         except BaseException:
             for base, name, old in reversed(replaced):
                 _set_parameter(base, name, old)
@@ -375,6 +376,7 @@ class LayersMethod(Method, Generic[ConfigT]):
                 self.place(adapter, config, path, module, shapes)
             self.finish(adapter, config, shapes)
             adapter.base_copies.leave({entry.key for entry in adapter.entries()})
+        # Ctrl-C too: the model is left as it was found, and the exception goes on
         except BaseException:
             adapter.remove()
             raise

@@ -132,6 +132,7 @@ class PromptAdapter(Adapter):
         try:
             names = dict.fromkeys(self.config.modules_to_save or ())
             train_named_modules(self.heads, names, may_lack=shapes is not None)
+        # Ctrl-C too: copies of heads that were put in go again, and the exception goes on
         except BaseException:
             self.remove()
             raise

@@ -252,6 +252,7 @@ def install(
             _check_finite(companions, where=str(folder / COMPANIONS_NAME))
             adapter.load_companions(companions)
         adapter.set_trainable(trainable)
+    # Ctrl-C too: a base with half an adapter on it would pass for one that was loaded
     except BaseException:
         detach(model)
         raise

@@ -83,6 +83,7 @@ def attach(
         context = InitContext(torch.Generator().manual_seed(seed))
     try:
         adapter.initialise(context)
+    # Ctrl-C too: the model is the caller's, and is left as it was found
     except BaseException:
         detach(model)
         raise
@@ -102,6 +103,7 @@ def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int
         parameter.requires_grad_(False)
     try:
         adapter = method(config.name).build(model, config, shapes)
+    # the builder has taken its own parts off; what is left to undo is which weights take gradients
     except BaseException:
         _restore_requires_grad(grads)
         raise

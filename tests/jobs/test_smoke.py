@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,28 @@ def test_smoke_keeps_nothing_so_it_takes_no_place(flag: list[str], work: Path) -
 FULL = ["smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "mistral-7b"]
 
 
-@pytest.mark.parametrize("name", [FULL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FULL[1:])])
-def test_full_recipes_pass_on_their_published_configuration(name: str, tmp_path: Path) -> None:
-    base = tmp_path / name
+def base_with(name: str, folder: Path, tokenizer: Iterable[Path]) -> Path:
+    """A published configuration beside the files of a tokenizer."""
+    base = folder / name
     shutil.copytree(BASES / name, base)
-    for part in builtin_base("tiny").glob("tokenizer*"):
+    for part in tokenizer:
         shutil.copy(part, base)
-    overrides: dict[str, Any] = {"model.base": str(base), "model.revision": None, "data.train": "builtin:support"}
+    return base
+
+
+def require_full_recipe_passes(name: str, base: Path, **overrides: Any) -> None:
+    """Every stage within a minute of computing, from the published recipe on `base`."""
+    changes = {"model.base": str(base), "model.revision": None, "data.train": "builtin:support", **overrides}
     started = time.process_time()
-    report = smoke_train(RECIPES / f"{name}.yaml", overrides)
+    report = smoke_train(RECIPES / f"{name}.yaml", changes)
     assert [stage.name for stage in report.stages] == STAGES
     assert time.process_time() - started < 60, "of this process, so that other workers do not count"
+
+
+@pytest.mark.parametrize("name", [FULL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FULL[1:])])
+def test_full_recipes_pass_on_their_published_configuration(name: str, tmp_path: Path) -> None:
+    base = base_with(name, tmp_path, builtin_base("tiny").glob("tokenizer*"))
+    require_full_recipe_passes(name, base)
 
 
 @pytest.mark.slow
@@ -90,32 +102,18 @@ def test_full_recipes_pass_with_their_own_tokenizer_where_it_is_in_the_local_cac
     found = huggingface_hub.try_to_load_from_cache(repository, "tokenizer.json")
     if not isinstance(found, str):
         pytest.skip(f"the tokenizer of {repository} is not in the local cache")
-    base = tmp_path / name
-    shutil.copytree(BASES / name, base)
-    for part in Path(found).parent.glob("*token*"):
-        shutil.copy(part, base)
-    overrides: dict[str, Any] = {"model.base": str(base), "model.revision": None, "data.train": "builtin:support"}
-    started = time.process_time()
-    report = smoke_train(RECIPES / f"{name}.yaml", overrides)
-    assert [stage.name for stage in report.stages] == STAGES
-    assert time.process_time() - started < 60, "of this process, so that other workers do not count"
+    base = base_with(name, tmp_path, Path(found).parent.glob("*token*"))
+    require_full_recipe_passes(name, base)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_full_recipes_pass_with_a_tokenizer_of_the_ground(name: str, tmp_path: Path, ground: Path) -> None:
     """A published byte-level tokenizer without chat template, on plain text: the other half of what bases look like."""
-    base = tmp_path / name
-    shutil.copytree(BASES / name, base)
-    for part in (ground / "models" / "bpe8k").glob("tokenizer*"):
-        shutil.copy(part, base)
+    base = base_with(name, tmp_path, (ground / "models" / "bpe8k").glob("tokenizer*"))
     rows = str(ground / "data" / "tales" / "train.jsonl")
-    overrides: dict[str, Any] = {"model.base": str(base), "model.revision": None, "data.train": rows}
-    overrides["evaluation.metrics"] = ["loss"]  # a text has no answer to match
-    started = time.process_time()
-    report = smoke_train(RECIPES / f"{name}.yaml", overrides)
-    assert [stage.name for stage in report.stages] == STAGES
-    assert time.process_time() - started < 60, "of this process, so that other workers do not count"
+    # a text has no answer to match
+    require_full_recipe_passes(name, base, **{"data.train": rows, "evaluation.metrics": ["loss"]})
 
 
 @pytest.mark.slow

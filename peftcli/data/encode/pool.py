@@ -49,6 +49,7 @@ def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterat
 
         try:
             yield submit, count
+        # Ctrl-C too: rows that still wait would be encoded for nobody
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -91,6 +91,7 @@ class LoraAdapter(LinearsAdapter):
         replication, self.replication = self.replication, None
         try:
             super().merge()
+        # Ctrl-C too: the adapter is still on, and its replication with it
         except BaseException:
             self.replication = replication
             raise

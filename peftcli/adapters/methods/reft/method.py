@@ -163,6 +163,7 @@ class Reft(Method):
             for path, block in blocks.items():
                 adapter.wrap(path, ReftLayer(block, config, width, adapter.positions))
             train_named_modules(adapter, config.modules_to_save or [])
+        # Ctrl-C too: hook and wrappers go again, and the exception goes on
         except BaseException:
             adapter.remove()
             raise
