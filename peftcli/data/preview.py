@@ -20,7 +20,7 @@ from peftcli.data.rows import ChatRow, LabelRow, Message, PairRow, PiecesRow, Pr
 from peftcli.data.sources import resolve
 from peftcli.data.store import EncodedRow, Origin
 
-Kind = Literal["trained", "context", "special"]
+TokenKind = Literal["trained", "context", "special"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TextSpan:
     """A stretch of a row. `weight`: its loss weight (0: context); a special token may be trained too (a stop token)."""
 
     text: str
-    kind: Kind
+    kind: TokenKind
     weight: float = 0.0
 
     @property
@@ -59,7 +59,7 @@ def row_spans(row: EncodedRow, tokenizer: Any) -> list[TextSpan]:
         zip(ids, weights, strict=True), lambda pair: (pair[0] in special, pair[1])
     ):
         end = at + len(list(group))
-        kind: Kind = "special" if is_special else "trained" if weight > 0 else "context"
+        kind: TokenKind = "special" if is_special else "trained" if weight > 0 else "context"
         spans.append(TextSpan(_text(ids, at, end, tokenizer), kind, weight))
         at = end
     return [*spans, _name("\nlabels: "), _trained(" ".join(map(str, row.labels)))] if row.labels else spans

@@ -14,7 +14,7 @@ from peftcli.lock.places import absolute, is_place, without_places
 from peftcli.recipe.loading import DEFAULT
 from peftcli.yaml import flow
 
-Kind = Literal["recipe", "base", "tokenizer", "data", "settings", "package", "environment"]
+InputKind = Literal["recipe", "base", "tokenizer", "data", "settings", "package", "environment"]
 
 ABSENT = "absent"
 _SHOWN = 60
@@ -25,7 +25,7 @@ _HASH_DIGITS = 64
 class Difference:
     """One item whose value is not the locked one."""
 
-    kind: Kind
+    kind: InputKind
     item: str
     locked: str
     found: str
@@ -103,7 +103,7 @@ def _place(origin: str, folder: Path) -> str | None:
     return None if origin == DEFAULT else origin
 
 
-def _mapping(kind: Kind, item: str, locked: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
+def _mapping(kind: InputKind, item: str, locked: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
     for name in [*locked, *(name for name in found if name not in locked)]:
         one, other = locked.get(name, ABSENT), found.get(name, ABSENT)
         if one != other:

@@ -14,7 +14,7 @@ from peftcli.models.hub import known_folder
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_model_config
 from peftcli.models.weight_files import require_own_files, require_whole, weight_names
 
-Role = Literal["config", "tokenizer"]
+FileRole = Literal["config", "tokenizer"]
 
 TEMPLATES_FOLDER = "additional_chat_templates"
 """Where transformers keeps further chat templates beside a tokenizer."""
@@ -96,7 +96,7 @@ def checked_files(folder: Path, names: list[str]) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-def role_of(name: str) -> Role | None:
+def role_of(name: str) -> FileRole | None:
     """What a file beside the weights is for; None for one that is never read."""
     if name in _CONFIG_NAMES:
         return "config"

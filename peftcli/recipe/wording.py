@@ -18,7 +18,7 @@ from peftcli.yaml import Node
 MAX_SHOWN = 60
 
 Schema = Mapping[str, Any]
-Kind = Literal["word", "number", "boolean", "text", "list", "section", "null"]
+ValueKind = Literal["word", "number", "boolean", "text", "list", "section", "null"]
 
 # names of pydantic beside those of JSON Schema
 _BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
@@ -70,7 +70,7 @@ class AllowedValue:
     """What a value may be: in words, as kinds of values, and the words among which it may choose."""
 
     text: str
-    kinds: frozenset[Kind] = frozenset()
+    kinds: frozenset[ValueKind] = frozenset()
     words: tuple[str, ...] = ()
 
 
@@ -162,7 +162,7 @@ def _word(word: object) -> AllowedValue:
 
 
 def _typed(schema: Schema, root: Schema) -> list[AllowedValue]:
-    def one(text: str, kind: Kind) -> list[AllowedValue]:
+    def one(text: str, kind: ValueKind) -> list[AllowedValue]:
         return [AllowedValue(text, frozenset({kind}))]
 
     match schema.get("type"):

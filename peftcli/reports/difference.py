@@ -14,18 +14,18 @@ _ALIKE_ENOUGH = 0.4
 _MAX_WORDS = 2000
 _MAX_CHANGES = 200
 
-Kind = Literal["same", "extra", "missing"]
+PieceKind = Literal["same", "extra", "missing"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class DiffPiece:
     """`extra`: in the answer only; `missing`: in the reference only."""
 
-    kind: Kind
+    kind: PieceKind
     text: str
 
 
-def redline(reference: str, answer: str) -> list[Piece] | None:
+def redline(reference: str, answer: str) -> list[DiffPiece] | None:
     """Pieces whose `same` and `extra` ones give the answer, `same` and `missing` ones the reference.
 
     None when the two share too little (or are too long) for marks to help a reader.
@@ -40,13 +40,13 @@ def redline(reference: str, answer: str) -> list[Piece] | None:
     changes = matcher.get_opcodes()
     if len(changes) > _MAX_CHANGES:
         return None
-    pieces: list[Piece] = []
+    pieces: list[DiffPiece] = []
     for operation, i1, i2, j1, j2 in changes:
         if operation == "equal":
-            pieces.append(Piece("same", "".join(found[j1:j2])))
+            pieces.append(DiffPiece("same", "".join(found[j1:j2])))
             continue
         if i2 > i1:
-            pieces.append(Piece("missing", "".join(wanted[i1:i2])))
+            pieces.append(DiffPiece("missing", "".join(wanted[i1:i2])))
         if j2 > j1:
-            pieces.append(Piece("extra", "".join(found[j1:j2])))
+            pieces.append(DiffPiece("extra", "".join(found[j1:j2])))
     return pieces

@@ -12,7 +12,7 @@ from peftcli.lock.differences import Difference
 from peftcli.lock.document import Band, Expected, Lock, RunTrace
 from peftcli.lock.environment import can_equal_bytes
 from peftcli.lock.trace import Step, steps_of
-from peftcli.reproduce.result import Finding, Level, Parting, SeedResult
+from peftcli.reproduce.result import ComparedPart, Level, Parting, SeedResult
 
 TOLERANCE_FP32_CPU = 1e-4
 TOLERANCE = 1e-3
@@ -209,7 +209,7 @@ def _same_course(one: Step | None, other: Step | None) -> bool:
 
 def _step_findings(
     pairs: Mapping[int, tuple[Step | None, Step | None]], worst: tuple[float, int], terms: Terms
-) -> list[Finding]:
+) -> list[ComparedPart]:
     both = {step: (one, other) for step, (one, other) in pairs.items() if one is not None and other is not None}
     batches = [step for step, (one, other) in both.items() if one.batch != other.batch]
     draws = [step for step, (one, other) in both.items() if one.draws != other.draws]
@@ -218,9 +218,9 @@ def _step_findings(
     # between versions order and draws may change for a reason; at the other levels they may not
     must = None if terms.wanted == "metrics" else False
     return [
-        Finding("data order", not batches or must, _equal_steps(batches, len(both))),
-        Finding("random draws", not draws or must, _equal_steps(draws, len(both))),
-        Finding(
+        ComparedPart("data order", not batches or must, _equal_steps(batches, len(both))),
+        ComparedPart("random draws", not draws or must, _equal_steps(draws, len(both))),
+        ComparedPart(
             "loss and gradient norm",
             exact or (False if terms.wanted == "bytes" else True if loss[0] <= terms.tolerance else None),
             "bit for bit"
@@ -236,16 +236,16 @@ def _equal_steps(differing: Sequence[int], total: int) -> str:
     return f"differs in {len(differing)} of {total} steps, first in step {differing[0]}"
 
 
-def _adapter(locked: RunTrace, found: RunTrace, terms: Terms) -> Finding:
+def _adapter(locked: RunTrace, found: RunTrace, terms: Terms) -> ComparedPart:
     if locked.adapter_sha256 == found.adapter_sha256:
-        return Finding("adapter", True, f"byte-equal ({str(found.adapter_sha256)[:12]}…)")
+        return ComparedPart("adapter", True, f"byte-equal ({str(found.adapter_sha256)[:12]}…)")
     must = False if terms.wanted == "bytes" else None
     detail = f"{str(found.adapter_sha256)[:12]}… instead of {str(locked.adapter_sha256)[:12]}…"
-    return Finding("adapter", must, detail)
+    return ComparedPart("adapter", must, detail)
 
 
-def _other_steps(locked: RunTrace, found: RunTrace) -> Finding:
-    return Finding("steps", False, f"{found.steps} taken, the lock has {locked.steps}: the rest was not compared")
+def _other_steps(locked: RunTrace, found: RunTrace) -> ComparedPart:
+    return ComparedPart("steps", False, f"{found.steps} taken, the lock has {locked.steps}: the rest was not compared")
 
 
 def _own_bands(locked: RunTrace, expected: Expected) -> dict[str, tuple[Band, bool]]:
@@ -258,24 +258,26 @@ def _own_bands(locked: RunTrace, expected: Expected) -> dict[str, tuple[Band, bo
     }
 
 
-def _band(name: str, band: Band, value: float | None, *, exact: bool) -> Finding:
+def _band(name: str, band: Band, value: float | None, *, exact: bool) -> ComparedPart:
     """`exact`: the machine owes the very number."""
     locked, low, high = band
     passed = value is not None and (value == locked if exact else low <= value <= high)
     shown = "not measured" if value is None else f"{value:.6g}"
     if not exact:
-        return Finding(name, passed, f"{shown}; locked {locked:.6g}, allowed {low:.6g} to {high:.6g}")
+        return ComparedPart(name, passed, f"{shown}; locked {locked:.6g}, allowed {low:.6g} to {high:.6g}")
     detail = (
         f"{shown}, bit for bit" if passed else f"{shown}; locked {locked!r}, here {value!r}: bit for bit is required"
     )
-    return Finding(name, passed, detail)
+    return ComparedPart(name, passed, detail)
 
 
-def _mean_loss(pairs: Mapping[int, tuple[Step | None, Step | None]]) -> Finding:
+def _mean_loss(pairs: Mapping[int, tuple[Step | None, Step | None]]) -> ComparedPart:
     """What stands for a metric where only the first steps were taken."""
     both = [(one.loss, other.loss) for one, other in pairs.values() if one is not None and other is not None]
     if not both:
-        return Finding("mean loss of these steps", False, "no step was taken by both runs")
+        return ComparedPart("mean loss of these steps", False, "no step was taken by both runs")
     one, other = (statistics.fmean(side) for side in zip(*both, strict=True))
     passed = _relative(one, other) <= DEFAULT_SHARE
-    return Finding("mean loss of these steps", passed, f"{other:.6g}; locked {one:.6g}, allowed ± {DEFAULT_SHARE:.1%}")
+    return ComparedPart(
+        "mean loss of these steps", passed, f"{other:.6g}; locked {one:.6g}, allowed ± {DEFAULT_SHARE:.1%}"
+    )

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from peftcli.errors import RecipeError
 from peftcli.ownership import JUNIT_MARK, MARKDOWN_MARK, require_writable
 from peftcli.reproduce.rendering import reproduction_text, verdict
-from peftcli.reproduce.result import Finding, Reproduction
+from peftcli.reproduce.result import ComparedPart, Reproduction
 
 _HOST = "localhost"
 """The schema asks for a host; none is named."""
@@ -91,7 +91,7 @@ def _cases(result: Reproduction) -> list[tuple[str, str, str | None]]:
     return found
 
 
-def _message(finding: Finding, *, held: bool) -> str | None:
+def _message(finding: ComparedPart, *, held: bool) -> str | None:
     return None if held or finding.passed is not False else finding.detail
 
 

@@ -6,7 +6,7 @@ from peftcli.lock.differences import Difference
 from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports.markdown import code, table
 from peftcli.reports.tables import text_table
-from peftcli.reproduce.result import LEVEL_TEXTS, Finding, Reproduction, SeedResult
+from peftcli.reproduce.result import LEVEL_TEXTS, ComparedPart, Reproduction, SeedResult
 
 _NAMED = 4
 """Inputs that a verdict names."""
@@ -78,7 +78,7 @@ def _located(item: Difference) -> str:
     return item.text + (f" ({item.where})" if item.where else "")
 
 
-def _mark(finding: Finding) -> str:
+def _mark(finding: ComparedPart) -> str:
     return {True: "ok", False: "DIFFERS", None: "differs"}[finding.passed]
 
 

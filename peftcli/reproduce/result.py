@@ -10,7 +10,7 @@ from peftcli.lock.differences import Difference
 
 Level = Literal["bytes", "trace", "metrics"]
 """How closely two runs agree, from the same bytes to metrics within their bands."""
-What = Literal["data order", "randomness", "numbers"]
+Cause = Literal["data order", "randomness", "numbers"]
 
 LEVEL_TEXTS: dict[Level, str] = {
     "bytes": "bit for bit",
@@ -25,12 +25,12 @@ class Parting:
     """The first step at which two runs differ, and what parts them there."""
 
     step: int
-    what: What
+    what: Cause
     detail: str
 
 
 @dataclass(frozen=True)
-class Finding:
+class ComparedPart:
     """One thing that was compared. `passed` None: it differs, and need not be equal at this level."""
 
     name: str
@@ -47,7 +47,7 @@ class SeedResult:
     wanted: Level
     """The level that machine and versions oblige to."""
     level: Level | None
-    findings: tuple[Finding, ...]
+    findings: tuple[ComparedPart, ...]
     parting: Parting | None
 
     @property

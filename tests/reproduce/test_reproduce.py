@@ -28,7 +28,7 @@ from peftcli.recipe import load_recipe
 from peftcli.reproduce.job import reproduce
 from peftcli.reproduce.junit import junit_xml
 from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text
-from peftcli.reproduce.result import Finding, Reproduction, SeedResult
+from peftcli.reproduce.result import ComparedPart, Reproduction, SeedResult
 from peftcli.runs.assembly import Assembly
 from peftcli.training import stepper
 
@@ -293,8 +293,8 @@ HOSTILE = 'a <b> & "c" \x00 | `x`'
 
 
 def results() -> list[Reproduction]:
-    good = SeedResult(42, 6, "bytes", "bytes", (Finding("adapter", True, "byte-equal"),), None)
-    bad = SeedResult(43, 6, "bytes", None, (Finding(HOSTILE, False, HOSTILE), Finding("x", None, "y")), None)
+    good = SeedResult(42, 6, "bytes", "bytes", (ComparedPart("adapter", True, "byte-equal"),), None)
+    bad = SeedResult(43, 6, "bytes", None, (ComparedPart(HOSTILE, False, HOSTILE), ComparedPart("x", None, "y")), None)
     common: dict[str, Any] = {"strict": False, "prefix": False, "environment": (), "inputs": (), "seconds": 1.25}
     return [
         Reproduction(recipe="recipes/x.yaml", lock="recipes/x.lock", seeds=(good,), **common),

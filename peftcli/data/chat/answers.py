@@ -25,7 +25,7 @@ _NO_PLACE = "the chat template does not render the answer where it can be found"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerPlace:
     """Characters `start` to `end` are the answer with its stop token. `prompt`: length of the prompt of inference where
     the text begins with it, else -1."""
 
@@ -42,7 +42,7 @@ class _Opening:
     hits: tuple[Hit, ...]
 
 
-def locate(conversation: Conversation, number: int, borders: Borders) -> Answer:
+def locate(conversation: Conversation, number: int, borders: Borders) -> AnswerPlace:
     """The answer at message `number`. `RowFault` where the template does not show where it is."""
     found = conversation.places_of(number)
     if found is None or found.last(number) is None:
@@ -59,7 +59,7 @@ def locate(conversation: Conversation, number: int, borders: Borders) -> Answer:
     if not borders.ends_with_stop(conversation.text[opening.start : end]):
         hits.append(("stop-token", "no stop token follows the answer"))
     # an answer whose turn does not end is at least its own text
-    return Answer(opening.start, max(end, last), opening.prompt, tuple(hits))
+    return AnswerPlace(opening.start, max(end, last), opening.prompt, tuple(hits))
 
 
 # -- where it begins ---------------------------------------------------------------------------------------------

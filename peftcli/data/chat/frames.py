@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftcli.data.chat.answers import Answer, Hit
+from peftcli.data.chat.answers import AnswerPlace, Hit
 from peftcli.data.chat.conversation import Conversation
-from peftcli.data.chat.marks import THOUGHTS, Kind
+from peftcli.data.chat.marks import THOUGHTS, LeafKind
 from peftcli.data.rows import Message
 
 # more shapes than a template has; after that rows are located one by one, which is slower and as exact
@@ -20,14 +20,14 @@ class Frame:
     """`pieces`: text and the kind of the message's text after it, by turns; then `closing`, which is still trained, and
     `rest`, up to the next message's text or the end. Training begins `skipped` characters after the prompt."""
 
-    pieces: tuple[tuple[str, Kind], ...]
+    pieces: tuple[tuple[str, LeafKind], ...]
     closing: str
     rest: str
     last: bool
     skipped: int
     hits: tuple[Hit, ...]
 
-    def match(self, text: str, at: int, message: Message) -> Answer | None:
+    def match(self, text: str, at: int, message: Message) -> AnswerPlace | None:
         """The answer after the prompt that ends at `at`, where the text is this frame around the message's texts."""
         start = at + self.skipped
         prompt = at
@@ -48,19 +48,19 @@ class Frame:
         # the frame of a last answer ends with the text, else it would match in the middle
         if self.last and end + len(self.rest) != len(text):
             return None
-        return Answer(start, end, prompt, self.hits)
+        return AnswerPlace(start, end, prompt, self.hits)
 
 
-Key = tuple[Any, ...]
+FrameKey = tuple[Any, ...]
 
 
 class Frames:
     """The frames of a template by the shape of the answer and of the turns around it."""
 
     def __init__(self) -> None:
-        self._known: dict[Key, list[Frame]] = {}
+        self._known: dict[FrameKey, list[Frame]] = {}
 
-    def find(self, text: str, prompt: int, messages: Sequence[Message], number: int, tools: bool) -> Answer | None:
+    def find(self, text: str, prompt: int, messages: Sequence[Message], number: int, tools: bool) -> AnswerPlace | None:
         """The answer at message `number`, by a frame that was learnt from another row; None where none fits."""
         for frame in self._known.get(_key(messages, number, tools), ()):
             found = frame.match(text, prompt, messages[number])
@@ -68,7 +68,7 @@ class Frames:
                 return found
         return None
 
-    def learn(self, conversation: Conversation, number: int, answer: Answer) -> None:
+    def learn(self, conversation: Conversation, number: int, answer: AnswerPlace) -> None:
         """Keeps the frame of an answer that was located, where it has one."""
         known = self._known.setdefault(_key(conversation.messages, number, bool(conversation.tools)), [])
         frame = _frame(conversation, number, answer)
@@ -76,7 +76,7 @@ class Frames:
             known.append(frame)
 
 
-def _key(messages: Sequence[Message], number: int, tools: bool) -> Key:
+def _key(messages: Sequence[Message], number: int, tools: bool) -> FrameKey:
     return (
         messages[number - 1]["role"],
         messages[number + 1]["role"] if number + 1 < len(messages) else None,
@@ -86,19 +86,19 @@ def _key(messages: Sequence[Message], number: int, tools: bool) -> Key:
     )
 
 
-def _text(message: Message, kind: Kind) -> str:
+def _text(message: Message, kind: LeafKind) -> str:
     if kind == "content":
         return str(message["content"])
     return next((str(message[name]) for name in THOUGHTS if message.get(name)), "")
 
 
-def _frame(conversation: Conversation, number: int, answer: Answer) -> Frame | None:
+def _frame(conversation: Conversation, number: int, answer: AnswerPlace) -> Frame | None:
     """None where the texts do not stand there letter for letter (calls, cut thoughts, white space around them)."""
     found = conversation.places_of(number)
     if answer.prompt < 0 or found is None or "tool_calls" in conversation.messages[number]:
         return None
     text, at = conversation.text, answer.prompt
-    pieces: list[tuple[str, Kind]] = []
+    pieces: list[tuple[str, LeafKind]] = []
     begins = sorted((found.begins[leaf], leaf) for leaf in found.of(number) if leaf in found.begins)
     for begin, leaf in begins:
         known = found.leaves[leaf]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from peftcli.data.rows import Message
 
-Kind = Literal["thought", "content", "name", "argument"]
+LeafKind = Literal["thought", "content", "name", "argument"]
 """What a text inside a message is to the template."""
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Names of one thing, the thought before an answer; the first is the one that most templates read."""
@@ -24,7 +24,7 @@ class Leaf:
     """A text of a message. `call`: number of the tool call that it belongs to, from 1; 0 outside of calls."""
 
     message: int
-    kind: Kind
+    kind: LeafKind
     text: str
     call: int = 0
 
@@ -46,7 +46,7 @@ class Places:
     begins: dict[int, int] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
 
-    def of(self, message: int, *kinds: Kind) -> list[int]:
+    def of(self, message: int, *kinds: LeafKind) -> list[int]:
         """Numbers of the leaves of a message, of these kinds or of all."""
         return [
             number
@@ -95,7 +95,7 @@ def mark(messages: Sequence[Message], policy: Policy, plain: str) -> tuple[list[
     nonce = _nonce(messages, plain)
     leaves: list[Leaf] = []
 
-    def around(text: str, message: int, kind: Kind, call: int = 0) -> str:
+    def around(text: str, message: int, kind: LeafKind, call: int = 0) -> str:
         # marks stand inside the white space, which templates strip or keep as it is
         core = text.strip()
         if not core or policy.only not in (None, message):

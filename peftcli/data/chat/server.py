@@ -26,7 +26,7 @@ from peftcli.data.faults import RowFault
 from peftcli.data.rows import ChatRow, Message
 from peftcli.data.wire import read_frame, write_frame
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 # a signal is heard between two steps of Python only: after this many times the allowed time the process ends
 _PATIENCE = 1.5
 _ANSWERS = 1
@@ -86,7 +86,7 @@ class Server:
         self._seconds = seconds
         self._opened: list[_OpenTemplate] = []
 
-    def answer(self, request: dict[str, Any]) -> Answer:
+    def answer(self, request: dict[str, Any]) -> Reply:
         """The answer to one request, as plain JSON; what a template does wrong is in it."""
         if request["do"] == "open":
             return _guarded(lambda: self._open(request))
@@ -98,11 +98,11 @@ class Server:
         messages, tools, prompt = request["messages"], request["tools"], request["prompt"]
         return _guarded(lambda: {"text": opened.template.render(messages, tools, prompt=prompt)})
 
-    def _open(self, request: dict[str, Any]) -> Answer:
+    def _open(self, request: dict[str, Any]) -> Reply:
         self._opened.append(_OpenTemplate(request, self._seconds))
         return {"template": len(self._opened) - 1, "reads": sorted(self._opened[-1].template.reads)}
 
-    def _rows(self, opened: _OpenTemplate, rows: list[Any]) -> list[Answer]:
+    def _rows(self, opened: _OpenTemplate, rows: list[Any]) -> list[Reply]:
         """What becomes of each row, up to the first on which the template itself breaks."""
         answers = []
         for messages, weights, tools in rows:
@@ -116,7 +116,7 @@ class Server:
         return answers
 
 
-def _guarded(work: Callable[[], Answer]) -> Answer:
+def _guarded(work: Callable[[], Reply]) -> Reply:
     try:
         return work()
     except TemplateRefusal as refusal:
@@ -134,7 +134,7 @@ def _guarded(work: Callable[[], Answer]) -> Answer:
         return {"limit": TOO_DEEP}
 
 
-def _rendered(renderer: Renderer, row: ChatRow) -> Answer:
+def _rendered(renderer: Renderer, row: ChatRow) -> Reply:
     rendered = renderer.render(row)
     spans = [[span.start, span.end, span.weight] for span in rendered.spans]
     hits: list[Hit] = rendered.hits

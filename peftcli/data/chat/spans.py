@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from peftcli.data.chat.answers import Answer, Hit, locate
+from peftcli.data.chat.answers import AnswerPlace, Hit, locate
 from peftcli.data.chat.borders import Borders
 from peftcli.data.chat.conversation import Conversation, Template
 from peftcli.data.chat.frames import Frames
@@ -73,7 +73,7 @@ class Renderer:
             out.hits += [(check, self._told(conversation, number, check, why)) for check, why in answer.hits]
         return out
 
-    def _answer(self, conversation: Conversation, number: int) -> Answer:
+    def _answer(self, conversation: Conversation, number: int) -> AnswerPlace:
         tools = bool(conversation.tools)
         # a first message has no prompt, so no frame either
         if number and conversation.text.startswith(prompt := conversation.prompt(number)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from peftcli.reports.plots.elements import tag
-from peftcli.reports.plots.frame import Figure, Key, horizontal_grid, picture, place, step_ticks, tick_label
+from peftcli.reports.plots.frame import Figure, LegendKey, horizontal_grid, picture, place, step_ticks, tick_label
 from peftcli.reports.plots.scale import Scale, cover, cover_log
 from peftcli.reports.series import Point
 from peftcli.reports.smoothing import thin
@@ -51,7 +51,7 @@ def curve_chart(
         [_dots(curve, x_scale, y_scale) for curve in curves if curve.dots],
         height=_HEIGHT,
     )
-    keys = [Key(curve.style, curve.text, "both" if curve.dots else "line") for curve in curves if curve.in_legend]
+    keys = [LegendKey(curve.style, curve.text, "both" if curve.dots else "line") for curve in curves if curve.in_legend]
     notes = [text for text in (note, "logarithmic scale" if y_scale.logarithmic else None) if text]
     return Figure(title, drawing, keys, "; ".join(notes) or None)
 

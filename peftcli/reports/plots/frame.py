@@ -13,7 +13,7 @@ from peftcli.reports.plots.scale import Scale
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendKey:
     """One entry of a legend. `style` is a class of the page's style, `shape` is `line`, `dot` or `both`."""
 
     style: str
@@ -27,7 +27,7 @@ class Figure:
 
     title: str
     drawing: Markup
-    keys: Sequence[Key] = ()
+    keys: Sequence[LegendKey] = ()
     note: str | None = None
     style: str = ""
 

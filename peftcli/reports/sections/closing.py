@@ -20,10 +20,11 @@ class History:
     warnings: list[str]
     more_warnings: int
     events: list[tuple[str, str, str]]
+    more_events: int
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class RunAgain:
     """All that someone needs to run it again."""
 
     tables: list[FactsTable]
@@ -46,6 +47,7 @@ def history_section(run: RunFacts) -> Section | None:
             (clipped(event.event.replace("_", " "), 80), f"{event.step:,}", clipped(event.message, 400))
             for event in events[:_MAX_EVENTS]
         ],
+        max(0, len(events) - _MAX_EVENTS),
     )
     return Section("history", "Warnings", "report/history.jinja", facts)
 
@@ -58,7 +60,7 @@ def reproduce_section(run: RunFacts) -> Section:
         facts_table("Resolved settings", record.settings),
         facts_table("Environment", {**version, **record.environment}),
     ]
-    facts = Reproduction(
+    facts = RunAgain(
         [table for table in tables if table is not None],
         facts_table("Plan", record.plan),
         clipped(run.recipe, _MAX_RECIPE) if run.recipe.strip() else "",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from peftcli.reports.folder import RunFacts
-from peftcli.reports.plots.frame import Key
+from peftcli.reports.plots.frame import LegendKey
 from peftcli.reports.plots.whiskers import whisker_plot
 from peftcli.reports.record import EvaluationRecord, Interval, RunRecord
 from peftcli.reports.scores import Score, metric_label, score_of, scores
@@ -18,7 +18,7 @@ from peftcli.reports.visible import clipped, short_path
 _MAX_METRICS = 24
 _MAX_NAME = 60
 _RELATIONS = {"better": "better", "worse": "worse", "unclear": "no clear change", "unmeasured": "not measured"}
-_KEYS = (Key("hollow base", "base", "dot"), Key("tuned", "tuned", "dot"))
+_KEYS = (LegendKey("hollow base", "base", "dot"), LegendKey("tuned", "tuned", "dot"))
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Measured:
+class NumberWithInterval:
     """A number with its interval, where there is one."""
 
     number: Amount
@@ -43,15 +43,15 @@ class ScoreRow:
     """One metric of both models. `relation`: a class of the page's style, `meaning` the same in words."""
 
     metric: str
-    base: Measured
-    tuned: Measured
+    base: NumberWithInterval
+    tuned: NumberWithInterval
     change: str
     relation: str
     meaning: str
 
 
 @dataclass(frozen=True)
-class SourceRow:
+class SourceScoreRow:
     """One metric on the rows of one source."""
 
     source: str
@@ -77,9 +77,9 @@ class Comparison:
 
     plots: list[Plot]
     scores: list[ScoreRow]
-    sources: list[SourceRow]
+    sources: list[SourceScoreRow]
     gates: list[GateRow]
-    keys: tuple[Key, ...] = _KEYS
+    keys: tuple[LegendKey, ...] = _KEYS
 
 
 def comparison_section(run: RunFacts) -> Section | None:
@@ -125,14 +125,14 @@ def _row(score: Score) -> ScoreRow:
     )
 
 
-def _measured(score: Score, value: float | None, interval: Interval | None) -> Measured:
+def _measured(score: Score, value: float | None, interval: Interval | None) -> NumberWithInterval:
     between = " to ".join(score.shown(end) for end in interval) if interval else None
-    return Measured(Amount(value, score.shown(value)), between)
+    return NumberWithInterval(Amount(value, score.shown(value)), between)
 
 
-def _by_source(evaluation: EvaluationRecord) -> list[SourceRow]:
+def _by_source(evaluation: EvaluationRecord) -> list[SourceScoreRow]:
     return [
-        SourceRow(
+        SourceScoreRow(
             clipped(short_path(source.name), 120),
             f"{source.rows:,}",
             _name(metric),

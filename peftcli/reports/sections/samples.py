@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftcli.reports.difference import Piece, redline
+from peftcli.reports.difference import DiffPiece, redline
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import Sample
 from peftcli.reports.sections.parts import Section
@@ -17,14 +17,14 @@ _LONG_PROMPT = 600
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """One answer to a prompt. `pieces`: how it differs from the reference, where that helps; else its `text` is shown."""
 
     title: str
     style: str
     text: str
     matches: bool | None = None
-    pieces: list[Piece] | None = None
+    pieces: list[DiffPiece] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShownSample:
     origin: str
     prompt: str
     prompt_title: str | None
-    answers: list[Answer]
+    answers: list[ShownAnswer]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def is_match(reference: str | None, answer: str | None) -> bool:
 def _sample(number: int, sample: Sample) -> ShownSample:
     answers = []
     if sample.reference is not None:
-        answers.append(Answer("Reference", "reference", clipped(sample.reference, MAX_CHARACTERS)))
+        answers.append(ShownAnswer("Reference", "reference", clipped(sample.reference, MAX_CHARACTERS)))
     if sample.tuned is not None:
         answers.append(_answer("Tuned", "tuned", sample.reference, sample.tuned))
     if sample.base is not None:
@@ -88,15 +88,15 @@ def _sample(number: int, sample: Sample) -> ShownSample:
     return ShownSample(number, origin, clipped(sample.prompt, MAX_CHARACTERS), long, answers)
 
 
-def _answer(title: str, style: str, reference: str | None, answer: str) -> Answer:
+def _answer(title: str, style: str, reference: str | None, answer: str) -> ShownAnswer:
     if reference is None:
-        return Answer(title, style, clipped(answer, MAX_CHARACTERS))
+        return ShownAnswer(title, style, clipped(answer, MAX_CHARACTERS))
     # an empty answer still takes a line, so that the page shows that it was given
     text = clipped(answer or " ", MAX_CHARACTERS)
-    return Answer(title, style, text, is_match(reference, answer), _pieces(reference, answer))
+    return ShownAnswer(title, style, text, is_match(reference, answer), _pieces(reference, answer))
 
 
-def _pieces(reference: str, answer: str) -> list[Piece] | None:
+def _pieces(reference: str, answer: str) -> list[DiffPiece] | None:
     """How an answer differs from its reference; None where both are too long for the page, or too unlike."""
     # one character more than fits, to know whether it does
     wanted, given = reveal(reference[: MAX_CHARACTERS + 1]).strip(), reveal(answer[: MAX_CHARACTERS + 1]).strip()
