@@ -421,7 +421,11 @@ def free_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def owned_folder(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run folder: one process writes into it at a time; a second one gets `StorageError`."""
+    """Holds the lock of a run folder: one process writes into it at a time; a second one gets `StorageError`.
+
+    Our own in place of the package filelock: what killed owners left is cleared under the same lock, and where the file
+    system has no locks a file names the owner, so that a dead one of this machine is passed over and the user is warned.
+    """
     with storage_errors(folder):
         disk.make_folder(folder)
         # opened and never removed: unlinking a file that others may be locking would give two processes a lock each

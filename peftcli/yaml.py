@@ -1,7 +1,8 @@
 """YAML 1.2 for recipes: plain data only, every key and value with its place in the file.
 
 PyYAML's parser gives the events; what they mean is decided here: the scalars of the core schema (`2e-5` is a number,
-`no` a string, `010` is ten), no anchors, aliases or tags, no duplicate keys, bounded size and depth.
+`no` a string, `010` is ten), no anchors, aliases or tags, no duplicate keys, bounded size and depth. PyYAML's own loaders
+follow YAML 1.1 (`no` is false, `2e-5` a text), forget where a key stood, and let the last of two equal keys win.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 An entry is a folder of raw arrays and one JSON file, built aside and renamed, checked against its manifest whenever it
 is opened, then memory-mapped. Its name is a hash of the data's bytes, the tokenizer, the template, the recipe keys that
-decide tokens and weights, and `FORMAT`; nothing else in a recipe changes it.
+decide tokens and weights, and `FORMAT`; nothing else in a recipe changes it. The cache of `datasets` is no such thing: its
+names are hashes of pickled functions, which another release changes though the rows are the same.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Jinja, sandboxed as transformers does it: no attribute of Python's own, nothing that changes what it is given.
 
+The environment is ours and not the one inside `apply_chat_template`, which knows the true date and draws at random where a
+template asks: the same row would have other tokens tomorrow.
+
 It bounds no work: that does the process in which a template runs (`bounds.py`), since any bound in here would know some
 ways to work without end and not others.
 """
