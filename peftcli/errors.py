@@ -136,7 +136,7 @@ class DeviceError(PeftcliError):
     """The environment lacks a package, a device or a data type."""
 
     exit_code = 5
-    summary = "environment: missing package, device, unsupported dtype; `peft doctor` shows what is there"
+    summary = "environment: missing package, device, unsupported dtype; `peft doctor` shows what is installed"
 
 
 class StorageError(PeftcliError):
@@ -178,14 +178,14 @@ class HubError(PeftcliError):
     """The model hub or the network answered with an error."""
 
     exit_code = 11
-    summary = "network or hub: not found, gated, offline, each told apart"
+    summary = "network or hub: not found, gated or offline; the message says which"
 
 
 class Interrupted(PeftcliError):
     """A signal stopped the run after a checkpoint."""
 
     exit_code = 130
-    summary = "interrupted (SIGINT), after a checkpoint; `peft resume RUN` goes on"
+    summary = "interrupted (SIGINT), after a checkpoint; `peft resume RUN` continues it"
 
     def __init__(self, message: str, *, signal_number: int, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(message, where=where, fix=fix)
@@ -193,9 +193,9 @@ class Interrupted(PeftcliError):
 
 
 SIGNAL_CODES: dict[int, str] = {
-    129: "the terminal hung up (SIGHUP), after a checkpoint; `peft resume RUN` goes on",
+    129: "the terminal hung up (SIGHUP), after a checkpoint; `peft resume RUN` continues it",
     130: Interrupted.summary,
-    143: "terminated (SIGTERM), after a checkpoint; `peft resume RUN` goes on",
+    143: "terminated (SIGTERM), after a checkpoint; `peft resume RUN` continues it",
 }
 """What the codes of `Interrupted` mean, by the signal."""
 

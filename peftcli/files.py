@@ -538,7 +538,7 @@ def exchange_folders(one: Path, other: Path, *, say: Callable[[str], None]) -> N
     with storage_errors(one):
         if not disk.exchange(one, other):
             between = one.parent / f".{one.name}.old"
-            say(f"note: {one} lies at {between} until the new one is in its place")
+            say(f"note: {one} is kept at {between} until the new one is in place")
             disk.rename(one, between)
             try:
                 disk.rename(other, one)

@@ -264,7 +264,7 @@ class _Reader:
         node = None
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent) and node is not None:
-                raise _Unusable(Fault("a second document begins here", self._where(event), "one recipe a file"))
+                raise _Unusable(Fault("a second document begins here", self._where(event), "one recipe per file"))
             if isinstance(event, yaml.NodeEvent):
                 node = self._node(event, events, depth=1)
         return node

@@ -284,4 +284,4 @@ class Summary:
 
 def cannot_merge(method: str, reason: str) -> MergeError:
     """The error of a method that has no weight-space form."""
-    return MergeError(f"{method} cannot be merged: {reason}", fix="serve the adapter beside its base instead")
+    return MergeError(f"{method} cannot be merged: {reason}", fix="serve the adapter with its base instead")

@@ -119,7 +119,7 @@ def _require_free_of_tying(model: nn.Module) -> None:
     if _follows_in_config(config) or _follows_in_forward(model):
         raise MergeError(
             f"{type(model).__name__} computes something else once its tied embeddings are separate, which this merge needs",
-            fix="leave embeddings and head out of target_modules, or serve the adapter beside its base",
+            fix="leave embeddings and head out of target_modules, or serve the adapter with its base",
         )
 
 

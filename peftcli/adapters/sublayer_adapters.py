@@ -136,7 +136,7 @@ class SublayerLayer(AdapterLayer):
         """Raises `MergeError`."""
         raise MergeError(
             "adapter layers cannot be merged: their non-linearity has no weight-space form",
-            fix="serve the adapter beside its base instead",
+            fix="serve the adapter with its base instead",
         )
 
 
@@ -222,7 +222,7 @@ def _chosen(model: nn.Module, config: SublayerConfig) -> Iterator[Sublayer]:
     beyond = sorted(named - set(numbers.values()))
     if beyond or not named:
         raise AdapterError(
-            f"layers_to_transform names blocks that are not there: {beyond}",
+            f"layers_to_transform names blocks that this model does not have: {beyond}",
             fix=f"this model has blocks 0 to {len(numbers) - 1}",
         )
     yield from (item for item in found if numbers[item.block_path] in named)

@@ -150,7 +150,7 @@ def _unmatched_fault(entry: str, candidates: Iterable[str], what: str) -> Fault:
     names = near or sorted(counts, key=lambda leaf: -counts[leaf])[:10]
     # the commonest names first, where none is near
     shown = ", ".join(f"{name} ({counts[name]})" for name in names)
-    return Fault(f"`{entry}` in {what} matches nothing", fix=f"{'nearest' if near else 'there are'}: {shown}")
+    return Fault(f"`{entry}` in {what} matches nothing", fix=f"{'nearest' if near else 'the model has'}: {shown}")
 
 
 def layer_index(path: str, layers_pattern: str | Sequence[str] | None) -> int | None:

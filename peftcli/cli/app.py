@@ -82,7 +82,7 @@ def _version(value: bool) -> None:
 EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug in peftcli, 2 usage or recipe, 3 data, 4 model, 5 environment, 6 storage, "
     "7 checkpoint, 8 numerics, 9 memory, 10 a check did not hold, 11 network or hub; stopped by a signal, after a "
-    "checkpoint: 129 hung up, 130 interrupted, 143 terminated. `peft explain 4` tells more of each."
+    "checkpoint: 129 hung up, 130 interrupted, 143 terminated. `peft explain 4` says more about each."
 )
 
 app = typer.Typer(

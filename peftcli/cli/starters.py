@@ -56,7 +56,7 @@ def _starter(name: str) -> str:
     key = name.strip().lower().replace("_", "-")
     if key not in starter_names():
         near = difflib.get_close_matches(key, starter_names(), n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(starter_names())}"
+        hint = f"did you mean `{near[0]}`?" if near else f"choose from {', '.join(starter_names())}"
         raise RecipeError(f"no starter {name!r}", fix=hint)
     return key
 

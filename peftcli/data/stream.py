@@ -122,7 +122,7 @@ class RowStream:
         raise_failures(self.findings())
         if not len(fresh):
             raise DataError(
-                f"none of {self._block_rows:,} rows can be used", fix="see what `peft data` says of the source"
+                f"none of {self._block_rows:,} rows can be used", fix="see what `peft data` says about the source"
             )
         store = fresh if carried_in is None else _joined([carried_in, fresh])
         carried = len(store) % self._batch_size

@@ -165,7 +165,7 @@ def diff_text(report: DiffReport) -> str:
         f"a  {report.a}\nb  {report.b}",
         _part(report.recipe_kind, report.recipe),
         _lock_part(report.lock),
-        _part("data", report.data) if report.data is not None else "data: not known of a bare adapter",
+        _part("data", report.data) if report.data is not None else "data: unknown for a bare adapter",
         _metric_part(report.metrics),
         _layer_part(report),
     ]
@@ -180,7 +180,7 @@ def _part(name: str, rows: tuple[ItemDifference, ...]) -> str:
 
 def _lock_part(lock: tuple[Difference, ...] | None) -> str:
     if lock is None:
-        return "lock: not known of a bare adapter"
+        return "lock: unknown for a bare adapter"
     if not lock:
         return "lock: equal inputs, versions and environment"
     return text_table(["lock", "a", "b"], [[item.item, item.locked, item.found] for item in lock], width=_WIDTH)

@@ -65,7 +65,7 @@ def look_at(path: Path, base: str) -> FirstLook:
         raise DataError(
             f"rows of the format {parts.format} cannot be trained on yet ({parts.why})",
             where=str(path),
-            fix="bring them into one of prompt-completion, messages, instruction or text",
+            fix="convert them to one of prompt-completion, messages, instruction or text",
         )
     texts = ["".join(span.text for span in row.spans) for row in parts.rows]
     lengths, measured = _lengths(texts, base)

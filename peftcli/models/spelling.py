@@ -161,7 +161,7 @@ def tokens_before(inputs: Mapping[str, Any]) -> int:
         if isinstance(position, Tensor):
             return int(position[0])
         raise ModelError(
-            "this model keeps a state, which does not tell how many tokens it has read",
+            "this model keeps a state, which does not say how many tokens it has read",
             fix="pass the attention mask of all tokens so far",
         ) from error
 

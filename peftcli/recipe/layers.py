@@ -53,7 +53,9 @@ def _base_path(extends: Node, folder: Path, chain: tuple[Path, ...]) -> Path:
         raise RecipeError("`extends` must be the path of a recipe file", where=extends.where, fix="extends: base.yaml")
     base = folder / Path(extends.value).expanduser()
     if Path(os.path.realpath(base)) in chain:
-        raise RecipeError(f"`extends: {extends.value}` leads back to itself", where=extends.where, fix="cut the circle")
+        raise RecipeError(
+            f"`extends: {extends.value}` leads back to itself", where=extends.where, fix="break the circle"
+        )
     if len(chain) > MAX_EXTENDS:
         raise RecipeError(f"more than {MAX_EXTENDS} recipes extend one another", where=extends.where, fix="merge some")
     # messages name files as a user would type them

@@ -49,7 +49,7 @@ def idle_settings(recipe: Recipe) -> list[str]:
         found.append("model.revision has no effect on a base that is not from the Hub")
     if _only_builtin(recipe.data.validation_sources) and not _only_builtin(recipe.data.train_sources):
         found.append(
-            "data.validation is rows that ship with peftcli, not yours: it measures another task than you train"
+            "data.validation is rows that ship with peftcli, not yours: it measures a different task from the one you train"
         )
     rate = recipe.training.learning_rate
     if isinstance(rate, float) and rate > SUSPICIOUS_RATE:

@@ -138,7 +138,7 @@ def render_comparison_markdown(runs: Sequence[RunFacts]) -> str:
     heads = ["Run", "Verdict", *(code(metric_label(metric)) for metric in metrics)]
     return "\n\n".join(
         [
-            f"## {len(runs)} runs beside each other",
+            f"## {len(runs)} runs side by side",
             *([warning] if (warning := caveat(runs)) else []),
             table(heads, results),
             table(["Run", *(column.title for column in COSTS)], costs),

@@ -300,7 +300,7 @@ def load_record(path: Path) -> RunRecord:
     # before the schema: a changed file is told as such, not as a value that does not fit
     if isinstance(value, dict) and is_broken(value):
         raise DataError(
-            "the run record is not what the run wrote: it does not have its own hash",
+            "the run record is not what the run wrote: its hash does not match",
             where=str(path),
             fix="put the file back, or run the recipe again",
         )

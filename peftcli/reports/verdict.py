@@ -75,7 +75,7 @@ def _grade(record: RunRecord) -> Grade:
 def _stopped(record: RunRecord) -> str:
     of_planned = f" of {record.planned_steps:,}" if record.planned_steps else ""
     if record.status == "interrupted":
-        return f"It stopped after step {record.steps:,}{of_planned}; peft resume goes on from the last checkpoint."
+        return f"It stopped after step {record.steps:,}{of_planned}; peft resume continues from the last checkpoint."
     return f"It stopped after step {record.steps:,}{of_planned}."
 
 
@@ -120,11 +120,11 @@ def _trust(grade: Grade, checks: Sequence[Check]) -> str:
     bad = sum(check.outcome == "bad" for check in checks)
     warned = sum(check.outcome == "warn" for check in checks)
     if bad:
-        return f"{bad} finding{'s' if bad > 1 else ''} that forbid{'' if bad > 1 else 's'} trusting this result."
+        return f"{bad} reason{'s' if bad > 1 else ''} not to trust this result."
     if warned:
         return f"{warned} thing{'s' if warned > 1 else ''} to look at before trusting this result."
     if grade in ("failed", "interrupted"):
-        return "The run did not come to its end: what is here says little about what it would have been."
+        return "The run did not finish: what is here says little about what it would have become."
     if checks:
         return f"Nothing suspicious in {len(checks)} checks."
     return "Too little was recorded to check this result."

@@ -88,7 +88,7 @@ def _read(recipe: Path) -> tuple[Lock, Expected]:
     path = lock_path(recipe)
     fix = f"peft train {recipe} --output RUN, then peft lock RUN"
     if not recipe.is_file():
-        raise RecipeError("there is no such recipe", where=str(recipe), fix="check the path")
+        raise RecipeError("no such recipe", where=str(recipe), fix="check the path")
     if not path.is_file():
         raise RecipeError("there is no lock to reproduce", where=str(path), fix=fix)
     lock = read_lock(path)

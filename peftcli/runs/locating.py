@@ -93,8 +93,8 @@ def no_run(path: Path) -> AdapterError:
         )
         return AdapterError("this is a file, not a run or adapter folder", where=str(path), fix=fix)
     if holds_a_model(path):
-        return AdapterError("a whole model lies here, without an adapter", where=str(path), fix=_NO_MODEL)
-    return AdapterError("neither a run nor an adapter lies here", where=str(path), fix="name a run or adapter folder")
+        return AdapterError("this is a whole model, without an adapter", where=str(path), fix=_NO_MODEL)
+    return AdapterError("this is neither a run nor an adapter", where=str(path), fix="name a run or adapter folder")
 
 
 def recorded_run(path: str | Path) -> Path:
@@ -109,7 +109,7 @@ def recorded_run(path: str | Path) -> Path:
     if is_run(path):
         raise CheckpointError("the run has not written its record", where=str(path), fix=f"peft resume {path}")
     if (path / CONFIG_NAME).exists():
-        raise AdapterError("an adapter lies here, not its run", where=str(path), fix="name the run's folder")
+        raise AdapterError("this is an adapter, not its run", where=str(path), fix="name the run's folder")
     raise no_run(path)
 
 
@@ -149,7 +149,7 @@ def read_record(run: Path) -> dict[str, Any]:
         raise CheckpointError("run.json is damaged", where=str(path), fix="train again") from error
     if isinstance(record, dict) and is_broken(record):
         raise CheckpointError(
-            "run.json is not what the run wrote: it does not have its own hash",
+            "run.json is not what the run wrote: its hash does not match",
             where=str(path),
             fix="put the file back, or train again; to use the adapter alone, copy its folder out of the run",
         )

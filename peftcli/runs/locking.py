@@ -193,7 +193,7 @@ def _lock_recipe(path: Path, overrides: Overrides) -> WrittenLock:
             lock = before.model_copy(update={"recipe": lock.recipe, "environment": before.environment})
             notes = ["nothing has changed: the expected results are kept"]
         elif before.expected is not None:
-            notes.append("inputs have changed: the expected results of before are dropped")
+            notes.append("inputs have changed: the earlier expected results are dropped")
     write_lock(target, lock)
     return WrittenLock(target, lock, tuple(notes))
 
@@ -212,7 +212,7 @@ def _lock_run(run: Path) -> WrittenLock:
         )
     lock = read_lock(here)
     if lock.expected is None:
-        raise CheckpointError("the run has not come to its end", where=str(run), fix=f"peft resume {run}")
+        raise CheckpointError("the run has not finished", where=str(run), fix=f"peft resume {run}")
     assert lock.source is not None, "a run's lock knows its recipe"
     recipe = absolute(lock.source, here.absolute().parent)
     if not recipe.is_file():

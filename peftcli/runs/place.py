@@ -115,7 +115,7 @@ def run_place(folder: Path, loaded: LoadedRecipe, *, replace: bool) -> Iterator[
                 yield place
             finally:
                 if place.waits:
-                    tell(f"note: the run in {folder} is as it was")
+                    tell(f"note: the run in {folder} is unchanged")
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def _stopped_between(number: int, seed: int, folder: Path) -> Interrupted:
         f"stopped by {signal.Signals(number).name} after the run of seed {seed}",
         signal_number=number,
         where=str(folder),
-        fix="`peft resume` goes on with the next seed",
+        fix="`peft resume` continues with the next seed",
     )
 
 

@@ -144,7 +144,7 @@ DATA = [
     bad("64 damaged gz", ("damaged", "rows.jsonl.gz", "fetch it again"), {"rows.jsonl.gz": gzip.compress(ROWS.encode() * 99)[:-9]}, on("./rows.jsonl.gz")),
     bad("64 an archive", ("archives are not read", "rows.zip", "unpack"), {"rows.zip": b"PK"}, on("./rows.zip")),
     bad("65 changing", ("changed while it was read", "rows.jsonl", "run again"), rows(ROWS.replace("Hello", "A text of its own")), prepare=changing),
-    bad("66 a huge line", ("longer than", "rows.jsonl:1", "one row a line"), rows('{"prompt": "' + "a" * (1 << 20) + '"}\n'), prepare=short_lines),
+    bad("66 a huge line", ("longer than", "rows.jsonl:1", "one row per line"), rows('{"prompt": "' + "a" * (1 << 20) + '"}\n'), prepare=short_lines),
     bad("67 dataset script", ("dataset script (set.py)", "never run", "folder/*.jsonl"), {"set/rows.jsonl": ROWS, "set/set.py": "raise SystemExit(3)\n"}, on("./set")),
     bad("67 no data files", ("no data files", "set", ".jsonl"), {"set/notes.md": "a"}, on("./set")),
     Entry("68 offline", 11, ("cannot be reached", "nobody/nothing", "connect once"), recipe=on(HUB), command=PLAN),

@@ -41,7 +41,7 @@ RESUME: dict[str, Call] = {"resume": lambda path: ["resume", path]}
 WITHOUT_A_PATH = {"init", "methods", "explain", "schema", "doctor"}
 LATER = {"export", "combine", "compare"}
 
-NEITHER = "neither a run nor an adapter lies here"
+NEITHER = "this is neither a run nor an adapter"
 AS_A_RUN = {
     "empty": NEITHER,
     "another": NEITHER,
@@ -111,7 +111,7 @@ def test_a_whole_model_where_an_adapter_is_wanted(
 ) -> None:
     shutil.copytree(builtin_base("tiny"), tmp_path / "base")
     assert peft(arguments) == 4
-    assert "a whole model lies here, without an adapter" in capsys.readouterr().err
+    assert "this is a whole model, without an adapter" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["empty", "another", "nowhere"])

@@ -363,7 +363,7 @@ def test_turns_under_other_keys_are_told_with_the_keys(row: dict[str, Any], mess
         ("a.csv", "a;b\nx;y\n".encode("utf-16-be"), "UTF-16BE, not UTF-8", "iconv -f UTF-16BE -t UTF-8"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-32"), "UTF-32, not UTF-8", "iconv -f UTF-32 -t UTF-8"),
         ("a.jsonl", b'[{"text": "a"}]', "not a list", "a list of rows is a .json file: rename it"),
-        ("a.jsonl", b'{\n "text": "a"\n}\n', "not valid JSON", "write one whole object a line"),
+        ("a.jsonl", b'{\n "text": "a"\n}\n', "not valid JSON", "write one whole object per line"),
         ("a.jsonl", b"{'text': 'a'}\n", "not valid JSON", "json.dumps"),
     ],
 )

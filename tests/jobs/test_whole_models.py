@@ -161,8 +161,8 @@ def test_a_base_of_another_vocabulary_is_none(work: Path, tmp_path: Path, capsys
         (["chat", "base", "--base"], 4, "does not say which base it belongs to"),
         (["evaluate", "merged"], 2, "a bare model has no recipe"),
         (["generate", "merged", "--prompt", "hi", "--set", "method.r=2"], 2, "only `seed` and generation"),
-        (["merge", "merged", "--output", "again"], 4, "a whole model lies here"),
-        (["diff", "merged", "run"], 4, "a whole model lies here"),
+        (["merge", "merged", "--output", "again"], 4, "this is a whole model"),
+        (["diff", "merged", "run"], 4, "this is a whole model"),
         (["generate", "encoder", "--prompt", "hi"], 4, "BertForSequenceClassification, which writes no text"),
     ],
 )

@@ -355,7 +355,7 @@ def test_an_interrupted_run_has_inputs_only_and_resuming_completes_its_lock(work
     (work / "run" / "run.json").unlink()
     lock = read_lock(work / "run" / "recipe.lock")
     write_lock(work / "run" / "recipe.lock", lock.model_copy(update={"expected": None}))
-    with pytest.raises(CheckpointError, match="not come to its end"):
+    with pytest.raises(CheckpointError, match="has not finished"):
         write_lock_for("run")
     peftcli.resume("run")
     resumed = read_lock(work / "run" / "recipe.lock")

@@ -270,7 +270,7 @@ def test_events_and_a_torn_log_are_worth_a_note():
 def test_the_gravest_check_comes_first_and_trust_follows():
     found = checks.run_checks(failed_run())
     assert found[0].outcome == "bad"
-    assert "forbid" in judge(failed_run().record, found).trust
+    assert "not to trust" in judge(failed_run().record, found).trust
     assert "Nothing suspicious" in judge(bare_run().record, [checks.Check("a", "clear", "b")]).trust
 
 
@@ -278,4 +278,4 @@ def test_a_run_that_did_not_end_is_never_free_of_suspicion():
     for run in (failed_run(), interrupted_run()):
         verdict = judge(run.record, [])
         assert "Nothing suspicious" not in verdict.trust
-        assert "did not come to its end" in verdict.trust
+        assert "did not finish" in verdict.trust

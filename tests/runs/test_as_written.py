@@ -105,7 +105,7 @@ def test_a_digit_of_the_record_is_noticed(work: Path, command: str, capsys: pyte
     assert json.loads((work / "run" / "run.json").read_text())
     words = COMMANDS.get(command, [command, "run"])
     assert peft([*words, "--quiet"]) == 7
-    assert "does not have its own hash" in capsys.readouterr().err
+    assert "its hash does not match" in capsys.readouterr().err
 
 
 def test_the_locks_hash_holds_where_the_record_has_none(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def command(
         Path | None, typer.Option("--input", readable=False, help="JSONL with `prompt` or `messages`.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSONL to write, with --input.")] = None,
-    base: Annotated[bool, typer.Option("--base", help="Put the base model's answer beside it.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Also give the base model's answer.")] = False,
     model: Model = None,
     overrides: Set = None,
     quiet: Quiet = False,

@@ -18,7 +18,7 @@ def command(
     template: Annotated[
         str | None, typer.Argument(help="Which starter; --list shows them.", autocompletion=completion.starters)
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Your rows: format and lengths are looked up.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Your own rows; format and lengths are detected.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="BASE", help="Your base: Hub id or folder.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="File to write (default: ./TEMPLATE.yaml).")] = None,
     list_them: Annotated[bool, typer.Option("--list", help="List the starters.")] = False,

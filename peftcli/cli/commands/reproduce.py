@@ -19,10 +19,11 @@ def command(
         int | None, typer.Option("--steps", min=1, help="Only the first steps, on the same schedule.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Also inputs and environment must be the locked ones, bit for bit.")
+        bool, typer.Option("--strict", help="Inputs, environment and every bit must match the lock.")
     ] = False,
     junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, and Markdown beside it.")
+        Path | None,
+        typer.Option("--junit", metavar="FILE", help="Write JUnit XML, and the same in Markdown next to it."),
     ] = None,
     overrides: Set = None,
     quiet: Quiet = False,

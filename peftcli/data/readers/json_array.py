@@ -49,7 +49,7 @@ def _text(reading: Reading) -> str:
         data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise DataError(
-            "a JSON list of more than 2 GiB", where=reading.name, fix="write JSON Lines (.jsonl): one object a line"
+            "a JSON list of more than 2 GiB", where=reading.name, fix="write JSON Lines (.jsonl): one object per line"
         )
     try:
         return data.decode("utf-8-sig")
@@ -70,7 +70,7 @@ def _rows(text: str, reading: Reading, decoder: jsonl.Decoder) -> list[Any]:
         raise DataError(
             f"not valid JSON ({error.msg}): {excerpt(text[start : start + 60])}",
             where=f"{reading.name}:{error.lineno}:{error.colno}",
-            fix="correct the file; one object a line is JSON Lines (.jsonl)",
+            fix="correct the file; one object per line is JSON Lines (.jsonl)",
         ) from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, jsonl.NotFinite):
@@ -87,7 +87,7 @@ def _rows(text: str, reading: Reading, decoder: jsonl.Decoder) -> list[Any]:
     raise DataError(
         f"a JSON file must hold a list of objects, not {jsonl.json_kind(value)}",
         where=reading.name,
-        fix="put the rows into a list, or write one object a line (.jsonl)",
+        fix="put the rows into a list, or write one object per line (.jsonl)",
     )
 
 

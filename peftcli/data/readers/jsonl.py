@@ -98,7 +98,7 @@ def _remedy(line: str) -> str:
     """What to do about a line that is not JSON, by the two ways in which whole files come about that are not."""
     # a pretty-printed file read line by line fails on its first line, which is one bracket
     if line.strip() in ("{", "["):
-        return "write one whole object a line; a list of objects over several lines is a .json file"
+        return "write one whole object per line; a list of objects over several lines is a .json file"
     # rows that were printed by Python instead of written as JSON
     if line.lstrip().startswith("{'"):
         return "write the rows with Python's `json.dumps`, which quotes as JSON does"

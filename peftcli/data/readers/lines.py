@@ -38,7 +38,7 @@ def _bounded_lines(stream: BinaryIO, reading: Reading) -> Iterator[bytes]:
             raise DataError(
                 f"the line is longer than {MAX_LINE_BYTES >> 20} MiB",
                 where=f"{reading.name}:{number}",
-                fix="one row a line; is this JSON Lines at all?",
+                fix="one row per line; is this JSON Lines at all?",
             )
         yield line
 

@@ -186,7 +186,7 @@ class LoraLinear(AdapterLayer):
             if view.bias is None:
                 raise MergeError(
                     "`lora_bias` cannot be merged: the base's layers have no bias to hold it",
-                    fix="serve the adapter beside its base, or train without lora_bias",
+                    fix="serve the adapter with its base, or train without lora_bias",
                 )
             new["bias"] = view.bias.detach().float() + self.lora_B_bias.detach().float() * self.scaling
         return new

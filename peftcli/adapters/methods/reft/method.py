@@ -115,7 +115,7 @@ class ReftLayer(AdapterLayer):
     def merged(self) -> dict[str, Tensor]:
         raise MergeError(
             "reft cannot be merged: it edits hidden states after the residual sum, where no weight is",
-            fix="serve the adapter beside its base instead",
+            fix="serve the adapter with its base instead",
         )
 
 
@@ -200,7 +200,7 @@ def _chosen(model: nn.Module, config: ReftConfig) -> Iterator[tuple[str, nn.Modu
     beyond = [number for number in numbers if number not in range(len(readable))]
     if beyond:
         raise AdapterError(
-            f"layers_to_transform names blocks that are not there: {beyond}",
+            f"layers_to_transform names blocks that this model does not have: {beyond}",
             fix=f"blocks 0 to {len(readable) - 1} can be edited",
         )
     paths = list(readable)

@@ -15,7 +15,7 @@ class VeraConfig(TargetedConfig):
     """Two frozen random matrices that all layers share; each layer learns two vectors that scale them."""
 
     name: ClassVar[str] = "vera"
-    summary: ClassVar[str] = "two learned vectors a layer around one frozen random pair that all layers share"
+    summary: ClassVar[str] = "two learned vectors per layer around one frozen random pair that all layers share"
     peft_type: ClassVar[str] = "VERA"
     in_peft: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 5e-2
