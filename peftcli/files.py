@@ -4,7 +4,7 @@ Two shapes: one file (`write_bytes`, `write_text`, `write_json`) and one folder 
 commit. All system calls that change the disk go through `disk`, one object with few methods, so that a test can kill,
 fill or break the disk at any of them. `append_line` is the one exception to the rename (metrics.jsonl).
 
-What a killed process leaves behind has a name that begins with `.tmp-`; the next writer of the same name removes it.
+What a killed process leaves has a name that begins with `.tmp-`; the next writer of the same name removes it.
 """
 
 from __future__ import annotations
@@ -533,7 +533,7 @@ def remove_folder(path: Path) -> None:
 def exchange_folders(one: Path, other: Path, *, say: Callable[[str], None]) -> None:
     """Two folders take each other's place, at once where the file system can; else by three renames.
 
-    `say` is told first where `one` lies meanwhile: a process that is killed just then leaves it there.
+    `say` gets a line first about where `one` is meanwhile: a process that is killed just then leaves it there.
     """
     with storage_errors(one):
         if not disk.exchange(one, other):

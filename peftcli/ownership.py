@@ -50,7 +50,7 @@ def in_the_way(path: Path) -> StorageError:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Writes a file that is not there yet; `StorageError` where anything is, a link that leads nowhere too."""
+    """Writes a new file; `StorageError` where the name is taken, by a link that leads nowhere too."""
     if os.path.lexists(path):
         raise StorageError("the file exists and is left alone", where=str(path), fix="choose another name by --output")
     files.write_text(path, text)

@@ -203,7 +203,7 @@ def _stops_told(draft: Draft | None) -> Iterator[None]:
 def _failures_recorded(draft: Draft, *, resuming: bool) -> Iterator[None]:
     """Whatever stops a run is in its record and report before it reaches the user.
 
-    A resumption that is refused before it changed anything leaves the record that is there.
+    A resumption that is refused before it changed anything leaves the older record.
     """
     try:
         yield

@@ -127,7 +127,7 @@ def lasting(stream: TextIO | None) -> TextIO:
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Inside, stdout and stderr take everything. A result that a full disk swallowed is told on stderr in the end."""
+    """Inside, stdout and stderr take everything. Where a full disk swallowed a result, stderr says so in the end."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, err = lasting(before[0]), lasting(before[1])
     try:

@@ -86,7 +86,7 @@ class BaseCopies:
                 _swap(self._copies.pop(number), stand_in=False)
 
     def settle(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """After reading: takes the base's own tensors again where they are the same, and tells where they are not."""
+        """After reading: takes the base's own tensors again where they are the same, and warns where they are not."""
         for copied in self._copies.values():
             if copied.keys and len(copied.stand_in) == len(copied.original):
                 if torch.equal(copied.stand_in, copied.original):

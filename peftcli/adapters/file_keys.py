@@ -1,11 +1,12 @@
 """Keys of an adapter file as this model has them: what wrappers, adapter names and older releases left in them.
 
-    base_model.model._orig_mod.model.layers.0...lora_A.weight     wrappers (torch.compile, DDP, FSDP): left out, told
+    base_model.model._orig_mod.model.layers.0...lora_A.weight     wrappers (torch.compile, DDP, FSDP): left out, noted
     base_model.model.model.layers.0...lora_A.default.weight       the adapter's name, as the live modules have it: left out
-    base_model.model.embed_out.lora_A.weight                      modules that transformers renamed since: renamed, told
-    base_model.model.lm_head.modules_to_save.weight               second copies of what is there already: left out
+    base_model.model.embed_out.lora_A.weight                      modules that transformers renamed since: renamed, noted
+    base_model.model.lm_head.modules_to_save.weight               second copies of what the file holds: left out
 
-Keys that another tool made (no prefix, the prefix twice, other tensor names) are told by name; `peft convert` reads them.
+Keys that another tool made (no prefix, the prefix twice, other tensor names) are refused, with the tool's name; `peft
+convert` reads them.
 """
 
 from __future__ import annotations

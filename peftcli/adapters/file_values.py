@@ -1,6 +1,6 @@
 """What the reference takes from an `adapter_config.json` although no recipe of ours may say it; free of torch.
 
-A recipe that asks for a scale of zero or a dropout of one is a mistake, and told so. A file that holds one was trained
+A recipe that asks for a scale of zero or a dropout of one is a mistake, and gets an error. A file that holds one was trained
 like that: it loads with the same answer as in the reference, and a warning says what is odd.
 """
 

@@ -1,4 +1,4 @@
-"""What is told about an adapter that loads although something about it is odd."""
+"""Warnings about an adapter that loads although something about it is odd."""
 
 from __future__ import annotations
 

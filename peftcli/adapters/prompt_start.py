@@ -47,7 +47,7 @@ def sampled_ids(count: int, vocabulary: int, generator: torch.Generator) -> Tens
 
 
 def restart(encoder: nn.Module, generator: torch.Generator) -> None:
-    """Draws every parameter anew as its layer does by default, from `generator` alone, on the CPU."""
+    """Draws every parameter again as its layer does by default, from `generator` alone, on the CPU."""
     with torch.no_grad():
         for module in encoder.modules():
             if isinstance(module, nn.Embedding):

@@ -36,7 +36,7 @@ class TargetedConfig(MethodConfig):
     layers_to_transform: int | list[int] | None = None
     """Only these blocks, by number."""
     layers_pattern: str | list[str] | None = None
-    """Name of the list of blocks, where the number cannot be told from the path."""
+    """Name of the list of blocks, where the path alone does not show the number."""
 
 
 TARGET_DEFAULTS: dict[str, Any] = {

@@ -87,7 +87,7 @@ def _matched(
     what: str = "target_modules",
     lenient: bool = False,
 ) -> list[str]:
-    """`lenient`: an entry that matches nothing is told, as long as another one matches."""
+    """`lenient`: an entry that matches nothing gets a warning, as long as another one matches."""
     if isinstance(wanted, str):
         pattern = compile_pattern(wanted, what=what)
         # the root's path is empty, and a pattern such as `.*` would match it

@@ -108,5 +108,5 @@ def usage_error() -> type[Exception]:
 
 
 def interruptions() -> tuple[type[BaseException], ...]:
-    """What the parser makes of Ctrl-C and of the end of input at a question."""
+    """What the parser raises for Ctrl-C and for the end of input at a question."""
     return (KeyboardInterrupt, typer.Abort)

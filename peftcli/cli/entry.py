@@ -111,7 +111,7 @@ def _given_up(error: BaseException) -> ModelError:
 
 
 def _is_out_of_device_memory(error: Exception) -> bool:
-    """Asked without importing torch: where it is not there yet, it cannot have run out."""
+    """Asked without importing torch: while it is not loaded, its memory cannot have run out."""
     if "torch" not in sys.modules:
         return False
     from peftcli.models.device import is_out_of_memory

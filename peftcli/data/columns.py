@@ -13,7 +13,7 @@ from peftcli.data.readers.jsonl import json_kind
 Columns = Mapping[str, Any]
 """A row as it was read: column -> value."""
 ABSENT = object()
-"""Stands for a value that is not there, since None is what a null in the file becomes."""
+"""Stands for a missing value, since None is what a null in the file becomes."""
 # three levels: `answers.text.0`, as public data nests
 _DEPTH = 3
 _PLAIN = re.compile(r"[^\W\d](?:[\w .()/-]*[\w.()/-])?")

@@ -165,7 +165,7 @@ class HubDataset(_Dataset):
 
 @contextlib.contextmanager
 def _hub_errors(dataset: HubDataset) -> Iterator[None]:
-    """Not found, gated, offline and unreadable are told apart."""
+    """Not found, gated, offline and unreadable each have an error of their own."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -1,4 +1,4 @@
-"""Faults of data rows, gathered: the first few are told with file and line, the rest are counted."""
+"""Faults of data rows, gathered: the first few are reported with file and line, the rest are counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXCERPT_LENGTH = 60
 
 
 class RowFault(ValueError):
-    """What is wrong with one row; whoever knows its file and line turns it into a `Fault`."""
+    """What is wrong with one row; its caller, which knows file and line, turns it into a `Fault`."""
 
     def __init__(self, message: str, fix: str | None = None) -> None:
         super().__init__(message)

@@ -188,7 +188,7 @@ def _visible(file: Path, folder: Path) -> bool:
 
 
 def _of_split(found: list[Path], folder: Path, source: SourceConfig) -> list[Path]:
-    """The files of the wanted split, told by their names as `datasets` does; all where no name tells a split."""
+    """The files of the wanted split, by their names as `datasets` does; all where no name says a split."""
     splits = {file: _split_of(file, folder) for file in found}
     known = sorted({split for split in splits.values() if split})
     if not known and source.split is None:

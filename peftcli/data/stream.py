@@ -2,7 +2,7 @@
 
 The shuffle buffer is a block: so many rows are read, cut to length and shuffled among themselves, and given out whole
 batches at a time; the few that fill no batch are carried into the next block. Where a block begins is all that has to be
-known to build it again, so a cursor holds no rows. Each source begins anew, with its files in another order, when it is
+known to build it again, so a cursor holds no rows. Each source starts over, with its files in another order, when it is
 at its end.
 """
 

@@ -33,7 +33,7 @@ class StreamOrder:
         self._block: tuple[Cursor, Block] | None = None
 
     def keep_cursors(self, path: Path) -> None:
-        """Notes block beginnings in a file from now on, and knows those that it holds; a damaged file is written anew."""
+        """Notes block beginnings in a file from now on, and knows those that it holds; a damaged file is written again."""
         found = _read_cursors(path, self._known[0])
         if len(found) > len(self._known):
             self._known = found

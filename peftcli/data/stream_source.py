@@ -28,7 +28,7 @@ class Position:
 
 
 class StreamSource:
-    """Rows from a position on; going on where the last piece ended costs nothing. At its end the source begins anew,
+    """Rows from a position on; going on where the last piece ended costs nothing. At its end the source starts over,
     with its files in another order."""
 
     def __init__(self, source: RowSource, section: SourceConfig, reader: SourceReader, seed: int) -> None:

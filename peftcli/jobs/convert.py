@@ -102,7 +102,7 @@ class _ConversionSource:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What the adapter says to whoever uses it, such as how its prompts looked."""
+        """What the adapter tells its users, such as how its prompts looked."""
         return {} if self.location is None else dict(read_own(self.folder).get("notes") or {})
 
 

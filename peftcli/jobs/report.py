@@ -1,4 +1,4 @@
-"""`peft report`: renders what a run folder holds again, or several runs beside each other."""
+"""`peft report`: renders what a run folder holds again, or several runs side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def render_again(run: Path) -> list[Path]:
 
 
 def render_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """`compare.html` and `compare.md` in `folder`, of several runs. All that are no run are told at once."""
+    """`compare.html` and `compare.md` in `folder`, of several runs. All folders that are no run are named in one error."""
     found: list[Path] = []
     errors: list[PeftcliError] = []
     for run in runs:

@@ -72,7 +72,7 @@ class SmokeReport:
 def smoke_train(path: str | Path, overrides: Overrides = (), *, say: Say = lambda line: None) -> SmokeReport:
     """Trains a few rows for three steps, evaluates, saves, reloads and merges; nothing is left on disk.
 
-    On the CPU in float32, whatever the recipe says. `say` is told each stage as it passes. Raises the error of the
+    On the CPU in float32, whatever the recipe says. `say` gets a line for each stage that passes. Raises the error of the
     stage that fails.
     """
     loaded = load_recipe(Path(path), overrides)
@@ -148,7 +148,7 @@ def _names_layers(recipe: Recipe) -> bool:
 
 
 def _trained(loaded: LoadedRecipe, folder: Path, report: SmokeReport, say: Say) -> Draft:
-    """A run of the small recipe; whichever stage its error belongs to, the ones before are told."""
+    """A run of the small recipe; whichever stage its error belongs to, the ones before are reported."""
     with _stage(report, say, "data") as note:
         prepared = _prepared(loaded, folder / "base")
         note(f"{prepared.data.facts.train.rows} rows")

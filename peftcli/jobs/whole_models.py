@@ -40,7 +40,7 @@ def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool
 
 
 def open_to_score(path: str | Path, *, base: str | None, say: Callable[[str], None]) -> OpenModel:
-    """The same with the base beside a whole model where one is told or recorded; a recorded one that is gone is told."""
+    """The same with the base of a whole model where one is named or recorded; a recorded one that is gone gets a warning."""
     path = Path(path).expanduser()
     if not holds_a_model(path):
         return open_adapter(path, base=base)
@@ -58,7 +58,8 @@ def _open_whole(location: Location) -> OpenModel:
 
 
 def _with_base(opened: OpenModel, *, say: Callable[[str], None] | None = None) -> OpenModel:
-    """The base beside its model, checked. `say`: told of a recorded base that cannot be had, which is else an error."""
+    """The base beside its model, checked. `say` gets a warning about a recorded base that is gone;
+    without it that is an error."""
     location = opened.location
     try:
         with model_option_named(location):

@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """The item with both values, as a message tells it."""
+        """The item with both values, as messages print it."""
         return f"{self.item}: locked {self.locked}, here {self.found}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Difference:
 
 
 def input_differences(locked: Lock, found: Lock, folder: Path) -> list[Difference]:
-    """Every input that differs. What follows from another one (row order from the seed) is told only by itself.
+    """Every input that differs. What follows from another one (row order from the seed) is left out.
 
     `folder`: where the relative paths of `found` start.
     """
@@ -74,7 +74,7 @@ def environment_differences(locked: Lock, found: Lock) -> list[Difference]:
 
 
 def difference_error(headline: str, differences: Sequence[Difference], fix: str) -> CheckFailed:
-    """One error for all differences; the fix is told once, by the last."""
+    """One error for all differences; the fix stands once, with the last."""
     last = len(differences) - 1
     prefix = f"{headline}: " if last == 0 else ""
     faults = [

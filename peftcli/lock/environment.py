@@ -71,7 +71,7 @@ def _cpu_info(field: str) -> str:
 
 
 def processor_name() -> str:
-    """Model name of the processor, as the kernel tells it."""
+    """Model name of the processor, as the kernel reports it."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 

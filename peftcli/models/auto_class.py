@@ -25,7 +25,7 @@ class Purpose:
     writes: bool = False
     """Whether they write text."""
     labels: bool = False
-    """Whether a head gives labels, drawn anew unless it is saved with the adapter."""
+    """Whether a head gives labels, drawn at random unless it is saved with the adapter."""
 
 
 WRITES_ON = Purpose("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel"), "CAUSAL_LM", writes=True)

@@ -20,7 +20,7 @@ _OF_A_VALUE = (TypeError, AttributeError, LookupError, ValueError)
 
 
 def likely_fields(source: BaseSource, error: Exception) -> list[str]:
-    """Each field whose value is of another kind than the family's default, or is what was looked up in vain, in words."""
+    """Each field whose value is not of the kind of the family's default, or was looked up in vain, in words."""
     if not isinstance(error, _OF_A_VALUE):
         return []
     config = readable_config(source)

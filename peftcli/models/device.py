@@ -17,7 +17,7 @@ CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_WORKSPACE = ":4096:8"
 """Its value: eight buffers of 4096 KiB, one of the two that NVIDIA documents as deterministic."""
 OUT_OF_MEMORY_TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
-"""Types of errors that may mean too little memory; `is_out_of_memory` tells which do."""
+"""Types of errors that may mean too little memory; `is_out_of_memory` decides which do."""
 # torch's allocator on the host raises plain RuntimeErrors; so do CUDA's libraries that find no room for their workspaces
 _OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "not enough memory", "_status_alloc_failed")
 
@@ -42,9 +42,9 @@ def has_bf16(device: torch.device | str) -> bool:
 
 
 def loading_options(device: torch.device | str) -> dict[str, object]:
-    """What transformers is told so that each weight goes to the device as it is read.
+    """Arguments for transformers so that each weight goes to the device as it is read.
 
-    Without it the whole model is built in host memory and moved then. On the CPU there is nothing to tell.
+    Without it the whole model is built in host memory and moved then. None on the CPU.
     """
     return {"device_map": {"": str(device)}} if kind_of(device) == "cuda" else {}
 
@@ -66,7 +66,7 @@ def is_staged(source: torch.device | str, target: torch.device | str) -> bool:
 
 
 def start_peak_memory(device: torch.device | str) -> None:
-    """Begins to count the device's peak anew, so that a run in a process that has computed before reports its own."""
+    """Starts the device's peak over, so that a run in a process that has computed before reports its own."""
     if kind_of(device) == "cuda":
         torch.cuda.reset_peak_memory_stats()
 

@@ -144,7 +144,7 @@ def _chain(node: ast.AST) -> str | None:
 
 
 def _is_asked(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether an expression is only compared, or looked at by `hasattr` and its kin."""
+    """Whether an expression is only compared, or looked at by `hasattr` and the like."""
     parent = parents[node]
     if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id in _ASKS:
         return True

@@ -83,7 +83,7 @@ def small_names(folder: Path) -> list[str]:
 
 
 def _size(path: Path) -> int:
-    """Of a file; what cannot be asked is told by whoever opens it."""
+    """Of a file; 0 where it cannot be read, which opening it will report."""
     try:
         return path.stat().st_size
     except OSError:

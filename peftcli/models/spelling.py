@@ -97,7 +97,7 @@ def read_before(inputs: Mapping[str, Any]) -> Any:
 
 
 def give_cache(module: nn.Module, inputs: dict[str, Any], cache: Any) -> None:
-    """Puts a cache among the inputs of a module, in the place of one that is there. `ModelError` where it takes none."""
+    """Puts a cache among the inputs of a module, in the place of any that it holds. `ModelError` where it takes none."""
     name = cache_name(module)
     if name is None:
         raise ModelError(f"{type(module).__name__} takes no cache", fix="use a method that needs none, such as lora")
@@ -110,7 +110,7 @@ def give_cache(module: nn.Module, inputs: dict[str, Any], cache: Any) -> None:
 def goes_on(inputs: Mapping[str, Any]) -> bool:
     """Whether a forward call goes on from tokens that a cache or a state among its inputs holds.
 
-    Raises `ModelError` where it cannot be told.
+    Raises `ModelError` where that cannot be known.
     """
     held = read_before(inputs)
     if held is None:

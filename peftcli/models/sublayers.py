@@ -1,7 +1,7 @@
 """Attention and feed-forward sublayers of each block, found by structure, and the residual stream around them.
 
 A block adds what its sublayers compute to a residual stream: x + f(norm(x)) (pre-norm) or norm(x + f(x)) (post-norm).
-Adapter layers act on a sublayer's output and need x itself. `ResidualTap` watches one block run and tells x: which norm
+Adapter layers act on a sublayer's output and need x itself. `ResidualTap` watches one block run and knows x: which norm
 was called last, and whether norms come before or after sublayers, is seen from the tensors that pass, not from names of
 model classes.
 """

@@ -66,7 +66,7 @@ def _fault(file: str, size: int, changed: int) -> str | None:
 
 
 def try_out(file: str, seconds: float, memory_bytes: int) -> None:
-    """In the process of its own: tells on standard output what is wrong, null where nothing is."""
+    """In the process of its own: prints what is wrong as JSON, null where nothing is."""
     system.limit_memory(memory_bytes)
     system.end_after_computing(seconds)
     print(json.dumps({"fault": _trial(file)}), flush=True)

@@ -1,4 +1,4 @@
-"""Which files hold the weights of a base: told from its folder as transformers tells it, and checked before it does."""
+"""Which files hold the weights of a base: found in its folder as transformers finds them, and checked before it does."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class _Check:
         self.data[METHOD] = {TYPE: method_names()[0]}
 
     def _fill_required(self) -> None:
-        """Stand-ins for what is required and already known to be wrong, so that the other rules can be told."""
+        """Stand-ins for what is required and already known to be wrong, so that the other rules can be checked."""
         for section, key, stand_in in (("model", "base", "builtin:tiny"), ("data", "train", "builtin:support")):
             if any(path[:1] == (section,) for path in self.bad):
                 inner = self.data.get(section)

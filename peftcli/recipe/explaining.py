@@ -45,7 +45,7 @@ def explain(topic: str) -> dict[str, Any]:
 
 
 def _distinct(keys: list[Key]) -> list[list[Key]]:
-    """The keys by their text: a field that several methods or optimizers share alike is told once, for all of them."""
+    """The keys by their text: a field that several methods or optimizers share alike is explained once, for all of them."""
     texts: dict[tuple[str, str, str], list[Key]] = {}
     for key in keys:
         # the same name with another text or default is another key to a reader

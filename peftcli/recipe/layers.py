@@ -100,7 +100,7 @@ def _read(path: Path, where: str | None) -> Node:
 
 
 def _with_unknown_keys(node: Node | None, faults: list[Fault]) -> list[Fault]:
-    """A file with duplicate keys or tags can still be checked: its other faults are told along."""
+    """A file with duplicate keys or tags can still be checked: its other faults are reported with them."""
     # with `extends` a key may be explained by the file below: it is not checked alone
     if node is None or not isinstance(node.value, dict) or node.child("extends") is not None:
         return faults

@@ -1,4 +1,4 @@
-"""A recipe file -> a recipe. Everything that is wrong with it is told at once, by file, line and column."""
+"""A recipe file -> a recipe. Everything that is wrong with it is reported at once, with file, line and column."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a recipe needs of this machine: files, the base, packages, a device; looked up without importing torch.
 
-`validate` tells all of it at once; a Hub id is not asked for, since that would need the network.
+`validate` reports all of it at once; a Hub id is not asked for, since that would need the network.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _device(loaded: LoadedRecipe) -> Iterator[Lacking]:
 
 
 def _may_have_cuda() -> bool:
-    """Whether a driver is there at all; only torch itself can tell whether it works."""
+    """Whether a driver is installed at all; only torch itself can say whether it works."""
     # NVIDIA on Linux, WSL, a container without /dev, AMD's ROCm (which torch calls cuda too), Windows
     places = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version", "/dev/kfd", "C:/Windows/System32/nvcuda.dll")
     return any(Path(place).exists() for place in places)

@@ -82,7 +82,7 @@ def redacted_values(value: Any) -> Any:
 
 
 def redacted_keys(value: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary whose keys are names of a user's own, masked; two that read the same then are told apart."""
+    """A dictionary whose keys are names of a user's own, masked; two that read the same then get a number."""
     found: dict[str, Any] = {}
     for key, item in value.items():
         name = shown = redacted_name(key)

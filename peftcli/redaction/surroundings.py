@@ -1,4 +1,4 @@
-"""Values of the environment that are secrets, told by the names of their variables and by the values themselves.
+"""Values of the environment that are secrets, known by the names of their variables and by the values themselves.
 
 `HF_TOKEN` and `DB_PASSWORD` ask for a secret. `SORT_KEY`, `PRIMARY_KEY` ask for the name of a column as well: there only
 a value that somebody's machine made up counts, never words.

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what they are called, which is best in what, whether they can be compared."""
+"""Several runs side by side: what they are called, which is best in what, whether they can be compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peftcli.reports.verdict import judge
 from peftcli.reports.visible import clipped
 
 MAX_RUNS = 24
-"""More runs beside each other are not readable."""
+"""More runs side by side are not readable."""
 _MAX_METRICS = 16
 MAX_NAME = 60
 """Characters of a run's name in a comparison."""
@@ -46,7 +46,7 @@ COSTS = (
 
 
 def labels(runs: Sequence[RunFacts]) -> list[str]:
-    """A name for each run; equal names are told apart by folder, then by number."""
+    """A name for each run; equal names get their folder, then a number."""
     # names may still be equal (two runs of one recipe elsewhere), and so may folders
     names = [run.name for run in runs]
     if len(set(names)) < len(names):

@@ -12,7 +12,7 @@ _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def is_missing(value: float | None) -> bool:
-    """Whether a number is not there, or NaN or infinite, and is shown as a dash."""
+    """Whether a number is missing, NaN or infinite, and is shown as a dash."""
     return value is None or not math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""One metric of base and tuned model beside each other, and what their difference means."""
+"""One metric of base and tuned model side by side, and what their difference means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peftcli.reports.record import DifferenceRecord, EvaluationRecord, Interval,
 LOSS = "eval_loss"
 """The metric that every run has."""
 LEAKED_SHARE = 0.5
-"""Of the scored rows: from here on a result is called leaked, below it is told."""
+"""Of the scored rows: from here on a result is called leaked, below it gets a note."""
 _CLEAR_CHANGE = 0.01  # where no difference was tested: the relative change that counts as one
 
 Relation = Literal["better", "worse", "unclear", "unmeasured"]

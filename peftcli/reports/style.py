@@ -9,7 +9,7 @@ from importlib import resources
 from markupsafe import Markup
 
 RUN_STYLES = 8
-"""How many runs of a comparison the sheet tells apart: its classes `run-0`, `run-1` and so on."""
+"""How many runs of a comparison the sheet can distinguish: its classes `run-0`, `run-1` and so on."""
 
 # comments of the sheet are for us; on each page they would be kilobytes
 _COMMENT = re.compile(r"/\*.*?\*/\n*", re.DOTALL)

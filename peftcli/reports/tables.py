@@ -1,4 +1,4 @@
-"""Tables and running text for a terminal, by rich: at most 80 columns unless told otherwise, colour where it is wanted.
+"""Tables and running text for a terminal, by rich: at most 80 columns by default, colour where it is wanted.
 
 A result is plain text, ready to be printed. Whatever it is made from is made visible first, so that a text can neither
 drive the terminal nor be read as rich's own markup.
@@ -58,7 +58,7 @@ def paint(text: str, style: str, *, enabled: bool) -> str:
 
 
 def _drawn(what: RenderableType, width: int, *, colour: bool = False) -> str:
-    """What rich draws, as text; it is told all that it would otherwise ask the surroundings for."""
+    """What rich draws, as text, with everything set that it would otherwise read from the environment."""
     page = io.StringIO()
     console = Console(
         file=page,

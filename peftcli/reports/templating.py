@@ -27,7 +27,7 @@ _LINE_END = re.compile(r"[ \t]*\n[ \t]*")
 
 
 def render(template: str, **facts: object) -> str:
-    """A page from one of the templates. Raises `jinja2.UndefinedError` where a template asks for what is not there."""
+    """A page from one of the templates. Raises `jinja2.UndefinedError` where it reads a value that it was not given."""
     return _environment().get_template(template).render(facts) + "\n"
 
 

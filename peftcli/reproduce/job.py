@@ -47,7 +47,7 @@ def reproduce(
 ) -> Reproduction:
     """Runs the recipe of `path` (a recipe file or run folder) again, as its lock pins it, and compares with the lock.
 
-    `steps`: take only the first so many, on the schedule of the whole run, without evaluation. `say`: told what differs
+    `steps`: take only the first so many, on the schedule of the whole run, without evaluation. `say` gets what differs
     before anything is trained. Raises `RecipeError` where there is no lock, or it holds no results, and every error of
     a run; a result that differs is no error here: `held` is False.
     """

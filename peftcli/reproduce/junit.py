@@ -1,6 +1,6 @@
 """A reproduction as JUnit XML: one suite, one case an item, in the order and with the attributes of the common schema.
 
-Every element of a suite that a strict reader asks for is there: properties, cases, system-out, system-err.
+Every element of a suite that a strict reader asks for is written: properties, cases, system-out, system-err.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ class Location:
     """The folder of the adapter, or of a model that needs none (`whole`)."""
     run: Path | None
     base: str | None
-    """As recorded, or as the command was told; None where nobody says."""
+    """As recorded, or as the command line says; None where neither does."""
     told: bool
-    """Whether the command was told."""
+    """Whether the command line names it."""
     recorded: str | None
     """The base that the adapter itself names."""
     revision: str | None

@@ -120,7 +120,7 @@ def _is_here(device: Any) -> bool:
 def locked_run(path: Path, overrides: Overrides, warn: Callable[[str], None]) -> Prepared:
     """What `train --locked` may start: the recipe under its lock, when no input differs.
 
-    Raises `CheckFailed` naming every input that does. A different environment is told to `warn`.
+    Raises `CheckFailed` naming every input that does. A different environment goes to `warn`.
     """
     locked_path = lock_path(path)
     if not locked_path.is_file():

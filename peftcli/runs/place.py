@@ -35,7 +35,7 @@ class RunPlace:
         return self.folder != self.final
 
     def take_over(self, move: Callable[[Path, Path], None]) -> None:
-        """Puts the new run in the older one's place, and removes that. `move(old, new)` is told of the other place;
+        """Puts the new run in the older one's place, and removes that. `move(old, new)` is called with the other place;
         when it fails everything is put back.
 
         Raises `StorageError` where somebody put a file of his own into the older run meanwhile.
@@ -96,7 +96,7 @@ def _taken(folder: Path) -> StorageError:
 
 @contextlib.contextmanager
 def run_place(folder: Path, loaded: LoadedRecipe, *, replace: bool) -> Iterator[RunPlace]:
-    """Makes and owns the place of a new run. A run that is there stays as it is until `take_over`.
+    """Makes and owns the place of a new run. An older run stays as it is until `take_over`.
 
     Raises what `require_free` does, and `StorageError` where another process owns the folder.
     """
@@ -137,7 +137,7 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a run that is given up; what cannot be removed is told, it is no failure of the one that goes on."""
+    """Removes a run that is given up; what cannot be removed gets a warning, and does not fail the run that goes on."""
     try:
         if folder.is_dir():
             left = remove_run(folder)

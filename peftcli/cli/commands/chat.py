@@ -64,7 +64,7 @@ def _messages() -> Iterator[str]:
 
 
 class _Writer:
-    """Writes the pieces of an answer after a mark that says whose it is; silent where all is told at the end."""
+    """Writes the pieces of an answer after a mark that says whose it is; silent where all is printed at the end."""
 
     def __init__(self, mark: str, *, silent: bool, after: _Writer | None = None) -> None:
         self.mark = mark

@@ -108,7 +108,7 @@ _LEFT_OUT = (
 
 
 def _first(conversation: Conversation, number: int, borders: Borders, found: Places) -> int:
-    """Where the answer's first text begins; where the template cuts the mark off, told from its end."""
+    """Where the answer's first text begins; where the template cuts the mark off, found from its end."""
     first = found.first(number)
     if first is not None:
         return first

@@ -1,4 +1,4 @@
-"""Marks around the texts of messages, so that a rendering itself tells where each text stands in it.
+"""Marks around the texts of messages, so that a rendering itself shows where each text stands in it.
 
 A rendering with marks counts only where it is, without its marks, the plain rendering to the letter: then nothing in the
 template looked at what the marks changed, and every place is exact.

@@ -6,7 +6,7 @@ DAY_VARIABLE = "strftime_now"
 """What templates ask for today's date with; as a setting, the date itself."""
 # a fixed day: a prompt that held today's date would make two equal runs differ
 FIXED_DAY = "2024-07-26"
-"""What templates are told when they ask for today's date (ISO)."""
+"""What templates get when they ask for today's date (ISO)."""
 RESERVED = frozenset(("messages", "tools", "documents", "add_generation_prompt", "raise_exception"))
 """Variables that the conversation itself gives."""
 GIVEN = RESERVED | frozenset(

@@ -109,7 +109,7 @@ def _shape(message: Message) -> tuple[object, ...]:
 
 
 def lost(conversation: Conversation, wanted: Sequence[int]) -> list[Hit]:
-    """Texts that are given and not written: told, or a `RowFault` where they belong to an answer that is trained."""
+    """Texts that are given and not written: a finding, or a `RowFault` where they belong to an answer that is trained."""
     found = conversation.places
     if found is None:
         return []

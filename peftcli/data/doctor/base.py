@@ -71,7 +71,7 @@ class RowBatch:
 
     @cached_property
     def joined(self) -> str:
-        """All text at once: a quick search here tells whether rows must be looked at one by one."""
+        """All text at once: a quick search here shows whether rows must be looked at one by one."""
         return "\n".join(self.texts)
 
 
@@ -107,7 +107,7 @@ class Review:
 
     @property
     def splits(self) -> list[SplitRows]:
-        """The splits that there are, training first."""
+        """The splits of this data, training first."""
         return [self.train] if self.validation is None else [self.train, self.validation]
 
 
@@ -121,7 +121,7 @@ def trained_on(data: Review) -> list[int]:
 
 
 class Collector(Protocol):
-    """Gathers something over the rows of a source and tells its hits at the end."""
+    """Gathers something over the rows of a source and gives its hits at the end."""
 
     def add(self, batch: RowBatch, file: str, lines: Sequence[int]) -> None:
         """Takes the rows of a chunk, which stand at `lines` of `file`."""

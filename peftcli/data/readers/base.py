@@ -31,14 +31,14 @@ class Chunk:
     doubled: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], line: int) -> None:
-        """Puts a row behind the others."""
+        """Appends a row."""
         self.rows.append(row)
         self.lines.append(line)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader is told: the file, how to name it in messages, and where faults go.
+    """What a reader gets: the file, how to name it in messages, and where faults go.
 
     `after`: lines up to this one have been read before; line readers pass over them without looking.
     """

@@ -102,5 +102,5 @@ def _damage() -> tuple[type[Exception], ...]:
 
 
 def plain_suffix(path: Path) -> str:
-    """The suffix that tells the container, below .gz or .zst: `rows.jsonl.gz` -> `.jsonl`."""
+    """The suffix that names the container, before .gz or .zst: `rows.jsonl.gz` -> `.jsonl`."""
     return Path(path.stem).suffix.lower() if path.suffix in SUFFIXES else path.suffix.lower()

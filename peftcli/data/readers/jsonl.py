@@ -21,7 +21,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 class Decoder:
     """One decoder for all lines of a file (`json.loads` with an option builds a new one at every call). `doubled`: keys
-    that an object had twice, of which JSON readers keep the last; taken away by whoever looks at them."""
+    that an object had twice, of which JSON readers keep the last; taken out by the check that reads them."""
 
     def __init__(self) -> None:
         self.doubled: list[str] = []

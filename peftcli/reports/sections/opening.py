@@ -63,7 +63,7 @@ class ShownFailure:
 
 @dataclass(frozen=True)
 class Opening:
-    """The verdict in words, then in figures, then the checks behind it."""
+    """The verdict in words, then in figures, then the checks that it rests on."""
 
     grade: str
     headline: str

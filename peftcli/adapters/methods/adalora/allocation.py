@@ -54,7 +54,7 @@ class Schedule:
         return int((start - target) * left**3 + target)
 
     def prunes(self, step: int) -> bool:
-        """Whether a step masks anew."""
+        """Whether a step prunes again."""
         return step == self.end or (self.tinit < step < self.end and step % self.delta_t == 0)
 
 

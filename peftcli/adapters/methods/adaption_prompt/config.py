@@ -11,7 +11,7 @@ from peftcli.adapters.config import Kind, MethodConfig
 
 
 class AdaptionPromptConfig(MethodConfig):
-    """Adds to each upper attention what it finds in a trained prompt, behind a gate that starts at zero."""
+    """Adds to each upper attention what it finds in a trained prompt, through a gate that starts at zero."""
 
     name: ClassVar[str] = "adaption_prompt"
     summary: ClassVar[str] = "gated attention to trained prompts in the upper layers (LLaMA-Adapter)"

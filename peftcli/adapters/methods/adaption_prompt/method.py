@@ -86,7 +86,7 @@ class PromptedAttention(AdapterLayer):
 
     def _by_head(self, states: Tensor, norm: str | None = None) -> Tensor:
         """(batch, length, heads x d) -> (batch, heads, length, d), normed as the family does it: head by head, or all
-        heads at once before they part (OLMo 2), told by the norm's width."""
+        heads at once before they part (OLMo 2), as the norm's width shows."""
         normed = self.base_layer._modules.get(norm) if norm is not None else None
         width = int(self.base_layer.head_dim)  # type: ignore[arg-type]
         if normed is not None and next(normed.parameters()).shape[-1] != width:

@@ -1,6 +1,6 @@
 """Bottleneck adapters: Houlsby (arXiv:1902.00751), Pfeiffer (arXiv:2005.00247), parallel (arXiv:2110.04366).
 
-    f(z) = W_up act(W_down z + b_down) + b_up        placed as `adapters.sublayer_adapters` tells
+    f(z) = W_up act(W_down z + b_down) + b_up        placed as `adapters.sublayer_adapters` says
 
 Shapes: W_down (bottleneck, hidden), W_up (hidden, bottleneck); bottleneck = hidden / reduction_factor.
 Keys: `P.adapter_down.weight`, `.bias`, `P.adapter_up.weight`, `.bias`, `P.adapter_scaling`, `P.adapter_ln_before.weight`

@@ -55,7 +55,7 @@ def _of_split(split: SplitRows) -> Iterator[Hit]:
 
 
 def _distinct_rows(split: SplitRows) -> np.ndarray:
-    """Rows long enough to compare, one of each set of equal ones (those are told elsewhere)."""
+    """Rows long enough to compare, one of each set of equal ones (another check reports those)."""
     _, first = np.unique(split.key, return_index=True)
     rows = np.sort(first)
     return rows[split.length[rows] >= MIN_TOKENS]
