@@ -43,6 +43,7 @@ from peftcli.runs.as_written import require_as_written
 from peftcli.runs.locating import Location, locate
 
 TARGETS = (method_of_pairs(), "peft")
+# enough for every token to attend to others, and little enough for any base on a CPU
 PROBE_ROWS, PROBE_LENGTH = 4, 32
 _ADAPTER_SUFFIXES = (".safetensors", ".bin")
 _OURS = {CONFIG_NAME, TENSORS_NAME, OWN_NAME, COMPANIONS_NAME, "README.md"}
@@ -124,14 +125,17 @@ def convert_adapter(
         raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
     given = _given(Path(path).expanduser(), base)
     model = given.base()
+    # asked with the model built: only its module names say which prefix of a key is a tool's own
     if to == "peft" and given.location is not None and not has_other_keys(model, given.folder):
         raise RecipeError(
             "the adapter is in this format already", where=str(given.folder), fix="--to lora, or use it as it is"
         )
     load(model, given.folder, converting=True)
     if given.location is not None:
+        # after loading, for a run folder's hashes are of no use to an adapter that does not load
         require_as_written(given.location, given.source)
     method = summary(model).method
+    # the answers to compare with are taken first: a merge changes the model in place
     tuned = probe(model)
     with disabled(model):
         effect = float((tuned - probe(model)).abs().max())
@@ -139,8 +143,10 @@ def convert_adapter(
         report = _written(model, given, output, method, tuned, effect, None)
     else:
         low_rank = _low_rank(model, given, r)
+        # two whole models at a time would be the most that this command holds; the merged one is not needed any more
         del model
         converted = given.base()
+        # through the same reader as a file: what is compared below is what a user will load
         parts = AdapterTensors(output / TENSORS_NAME, low_rank.tensors, {})
         install(converted, parse_method(low_rank.section), parts, kept={}, trainable=False)
         report = _written(converted, given, output, method, tuned, effect, low_rank)
@@ -157,6 +163,7 @@ def _given(path: Path, base: str | None) -> _ConversionSource:
     name = base if base is not None else document.get(library.base_field)
     if not isinstance(name, str) or not name:
         raise AdapterError("the adapter does not say which base it belongs to", where=str(path), fix="add --model BASE")
+    # a name that the user gives is relative to where they stand, one in a file to the file
     source = resolve_base(name, folder=Path.cwd() if base is not None else path)
     purpose = purpose_named(str(document.get("model_class", ""))) or WRITES_ON
     return _ConversionSource(path, source, purpose.auto_class, None)
@@ -169,6 +176,7 @@ def _shown(source: BaseSource) -> str:
 
 def _low_rank(model: nn.Module, given: _ConversionSource, r: int | None) -> LowRank:
     """Merges the adapter in memory and cuts the change of each weight."""
+    # the base once more: after `merge` its own values are gone
     plain = given.base()
     before, tied = values_of(plain), embeddings_are_tied(plain)
     del plain
@@ -191,6 +199,7 @@ def _written(
         output=str(output),
         method=method,
         written_as=found.method,
+        # counted on the model, so that rows saved with the adapter are in it
         parameters=found.total - sum(parameter.numel() for _, parameter in named_base_parameters(model)),
         max_difference=difference,
         adapter_effect=effect,
@@ -203,6 +212,7 @@ def _written(
         "converted": {"from": method, "relative_error": report.relative_error, "max_difference": difference}
     }
     contents = adapter_files(model, base_name=given.base_name, revision=given.revision, notes=notes)
+    # the folder appears whole or not at all
     with files.staged_folder(output) as staging:
         for name, data in contents.items():
             staging.write(name, data)
@@ -240,10 +250,12 @@ def probe(model: nn.Module) -> Tensor:
     embedding = input_embedding(model)
     assert embedding is not None, "every base that is loaded has a token embedding"
     vocabulary = weight_view(unwrapped(embedding)).shape[0]
+    # a fixed seed: the same tokens before and after, and in every run of the command
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (PROBE_ROWS, PROBE_LENGTH), generator=generator)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(model.config, "is_encoder_decoder", False):
+        # another length than the encoder's, so that one cannot stand in for the other unnoticed
         inputs["decoder_input_ids"] = ids[:, : PROBE_LENGTH // 2]
     with torch.inference_mode():
         found: Tensor = model(**inputs).logits.float()

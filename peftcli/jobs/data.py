@@ -73,6 +73,7 @@ def data_document(preview: DataPreview) -> dict[str, Any]:
     else:
         store = preview.prepared.data.train
         facts = preview.prepared.data.facts.to_dict()
+        # one by one: the store maps its arrays, and only the rows that are shown are read
         for index, row in enumerate(rows):
             row |= {"input_ids": store[index].input_ids.tolist(), "weights": store[index].weights.tolist()}
     document = {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in preview.findings]}
@@ -119,6 +120,7 @@ def _source_text(source: SourceFacts) -> str:
 def _histogram(bins: Sequence[tuple[int, int, int]]) -> list[str]:
     most = max((rows for _, _, rows in bins), default=0)
     return [
+        # rounded up, so that a bin with any row has a mark
         f"  {low:>7,} to {high - 1:>7,} {'#' * -(-rows * BAR_WIDTH // most)} {rows:,}"
         for low, high, rows in bins
         if rows

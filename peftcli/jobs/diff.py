@@ -71,6 +71,7 @@ class DiffReport:
 
     def summary(self) -> dict[str, float | None]:
         """Means over the layers that both have."""
+        # `is not None`, for a ratio of 0.0 is a value
         return {
             name: statistics.fmean(values)
             if (values := [value for pair in self.layers if (value := getattr(pair, name)) is not None])
@@ -86,6 +87,7 @@ def diff(a: str | Path, b: str | Path, *, base: str | None = None) -> DiffReport
     both_runs = one.run is not None and other.run is not None and one.record and other.record
     recipe, kind = _recipes(one, other)
     lock = _locks(one, other)
+    # equal hashes of base and data: then only paths can differ
     if lock is not None and not any(item.kind in ("base", "data") for item in lock):
         # the same files in other places
         recipe = tuple(row for row in recipe if without_places(row.a) != without_places(row.b))
@@ -104,6 +106,7 @@ def diff(a: str | Path, b: str | Path, *, base: str | None = None) -> DiffReport
 
 def _recipes(one: Location, other: Location) -> tuple[tuple[ItemDifference, ...], str]:
     paths = [side.run / RECIPE_NAME for side in (one, other) if side.run is not None]
+    # recipes are compared by their keys where both sides have one, else what both files of the adapters hold
     if len(paths) == 2 and all(path.is_file() for path in paths):
         first, second = (_without_names(load_recipe(path).recipe) for path in paths)
         return _rows(first, second), "recipe"
@@ -115,6 +118,7 @@ def _without_names(recipe: Recipe) -> dict[str, Any]:
 
 
 def _rows(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[ItemDifference, ...]:
+    # in the order of the first, then what the second alone has
     names = [*one, *(name for name in other if name not in one)]
     return tuple(
         ItemDifference(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)
@@ -126,6 +130,7 @@ def _locks(one: Location, other: Location) -> tuple[Difference, ...] | None:
     folders = [side.run for side in (one, other) if side.run is not None and (side.run / LOCK_NAME).is_file()]
     if len(folders) != 2:
         return None
+    # checked against the files of the second: its lock may be older than its folder
     first, second = (read_lock(folder / LOCK_NAME) for folder in folders)
     inputs = [item for item in input_differences(first, second, folders[1]) if item.kind != "recipe"]
     return (*inputs, *environment_differences(first, second))
@@ -200,6 +205,7 @@ def _metric_part(metrics: tuple[MetricRow, ...] | None) -> str:
 def _layer_part(report: DiffReport) -> str:
     if not report.layers:
         return "layers: none"
+    # the least alike first; layers without a cosine last, which is at most 1
     ranked = sorted(report.layers, key=lambda pair: 2.0 if pair.cosine is None else pair.cosine)
     rows = [
         [pair.layer, _number(pair.norm_a), _number(pair.norm_b), *map(_number, (pair.ratio, pair.cosine, pair.overlap))]

@@ -47,6 +47,7 @@ def layer_pairs(a: Path, b: Path, *, base: str | None) -> tuple[list[LayerPair],
 
 
 def _changes(path: Path, base: str | None) -> dict[str, Tensor]:
+    # on the CPU: two runs compare the same wherever this is asked
     model = open_adapter(path, base=base, device="cpu").model
     return {label: change for label, change, _ in weight_changes(model)}
 
@@ -69,7 +70,10 @@ def pair(layer: str, a: Tensor | None, b: Tensor | None) -> LayerPair:
     """Norms, cosine and overlap of two changes of one tensor."""
     norm_a = None if a is None else float(a.norm())
     norm_b = None if b is None else float(b.norm())
+    # a zero or an unlike shape has no direction to compare
     if a is None or b is None or a.shape != b.shape or not norm_a or not norm_b:
         return LayerPair(layer, norm_a, norm_b, None, None, None)
+    # summed in float64: products of two large matrices in float32 lose the digits that a cosine near 1 needs
     cosine = float((a * b).sum(dtype=torch.float64)) / (norm_a * norm_b)
+    # rounding can leave it a bit outside of -1 to 1
     return LayerPair(layer, norm_a, norm_b, norm_b / norm_a, max(-1.0, min(1.0, cosine)), subspace_overlap(a, b))

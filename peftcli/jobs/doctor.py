@@ -39,6 +39,7 @@ def _required_packages() -> list[dict[str, Any]]:
     found = []
     for text in metadata.requires("peftcli") or []:
         requirement = Requirement(text)
+        # requirements of extras have a marker that names the extra, and are not required here
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -46,6 +47,7 @@ def _required_packages() -> list[dict[str, Any]]:
         except metadata.PackageNotFoundError:
             found.append(_check(requirement.name, "fail", "is missing", f"pip install '{requirement}'"))
             continue
+        # a pre-release that somebody installed on purpose is judged by its number alone
         if requirement.specifier.contains(version, prereleases=True):
             found.append(_check(requirement.name, "ok", version))
         else:
@@ -78,6 +80,7 @@ def _disk() -> dict[str, Any]:
 def _threads() -> dict[str, Any]:
     allowed = resolve_threads("auto")
     wanted = os.environ.get("OMP_NUM_THREADS")
+    # more threads than CPUs wait for each other, and a run takes several times as long
     if wanted is not None and wanted.isdigit() and int(wanted) > allowed:
         return _check(
             "threads", "warn", f"OMP_NUM_THREADS={wanted} on {allowed} CPUs", f"set OMP_NUM_THREADS={allowed}"
@@ -93,6 +96,7 @@ def _cache() -> dict[str, Any]:
 
 def _home_relative(path: str) -> str:
     home = os.path.expanduser("~")
+    # once, at the front: a folder deeper inside may have the same name
     return path.replace(home, "~", 1) if path.startswith(home + os.sep) else path
 
 

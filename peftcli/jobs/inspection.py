@@ -123,10 +123,12 @@ def layer_updates(model: nn.Module) -> tuple[UpdateFacts, ...]:
 def _inspect_model(path: Path) -> Inspection:
     source = resolve_base(str(path.absolute()), folder=Path.cwd())
     config = load_config(BaseSource(str(path), source.location, None, path))
+    # the plain suffix: shards of a published model have many names
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise ModelError("no weights here", where=str(path), fix="download the model again")
     parameters = 0
+    # from the headers: a model of any size is inspected at once
     for file in weights:
         try:
             parameters += sum(_count(shape) for _, shape in read_header(file).values())

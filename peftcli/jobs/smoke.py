@@ -29,11 +29,13 @@ from peftcli.runs.draft import Draft
 from peftcli.runs.locking import Overrides
 from peftcli.streams import Say
 
+# three steps: the first with an optimizer that knows nothing, one more, and one after the checkpoint and the evaluation
 STEPS = 3
 ROWS = 200
 VALIDATION_ROWS = 8
 SCORED_ROWS = 4
 MAX_LENGTH = 256
+# float32 on one machine: reading back what was written changes nothing but the order of some sums
 RELOAD_TOLERANCE = 1e-5
 
 
@@ -77,6 +79,7 @@ def smoke_train(path: str | Path, overrides: Overrides = (), *, say: Say = lambd
     """
     loaded = load_recipe(Path(path), overrides)
     report = SmokeReport(str(path))
+    # named as a temporary of ours, so that what a kill leaves is recognised
     with tempfile.TemporaryDirectory(prefix=f"{files.TEMPORARY_PREFIX}smoke-") as scratch:
         folder = Path(scratch)
         with _stage(report, say, "tiny base") as note:
@@ -127,6 +130,7 @@ def _width(method: MethodConfig) -> int:
     sizes = [fields[name] for name in method.size_fields]
     largest = max((size for size in sizes if isinstance(size, int)), default=0)
     width = WIDTH
+    # twice the largest rank, so that a rank is a restriction and no error; doubled, so that heads still divide it
     while width < 2 * largest:
         width *= 2
     return width
@@ -140,6 +144,7 @@ def _names_layers(recipe: Recipe) -> bool:
             return any(numbered(item) for pair in value.items() for item in pair)
         if isinstance(value, list):
             return any(isinstance(item, int) or numbered(item) for item in value)
+        # numbers between dots, also as a regular expression writes them: `layers.3.`, `\.(0|1)\.`, `[0-9]`
         return isinstance(value, str) and re.search(r"(^|\.)\\?\d+(\\?\.|$)|\[[\d|-]+\]", value) is not None
 
     fields = recipe.method.model_dump(mode="json")
@@ -162,6 +167,7 @@ def _trained(loaded: LoadedRecipe, folder: Path, report: SmokeReport, say: Say) 
 
 
 def _tell_run(draft: Draft, started: float, report: SmokeReport, say: Say) -> None:
+    # attaching ends where training begins: the run itself does not time it
     begun = started + draft.startup_seconds
     if draft.attached is not None:
         _passed(report, say, "attach", max(0.0, begun - started), f"{draft.attached.trainable:,} trained parameters")
@@ -192,6 +198,7 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         update={
             "epochs": None,
             "max_steps": STEPS,
+            # one row for each pass, so that accumulation over a batch is tried as well
             "batch_size": min(2, recipe.training.batch_size),
             "micro_batch_size": 1,
             "warmup_ratio": None,
@@ -201,6 +208,7 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         }
     )
     evaluation = recipe.evaluation.model_copy(
+        # after the second step: training goes on after an evaluation
         update={"every": STEPS - 1, "rows": SCORED_ROWS, "samples": 1, "batch_size": 2}
     )
     changed = {
@@ -216,6 +224,7 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         "training": training,
         "evaluation": evaluation,
         "generation": recipe.generation.model_copy(update={"max_new_tokens": 8}),
+        # written once before the end, so that a checkpoint is made and left behind
         "checkpoint": recipe.checkpoint.model_copy(update={"every": STEPS - 1, "best": None}),
         "tracking": [],
         "expect": {},
@@ -235,6 +244,7 @@ def _small_data(data: DataConfig) -> DataConfig:
 
 
 def _first_rows(source: SourceConfig, rows: int) -> SourceConfig:
+    # `repeat` would make an epoch of the same few rows
     return source.model_copy(update={"rows": min(rows, source.rows or rows), "repeat": 1})
 
 
@@ -246,8 +256,10 @@ def _require_same_after_reload(draft: Draft) -> None:
     assert draft.assembly is not None, "it was trained"
     opened = open_adapter(draft.folder, base=str(draft.loaded.recipe.model.base), device="cpu")
     inputs = encode_prompts(opened.tokenizer, PROMPTS[:2], "cpu")
+    # dropout off, as in the model that was read back
     draft.assembly.model.eval()
     difference = max_difference(logits_of(draft.assembly.model, inputs), logits_of(opened.model, inputs))
+    # `not <=`: a NaN fails too
     if not difference <= RELOAD_TOLERANCE:
         raise CheckFailed(
             f"the reloaded adapter answers differently: logits differ by {difference:.3g}",

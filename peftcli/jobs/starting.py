@@ -57,6 +57,7 @@ def look_at(path: Path, base: str) -> FirstLook:
     """
     try:
         parts, columns = _parts(path), dict[str, str]()
+    # columns with other names than a format's: read again under the names that were guessed
     except UnnamedColumns as usual:
         parts, columns = _parts(path, format=usual.format, columns=usual.columns), usual.columns
     if not parts.rows:
@@ -78,6 +79,7 @@ def look_at(path: Path, base: str) -> FirstLook:
 
 def _parts(path: Path, **named: Any) -> SourceParts:
     config = DataConfig(train=SourceConfig(path=str(path.absolute()), rows=ROWS_LOOKED_AT, **named), validation=0)
+    # paths of `peft init` are relative to where one stands
     (parts,) = read_parts(config, folder=Path.cwd(), limit=ROWS_LOOKED_AT)
     return parts
 
@@ -86,6 +88,7 @@ def _lengths(texts: list[str], base: str) -> tuple[np.ndarray, bool]:
     tokenizer = _tokenizer_of(base)
     if tokenizer is None:
         return np.array([len(text) / CHARACTERS_A_TOKEN for text in texts]), False
+    # no special tokens: `_TEMPLATE_TOKENS` stands for whatever surrounds a row
     return np.array([len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]), True
 
 
@@ -115,5 +118,6 @@ def _context_of(base: str) -> int | None:
     if source is None or source.folder is None:
         return None
     config = read_model_config(source.folder)
+    # models of text and images keep the text part's facts in a section
     limit = (config.get("text_config") or config).get("max_position_embeddings")
     return limit if isinstance(limit, int) and limit > 0 else None

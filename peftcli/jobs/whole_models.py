@@ -51,6 +51,7 @@ def open_to_score(path: str | Path, *, base: str | None, say: Callable[[str], No
 def _open_whole(location: Location) -> OpenModel:
     device, source = settle(), resolve_base(str(location.adapter.absolute()), folder=Path.cwd())
     architectures = load_config(source).architectures or []
+    # a folder whose classes are unknown is opened as a model that writes, the commonest kind
     auto_class = next((found for name in architectures if (found := auto_class_with(str(name)))), WRITING[0])
     with memory_errors("loading the model", "free memory on the device, or use a smaller model"):
         model = load_model(source, auto_class=auto_class, dtype=torch.float32, device=device)
@@ -90,6 +91,7 @@ def _require_its_base(
     location = opened.location
     own = read_own(location.adapter)
     require_base(base, own, location.adapter, what="merged model")
+    # before anything is scored: ids beyond the base's rows would fail in the middle
     require_rows(base, opened.tokenizer, location, source)
     if (own.get("base") or {}).get("fingerprint") is None and not same_vocabulary(tokenizer, opened.tokenizer):
         raise ModelError(
