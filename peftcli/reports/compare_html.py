@@ -195,6 +195,7 @@ def _overlay(
 def _settings_section(runs: Sequence[RunFacts], names: Sequence[str]) -> Section | None:
     columns = [dict(_settings(run)) for run in runs]
     keys = list(dict.fromkeys(key for column in columns for key in column))
+    # as text: 1 and 1.0 are one setting, and what is missing differs from what is null
     differing = [key for key in keys if len({column.get(key) for column in columns}) > 1]
     alike = [key for key in keys if key not in differing]
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_BEYOND = 1e300
+
 
 @dataclass(frozen=True)
 class SourceFacts:
@@ -88,7 +90,8 @@ def _float(facts: Mapping[str, Any], name: str) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # JSON has whole numbers that no float holds, and Python's reader takes NaN and Infinity
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _BEYOND
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from example_run import example_record
 from pydantic import ValidationError
 
 from peftcli.errors import DataError
+from peftcli.reports.data_facts import split_facts
 from peftcli.reports.record import RunRecord, load_record
 from peftcli.reports.series import read_metrics
 
@@ -156,3 +157,18 @@ def test_nan_and_null_are_steps_without_a_value(tmp_path):
 
 def test_a_run_that_never_stepped_has_an_empty_series(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl").train == {}
+
+
+def test_numbers_of_a_record_that_no_page_can_show_are_left_out():
+    bins = [[0, math.inf, 3], [0, 4, 3]]
+    odd = {
+        "rows": 10**400,
+        "tokens": math.inf,
+        "rows_read": 5,
+        "quantiles": {"p50": math.nan, "p90": 3},
+        "histogram": bins,
+    }
+    facts = split_facts({"train": odd}, "train")
+    assert facts is not None
+    assert (facts.rows, facts.tokens, facts.rows_read) == (None, None, 5)
+    assert (facts.quantiles, facts.histogram) == ({"p90": 3.0}, [(0.0, 4.0, 3)])

@@ -88,6 +88,7 @@ def comparison_section(run: RunFacts) -> Section | None:
     if not shown and not run.record.expect:
         return None
     facts = Comparison(
+        # without both numbers there is nothing to draw; the table below still has the row
         [_plot(index, score) for index, score in enumerate(shown) if score.relation != "unmeasured"],
         [_row(score) for score in shown],
         _by_source(run.record.evaluation),

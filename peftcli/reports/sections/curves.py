@@ -43,6 +43,7 @@ def _loss(series: Series) -> Figure | None:
     if not raw and not evaluation:
         return None
     curves = [
+        # raw steps do not set the scale: one spike would press the smoothed curve flat
         Curve("train, each step", "train raw", raw, bounding=False),
         Curve("train, smoothed", "train", smooth(raw)),
         Curve("evaluation", "evaluation", evaluation, dots=True),

@@ -138,10 +138,8 @@ def _counts(splits: list[SplitFacts]) -> list[tuple[str, list[Amount]]]:
 
 def _are_cut(splits: list[SplitFacts]) -> bool:
     """Whether documents were joined and cut, so that a row of tokens is not a row of a file."""
+    # None: an older record, which does not say
     return any(split.rows not in (None, split.rows_kept) for split in splits)
-
-
-# None: an older record, which does not say
 
 
 def _quantile_label(name: str) -> str:

@@ -81,6 +81,7 @@ def masthead(run: RunFacts) -> Masthead:
     """Name of the run and the line that says what it was."""
     record = run.record
     facts = [
+        # only what the record holds: an older one, or one of another tool, may lack any of it
         ("Method", record.method),
         ("Base", short_path(record.base)),
         ("Task", record.task),

@@ -67,6 +67,7 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     """`{"a": {"b": 1}}` -> `[("a.b", "1")]`; values as text."""
     flat: list[tuple[str, str]] = []
     for name, value in facts.items():
+        # an empty section is a value like another: its name would be lost else
         if isinstance(value, Mapping) and value:
             flat += flatten(value, f"{prefix}{name}.")
         else:

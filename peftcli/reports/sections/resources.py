@@ -68,6 +68,7 @@ def _memory(record: RunRecord) -> Figure | None:
             "Base model loaded", float(record.model_memory_bytes), numbers.data_size(record.model_memory_bytes), "base"
         ),
     ]
+    # a bar of nothing says "none", where it means "not measured"
     shown = [bar for bar in bars if bar.value > 0]
     if not shown:
         return None

@@ -83,6 +83,7 @@ def _sample(number: int, sample: Sample) -> ShownSample:
         answers.append(_answer("Tuned", "tuned", sample.reference, sample.tuned))
     if sample.base is not None:
         answers.append(_answer("Base", "base", sample.reference, sample.base))
+    # by its whole length, for the text below is cut
     long = f"Prompt, {len(sample.prompt):,} characters" if len(sample.prompt) > _LONG_PROMPT else None
     origin = clipped(short_path(sample.origin), 200)
     return ShownSample(number, origin, clipped(sample.prompt, MAX_CHARACTERS), long, answers)
