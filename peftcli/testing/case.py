@@ -51,6 +51,7 @@ class Case:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for parameter in adapter_of(model).trainable_parameters().values():
+                # on the CPU: the same noise on every device
                 noise = torch.empty(parameter.shape).normal_(0.0, self.perturb, generator=generator)
                 parameter.add_(noise.to(parameter.device))
         return model
@@ -76,13 +77,16 @@ def inputs_for(
 ) -> dict[str, Tensor]:
     """Unpadded rows that suit the model: ids, mask, decoder ids for an encoder-decoder, labels on request."""
     generator = torch.Generator().manual_seed(seed)
+    # from 4: the ids of pad, begin and end are below, and no row holds them by chance
     ids = torch.randint(4, VOCAB, (rows, length), generator=generator)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # another length than the encoder's, so that the two cannot be mixed up unnoticed
     decoder_ids = torch.randint(4, VOCAB, (rows, 6), generator=generator)
     if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = decoder_ids
     if labels:
         inputs |= {"labels": _labels(model, ids, decoder_ids, rows)}
+        # with labels a model makes its decoder's input itself
         inputs.pop("decoder_input_ids", None)
     return inputs
 

@@ -37,7 +37,7 @@ def verdict(method: str, family: str) -> str:
 
 
 def write_table(methods: Sequence[str]) -> None:
-    """Writes the facts of the families, and the part of each of these methods anew; a line for each on stdout."""
+    """Writes the facts of the families, and the part of each of these methods again; a line for each on stdout."""
     files.write_json(FAMILIES_PATH, {family: facts_of(family) for family in FAMILIES})
     for method in methods:
         row = {family: verdict(method, family) for family in FAMILIES}

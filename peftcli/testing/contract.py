@@ -60,5 +60,6 @@ def run_contract(case: Case, checks: Sequence[str] | None = None) -> list[Outcom
 def _outcome(name: str, check: Callable[[Case], str | None], case: Case) -> Outcome:
     try:
         return Outcome(name, case, skipped=check(case))
+    # what code under test raises is the check's result; a full disk or Ctrl-C ends the suite
     except (AssertionError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         return Outcome(name, case, error=f"{type(error).__name__}: {error}"[:400])

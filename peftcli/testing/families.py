@@ -52,6 +52,7 @@ def _without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 
 
+# no dropout in any family: two passes must give the same numbers
 _NO_DROPOUT_GPT2 = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 _T5: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -188,8 +189,10 @@ def tiny_model(family: str, *, seed: int = 0, attention: str = "eager") -> nn.Mo
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.mul_(3.0)
+            # biases start at zero, where a mistake with them would not show
             elif not bool(parameter.any()):
                 parameter.normal_(0.0, 0.05)
+    # the caller's generator goes on as if nothing had been drawn
     torch.random.set_rng_state(state)
     model.config._attn_implementation = attention  # type: ignore[union-attr]
     return model.eval()

@@ -47,6 +47,7 @@ def base_is_untouched(case: Case) -> str | None:
     attach(model, dict(case.section), context=case.context())
     adapter = adapter_of(model)
     optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-2, 0.0))
+    # two steps: in the first, a factor behind another that is zero (LoRA's A) has no gradient yet
     for _ in range(2):
         loss_of(model).backward()
         optimizer.step()
@@ -81,6 +82,7 @@ def counts_agree(case: Case) -> str | None:
     """Trainable == requires_grad == reported == on the meta device; saved tensors are those of `entries`."""
     model = case.attached()
     adapter = adapter_of(model)
+    # by identity: a tensor under two names counts once
     ours = {id(p): p.numel() for p in adapter.trainable_parameters().values() if p.requires_grad}
     live = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
     assert ours == live, "the trainable tensors are not exactly those with requires_grad in the model"

@@ -27,6 +27,7 @@ def every_tensor_gets_a_gradient(case: Case) -> str | None:
     optimizer = torch.optim.SGD(adapter.parameter_groups(1e-1, 0.0))
     waiting = set(adapter.trainable_parameters()) - adapter.gradient_exempt()
     waiting = {name for name in waiting if adapter.trainable_parameters()[name].requires_grad}
+    # three passes, so that the last sees what two steps have moved
     for step in range(3):
         loss, extra = loss_of(model, seed=1 + step), adapter.extra_loss()
         (loss if extra is None else loss + extra).backward()
@@ -49,6 +50,7 @@ def padding_changes_nothing(case: Case) -> str | None:
     tolerance = PADDING_TOLERANCE * max(1.0, float(expected.abs().max()))
     with disabled(model):
         effect = float((logits(model, inputs) - expected).abs().max())
+    # else equality below would hold for an adapter that does nothing
     assert effect > 10 * tolerance, f"the method changes nothing: {effect:.1e}"
     for side in ("right", "left"):
         if side == "left" and (is_classifier(model) or is_encoder_decoder(model)):
@@ -64,6 +66,7 @@ def padding_changes_nothing(case: Case) -> str | None:
 def _padding_difference(model: nn.Module, inputs: Mapping[str, Tensor], expected: Tensor, side: str) -> float:
     padded, window = _padded(inputs, side)
     if side == "left" and "position_ids" in forward_names(model):
+        # as generation counts them: from the first real token
         padded["position_ids"] = (padded["attention_mask"].cumsum(-1) - 1).clamp_min(0)
     found = logits(model, padded)
     if found.dim() == 3 and not is_encoder_decoder(model):
@@ -90,11 +93,14 @@ def cached_generation_is_the_same(case: Case) -> str | None:
     inputs = inputs_for(model, rows=2, length=6)
     inputs.pop("decoder_input_ids", None)
     if not is_encoder_decoder(model):
+        # of two rows one is shorter
         inputs["attention_mask"][0, :2] = 0
+    # no end token: every answer has five tokens, and the shapes agree
     settings: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     with torch.no_grad():
         cached = model.generate(**inputs, use_cache=True, **settings)  # type: ignore[operator]
         stepwise = model.generate(**inputs, use_cache=False, **settings)  # type: ignore[operator]
+        # beams reorder what the cache holds
         beams = model.generate(**inputs, use_cache=True, num_beams=2, **settings)  # type: ignore[operator]
     assert torch.equal(cached, stepwise), f"cached {cached.tolist()} but stepwise {stepwise.tolist()}"
     assert beams.shape[0] == 2
@@ -124,6 +130,7 @@ def checkpointed_gradients_are_the_same(case: Case) -> str | None:
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    # none left of the pass before
     for parameter in model.parameters():
         parameter.grad = None
     loss_of(model).backward()

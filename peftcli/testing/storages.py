@@ -67,7 +67,7 @@ def verdict(method: str, storage: str) -> str:
 
 
 def write_table(methods: Sequence[str]) -> None:
-    """Writes the part of each of these methods anew; a line for each on stdout."""
+    """Writes the part of each of these methods again; a line for each on stdout."""
     for method in methods:
         row = {storage: verdict(method, storage) for storage in STORAGES}
         files.write_json(storages_path(method), row)

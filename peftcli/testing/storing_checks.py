@@ -52,6 +52,7 @@ def damaged_files_are_refused(case: Case) -> str | None:
         adapters.save(model, folder)
         tensors = read_tensors(folder / TENSORS_NAME)
         name = next(iter(tensors))
+        # one tensor gone, one too many, one with a dimension more
         wrong: list[dict[str, Tensor]] = [
             {key: value for key, value in tensors.items() if key != name},
             {**tensors, "base_model.model.stranger.weight": torch.zeros(1)},
@@ -81,6 +82,7 @@ def resuming_is_exact(case: Case) -> str | None:
     optimizer = _train(first, range(2))
     second = case.fresh()
     adapter = _built_without_start(second, case)
+    # copies: the state holds the first model's own tensors
     adapter.load_state({name: tensor.clone() for name, tensor in adapter_of(first).state().items()})
     fresh = torch.optim.AdamW(adapter.parameter_groups(1e-2, 0.0))
     fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -128,6 +130,7 @@ def half_precision_works(case: Case) -> str | None:
     assert found.dtype == torch.bfloat16, f"logits came out as {found.dtype}"
     with adapters.disabled(half), adapters.disabled(model):
         noise = float((logits(half, inputs_for(model)).float() - logits(model, inputs_for(model))).abs().max())
+    # four times the base's own rounding, and a tenth of the answer's scale for what the adapter rounds
     allowed = 4 * noise + 0.1 * max(1.0, float(expected.abs().max()))
     difference = float((found.float() - expected).abs().max())
     assert difference < allowed, f"differs by {difference:.2g} from the float32 answer, the base by {noise:.2g}"
