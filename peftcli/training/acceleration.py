@@ -21,6 +21,7 @@ def build_accelerator(*, device: str, precision: str) -> Accelerator:
     Raises `DeviceError` where this machine has not the device, or the device not the precision.
     """
     _require(device, precision)
+    # before Accelerate asks for the device, which starts CUDA and reads its settings
     before_start(device)
     # Accelerate keeps one state a process; a second run in it may use another device or precision
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -44,6 +45,8 @@ def _require(device: str, precision: str) -> None:
 def forward_precision(accelerator: Accelerator, model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Autocast for a float32 base; a base that is stored in half precision already computes in it."""
     frozen_float32 = any(
+        # only a frozen matrix counts: trained masters are float32 on every base, and so are norms of some
+        # half-precision ones
         parameter.dtype == torch.float32 and parameter.ndim >= 2 and not parameter.requires_grad
         for parameter in model.parameters()
     )

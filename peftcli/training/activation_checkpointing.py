@@ -35,6 +35,7 @@ def checkpointed_blocks(blocks: Sequence[nn.Module], every: int) -> Iterator[int
 def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
+        # nothing to save without a graph; recomputing would only cost time, and in generation break caches
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)

@@ -34,6 +34,7 @@ LOSSES = "losses"
 _FIX = "train again with `peft train`, or put back what has changed"
 _STATE_LIMIT_BYTES = 16 << 20
 _STATE_KEYS = {"kind", "run_id", "step", "identity", "training", "scalars"}
+# a fifth more than the tensors, and 64 KiB for the JSON beside them
 _FREE_SPACE_FACTOR = 1.2
 _FREE_SPACE_BYTES = 1 << 16
 
@@ -70,6 +71,8 @@ class CheckpointStore:
 
         Raises `NumericalError` for a tensor that is not finite, `StorageError` when the disk is full or broken.
         """
+        # before anything is written: a checkpoint that is not finite could not be resumed from, and would push out a
+        # good one
         _require_finite(snapshot)
         blobs = {
             ADAPTER: safetensors.torch.save(snapshot.adapter),
@@ -79,6 +82,7 @@ class CheckpointStore:
         }
         if snapshot.best is not None:
             blobs[BEST] = safetensors.torch.save(snapshot.best)
+        # asked first: a disk that fills up in the middle costs the time of the write and fails all the same
         self._require_space(sum(len(blob) for blob in blobs.values()))
         path = self.path(snapshot.state.step)
         _require_no_strangers(path)
@@ -131,6 +135,7 @@ class CheckpointStore:
         """Folders that are named like a checkpoint, newest first; nothing is said about what is in them."""
         if not self.folder.is_dir():
             return []
+        # by number and not by time: copying a run gives its folders new times
         found = [path for path in self.folder.iterdir() if _step_of(path) is not None and path.is_dir()]
         return sorted(found, key=lambda path: _step_of(path) or 0, reverse=True)
 
@@ -150,6 +155,7 @@ class CheckpointStore:
         """
         rejected: list[Fault] = []
         for path in self.candidates():
+            # from the newest down: one that is damaged costs the steps since the one before, not the run
             try:
                 return self.load(path), rejected
             except ValueError as error:
@@ -162,6 +168,7 @@ class CheckpointStore:
         """Reads and verifies one checkpoint. `ValueError` says what is wrong with it."""
         if path.is_symlink():
             raise ValueError("it is a link")
+        # byte for byte first, which `verify_manifest` does not ask for
         _read_manifest(path)
         try:
             manifest = files.verify_manifest(path)
@@ -201,6 +208,7 @@ def _step_of(path: Path) -> int | None:
 
 
 def _loss_tensor(state: TrainingState) -> Tensor:
+    # float64: a loss comes back as the very number that was logged
     return torch.tensor(state.losses, dtype=torch.float64)
 
 

@@ -36,11 +36,13 @@ class EventLog:
         Returns what was wrong; None where nothing was.
         """
         lines, unreadable = _read(self.path)
+        # the last line of a step counts: a resumed run writes the steps after its checkpoint once more
         last = {(line["event"], line["step"]): line for line in lines}
         wanted = logged(state.losses, state.lines, state.evaluations)
         wrong = {
             key: {**last.get(key, {}), **line}
             for key, facts in wanted.items()
+            # the facts of the checkpoint must be among the line's; a line may hold more, of a newer version
             if not (line := _line(*key, facts)).items() <= last.get(key, {}).items()
         }
         if not wrong and not unreadable:
@@ -60,6 +62,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     if not path.is_file():
         return [], 0
     with files.reading_errors(path):
+        # `replace`: a flipped bit must damage its own line alone
         texts = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     found = [_event(text) for text in texts if text.strip()]
     lines = [line for line in found if line is not None]
@@ -70,6 +73,7 @@ def _event(text: str) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
         is_event = isinstance(line, dict) and isinstance(line["event"], str) and type(line["step"]) is int
+        # what Python's reader takes (NaN, Infinity) and JSON has not, is no line of ours
         json.dumps(line, allow_nan=False)
     except (ValueError, KeyError, RecursionError):
         return None
@@ -89,6 +93,7 @@ def _drop_torn_line(path: Path) -> None:
         return
     with files.storage_errors(path):
         data = path.read_bytes()
+    # up to the last line break: what comes after it was being written when the run was killed
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
         files.write_bytes(path, whole)

@@ -43,6 +43,7 @@ class LivenessWatch:
         """Call after each backward pass whose gradients are used; raises `NumericalError` naming the idle tensors."""
         if self._steps_left == 0:
             return
+        # a run of one step has moved nothing before its only look
         nothing_moved_yet = last and self._steps_left >= LIVENESS_STEPS
         self._steps_left = 0 if last else self._steps_left - 1
         alive = _alive(self._pending, above=-1.0 if nothing_moved_yet else 0.0)
@@ -65,6 +66,7 @@ class EffectWatch:
 
     def __init__(self, changes_output: Callable[[], bool], *, warmup_steps: int, total_steps: int) -> None:
         self._changes_output = changes_output
+        # twice the warm-up: half-way up, a rate is too small for some methods to show
         self._last_step = min(total_steps, max(EFFECT_STEPS, 2 * warmup_steps))
         self._next_step = min(LIVENESS_STEPS, total_steps)
         self._settled = False
@@ -86,6 +88,7 @@ class EffectWatch:
 def _alive(parameters: Mapping[str, nn.Parameter], *, above: float) -> set[str]:
     """Names of the parameters whose gradient is finite and in size above a bound; waits for the device once, not once
     a tensor."""
+    # sizes of all tensors in one go, so that the device is waited for once
     sizes = {name: p.grad.detach().abs().max().float() for name, p in parameters.items() if p.grad is not None}
     values = torch.stack(list(sizes.values())).tolist() if sizes else []
     return {name for name, size in zip(sizes, values, strict=True) if math.isfinite(size) and size > above}
@@ -115,6 +118,7 @@ def spike_message(losses: Sequence[float]) -> str | None:
     if spike is None:
         return None
     recent = range(max(1, len(losses) - SPIKE_WINDOW), len(losses))
+    # a plateau of high losses is one event: only its first step is told
     if any(_spike(losses[max(0, end - SPIKE_WINDOW - 1) : end]) is not None for end in recent):
         return None
     middle, width = spike
@@ -123,6 +127,7 @@ def spike_message(losses: Sequence[float]) -> str | None:
 
 def _spike(losses: Sequence[float]) -> tuple[float, int] | None:
     """Median and size of the window that the newest loss stands out from, by median absolute deviations."""
+    # the window does not hold the newest loss, which it is compared with
     *before, newest = losses[-SPIKE_WINDOW - 1 :]
     window = [loss for loss in before if math.isfinite(loss)]
     if len(window) < SPIKE_MINIMUM or not math.isfinite(newest):

@@ -24,7 +24,9 @@ _NONE = -1
 
 def history_tensors(lines: Sequence[StepLine | None]) -> dict[str, Tensor]:
     """(steps, 5) float64 and (steps, 2) int64; a step without a line is NaN and -1."""
+    # NaN marks the step, for all five are numbers that were finite when they were logged
     numbers = [[math.nan if line is None else float(line[name]) for name in NUMBERS] for line in lines]
+    # -1 is no digest: hex digits have no sign
     digests = [[int((line or {}).get(name) or "-1", 16) for name in _DIGESTS] for line in lines]
     tensors = (torch.tensor(numbers, dtype=torch.float64), torch.tensor(digests, dtype=torch.int64))
     widths = (len(NUMBERS), len(_DIGESTS))
@@ -35,6 +37,7 @@ def take_history(tensors: dict[str, Tensor], steps: int) -> list[StepLine | None
     """The inverse; takes its tensors out. A checkpoint of an older version has none: then no line is known."""
     found = [tensors.pop(name, None) for name in _NAMES]
     if any(tensor is None for tensor in found):
+        # losses alone are known then, and `mend` compares no more than those
         return [None] * steps
     numbers, digests = (tensor.tolist() for tensor in found if tensor is not None)
     if not len(numbers) == len(digests) == steps:

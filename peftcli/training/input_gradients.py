@@ -19,6 +19,7 @@ def carry_through_inputs(model: nn.Module) -> None:
     """
     getter = getattr(model, "get_input_embeddings", None)
     embedding = getter() if callable(getter) else None
+    # once: a second call means that the hook did not help
     if embedding is None or _MARK in embedding.__dict__:
         raise NumericalError(
             "the loss depends on no trainable tensor",
@@ -28,5 +29,6 @@ def carry_through_inputs(model: nn.Module) -> None:
 
 
 def _with_gradient(module: nn.Module, args: Any, output: Tensor) -> None:
+    # in training only: measuring keeps no graph
     if module.training and not output.requires_grad:
         output.requires_grad_(True)

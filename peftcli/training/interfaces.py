@@ -87,6 +87,7 @@ KeepBatch = Callable[[int, Sequence[int], Sequence[Any]], str | None]
 
 def target_weight(batch: Batch) -> float:
     """Sum of the loss weights of a collated batch, (batch, seq); the first column is never a target."""
+    # summed in float64: weights of a million tokens lose their last digits in float32
     return float(batch["weights"][:, 1:].double().sum())
 
 

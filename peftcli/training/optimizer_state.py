@@ -41,6 +41,8 @@ def flatten(optimizer: Optimizer, names: Mapping[int, str]) -> tuple[dict[str, T
             for inner, part in _parts_of(name, value, getattr(optimizer, KEPT_OBJECTS, {})):
                 if isinstance(part, Tensor):
                     tensors[inner] = part.detach().cpu().contiguous()
+                    # bitsandbytes and fused optimizers keep counters on the host; back on the device they would be
+                    # waited for at each step
                     if part.device != parameter.device:
                         on_host.append(inner)
                 else:
@@ -63,6 +65,7 @@ def flatten(optimizer: Optimizer, names: Mapping[int, str]) -> tuple[dict[str, T
 
 
 def _is_plain(value: Any) -> bool:
+    # NaN and infinity have no JSON; a group never holds them on purpose
     return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
@@ -94,8 +97,10 @@ def unflatten(
     restored: dict[str, dict[str, Any]] = {}
     for name, value in {**scalars["numbers"], **tensors}.items():
         parameter_name, _, key = name.rpartition(SEPARATOR)
+        # a parameter may itself be called `group 0.1`, where the adapter has no name for it
         if (number := _GROUP_NAME.fullmatch(parameter_name)) and parameter_name not in parameters:
             group = optimizer.param_groups[int(number[1])]
+            # beside the group's tensors, and a copy: the snapshot may be put back again
             group[key] = value.to(group["params"][0].device, copy=True)
             continue
         if parameter_name not in parameters:
@@ -107,6 +112,7 @@ def unflatten(
                 device = "cpu" if name in on_host else parameters[parameter_name].device
                 value = value.to(device, copy=True)
         restored.setdefault(parameter_name, {})[key] = value
+    # emptied first: a state of a step that is taken back must not stay beside the saved one
     optimizer.state.clear()
     for parameter_name, state in restored.items():
         optimizer.state[parameters[parameter_name]] = _with_objects(state, getattr(optimizer, KEPT_OBJECTS, {}))

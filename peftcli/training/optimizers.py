@@ -35,6 +35,7 @@ def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: f
     Raises `DeviceError` for a package or device that is missing, `RecipeError` where one optimizer cannot take several
     rates.
     """
+    # groups without tensors (a method without biases) are refused by some optimizers
     groups = [{"lr": learning_rate, "weight_decay": 0.0, **group} for group in groups if group["params"]]
     match config:
         case AdamWConfig():
@@ -57,6 +58,7 @@ def split_by_decay(groups: Groups, decays: Callable[[Any], bool]) -> Groups:
     for group in groups:
         kept = [parameter for parameter in group["params"] if decays(parameter)]
         others = [parameter for parameter in group["params"] if not decays(parameter)]
+        # order and number of groups stay as they are where nothing is split, for checkpoints name tensors by them
         if group.get("weight_decay") and kept and others:
             found += [{**group, "params": kept}, {**group, "params": others, "weight_decay": 0.0}]
         elif group.get("weight_decay") and others:
@@ -100,6 +102,7 @@ def require_device(config: OptimizerConfig, *, device: str) -> None:
 
 def _fused(groups: Groups) -> bool:
     parameters = [parameter for group in groups for parameter in group["params"]]
+    # torch's fused kernels take floating-point tensors of these devices alone
     return all(parameter.is_floating_point() and parameter.device.type in _FUSED_DEVICES for parameter in parameters)
 
 
@@ -121,6 +124,7 @@ class MuonWithAdamW(Optimizer):
     """Muon for matrices and AdamW for the rest, as one optimizer: they share the groups and the state."""
 
     def __init__(self, config: MuonConfig, groups: Groups, learning_rate: float) -> None:
+        # Muon orthogonalises, which means something for matrices alone
         matrices = _part(groups, lambda parameter: parameter.ndim == 2)
         others = _part(groups, lambda parameter: parameter.ndim != 2)
         super().__init__([*matrices, *others], {"lr": learning_rate})
@@ -160,6 +164,7 @@ def _part(groups: Groups, belongs: Callable[[Tensor], bool]) -> Groups:
 def _from_library(config: LibraryConfig, groups: Groups, learning_rate: float) -> Optimizer:
     """The class of pytorch-optimizer that a section stands for, with the section's fields as its arguments."""
     library = _require(config.package or "", config.type)
+    # the class would use the first group's rate for all, without a word
     if config.one_rate and len({group["lr"] for group in groups}) > 1:
         raise RecipeError(
             f"optimizer {config.type} takes a single rate, and this method trains its tensors at several",

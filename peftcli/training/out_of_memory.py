@@ -14,6 +14,7 @@ from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 
 def release_memory() -> None:
     """Gives cached blocks back, after the tensors of a failed step went out of scope."""
+    # tensors of a failed step hang in cycles (frames of its traceback) that only the collector frees
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -25,6 +26,7 @@ def memory_limit(what: str, fix: str) -> Iterator[None]:
     try:
         yield
     except OUT_OF_MEMORY_TYPES as error:
+        # the types are wide (RuntimeError): the message decides
         if is_out_of_memory(error):
             raise MemoryLimitError(f"out of memory {what}", fix=fix) from error
         raise

@@ -74,22 +74,26 @@ class PlainProgress:
         self._evaluation_told = 0.0
 
     def start(self, step: int, total_steps: int) -> None:
+        # zero, so that the first step is always told
         self._total_steps, self._first_step, self._started, self._spoken = total_steps, step, time.monotonic(), 0.0
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         now = time.monotonic()
+        # the last step too, whatever the time
         if now - self._spoken < PLAIN_SECONDS and step != self._total_steps:
             return
         self._spoken = now
         line = f"step {step}/{self._total_steps}  loss {loss:.4f}"
         # the first steps are slow, and not measured
         if tokens_per_second:
+            # of this process alone: steps before a resumption say nothing about the speed here
             seconds_left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
             line += f"  {tokens_per_second:,.0f} tokens/s  ETA {_clock(seconds_left)}"
         self.say(line)
 
     def evaluating(self, doing: str, done: int, total: int) -> None:
         now = time.monotonic()
+        # fewer rows than before, or none yet
         if self._evaluated_rows > done or not self._evaluation_told:
             # an evaluation begins: what it takes is known after a while only
             self._evaluation_told = now
@@ -155,6 +159,7 @@ def build_progress(*, quiet: bool = False) -> TrainingProgress:
     """The bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
     if quiet:
         return NoProgress()
+    # checked for a terminal through the guarded stream, which knows where it ends
     console = Console(file=painting(sys.stderr))
     return RichProgress(console) if console.is_terminal else PlainProgress()
 

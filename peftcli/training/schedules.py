@@ -28,6 +28,7 @@ def build_schedule(config: SchedulerConfig, *, total_steps: int, warmup_steps: i
     def factor(step: int) -> float:
         done = step - 1
         if done < warmup_steps:
+            # the first step is not at zero, and the peak comes right after the warm-up
             return (done + 1) / (warmup_steps + 1)
         return shape((done - warmup_steps) / max(1, total_steps - warmup_steps), step)
 
@@ -46,13 +47,16 @@ def _shape(config: SchedulerConfig, total_steps: int) -> Callable[[float, int], 
             return lambda progress, step: _above(config.min_ratio, max(0.0, 1.0 - progress) ** config.power)
         case CosineWithRestartsConfig():
             return lambda progress, step: _above(
-                config.min_ratio, _half_cosine(min(progress, 1.0 - 1e-12) * config.num_cycles % 1.0)
+                # the very last step is the end of the last cycle, not the start of another
+                config.min_ratio,
+                _half_cosine(min(progress, 1.0 - 1e-12) * config.num_cycles % 1.0),
             )
         case WSDConfig():
             return lambda progress, step: _wsd(config, step, total_steps)
 
 
 def _above(floor: float, factor: float) -> float:
+    # clipped: a run that was made longer may ask beyond the planned end
     return floor + (1.0 - floor) * min(1.0, max(0.0, factor))
 
 
@@ -62,6 +66,7 @@ def _half_cosine(progress: float) -> float:
 
 def _wsd(config: WSDConfig, step: int, total_steps: int) -> float:
     decay_steps = config.num_decay_steps(total_steps)
+    # the decay ends with the run, whatever the warm-up took
     progress = (step - 1 - (total_steps - decay_steps)) / decay_steps
     if progress <= 0.0:
         return 1.0

@@ -27,6 +27,7 @@ def record_evaluation(
     state.evaluations[state.step] = {name: finite_or_none(value) for name, value in metrics.items()}
     if state.step == 0:
         return False
+    # a metric that is not finite loses; a loss that is not says that the run is broken
     if not math.isfinite(metrics.get("eval_loss", 0.0)):
         raise NumericalError(f"the evaluation loss is {metrics['eval_loss']} at step {state.step}")
     _watch(state, metrics, config, higher_is_better)
@@ -63,11 +64,13 @@ def _watch(
     if _improves(value, state.watched_value, rule.min_delta, higher=higher_is_better(rule.metric)):
         state.watched_value, state.bad_evaluations = value, 0
         return
+    # counted in evaluations, not in steps
     state.bad_evaluations += 1
     state.stopped_early = state.bad_evaluations >= rule.patience
 
 
 def _improves(value: float, best: float | None, min_delta: float, *, higher: bool) -> bool:
+    # before any comparison: NaN is neither above nor below
     if not math.isfinite(value):
         return False
     if best is None:

@@ -49,6 +49,7 @@ class StopRequest:
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
         """A block without effects on the run's state, which a stop may leave midway by `StopNow`."""
+        # a signal that came before the block is not forgotten
         if self.signal_number is not None:
             raise StopNow(self.signal_number)
         self._interruptible = True
@@ -61,6 +62,7 @@ class StopRequest:
         if number in _SAVES:
             self.save_requested = True
             return
+        # the second of any of them
         if self.signal_number is not None:
             _leave(number)
         self.signal_number = number
@@ -70,9 +72,11 @@ class StopRequest:
 
 def _leave(number: int) -> None:
     stderr = painting(sys.stderr)
+    # a live bar hides the cursor, and nothing else will run to show it again
     if stderr.isatty():
         stderr.write(_SHOW_CURSOR)
         stderr.flush()
+    # at once: no handler, no flush, no thread is waited for
     os._exit(128 + number)
 
 
@@ -136,6 +140,7 @@ def _handled(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
     before: dict[int, Any] = {}
     try:
         for number, handler in handlers.items():
+            # nohup ignores hang-ups on purpose
             if not (number in _HANGUPS and signal.getsignal(number) is signal.SIG_IGN):
                 before[number] = signal.signal(number, handler)
         yield

@@ -36,6 +36,7 @@ class Keeper:
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The tensors that the optimizer moves, by name."""
         return {
+            # in the order of the groups, in which the optimizer has them
             self.names[id(parameter)]: parameter
             for group in self.optimizer.param_groups
             for parameter in group["params"]
@@ -59,6 +60,7 @@ class Keeper:
     def save(self) -> None:
         """Commits a checkpoint of the current step, once; does nothing without a store."""
         store = self.setup.store
+        # once: a signal, an evaluation and the end may all ask for the same step
         if store is None or self.saved_step == self.state.step:
             return
         self.state.seconds = self.seconds()
@@ -68,6 +70,7 @@ class Keeper:
 
     def save_if_finite(self) -> None:
         """Saves the step before a non-finite one, unless its own numbers are already lost."""
+        # a state that is lost leaves the older checkpoint as the one to resume from
         with contextlib.suppress(NumericalError):
             self.save()
 
@@ -195,8 +198,10 @@ class Keeper:
         snapshot, _ = self.setup.store.newest()
         assert snapshot is not None, "a first checkpoint is written before the first step"
         self.apply(snapshot)
+        # the time since goes on counting, though its steps are taken again
         self._seconds_before = seconds
         self.state.blocked_steps = blocked
+        # never larger than what has fitted: the next pass would run out of memory again
         self.state.micro_batch_size = min(micro_batch_size, self.state.micro_batch_size)
 
     def choose(self) -> int:

@@ -56,6 +56,7 @@ class Stepper:
         self.keeper = keeper
         self.optimizer = optimizer
         self._parameters = keeper.parameters
+        # as built: the schedule's factor is always of the peak, never of the rate before
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         warmup_steps = setup.config.num_warmup_steps(setup.total_steps)
         self._schedule = build_schedule(
@@ -74,6 +75,7 @@ class Stepper:
     def probe(self) -> None:
         """Tries one micro-batch of the longest rows, forward and backward; changes nothing but the micro-batch size."""
         rows = read_rows(self.setup, self.setup.probe_rows)
+        # rows without a target have no loss to go backward from
         if rows.trained_tokens:
             self._gradients(0, rows, only_first=True)
             self.optimizer.zero_grad()
@@ -146,6 +148,7 @@ class Stepper:
     def _halve(self, step: int, size: int) -> None:
         self.optimizer.zero_grad()
         release_memory()
+        # there is nothing left to halve
         if size == 1:
             raise MemoryLimitError("out of memory in training, with one row at a time", fix=smaller(self.setup.config))
         half = max(1, size // 2)
@@ -153,6 +156,7 @@ class Stepper:
         self._warn(step, f"out of memory with micro_batch_size {size}; going on with {half}", "out_of_memory")
 
     def _clip(self) -> Tensor:
+        # an infinite limit clips nothing and still gives the norm
         limit = self.setup.config.max_grad_norm or math.inf
         norm: Tensor = self.setup.accelerator.clip_grad_norm_(list(self._parameters.values()), limit)
         return norm.to(self.setup.accelerator.device)
@@ -167,6 +171,7 @@ class Stepper:
         # a fused optimizer skips inside its kernel, which Accelerate's own flag does not see
         if overflowed:
             self._scaler_skipped(step)
+        # after this step's update, with its gradients still there
         else:
             self.keeper.state.scaler_skips_in_a_row = 0
             self._liveness.observe(last=step == self.setup.total_steps)
@@ -187,6 +192,7 @@ class Stepper:
 
     def _output_changes(self) -> bool:
         check = self.setup.changes_logits
+        # the first step has no batch yet, and a method without logits nothing to compare
         if check is None or self._last is None:
             return True
         device = self.setup.accelerator.device
@@ -208,6 +214,7 @@ class Stepper:
 
     def _time(self, batch: OptimizerBatch, seconds: float) -> None:
         self._steps_here += 1
+        # the first steps compile, allocate and choose kernels: a speed from them would be far too low
         if self._steps_here > WARM_STEPS:
             state = self.keeper.state
             state.timed_steps += 1
@@ -230,6 +237,7 @@ class Stepper:
         self.setup.progress.step(step, loss, speed)
 
     def _warn(self, step: int, message: str, event: str) -> None:
+        # bounded: a run that warns at every step would grow its record and its checkpoints without end
         if len(self.keeper.state.warnings) < MAX_WARNINGS:
             self.keeper.state.warnings.append(f"step {step}: {message}")
         self.setup.emit(event, step, message=message)
@@ -239,6 +247,7 @@ class Stepper:
         self.optimizer.zero_grad()
         state = self.keeper.state
         state.step = step
+        # NaN, so that losses and steps stay in line
         state.losses.append(math.nan)
         state.lines.append(None)
         state.skipped_steps.append(step)

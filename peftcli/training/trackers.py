@@ -55,6 +55,7 @@ class Trackers:
         self._accelerator = accelerator
         self.failure: str | None = None
         """Why logging stopped before the end, if it did."""
+        # local databases in the run's folder, where these trackers have no other offline mode
         places = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "TRACKIO_DIR": str(folder / "trackio")}
         # where the user has set one, it stays; ours are of this run only
         self._ours = {name: value for name, value in {**_QUIET, **places}.items() if name not in os.environ}
@@ -87,6 +88,7 @@ class Trackers:
         numbers = {
             f"{event}/{name.removeprefix('eval_')}": value
             for name, value in facts.items()
+            # trackers refuse text and NaN in their numbers
             if isinstance(value, (int, float)) and math.isfinite(value)
         }
         try:
@@ -115,6 +117,7 @@ class Trackers:
 def _tracker_errors() -> tuple[type[Exception], ...]:
     """What a tracker may raise: no connection, a full disk, a setting that it does not know, and its own tree."""
     found: list[type[Exception]] = [OSError, RuntimeError, ValueError, ImportError]
+    # asked only of what is loaded: importing a tracker for its errors would take seconds
     for module, name in (("mlflow.exceptions", "MlflowException"), ("wandb.errors", "Error")):
         if module.split(".")[0] in sys.modules:
             found.append(getattr(importlib.import_module(module), name))
@@ -138,6 +141,7 @@ def _end_of_results() -> None:
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Values as every tracker takes them: numbers, truth values, and text for all else."""
     return {
+        # text for all else: some trackers refuse lists, and nested keys are flat already
         key: value if isinstance(value, (bool, int, float, str)) else str(value)
         for key, value in recipe.items()
         if value is not None

@@ -59,6 +59,7 @@ class TrainingState:
     def from_dict(cls, facts: dict[str, Any], losses: list[float]) -> TrainingState:
         """The inverse of `to_dict`; `ValueError` names what does not fit."""
         known = {item.name for item in dataclasses.fields(cls)} - set(_IN_TENSORS)
+        # a field that came later has there the value that it stood for
         facts = {**_FIELDS_SINCE, **facts}
         if set(facts) != known:
             raise ValueError(f"the training state has other fields: {', '.join(sorted(set(facts) ^ known))}")
