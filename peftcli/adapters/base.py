@@ -127,6 +127,7 @@ class Adapter(ABC):
         if odd:
             raise ValueError(f"the state does not fit: {odd[:3]}")
         with torch.no_grad():
+            # in place: optimizers and wrappers hold these very tensors
             for key, tensor in own.items():
                 tensor.copy_(state[key])
 
@@ -263,6 +264,7 @@ def left_out_notes(left_out: Mapping[str, str]) -> tuple[str, ...]:
         by_reason.setdefault(reason, []).append(path)
     notes = []
     for reason, paths in by_reason.items():
+        # numbers of blocks become stars, so that the same layer of every block is one kind
         kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in paths))
         shown = ", ".join(kinds[:_SHOWN]) + (f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else "")
         notes.append(f"left out: {len(paths)} layer{'' if len(paths) == 1 else 's'} {reason} ({shown})")

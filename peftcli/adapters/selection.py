@@ -42,6 +42,7 @@ class SelectedParameters(AdapterLayer):
             original = unwrapped(base_layer).get_parameter(name)
             _require_numbers(unwrapped(base_layer), name)
             if original not in shared:
+                # float32 whatever the base's type: steps smaller than its rounding must add up
                 shared[original] = nn.Parameter(torch.empty_like(original, dtype=torch.float32))
             self.copies[_slot(name)] = shared[original]
 
@@ -100,10 +101,12 @@ class SelectionAdapter(LayersAdapter):
 
     def merge(self) -> None:
         places: dict[int, list[tuple[nn.Module, str]]] = {}
+        # noted first: `super().merge()` takes the wrappers away
         for _, layer in self.layers:
             for name, copied in layer.tensors().items():
                 places.setdefault(id(copied), []).append((unwrapped(layer), name))
         super().merge()
+        # tensors that were one in the base are one again
         for (first, name), *others in places.values():
             for module, other_name in others:
                 module.register_parameter(other_name, first.get_parameter(name))
@@ -201,6 +204,7 @@ def wrap_named_modules(
         for entry in names
     }
     every = list(dict.fromkeys(chain.from_iterable(found.values())))
+    # the rule for files ("ends so") often names parts and wholes, and there the outer one is trained
     inner = [path for path in every if any(path.startswith(f"{other}.") for other in every)]
     if inner and not loosely:
         raise AdapterError(

@@ -24,7 +24,7 @@ _NONE = -1
 
 def history_tensors(lines: Sequence[StepLine | None]) -> dict[str, Tensor]:
     """(steps, 5) float64 and (steps, 2) int64; a step without a line is NaN and -1."""
-    # NaN marks the step, for all five are numbers that were finite when they were logged
+    # the rate of a line is never NaN, so that NaN in its place marks a step without one
     numbers = [[math.nan if line is None else float(line[name]) for name in NUMBERS] for line in lines]
     # -1 is no digest: hex digits have no sign
     digests = [[int((line or {}).get(name) or "-1", 16) for name in _DIGESTS] for line in lines]

@@ -41,8 +41,7 @@ def flatten(optimizer: Optimizer, names: Mapping[int, str]) -> tuple[dict[str, T
             for inner, part in _parts_of(name, value, getattr(optimizer, KEPT_OBJECTS, {})):
                 if isinstance(part, Tensor):
                     tensors[inner] = part.detach().cpu().contiguous()
-                    # bitsandbytes and fused optimizers keep counters on the host; back on the device they would be
-                    # waited for at each step
+                    # counts of steps may live on the host: put back on the device, they would be waited for at each step
                     if part.device != parameter.device:
                         on_host.append(inner)
                 else:

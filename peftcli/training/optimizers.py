@@ -35,7 +35,6 @@ def build_optimizer(config: OptimizerConfig, groups: Groups, *, learning_rate: f
     Raises `DeviceError` for a package or device that is missing, `RecipeError` where one optimizer cannot take several
     rates.
     """
-    # groups without tensors (a method without biases) are refused by some optimizers
     groups = [{"lr": learning_rate, "weight_decay": 0.0, **group} for group in groups if group["params"]]
     match config:
         case AdamWConfig():

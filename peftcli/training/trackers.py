@@ -55,7 +55,7 @@ class Trackers:
         self._accelerator = accelerator
         self.failure: str | None = None
         """Why logging stopped before the end, if it did."""
-        # local databases in the run's folder, where these trackers have no other offline mode
+        # local databases in the run's folder
         places = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "TRACKIO_DIR": str(folder / "trackio")}
         # where the user has set one, it stays; ours are of this run only
         self._ours = {name: value for name, value in {**_QUIET, **places}.items() if name not in os.environ}
@@ -141,7 +141,6 @@ def _end_of_results() -> None:
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Values as every tracker takes them: numbers, truth values, and text for all else."""
     return {
-        # text for all else: some trackers refuse lists, and nested keys are flat already
         key: value if isinstance(value, (bool, int, float, str)) else str(value)
         for key, value in recipe.items()
         if value is not None

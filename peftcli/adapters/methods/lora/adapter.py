@@ -54,6 +54,7 @@ class LoraAdapter(LinearsAdapter):
         named = layers_named_as_weights(self.model, self.config)
         sites = [path for path in self.sites if path not in named]
         odd = mistaken(self.model, sites)
+        # with DoRA or a bias of B a layer cannot be named by its weight, and the reference will read it wrongly
         if odd and (unfit := self._unfit_for_weights()):
             tell_mistaken(odd, unfit)
         elif odd or (named and "target_modules" in changes):
@@ -81,6 +82,7 @@ class LoraAdapter(LinearsAdapter):
 
     def remove(self) -> None:
         if self.replication is not None:
+            # wrappers stand on the grown blocks, so these must be in place to take them off
             self.replication.switch(True)
         super().remove()
         if self.replication is not None:
@@ -113,6 +115,7 @@ class LoraAdapter(LinearsAdapter):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         found: dict[str, nn.Parameter] = {}
         seen: set[int] = set()
+        # a copy that stands under two keys is one parameter to an optimizer
         for entry in self.entries():
             if isinstance(entry.tensor, nn.Parameter) and not entry.fixed and id(entry.tensor) not in seen:
                 seen.add(id(entry.tensor))
@@ -131,6 +134,7 @@ class LoraAdapter(LinearsAdapter):
             # the start gave layers other ranks than the configuration, and is not repeated
             pairs = self.linear_pairs()
             keys = {path: f"{FILE_PREFIX}{self.disk_path(path, layer)}.lora_A.weight" for path, layer in pairs}
+            # only where every pair is there: another state fails below, by names
             if state.keys() >= set(keys.values()):
                 ranks = {path: len(state[key]) for path, key in keys.items()}
                 self.config = self.config.model_copy(update=take_ranks(pairs, ranks, self.config))
@@ -157,6 +161,7 @@ class LoraAdapter(LinearsAdapter):
         if how not in ("pissa", "olora"):
             raise cannot_rebuild(str(how))
         for _, layer in self.linear_pairs():
+            # a plan on the meta device has no weight to start from
             if not layer.lora_A.is_meta:
                 layer.start_from_weight(None)
 
@@ -192,6 +197,7 @@ class LoraAdapter(LinearsAdapter):
         ratio = self.config.loraplus_lr_ratio
         if ratio is None:
             return super().parameter_groups(learning_rate, weight_decay)
+        # by identity: the same tensor may be written under several keys
         fast = {id(tensor) for tensor in self._halves("B")}
         parameters = list(self.trainable_parameters().values())
         groups = [

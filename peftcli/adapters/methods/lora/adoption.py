@@ -23,6 +23,7 @@ _OF_TRAINING = ("lora_velora_", "lora_monteclora_")
 
 def adopted(model: nn.Module, config: LoraConfig, file: AdapterFile) -> tuple[LoraConfig, AdapterFile]:
     """The file as this method lays it out today. Raises `AdapterError` where that cannot be done."""
+    # what only their training reads; A and B stand beside it as plain LoRA
     left_out = [key for key in file.header if any(f".{name}" in key for name in _OF_TRAINING)]
     file = file.without(left_out) if left_out else file
     file = _with_one_table(model, config, file)
@@ -44,6 +45,7 @@ def _with_one_table(model: nn.Module, config: LoraConfig, file: AdapterFile) -> 
     def read() -> dict[str, Tensor]:
         tensors = dict(file.read())
         for key in keys:
+            # `pop`, for the second table takes its rows from the first
             if not torch.equal(tensors.pop(key), tensors[first]):
                 raise AdapterError(f"`{key}` and `{first}` are rows of one table, and differ", fix="get it again")
         return tensors

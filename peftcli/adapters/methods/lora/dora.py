@@ -33,9 +33,11 @@ class RowNorms(nn.Module):
             gram = a @ a.T  # (r, r)
             squares = self._weight_squares(weight)
             squares = squares + 2.0 * scaling * (cross * b).sum(1) + scaling**2 * ((b @ gram) * b).sum(1)
+            # rounding can leave a tiny negative number where W and s B A cancel
             return squares.clamp_min(_SMALLEST).sqrt()
 
     def _weight_squares(self, weight: Tensor) -> Tensor:
+        # a base that was merged into, loaded again or moved has another pointer, version or device
         identity = (weight.data_ptr(), weight._version)
         if self._squares is None or self._squares_of != identity or self._squares.device != weight.device:
             norms = [torch.linalg.vector_norm(part.float(), dim=1) for part in weight.split(ROWS_AT_ONCE)]

@@ -44,6 +44,7 @@ class LoraEmbedding(AdapterLayer):
 
     def _changed(self, ids: Tensor, rows: Tensor) -> Tensor:
         """The rows of the changed table in the place of the base's."""
+        # A is looked up as a table (vocabulary, r), which is its transpose on disk
         update = F.embedding(ids, self.lora_embedding_A.T) @ self.lora_embedding_B.T
         changed = rows + update * self.scaling
         if self.magnitude is not None:
@@ -55,7 +56,11 @@ class LoraEmbedding(AdapterLayer):
         assert self.row_norms is not None
         view = weight_view(unwrapped(self.base_layer))
         norms: Tensor = self.row_norms(
-            view.dense(view.dtype).T, self.lora_embedding_A, self.lora_embedding_B, self.scaling
+            # the weight's own type: a float32 copy of a vocabulary's table is what the row norms avoid
+            view.dense(view.dtype).T,
+            self.lora_embedding_A,
+            self.lora_embedding_B,
+            self.scaling,
         )
         return norms
 

@@ -40,10 +40,12 @@ class Components:
         if x.shape[0] == 0:
             return
         self.energy += float(x.square().sum())
+        # what was seen before is one row for each direction, scaled by its singular value: the SVD of both together
         rows = x if self.values is None or self.vectors is None else torch.cat([self.values[:, None] * self.vectors, x])
         _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
         values, vectors = values[: self.limit], vectors[: self.limit]
         if self.vectors is not None and self.vectors.shape == vectors.shape:
+            # the sign of a singular vector is arbitrary
             turned = (self.vectors[:watched] * vectors[:watched]).sum(1).abs()
             self.settled = bool((turned > tau).all())
         self.values, self.vectors = values, vectors
@@ -65,6 +67,7 @@ def start_from_activations(
         assert vectors is not None
         with torch.no_grad():
             start = vectors[: layer.r]
+            # clamped: a direction that no input had has a value of zero
             layer.lora_A.copy_(start / values[: layer.r, None].clamp_min(1e-12) if eva.whiten else start)
             layer.lora_B.zero_()
             layer.finish_start()
@@ -82,6 +85,8 @@ def take_ranks(
         if r == layer.r:
             continue
         if eva.adjust_scaling_factors:
+            # the scale stays, so alpha is what gives it at the new rank; first in the pattern, for the first match
+            # counts
             alpha_pattern = {path: scaling * _divisor(config, r), **alpha_pattern}
         else:
             scaling = scaling * _divisor(config, layer.r) / _divisor(config, r)
@@ -98,6 +103,7 @@ def _components(
     model: nn.Module, layers: Sequence[tuple[str, LoraLinear]], eva: EvaConfig, context: InitContext
 ) -> dict[str, Components]:
     found = {
+        # never more directions than the layer has inputs
         path: Components(min(OVERSAMPLING * math.ceil(eva.rho * layer.r), layer.lora_A.shape[1]))
         for path, layer in layers
     }
@@ -109,6 +115,7 @@ def _components(
     for batch in context.batches():
         with _observed(layers, found, eva, _mask(batch, eva)), torch.no_grad():
             run_batch(model, batch, context)
+        # batches are dear, and once nothing turns any more they tell nothing
         if all(components.settled for components in found.values()):
             break
     empty = [path for path, components in found.items() if components.values is None]
@@ -149,6 +156,7 @@ def _observed(
 
     def observe(path: str, layer: LoraLinear, x: Tensor) -> None:
         components = found[path]
+        # queries, keys and values read the very same tensor: one SVD serves all three
         if last and last[0][0] is x and last[0][1].limit == components.limit:
             twin = last[0][1]
             components.values, components.vectors = twin.values, twin.vectors
@@ -178,9 +186,11 @@ def _redistributed(
     for path, layer in layers:
         components = found[path]
         assert components.values is not None
+        # nor more than the layer has outputs, above which a rank adds nothing
         allowed = min(len(components.values), math.ceil(eva.rho * layer.r), layer.lora_B.shape[0])
         squares = components.values[:allowed].square() / max(components.energy, 1e-30)
         shares += [(float(share), -index, path) for index, share in enumerate(squares)]
+    # every layer's first component before all others, so that each keeps one
     firsts = [share for share in shares if share[1] == 0]
     others = sorted((share for share in shares if share[1] < 0), reverse=True)
     budget = sum(layer.r for _, layer in layers)

@@ -66,6 +66,8 @@ def layers_named_as_weights(model: nn.Module, config: LoraConfig) -> dict[str, n
         for path, module in (named_base_modules(model) if wanted else ())
         if is_linear(module)
         and linear_fault(module) is None
+        # `target_parameters` adds B A in the weight's stored layout, which is that of the layer only where it is not
+        # transposed
         and not weight_view(module).transposed
         and any(names_path(entry, f"{path}.weight") for entry in wanted)
     }
@@ -91,6 +93,7 @@ def fields_with_weights(model: nn.Module, config: LoraConfig, layers: list[str],
             for p, value in found.items()
             if pattern_value(pattern, f"{p}.weight", default) != value
         }
+        # in front of what stands there: the first match counts
         if odd:
             fields[field] = odd | pattern
     return fields

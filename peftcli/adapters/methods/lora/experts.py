@@ -98,6 +98,7 @@ class LoraParameter(AdapterLayer):
     @torch.no_grad()
     def initialise(self, context: InitContext) -> None:
         how = self.config.init_lora_weights
+        # starts from weights or data are of linear layers: here they mean the usual one
         plain = how if isinstance(how, bool) or how == "gaussian" else True
         start_pair(self.lora_A, self.lora_B, plain, self.r, context.generator)
 

@@ -106,6 +106,7 @@ def _grouped(model: nn.Module, weights: Mapping[str, nn.Parameter], file: Adapte
         group.paths[(place.expert, place.part)] = path
     for group in found.values():
         _check(group, file)
+    # in the order of the model's weights, by which nested keys are counted
     return {name: found[name] for name in weights if name in found}
 
 
@@ -141,6 +142,7 @@ def _keys_of(order: list[str], found: Mapping[str, _FusedWeight]) -> dict[str, s
     for name in found:
         path = name.rpartition(".")[0]
         beside = [other for other in order if other in found and other.rpartition(".")[0] == path]
+        # the innermost of a module's weights is wrapped first, and its key has most `base_layer`s
         depth = len(beside) - 1 - beside.index(name)
         keys[name] = f"{FILE_PREFIX}{path}" + ".base_layer" * depth
     return keys
@@ -184,6 +186,7 @@ def _fused_pair(
         lora_a[expert, at] = tensors[halves["A"]].float()
         pair_b = tensors[halves["B"]].float()
         lora_b[expert, part * height : (part + 1) * height, at] = (
+            # pairs of other scales are brought to the first one's, which the fused pair has
             pair_b * (scale / common) if scale != common else pair_b
         )
     return lora_a, lora_b

@@ -32,6 +32,7 @@ def start_from_gradients(
     """Fills the pair and the frozen start of every layer. Raises `AdapterError` without data, or where r is too large."""
     details = config.lora_ga_config or LoraGaConfig()
     needed = 1 if details.direction == "ArBr" else 2
+    # two sets of r directions must both fit, unless A and B start along the same ones
     narrow = [path for path, layer in layers if needed * layer.r > min(layer.lora_A.shape[1], layer.lora_B.shape[0])]
     if narrow:
         raise AdapterError(
@@ -54,6 +55,7 @@ def _gradients(model: nn.Module, layers: Sequence[tuple[str, LoraLinear]], conte
     bases = [unwrapped(layer) for _, layer in layers]
     sums = [torch.zeros(weight_view(base).shape, device=weight_view(base).device) for base in bases]
     for _, layer in layers:
+        # switched off: the gradient wanted is that of the base alone
         layer.enabled = False
     try:
         with _watched(bases) as gradients_of:
@@ -79,6 +81,7 @@ def _watched(bases: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], list[Ten
 
     def gradients(loss: Tensor) -> list[Tensor | None]:
         pairs = [pair for product in products.values() for pair in product.pairs]
+        # unused: an expert that no token was sent to has no gradient
         found = list(torch.autograd.grad(loss, [*plain, *(output for _, output in pairs)], allow_unused=True))
         of_plain = iter(found[: len(plain)])
         of_outputs = iter(found[len(plain) :])
@@ -129,6 +132,8 @@ def _pair(
     gradient: Tensor, weight: Tensor, layer: LoraLinear, details: LoraGaConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     r = layer.r
+    # four times the rank: the next r directions are needed as well, and the last of a randomised SVD are the least
+    # exact
     u, _, vt = randomised_svd(gradient, min(4 * r, *gradient.shape), ITERATIONS, generator)
     first, second = slice(0, r), slice(r, 2 * r)
     lora_a = vt[second if details.direction == "A2rBr" else first]

@@ -21,6 +21,7 @@ OVERSAMPLING = 6
 def start_pair(lora_a: Tensor, lora_b: Tensor, how: bool | str, r: int, generator: torch.Generator) -> None:
     """Fills a pair by a start that looks at neither weight nor data."""
     if how == "gaussian":
+        # deviation 1/r, as the reference draws it, whatever the width
         lora_a.copy_(torch.empty(lora_a.shape).normal_(0.0, 1.0 / r, generator=generator))
         lora_b.zero_()
     elif how == "orthogonal":
@@ -38,6 +39,7 @@ def start_pair(lora_a: Tensor, lora_b: Tensor, how: bool | str, r: int, generato
 def _orthogonal(r: int, out_features: int, in_features: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     basis = torch.linalg.qr(torch.randn(r, r, generator=generator)).Q
     odd, even = basis[1::2], basis[0::2]  # (r/2, r) each; odd even^T = 0
+    # a tenth, as the reference scales this start
     start_a = (torch.randn(in_features, r // 2, generator=generator) @ odd).T / 10.0
     start_b = torch.randn(out_features, r // 2, generator=generator) @ even / 10.0
     return start_a, start_b
@@ -55,6 +57,7 @@ def pair_from_weight(
     else:
         assert generator is not None
         u, s, vt = randomised_svd(weight, r, int(how.rsplit("_", 1)[-1]), generator)
+    # half of the singular value on either side, so that neither half learns faster
     root = (s[:r] / scaling).sqrt()
     return root[:, None] * vt[:r], u[:, :r] * root
 
@@ -68,6 +71,7 @@ def randomised_svd(
     basis = torch.linalg.qr(matrix @ start).Q
     for _ in range(iterations):
         other = torch.linalg.qr(matrix.T @ basis).Q
+        # orthonormal again after each product: powers of the matrix would turn all columns the same way
         basis = torch.linalg.qr(matrix @ other).Q
     u, s, vt = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
     return basis @ u, s, vt

@@ -88,6 +88,7 @@ class Lora(LinearsMethod[LoraConfig]):
         found = layers_named_as_weights(model, config)
         if config.target_modules or not config.target_parameters:
             found |= super().found(model, config, shapes)
+            # in the model's order again, for the two ways of naming were put together
             found = {path: module for path, module in named_base_modules(model) if path in found}
         ties = tied_paths(model) if config.ensure_weight_tying else None
         if ties is not None and found.keys() & ties:
@@ -132,8 +133,10 @@ class Lora(LinearsMethod[LoraConfig]):
         assert isinstance(adapter, LoraAdapter)
         _tie_head(adapter, config)
         _wrap_parameters(adapter, config, shapes)
+        # tokens last: where a table is adapted as well, the rows go innermost
         _wrap_tokens(adapter, config)
         super().finish(adapter, config, shapes)
+        # only now do all pairs exist, each with its shape
         if shapes is not None and config.shifts_base:
             adapter.rebuild_start()
 

@@ -33,6 +33,7 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     )
     fields = {
         "r": given["rank"],
+        # mlx-lm writes the scale itself, and ours is alpha / r
         "lora_alpha": given["scale"] * given["rank"],
         "lora_dropout": given.get("dropout") or 0.0,
         "use_dora": is_dora,

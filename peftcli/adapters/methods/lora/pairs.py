@@ -18,6 +18,7 @@ from peftcli.models.structure import input_embedding, output_embedding
 def section_of(pairs: Pairs) -> dict[str, Any]:
     """The usual rank as `r`, the others in patterns; lora_alpha follows, so that each scale is one."""
     ranks = {path: len(a) for path, (a, _) in pairs.updates.items()}
+    # the commonest rank as `r` leaves the fewest patterns
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {path: rank for path, rank in ranks.items() if rank != usual}
     return {
@@ -44,6 +45,7 @@ def tensors_of(model: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
             continue
         found |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
         if pairs.biases:
+            # the format has `lora_bias` for all or none
             found[f"{key}.lora_B.bias"] = pairs.biases.get(path, torch.zeros(b.shape[0]))
     for path in pairs.whole:
         for name, parameter in modules[path].named_parameters():

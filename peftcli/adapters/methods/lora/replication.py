@@ -67,6 +67,7 @@ class Replication:
 
 def _clone(block: nn.Module, index: int) -> nn.Module:
     """A copy that shares every tensor; its place in the cache is its own."""
+    # `deepcopy` takes what its memo holds for copied already: tensors are shared, modules are new
     shared = {id(tensor): tensor for tensor in chain(block.parameters(), block.buffers())}
     clone = copy.deepcopy(block, shared)
     for module in clone.modules():
@@ -85,6 +86,7 @@ def _settings(model: nn.Module, order: Sequence[int]) -> list[tuple[Any, str, An
         for field in _DEPTH_FIELDS
         if isinstance(getattr(config, field, None), int)
     ]
+    # by its kind a model chooses the mask of each block
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         found.append((config, "layer_types", kinds, [kinds[old] for old in order]))

@@ -50,6 +50,7 @@ class TokenRows(AdapterLayer):
         self.indices = list(indices)
         self.owns_rows = rows is None
         self.rows = rows if rows is not None else nn.Parameter(torch.empty(len(indices), width, device=view.device))
+        # token id -> its row, -1 for the others: one look-up instead of a search through the ids
         slots = torch.full((vocabulary,), -1, dtype=torch.long)
         slots[torch.tensor(indices)] = torch.arange(len(indices))
         self.register_buffer("slots", slots.to(view.device), persistent=False)
@@ -67,12 +68,14 @@ class TokenRows(AdapterLayer):
     def _changed(self, ids: Tensor, rows: Tensor) -> Tensor:
         """The trained rows in the place of the base's."""
         slots = self.slots[ids]
+        # `clamp_min`, for -1 is no row; what it gives there is not taken
         trained = F.embedding(slots.clamp_min(0), self.rows).to(rows.dtype)
         return torch.where((slots >= 0)[..., None], trained, rows)
 
     def _scores(self, hidden: Tensor, result: Tensor) -> Tensor:
         bias = weight_view(unwrapped(self.base_layer)).bias
         scores = F.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[self.ids])
+        # written over, not added: these rows stand in the place of the base's
         return result.index_copy(-1, self.ids, scores.to(result.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -93,6 +96,7 @@ def paths_of_weight(model: nn.Module, path: str) -> list[str]:
     """Paths of every module whose `weight` is the very tensor of the one at `path`, itself included."""
     modules = dict(named_base_modules(model))
     weight = modules[path]._parameters.get("weight")
+    # `is ... is not None`: a module without a weight shares nothing
     return [other for other, module in modules.items() if module._parameters.get("weight") is weight is not None]
 
 
