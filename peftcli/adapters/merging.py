@@ -28,12 +28,14 @@ def merge(model: nn.Module) -> None:
     """
     model = bare(model)
     adapter = adapter_of(model)
+    # before the merge, which gives places of one tensor values of their own
     shared = _shared_embeddings(model)
     paths = [path for path, _ in adapter.layers] if isinstance(adapter, LayersAdapter) else []
     if any(_touches_a_part(paths, group) for group in shared):
         _require_free_of_tying(model)
     adapter.merge()
     forget(model)
+    # after `forget`: the wrappers are gone, and each place holds its own tensor
     _settle_tying(model, shared)
     _check_plain(model)
 
@@ -56,6 +58,7 @@ def _shared_embeddings(model: nn.Module) -> list[list[Place]]:
     for path, module in named_base_modules(model):
         for name, parameter in module.named_parameters(recurse=False):
             places.setdefault(id(parameter), []).append((path, module, name))
+    # only what the configuration's tying is about: two layers that share a weight on purpose stay as they are
     roles = {id(unwrapped(found)) for found in (input_embedding(model), output_embedding(model)) if found is not None}
     return [group for group in places.values() if len(group) > 1 and any(id(module) in roles for _, module, _ in group)]
 
@@ -125,6 +128,7 @@ def _require_free_of_tying(model: nn.Module) -> None:
 
 def _follows_in_config(config: Any) -> bool:
     """Whether another field of the configuration is set from the tying when it is read from a file."""
+    # read from a file, as the merged folder will be: fields may be set from others while it is read
     tied, untied = ({**config.to_dict(), _TIE: value} for value in (True, False))
     read = [type(config).from_dict(document).to_dict() for document in (tied, untied)]
     return any(read[0].get(key) != read[1].get(key) for key in {*read[0], *read[1]} - {_TIE})
@@ -132,7 +136,9 @@ def _follows_in_config(config: Any) -> bool:
 
 @torch.no_grad()
 def _follows_in_forward(model: nn.Module) -> bool:
+    # four ids that every vocabulary has
     row = torch.arange(4, device=next(model.parameters()).device)[None]
+    # with the adapter off: the question is about the base's own forward
     with disabled(model):
         tied = model(**token_inputs(model, row))[0]
         with _flag_off(model):
@@ -150,6 +156,7 @@ def _flag_off(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for key, config in configs.items():
+            # a setting that came from the class, not from the instance, must come from there again
             del config.tie_word_embeddings
             if key in before:
                 config.tie_word_embeddings = before[key]

@@ -47,6 +47,7 @@ class PromptEncoder(AdapterPart):
 
     def stored(self) -> Tensor:
         """The prompt as the adapter file holds it, without gradient or dropout."""
+        # in evaluation mode: dropout between the network's layers would make another prompt each time
         training = self.training
         self.eval()
         with torch.no_grad():
@@ -67,6 +68,7 @@ class PromptTable(PromptEncoder):
         return weight
 
     def initialise(self, context: InitContext) -> None:
+        # as torch starts an embedding; methods that start otherwise write over it
         with torch.no_grad():
             self.embedding.weight.copy_(torch.randn(self.embedding.weight.shape, generator=context.generator))
 
@@ -105,6 +107,7 @@ class PromptAdapter(Adapter):
     def _put(self, encoder: PromptEncoder) -> None:
         if hasattr(self.model, SLOT) and not isinstance(getattr(self.model, SLOT), _Slot):
             raise AdapterError(f"the model has a part named `{SLOT}` itself", fix="choose a method that wraps layers")
+        # hung in while the model is in some mode, which `train()` alone would set
         encoder.train(self.model.training)
         setattr(self.model, SLOT, _Slot(encoder))
 
@@ -182,6 +185,7 @@ class PromptAdapter(Adapter):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         if isinstance(self.encoder, PromptTable):
             return super().trainable_parameters()
+        # what trains is the network's parameters: its output is no leaf
         heads = {entry.key: entry.tensor for entry in self._head_entries() if isinstance(entry.tensor, nn.Parameter)}
         return {f"{SLOT}.{NAME}.{name}": value for name, value in self.encoder.named_parameters()} | heads
 
@@ -195,6 +199,7 @@ class PromptAdapter(Adapter):
 
     def load_companions(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts the trained encoder in the place of the finished prompt, so that training goes on where it stopped."""
+        # asked before the table is replaced by the network
         table = self.prompt().detach()
         encoder = self.described_encoder()
         if encoder is None:

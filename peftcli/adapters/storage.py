@@ -70,6 +70,7 @@ def adapter_files(
     model = bare(model)
     adapter = adapter_of(model)
     config, tensors = adapter.saved()
+    # a file that was read in half precision is written so again, and gives the same bytes
     tensors = {key: _in_type(value, adapter.read_types.get(key)) for key, value in tensors.items()}
     _check_finite(tensors, where="the adapter in memory")
     document = config.to_file(adapter.kept_fields)
@@ -104,6 +105,7 @@ def _in_type(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """safetensors bytes; the library orders the keys, so that equal tensors give equal bytes."""
+    # cloned: safetensors refuses tensors that share memory, as tied ones do
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
     data: bytes = save_safetensors(plain, metadata)
     return data
@@ -130,6 +132,7 @@ def save(model: nn.Module, folder: str | Path, *, base_name: str | None = None) 
 
     `base_name` goes into the configuration (default: what the adapter was loaded with, else the model's own name).
     """
+    # the path that the model was loaded from, where no file has said another
     if base_name is None and not adapter_of(model).kept_fields.get("base_model_name_or_path"):
         base_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
     contents = adapter_files(model, base_name=base_name)
@@ -167,6 +170,7 @@ def load(
     config, kept = config_class_of_type(document["peft_type"], where=where).from_file(document, where=where)
     own = read_own(folder)
     config = _with_own_fields(config, own, folder)
+    # before anything is built: a wrong base is named as such, and not as shapes that do not fit
     if check_base:
         require_base(model, own, folder)
     parts = AdapterTensors(folder / TENSORS_NAME, None, None)
@@ -198,6 +202,7 @@ class AdapterTensors:
         header = self.header()
         turned = reading.turned
         found = {key: header[name] for key, name in reading.names.items()}
+        # other tools store halves transposed: shapes are compared as they will be here
         facts = {key: (dtype, shape[::-1] if key in turned else shape) for key, (dtype, shape) in found.items()}
 
         def read() -> dict[str, Tensor]:
@@ -224,6 +229,7 @@ def has_other_keys(model: nn.Module, folder: str | Path) -> bool:
 
 
 def install(
+    # the header first, by which ranks are known before a tensor is read
     model: nn.Module,
     config: MethodConfig,
     parts: AdapterTensors,
@@ -242,6 +248,7 @@ def install(
         adapter = build(model, config, file.shapes)
     try:
         adapter.kept_fields = {**adapter.kept_fields, **kept}
+        # names and shapes of all before a value of any: a half-filled adapter would look whole
         _check_header(adapter, file.header, parts.path)
         tensors = file.read()
         _check_finite(tensors, where=where)
@@ -279,6 +286,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         from peftcli.adapters.foreign import library_of
 
         library = library_of(document)
+        # the commonest mistake has its own remedy: the folder of another tool
         fix = "the file is damaged" if library is None else "`peft convert ADAPTER --to peft --output DIR` it first"
         what = "`peft_type` is missing or not a string" if library is None else f"this is an adapter of {library.name}"
         raise AdapterError(what, where=str(folder / CONFIG_NAME), fix=fix)
@@ -306,6 +314,7 @@ def read_own(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        # `parse_constant`: Python reads NaN and Infinity, which JSON has not
         document = json.loads(files.read_bounded(path, limit_bytes=_JSON_LIMIT_BYTES), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise AdapterError(
@@ -385,6 +394,7 @@ def _check_header(adapter: Adapter, header: Header, path: Path) -> None:
             where=str(path),
             fix=f"get {path} again, or name the base that it was trained on",
         )
+    # written again only if they were there: a file that is read and saved keeps its set of keys
     adapter.absent_keys = frozenset(key for key in expected if key not in header)
 
 
@@ -392,6 +402,7 @@ def stored_shape(entry: Entry) -> tuple[int, ...]:
     """Shape of an entry on disk, found without touching data."""
     if entry.to_disk is None:
         return tuple(entry.tensor.shape)
+    # on the meta device: what `to_disk` does to a layout shows in its shape
     return tuple(entry.to_disk(torch.empty_like(entry.tensor, device="meta")).shape)
 
 
@@ -401,6 +412,7 @@ def _fill(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None
             continue
         if entry.fixed:
             stored = entry.stored()
+            # in the file's type: a copy in half precision was rounded when it was written
             if not torch.equal(stored.cpu(), tensors[entry.key].to(stored.dtype)):
                 raise AdapterError(
                     f"`{entry.key}` is a copy of a base tensor and differs from this base's",

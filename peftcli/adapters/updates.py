@@ -54,6 +54,7 @@ def product_norm(left: Tensor, right: Tensor) -> float:
     """
     left, right = left.double(), right.double()
     square = ((left.T @ left) * (right @ right.T)).sum()
+    # rounding can leave a square just below zero
     return float(square.clamp(min=0.0).sqrt())
 
 
@@ -88,6 +89,7 @@ def _layer_changes(path: str, layer: AdapterLayer) -> list[tuple[str, Tensor, fl
         original = _original(base, name, value)
         change = value.float() - original
         if name == "weight" and is_linear(base) and weight_view(base).transposed:
+            # (out, in), as every other layer has it
             change = change.T
         found.append((path if name == "weight" else f"{path}.{name}", change, _norm(original)))
     return found
