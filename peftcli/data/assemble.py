@@ -74,6 +74,7 @@ def _classes(parts: Sequence[Part]) -> np.ndarray | None:
     sets = [each for part in parts for each in part.data.label_sets]
     if not sets or any(len(each) != 1 or isinstance(each[0], float) for each in sets):
         return None
+    # by `repr`, since labels of different types cannot be compared
     numbers = {each: number for number, each in enumerate(sorted(set(sets), key=repr))}
     return np.array(
         [numbers[part.data.label_sets[number]] for part in parts for number in part.data.label.tolist()], dtype=np.int64
@@ -95,6 +96,7 @@ def assemble(
     """
     columns: list[TokenColumns] = [part.data.columns for part in plan.parts]
     files = [name for part in plan.parts for name in part.data.names]
+    # files and labels of all sources stand in one table each: where a source's begin
     offsets = np.cumsum([0, *(len(part.data.names) for part in plan.parts)])
     sets = np.cumsum([0, *(len(part.data.label_sets) for part in plan.parts)])
     indexes = [
@@ -103,6 +105,7 @@ def assemble(
     ]
     tallies: Tallies = {}
     cuts: list[Cut] = []
+    # one after the other, for each cut may add columns that later ones count from
     for part, index in zip(plan.parts, indexes, strict=True):
         cut = cut_rows(
             columns, index, config.truncation, config.max_length, joins=part.data.joins, begin=begin, keep=keep
@@ -137,6 +140,7 @@ def _check_losses(
     """`error` allows no long row; otherwise at most 5 % may go without having been asked to (`drop` asks)."""
     total = sum(len(index.length) for index in indexes)
     going = [cut.too_long if config.truncation in ("error", "auto") else cut.shortened for cut in cuts]
+    # `drop` was asked for, so rows that it leaves out are no loss
     lost = sum(
         cut.dropped.get(TOO_LONG, 0) * (config.truncation != "drop") + cut.dropped.get(EMPTIED, 0) for cut in cuts
     )
@@ -181,6 +185,7 @@ def _mixed(
     counts = epoch_counts(available, weights, [part.config.repeat for part in plan.parts])
     _require_all_to_take_part(plan, available, counts)
     whole = RowIndex.concatenate([cut.index for cut in cuts])
+    # one source that is taken whole needs no order of its own: batches are drawn at random anyway
     if len(cuts) > 1 or counts != available:
         sources, rows = epoch_rows(available, counts, seed)
         starts = np.cumsum([0, *available[:-1]])

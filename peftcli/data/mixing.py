@@ -9,6 +9,7 @@ import numpy as np
 from peftcli.data.order import permutation
 from peftcli.errors import DataError
 
+# different numbers, so that split and mix never draw from the same stream
 _SPLIT_STREAM = 1_000_003
 _MIX_STREAM = 1_000_033
 _CALM = (1e-100, 1e100)
@@ -25,6 +26,7 @@ def split_off(
     proportions. `DataError` when nothing would be left to train on.
     """
     total = sum(counts)
+    # at least one row: a fraction of a small file may round to none
     count = wanted if isinstance(wanted, int) else max(1, round(total * wanted))
     if count >= total:
         raise DataError(
@@ -44,6 +46,7 @@ def _in_proportion(order: np.ndarray, classes: np.ndarray, count: int) -> np.nda
     """The first rows of an order, so many of each class as its share; a class of few rows keeps one to train on."""
     sizes = np.bincount(classes)
     exact = sizes * (count / len(order))
+    # one row of each class is kept back from the draw, to train on
     quota = np.minimum(np.floor(exact).astype(np.int64), np.maximum(sizes - 1, 0))
     for number in np.argsort(-(exact - quota), kind="stable"):
         if quota.sum() < count and quota[number] < sizes[number] - 1:
@@ -51,6 +54,7 @@ def _in_proportion(order: np.ndarray, classes: np.ndarray, count: int) -> np.nda
     within = np.empty(len(order), dtype=np.int64)
     for number in range(len(sizes)):
         rows = np.flatnonzero(classes[order] == number)
+        # the place of each row among those of its class, in the order drawn
         within[rows] = np.arange(len(rows))
     found: np.ndarray = order[within < quota[classes[order]]]
     return found
@@ -95,9 +99,11 @@ def epoch_rows(available: Sequence[int], counts: Sequence[int], seed: int) -> tu
             continue
         sources.append(np.full(count, number, dtype=np.int64))
         rows.append(_drawn(held, count, seed, number))
+        # the middle of each of `count` equal stretches: sources interleave without a draw
         positions.append((np.arange(count) + 0.5) / count)
     if not sources:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    # stable: rows at equal places stand in the order of the sources
     order = np.argsort(np.concatenate(positions), kind="stable")
     return np.concatenate(sources)[order], np.concatenate(rows)[order]
 
@@ -106,5 +112,6 @@ def _drawn(held: int, count: int, seed: int, source: int) -> np.ndarray:
     whole, rest = divmod(count, held)
     parts = [np.arange(held)] * whole
     if rest:
+        # sorted: the choice is at random, the order is the epoch's
         parts.append(np.sort(permutation(held, seed, _MIX_STREAM, source)[:rest]))
     return np.concatenate(parts)

@@ -26,6 +26,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[Pack]:
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         length = lengths[place]
         assert length <= capacity, f"a row of {length} tokens in packs of {capacity}"
+        # room of at least `length`: -1 comes before every number, so that an equal room is found
         found = bisect_left(rooms, (length, -1))
         if found == len(rooms):
             packs.append([])
@@ -61,11 +62,13 @@ def _even(lengths: Sequence[int], capacity: int, needed: int, allowed: int) -> l
 
 def _at_most(lengths: Sequence[int], capacity: int, count: int) -> list[Pack]:
     """So many packs or fewer, the longest about as short as it can be."""
+    # no pack is shorter than the longest row, nor than an even share
     room = max(max(lengths), -(-sum(lengths) // count))
     while True:
         packs = best_fit(lengths, min(room, capacity))
         if len(packs) <= count or room >= capacity:
             return packs
+        # a 64th more each time: a few tries, and little beyond the least that fits
         room += max(1, room // 64)
 
 

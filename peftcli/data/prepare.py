@@ -78,6 +78,7 @@ def prepare(
     loader = SourceLoader(config, facts, folder, cache, progress, encoding)
     train_sources = stream_heads(config) if config.streaming else config.train_sources
     loaded = [loader.load(source) for source in (*train_sources, *config.validation_sources)]
+    # all sources first, then all their faults in one error
     loader.faults.raise_any()
     parts = [part for part in loaded if part is not None]
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
@@ -86,9 +87,11 @@ def prepare(
         assemble(plan, config, seed, facts.bos_id, context, encoding.keep)
         for plan in plan_splits(config, train, validation, seed, by_class=encoding.by_class)
     ]
+    # by identity: a source that is named twice is read and reviewed once
     sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
     compared = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)
     findings = _findings(config, sources, splits, compared, cache)
+    # findings before emptiness: a check says better why no row is left than its count
     if stop_on_failures:
         raise_failures(findings)
     for split in splits:
@@ -98,6 +101,7 @@ def prepare(
         validation=splits[1].facts if len(splits) > 1 else None,
         tokenizer_sha256=facts.sha256,
         template_sha256=facts.template_sha256,
+        # on all rows, also those of no split: a token beyond the base's table fails before training
         max_token_id=max((int(data.columns.tokens.max()) for data in sources if len(data.columns.tokens)), default=-1),
         max_length=config.max_length,
         seconds=time.perf_counter() - began,

@@ -104,6 +104,7 @@ class TokenStore:
         columns = self.columns[int(self.index.column[row])]
         weights = np.array(columns.weights[start : start + length], dtype=np.float32)
         if columns.from_before:
+            # the first token of a row has no token before it to be predicted from
             weights[:1] = 0
         tokens = np.array(columns.tokens[start : start + length], dtype=np.int32)
         parts = np.array(columns.parts[start : start + length], dtype=np.int32)
@@ -146,6 +147,7 @@ def count_trained(columns: Sequence[TokenColumns], index: RowIndex) -> np.ndarra
 def gather(columns: Sequence[TokenColumns], index: RowIndex) -> TokenColumns:
     """The tokens and weights of the rows, one after the other, in new arrays."""
     total = int(index.length.sum())
+    # the common case, a source taken whole: one copy, no table of positions as large as its tokens
     if total and _is_one_stretch(index):
         part = columns[int(index.column[0])]
         start = int(index.start[0])

@@ -56,11 +56,13 @@ def cut_rows(
     `begin`: id of the token that begins a text (BOS), which `left` keeps in front; None: the tokenizer has none.
     `keep`: how rows of several parts are shortened on a side; None: as one run.
     """
+    # documents are joined only where cutting is wanted: the other policies are about single rows
     if joins and policy in ("auto", "split"):
         return _joined(columns, index, max_length)
     trained = count_trained(columns, index)
     long = index.length > max_length
     cut = Cut(columns, index, len(index.length), too_long=np.flatnonzero(long))
+    # counted before the cut, for the losses are a difference
     before = int(index.length.sum()), int(trained.sum())
     if keep is not None and policy in ("left", "right"):
         cut.columns, cut.index = _keep_parts(columns, index, max_length, policy, keep)
@@ -87,6 +89,7 @@ def cut_rows(
 
 def _without_unlearnt(cut: Cut, trained: np.ndarray) -> Cut:
     """Leaves out rows that carry no loss. `trained`: targets of each row before the cut."""
+    # rows that never had a trained token are told from those that lost theirs
     cut.unlearnt = np.flatnonzero(trained == 0)
     keep = count_trained(cut.columns, cut.index) > 0
     if not keep.all():
@@ -109,6 +112,7 @@ def _joined(columns: list[TokenColumns], index: RowIndex, max_length: int) -> Cu
     if len(lengths) > 1 and lengths[-1] < 2:
         # a row of one token has no target
         lost, starts, lengths = int(lengths[-1]), starts[:-1], lengths[:-1]
+    # the document that each row begins in, for its place in messages
     document = np.searchsorted(np.cumsum(index.length), starts, side="right")
     blocks = RowIndex(
         np.full(len(starts), len(columns), dtype=np.int32),
@@ -153,11 +157,13 @@ def _keep_end(
     if not long.size:
         return columns, index
     shortened = index.take(long)
+    # as a number, 0 or 1: how many tokens stand in front
     kept = np.array([_starts_with(columns, shortened, row, begin) for row in range(len(long))], dtype=np.int64)
     head = _with_length(shortened, shortened.start, kept)
     tail_length = max_length - kept
     tail = _with_length(shortened, shortened.start + shortened.length - tail_length, tail_length)
     # head and tail of each row by turns
+    # head and tail as rows of their own, for `gather` to put one after the other
     both = RowIndex.concatenate([head, tail]).take(np.arange(2 * len(long)).reshape(2, -1).T.ravel())
     flat = gather(columns, both)
     column, start, length = index.column.copy(), index.start.copy(), index.length.copy()
@@ -172,6 +178,7 @@ def _starts_with(columns: list[TokenColumns], index: RowIndex, row: int, token: 
 def _split(cut: Cut, trained: np.ndarray, max_length: int) -> Cut:
     """Each long row as windows of at most `max_length`, one after the other; windows without loss are left out."""
     index = cut.index
+    # rounded up; a row without tokens is still one window
     windows = np.maximum(-(-index.length // max_length), 1)
     row = np.repeat(np.arange(len(windows)), windows)
     number = np.arange(int(windows.sum())) - np.repeat(np.cumsum(windows) - windows, windows)
@@ -179,6 +186,7 @@ def _split(cut: Cut, trained: np.ndarray, max_length: int) -> Cut:
     start = taken.start + number * max_length
     pieces = _with_length(taken, start, np.minimum(max_length, taken.length - number * max_length))
     kept_trained = count_trained(cut.columns, pieces)
+    # a window without loss trains nothing; the row's other windows stay
     cut.index = pieces.take(np.flatnonzero(kept_trained > 0))
     cut.tokens_lost = int(index.length.sum()) - int(cut.index.length.sum())
     cut.trained_lost = int(trained.sum()) - int(kept_trained.sum())

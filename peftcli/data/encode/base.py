@@ -71,6 +71,7 @@ class EncodedRows:
 
     def tokens(self) -> np.ndarray:
         """(tokens,) int32."""
+        # a view of the array, which must not grow any more: no copy of a chunk's tokens
         return np.frombuffer(self.ids, dtype=np.int32) if self.ids else np.empty(0, dtype=np.int32)
 
     def weights(self) -> np.ndarray:

@@ -63,12 +63,15 @@ def encode_chats(
     out = EncodedRows()
     context = 1.0 if settings.train_on == "all" else 0.0
     rendered = _rendered(render(rows), place, out)
+    # all texts in one call: the Rust tokenizer works on them with every core
     encodings = codec.encode_with_offsets([each.text for _, each in rendered])
     candidates = [
         _Candidate(row, each, runs_of(encoding.ids, each.spans, token_ranges(encoding, each.spans), context))
         for (row, each), encoding in zip(rendered, encodings, strict=True)
     ]
     for candidate, holds in zip(candidates, _decode_to_answers(codec, candidates), strict=True):
+        # the cheap proof first; the second encodes the text once more for each edge, and is for tokenizers that change
+        # text
         proven = candidate if holds or _begins_alike(codec, candidate) else _in_pieces(codec, candidate, context)
         if proven is None:
             out.refused[candidate.row] = _UNPROVEN, None
@@ -88,6 +91,7 @@ def _rendered(outcomes: Sequence[Outcome], place: Place, out: EncodedRows) -> li
             out.refused[number] = f"the chat template refuses the row: {excerpt(str(outcome), 160)}", None
         else:
             where = f"{outcome.where}; {place(number)}" if outcome.where else place(number)
+            # a fault of the template, not of the row: no later row would fare better
             raise ModelError(outcome.message, where=where, fix=outcome.fix)
     return found
 
@@ -97,12 +101,14 @@ def token_ranges(encoding: Any, spans: Sequence[Span]) -> list[tuple[int, int]]:
     ranges = []
     for span in spans:
         first = encoding.char_to_token(span.start)
+        # `end - 1`: the last character of the span, for its end may be that of the text
         last = encoding.char_to_token(span.end - 1)
         ranges.append((0, 0) if first is None or last is None else (first, last + 1))
     return ranges
 
 
 def runs_of(ids: list[int], spans: Sequence[Span], ranges: Sequence[tuple[int, int]], context: float) -> list[Run]:
+    # context and answers by turns, even where one of them is empty: answers stand at odd places
     """The row's tokens as context, answer, context, ..., answer, context."""
     runs: list[Run] = []
     at = 0
@@ -116,6 +122,7 @@ def _decode_to_answers(codec: Codec, candidates: Sequence[_Candidate]) -> list[b
     """Whether the answers of each row decode to its spans; all rows in one call of the decoder."""
     decoded = iter(codec.decode([ids for candidate in candidates for ids in candidate.answers]))
     return [
+        # a list, not a generator: `all` would stop early, and leave decoded answers for the next row
         all([next(decoded) == candidate.rendered.text[span.start : span.end] for span in candidate.rendered.spans])
         for candidate in candidates
     ]
@@ -138,6 +145,7 @@ def _in_pieces(codec: Codec, candidate: _Candidate, context: float) -> _Candidat
     ranges = list(zip(ends[0:-1:2], ends[1::2], strict=True))
     runs = runs_of(list(chain.from_iterable(pieces)), spans, ranges, context)
     again = _Candidate(candidate.row, candidate.rendered, runs)
+    # cutting may change where tokens lie, never what the text is
     whole, cut = codec.decode([codec.encode([text])[0], again.ids])
     if whole == cut and (all(_decode_to_answers(codec, [again])) or _read_alike(codec, again)):
         return again
@@ -150,6 +158,7 @@ def _read_alike(codec: Codec, candidate: _Candidate) -> bool:
     before = codec.decode(codec.encode([text[: span.start] for span in spans]))
     until = codec.decode(codec.encode([text[: span.end] for span in spans]))
     return all(
+        # white space aside: some tokenizers give back one space more or less at an edge
         longer.startswith(shorter) and longer[len(shorter) :].strip() == answer.strip()
         for shorter, longer, answer in zip(before, until, codec.decode(candidate.answers), strict=True)
     )
@@ -159,6 +168,7 @@ def _piece(codec: Codec, text: str, start: int, end: int) -> list[int]:
     if start == end:
         return []
     tokens = codec.added_pattern.finditer(text, 0, start) if codec.added_pattern else ()
+    # after a token that the tokenizer cuts out first, a piece begins as a text of its own does
     begins = start == 0 or any(found.end() == start for found in tokens)
     return (codec.encode if begins else codec.encode_continuations)([text[start:end]])[0]
 

@@ -41,9 +41,11 @@ class RowEncoder:
     def encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:
         """The rows' tokens and weights. `place(position)`: file and line of a row, for errors of the template."""
         shaped = [self._shaped(row) for row in rows]
+        # nearly every chunk: rows of one file have one shape
         if len({type(row) for row in shaped}) == 1:
             return self._encode_alike(shaped, place)
         out, at = EncodedRows(), 0
+        # neighbours only, so that rows keep their order
         for _, group in groupby(shaped, key=type):
             alike = list(group)
             _merge(out, self._encode_alike(alike, partial(_shifted, place, at)), at)
@@ -51,6 +53,7 @@ class RowEncoder:
         return out
 
     def _shaped(self, row: Row) -> Row:
+        # without a template, or for a task that wants none, the row stands as pieces
         if isinstance(row, ChatRow) and row.plain is not None and not (self._templates and self.encoding.chats):
             return row.plain
         return row
@@ -118,6 +121,7 @@ class _Templates:
         outcomes: list[Outcome] = []
         for tools, group in groupby(rows, key=lambda row: self._with_tools if row.tools else self._plain):
             outcomes += tools.render_rows(list(group))
+            # the chunk is lost with this row, so those after it need no rendering
             if isinstance(outcomes[-1], ModelError):
                 break
         return outcomes

@@ -17,6 +17,7 @@ def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSetti
     """Every row, in order: BOS, its pieces, and an end token with the weight of the last piece."""
     end = end_token(codec.eos_id, settings)
     parts = [[piece for piece in row.pieces if piece.text] for row in rows]
+    # of all rows together: two calls of the tokenizer for a chunk, not two for each row
     first = iter(codec.encode([pieces[0].text for pieces in parts if pieces]))
     later = iter(codec.encode_continuations([piece.text for pieces in parts for piece in pieces[1:]]))
     out = EncodedRows()
@@ -39,6 +40,7 @@ def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSetti
 def _missing_border(pieces: Sequence[Piece], weights: Sequence[float]) -> str | None:
     """Where the first answer runs on from its prompt; signs that part (`:`, `=`, `>`, spaces) are borders enough."""
     answer = next((position for position, weight in enumerate(weights) if weight > 0), 0)
+    # a row that gives its pieces weights has chosen its borders itself
     if not answer or pieces[answer].weight is None:
         return None
     before, after = pieces[answer - 1].text, pieces[answer].text
@@ -59,6 +61,7 @@ def piece_weights(pieces: Sequence[Piece], settings: EncodeSettings) -> list[flo
 
 def _end(out: EncodedRows, row: int, ids: list[int], weights: list[float], end: list[int], codec: Codec) -> None:
     last = weights[-1] if weights else 0.0
+    # a piece that ends with the end token needs no second one
     if end and ids[-1:] != end:
         out.run(end, last)
     elif last > 0 and not end and ids[-1:] != [codec.eos_id]:

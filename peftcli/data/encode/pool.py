@@ -35,6 +35,7 @@ Submit = Callable[[Sequence[Row], Place], "Future[EncodedRows]"]
 @contextmanager
 def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterator[tuple[Submit, int]]:
     """A function that takes chunks, and how many of them it works on at once."""
+    # processes take seconds to start, which small sources do not need
     count = min(system.usable_cpus(), MAX_PROCESSES) if large and conversations and encoder.has_template else 1
     if count < 2:
         with ThreadPoolExecutor(1) as pool:
@@ -43,6 +44,7 @@ def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterat
     with _processes(encoder, count) as idle, ThreadPoolExecutor(count) as pool:
 
         def submit(rows: Sequence[Row], place: Place) -> Future[EncodedRows]:
+            # plain rows are the Rust tokenizer's, which needs no process
             if not all(type(row) is ChatRow for row in rows):
                 return pool.submit(encoder.encode, rows, place)
             return pool.submit(_ask, idle, cast(Sequence[ChatRow], rows), [place(row) for row in range(len(rows))])
@@ -60,6 +62,7 @@ _Idle = SimpleQueue["subprocess.Popen[bytes]"]
 
 @contextmanager
 def _processes(encoder: RowEncoder, count: int) -> Iterator[_Idle]:
+    # one thread for each worker: the workers are as many as the cores
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "peftcli.data.encode.worker"]
     workers = [
@@ -80,8 +83,10 @@ def _processes(encoder: RowEncoder, count: int) -> Iterator[_Idle]:
         raise _died() from error
     finally:
         for worker in workers:
+            # killed, not asked: nothing that they hold is needed, and one may be in a template
             worker.kill()
         for worker in workers:
+            # waited for, so that none is left as a zombie, and their pipes are closed
             worker.communicate()
 
 
@@ -95,6 +100,7 @@ def _ask(idle: _Idle, rows: Sequence[ChatRow], places: Sequence[str]) -> Encoded
     except BrokenPipeError as error:
         raise _died() from error
     finally:
+        # back in any case: a worker that died is found out by whoever asks it next
         idle.put(worker)
     if answer is None:
         raise _died()

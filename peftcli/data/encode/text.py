@@ -21,5 +21,6 @@ def encode_texts(codec: Codec, rows: Sequence[TextRow], settings: EncodeSettings
         whole = [*prefix, *encoded, *end]
         ids.extend(whole)
         lengths.append(len(whole))
+    # one stretch for the whole chunk, for every token of a document is trained
     out.run_lengths, out.run_weights = [len(ids)], [1.0]
     return out

@@ -73,6 +73,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         try:
             write_frame(answers, *result_frame(encoder.encode(rows_of(request), places.__getitem__)))
         except ModelError as error:
+            # a fault of the template goes back as an answer; the worker is good for other chunks
             write_frame(answers, {"error": error.message, "where": error.where, "fix": error.fix})
 
 

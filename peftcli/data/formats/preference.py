@@ -55,6 +55,7 @@ def _judged(row: Columns, verdict: str) -> PreferenceRow:
     if not isinstance(row[verdict], bool):
         raise RowFault(f"{verdict!r} is {json_kind(row[verdict])}, not true or false")
     whole = next((each for each in _WHOLE if all(part in row for part in each.required)), None)
+    # a whole conversation: its last message is the answer that the verdict is about
     if whole and "completion" not in row:
         read = whole.parse(row)
         assert isinstance(read, ChatRow)
@@ -77,6 +78,7 @@ def _with_prompt(row: Columns, chosen: Any, rejected: Any) -> tuple[Any, Any, An
     before, chosen, rejected = _apart(chosen, rejected)
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
+    # the prompt of its own must be the end of what both begin with; more may stand before it
     if prompt and before and before[-len(prompt) :] != prompt:
         raise RowFault("'chosen' and 'rejected' begin with messages that are not the prompt", "leave one of them out")
     return (before or prompt), chosen, rejected
@@ -109,6 +111,7 @@ def _part(row: Columns, part: str) -> str | list[Message]:
         if not value.strip():
             raise RowFault(f"{part!r} is empty")
         return value
+    # a single message, which some public sets write without a list
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
