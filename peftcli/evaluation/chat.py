@@ -56,6 +56,7 @@ def take_turn(
     """
     asked = conversation.said("user", message)
     prompt = encode_messages(tokenizer, asked.messages, system_prompt=config.system_prompt)
+    # before anything is written: half an answer of the base would stand on the screen
     _require_room(model, prompt, config)
     base = None
     if disabled is not None:

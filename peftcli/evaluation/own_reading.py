@@ -44,8 +44,11 @@ def as_trained(model: Any, prompt: Sequence[int]) -> Iterator[None]:
     Called in evaluation mode with the settings to generate by on the model; draws from no random stream. Raises
     `ModelError` where it cannot be had.
     """
+    # once a model: two generations and two passes
     if model not in _known:
+        # the base's own reading is asked, which is the same with any adapter
         with disabled(model) if attached(model) is not None else nullcontext():
+            # the end of the prompt is enough, and cheap
             _known[model] = _way(model, list(prompt)[-_PROBE_TOKENS:])
         _tell(model, _known[model])
     if _known[model] is _Way.NONE:
@@ -68,6 +71,7 @@ def _tell(model: Any, way: _Way) -> None:
 
 def _way(model: Any, prompt: list[int]) -> _Way:
     if getattr(model.config, "is_encoder_decoder", False):
+        # its decoder begins with a token of its own, so that positions cannot be mistaken
         return _Way.AS_IT_IS
     for way in (_Way.AS_IT_IS, _Way.OWN_POSITIONS, _Way.NO_CACHE):
         with _written(model, way):
@@ -109,6 +113,7 @@ def _reads_alike(model: Any, prompt: list[int]) -> bool:
             raise
         return True  # it cannot write at all, which is told where it does
     expected = torch.cat([first, later])
+    # ended early, by a family's own rule: nothing to compare
     if expected.shape[0] != len(scores):
         return True
     begins, *goes_on = [_alike(one[0], other, model) for one, other in zip(scores, expected, strict=True)]
@@ -127,6 +132,7 @@ def _alike(one: Tensor, other: Tensor, model: Any) -> bool:
     one, other = one[finite].float(), other[finite].float()
     if not len(one):
         return True
+    # the root of the type's precision: rounding along another path, not another reading
     return bool((one - other).abs().max() <= torch.finfo(dtype).eps ** 0.5 * max(1.0, float(other.abs().max())))
 
 

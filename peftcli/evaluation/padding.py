@@ -29,12 +29,15 @@ def batches(model: Any, prompts: Prompts, *, batch_size: int, pad: int) -> Batch
     shared = [batch for batch in mixed if len(batch) > 1]
     if not shared:
         return mixed
+    # the pair whose lengths differ most is padded most, and would show it first
     widest = max(shared, key=lambda batch: len(prompts[batch[0]]) - len(prompts[batch[-1]]))
     long, short = list(prompts[widest[0]]), list(prompts[widest[-1]])[-_PROBE:]
+    # no more padding than these prompts would have
     padding = min(_PROBE, len(prompts[widest[0]]) - len(prompts[widest[-1]]))
     alone = _first_logits(model, [short], pad)
     if _alike(alone, _first_logits(model, [short, long[-len(short) - padding :]], pad), model):
         return mixed
+    # the same prompts without padding: then company is harmless, and padding is the fault
     if padding and _alike(alone, _first_logits(model, [short, long[-len(short) :]], pad), model):
         by_length = itertools.groupby(order, key=lambda index: len(prompts[index]))
         return [batch for _, group in by_length for batch in _cut(list(group), batch_size)]
@@ -48,6 +51,7 @@ def _cut(order: list[int], size: int) -> Batches:
 def _alike(alone: Tensor, found: Tensor, model: Any) -> bool:
     """Whether the first row got the same logits, up to rounding."""
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    # the root of the type's precision, of the largest logit: a batch sums in another order
     tolerance = torch.finfo(dtype).eps ** 0.5 * max(1.0, float(alone.abs().max()))
     return bool((alone[:, 0] - found[:, 0]).abs().max() <= tolerance)
 

@@ -35,6 +35,7 @@ def can_compute_in_float64(model: nn.Module, row: Tensor) -> bool:
 
 def logits_of(model: nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
     """Float32 scores of each row on the CPU, (positions, classes): one position for a classifier of whole texts."""
+    # row by row and unpadded: nothing but the weights differs between the two models
     with torch.no_grad():
         return [class_scores(model(**token_inputs(model, row))).float().cpu() for row in rows]
 
@@ -65,9 +66,11 @@ def max_difference(one: Sequence[Tensor], other: Sequence[Tensor], share: float 
     found = []
     for a, b in zip(one, other, strict=True):
         # equal infinities are no difference
+        # minus infinity minus itself would be NaN
         difference = torch.where(a == b, torch.zeros_like(a), (a - b).abs())
         found.append(difference.nan_to_num(float("inf"), float("inf"), float("inf")).amax(-1).flatten())
     every = torch.cat(found).sort().values
+    # rounded up: at a share of 1 it is the last, which is the largest
     return float(every[math.ceil(share * len(every)) - 1])
 
 
@@ -92,6 +95,7 @@ def surviving_share(
     """
     effect, left = _differences(expected, plain), _differences(found, ground)
     if not len(effect) or float(effect.abs().max()) < least:
+        # weighted by the square of the effect: positions that the adapter hardly moves have a share of noise
         return None
     sizes = effect.square().sum(1)
     shares = (effect * left).sum(1) / sizes.clamp_min(1e-300)
@@ -136,6 +140,7 @@ def drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     """The blocks whose outputs part most, in words."""
     sizes = {
         path: float((before[path] - after[path]).abs().max() / before[path].abs().max().clamp_min(1e-12))
+        # over the block's own size, for later blocks have larger numbers
         for path in before
         if path in after and before[path].shape == after[path].shape
     }

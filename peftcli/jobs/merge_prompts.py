@@ -40,13 +40,16 @@ def meeting_rows(
     device = rows[0].device
     found = [*rows, *_token_rows(changed_tokens(model), device)]
     vocabulary = _vocabulary(model)
+    # a fixed seed: a merge that is tried again meets the same prompts
     generator = torch.Generator().manual_seed(0)
     limit = context_length(model)
+    # learned positions beyond the short prompts are met by one long row only
     if limit is not None and _has_position_table(model, sites):
         found.append(torch.randint(vocabulary, (1, min(limit, LONGEST)), generator=generator).to(device))
     with _Meetings(sites) as meetings, torch.no_grad():
         for row in found:
             model(**token_inputs(model, row))
+        # few rows, for an expert that random tokens do not reach in eight may never be reached
         for _ in range(RANDOM_ROWS):
             if not meetings.unmet():
                 break
@@ -66,6 +69,7 @@ def changed_tokens(model: nn.Module) -> list[int]:
     found: list[int] = []
     with torch.no_grad():
         for start in range(0, count, _CHUNK):
+            # in chunks: a whole vocabulary of states may be gigabytes
             ids = torch.arange(start, min(start + _CHUNK, count), device=device)
             differs = (embedding(ids) != unwrapped(embedding)(ids)).flatten(1).any(1)
             found += ids[differs].tolist()
@@ -73,6 +77,7 @@ def changed_tokens(model: nn.Module) -> list[int]:
 
 
 def _token_rows(tokens: Sequence[int], device: torch.device) -> list[Tensor]:
+    # spread evenly, as a vocabulary is in no order of importance
     step = max(1, -(-len(tokens) // CHANGED_TOKENS))
     chosen = torch.tensor(list(tokens)[::step], dtype=torch.long, device=device)
     return [part[None] for part in chosen.split(PROMPT_TOKENS)] if len(chosen) else []
@@ -128,6 +133,7 @@ class _Meetings:
 def _experts(base: nn.Module) -> set[int]:
     """Numbers of the experts whose matrices lie in one tensor; a module without such has a single part."""
     counts = {parameter.shape[0] for parameter in base.parameters(recurse=False) if parameter.dim() == 3}
+    # a module without fused weights counts as one expert
     return set(range(max(counts, default=1)))
 
 

@@ -59,8 +59,10 @@ def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Sur
     done: set[int] = set()
     for name, tensor in named_tensors(model):
         if not tensor.is_floating_point() or id(tensor) in done:
+            # a shared tensor is rounded once, and measured under its first name
             continue
         done.add(id(tensor))
+        # there and back: what follows computes with the values of the file, in its own type
         rounded = tensor.to(type_of(name)).to(tensor.dtype)
         if isinstance(tensor, nn.Parameter) and not bool(torch.isfinite(rounded).all()):
             broken.append(f"{name} ({str(type_of(name)).removeprefix('torch.')})")
@@ -74,6 +76,7 @@ def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Sur
 
 def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
     size = kept = 0.0
+    # in pieces, for float64 copies of a large matrix would be four times its size
     moves: list[Tensor] = []
     for before, after, stored in zip(*map(_pieces, (original, exact, rounded)), strict=True):
         update = after.double() - before.double()
@@ -96,6 +99,7 @@ def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounde
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     """The tensor as (rows, values), a number of rows at a time; a vector is one row."""
     flat = tensor.reshape(len(tensor), -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    # at least one row at a time
     yield from flat.split(max(1, _PIECE // max(1, flat.shape[1])))
 
 
@@ -110,6 +114,7 @@ def unit_in_last_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def shake(model: nn.Module, sizes: Mapping[str, Tensor], type_of: TypeOf, *, every: bool) -> None:
     """Moves each value of the named tensors at random by up to half a unit in the last place of its file's type, times
     the tensor's size, as rounding did. `every`: the others too, by the rounding of float32, as a forward pass does."""
+    # a fixed seed: the proof must come out the same when it is tried again
     generator = torch.Generator().manual_seed(0)
     done: set[int] = set()
     for name, tensor in named_tensors(model):

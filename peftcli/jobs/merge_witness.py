@@ -64,6 +64,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def digest(tensor: Tensor) -> str:
     """SHA-256 of shape and bits."""
+    # as bytes: bfloat16 has no numpy type
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     found = hashlib.sha256(str(tuple(tensor.shape)).encode())
     found.update(flat.numpy().data)
@@ -99,6 +100,7 @@ def witness(model: nn.Module, type_of: TypeOf, rows: list[Tensor]) -> Witness:
     sites = adapted_sites(model)
     own = {f"{path}.{name}" if path else name
            for path, site in sites.items() for name, _ in unwrapped(site).named_parameters()}  # fmt: skip
+    # in the types of the files: half the memory of float32 copies, and not a bit less
     originals = {name: t.detach().to(type_of(name), copy=True).cpu() for name, t in named_tensors(model) if name in own}
     probes = {path: answer for path, site in sites.items() if (answer := probe(path, site)) is not None}
     rest = {path: site for path, site in sites.items() if path not in probes}
@@ -110,12 +112,14 @@ def probe(path: str, module: nn.Module) -> Tensor | None:
     """Answers of a linear layer to random vectors and to zero, (probes + 1, out), or of an embedding to every token,
     projected on random directions, (tokens, probes). None for a module of another kind."""
     base = unwrapped(module)
+    # the path as seed: every layer its own vectors, the same before and after the merge
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "little"))
     with in_float64(module):
         device = next(base.parameters()).device
         if is_linear(base):
             width = weight_view(base).shape[1]
             vectors = torch.randn(PROBES, width, generator=generator, dtype=torch.float64)
+            # and zero, which shows the bias alone
             vectors = torch.cat([vectors, vectors.new_zeros(1, width)]).to(device)
             answer = module(vectors)
             return answer.double().cpu() if isinstance(answer, Tensor) else None
@@ -163,6 +167,7 @@ def _parameters_in_use(model: nn.Module, sites: Mapping[str, nn.Module], rows: l
         def hook(module: nn.Module, args: Any) -> None:
             for name, value in module.named_parameters():
                 label = f"{path}.{name}" if path else name
+                # the first time that a module runs is enough: parameters do not change between prompts
                 if label not in found:
                     found[label] = projection(label, value)
 
@@ -171,6 +176,7 @@ def _parameters_in_use(model: nn.Module, sites: Mapping[str, nn.Module], rows: l
     handles = [unwrapped(site).register_forward_pre_hook(look(path)) for path, site in sites.items()]
     try:
         with torch.no_grad():
+            # no prompt is run where every adapted module could be probed by itself
             for row in rows if handles else []:
                 model(**token_inputs(model, row))
     finally:
@@ -195,6 +201,7 @@ class _Reader(nn.Module):
 def projection(label: str, value: Tensor) -> Tensor:
     """A tensor's last dimension projected on random directions; one-dimensional tensors whole. float64, on the CPU."""
     if value.dim() < 2:
+        # a vector is small, and a projection would hide which value differs
         return value.detach().double().cpu()
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(label.encode()).digest()[:7], "little"))
     directions = torch.randn(value.shape[-1], PROBES, generator=generator, dtype=torch.float64)
@@ -227,7 +234,9 @@ def require_same_function(model: nn.Module, seen: Witness) -> None:
 def _apart(before: Tensor, after: Tensor, axis: int | None) -> int:
     """How many rows differ beyond rounding; not-a-number counts. `axis`: over which a row's size is taken."""
     size = after.abs() if axis is None else after.square().mean(axis, keepdim=True).sqrt()
+    # relative to the row, and a little of the largest: a row that is nearly zero is rounded by the sums around it
     allowed = RELATIVE * size + ABSOLUTE * size.nan_to_num(0.0, 0.0, 0.0).max() + 1e-12
+    # `not <=`, so that NaN counts as a difference
     wrong = ~((before - after).abs() <= allowed) | ~torch.isfinite(after)
     return int(wrong.any(axis).sum() if axis is not None else wrong.sum())
 

@@ -25,8 +25,10 @@ def dequantized_layer(module: nn.Module, dtype: torch.dtype | None = None) -> nn
     plain: nn.Module
     if was_transposed(module):
         plain = Conv1D(rows, columns)
+        # Conv1D always has a bias
         bias = view.dense().new_zeros(rows, dtype=dtype) if bias is None else bias
     else:
+        # on the meta device: its own start values would be drawn, and thrown away
         plain = nn.Linear(columns, rows, bias=bias is not None, device="meta")
     plain.register_parameter("weight", _frozen(weight_view(plain).stored(view.dense(dtype))))
     if bias is not None:
@@ -49,6 +51,7 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> None:
         for name, child in list(parent._modules.items()):
             if child is None or id(child) not in packed:
                 continue
+            # a layer that stands at two places is one layer again
             if id(child) not in plain:
                 plain[id(child)] = dequantized_layer(child, dtype)
             parent._modules[name] = plain[id(child)]

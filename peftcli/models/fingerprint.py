@@ -101,6 +101,7 @@ class PackedValues:
 
 def fingerprint(parameters: Iterable[tuple[str, Tensor | PackedValues]]) -> Fingerprint:
     """Fingerprint of named parameters. Exact, and the same on every device and with any number of threads."""
+    # by name: the order in which a model lists its parameters is no part of it
     ordered = sorted(parameters, key=lambda item: item[0])
     structure, coarse, half, exact = (hashlib.sha256() for _ in range(4))
     dtypes: dict[str, int] = {}
@@ -116,6 +117,7 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor | PackedValues]]) -> Fing
             )
             counts[dtype] = counts.get(dtype, 0) + math.prod(tensor.shape)
             structure.update(head)
+            # the type is part of the exact bits: the same bytes in another type are other values
             exact.update(head + dtype.encode() + hashes[0])
             coarse.update(head + hashes[1])
             half.update(head + hashes[2])
@@ -130,6 +132,7 @@ def _hashes(tensor: Tensor | PackedValues) -> tuple[bytes, bytes, bytes]:
     if isinstance(tensor, PackedValues):
         exact = hashlib.sha256(b"".join(_hashes(part.reshape(-1))[0] for part in tensor.parts))
         return exact.digest(), *_hashes(tensor.dense())[1:]
+    # each type once, where the tensor has one of the two itself
     digests = {dtype: hashlib.sha256() for dtype in dict.fromkeys((tensor.dtype, *_HALVES))}
     for piece in _pieces(tensor):
         for dtype, digest in digests.items():
@@ -140,6 +143,7 @@ def _hashes(tensor: Tensor | PackedValues) -> tuple[bytes, bytes, bytes]:
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     """The values in order, flat, on the CPU; a piece at a time, so that a large table is not held in three types."""
+    # in the order of the values, however they lie in memory
     flat = tensor.detach().reshape(-1)
     for start in range(0, flat.numel(), _PIECE):
         yield flat[start : start + _PIECE].cpu()

@@ -40,6 +40,7 @@ def import_library() -> None:
         return
     hush()
     kernels = sys.modules.get("kernels")
+    # `None` in this table makes `import kernels` fail, which bitsandbytes takes for its absence
     sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         importlib.import_module("bitsandbytes")
@@ -55,6 +56,7 @@ def quantizing_options(storage: str, skeleton: nn.Module, dtype: torch.dtype) ->
     require_package(storage)
     from transformers import BitsAndBytesConfig
 
+    # transformers matches these names as regular expressions
     kept = [re.escape(path) for path in kept_apart(skeleton)]
     if storage == "nf4":
         config = BitsAndBytesConfig(
@@ -76,6 +78,7 @@ def kept_apart(skeleton: nn.Module) -> list[str]:
     linears = {path: module for path, module in skeleton.named_modules() if is_linear(module)}
     odd = [path for path, module in linears.items() if type(module) is not nn.Linear and not _is_conv1d(module)]
     exact = tuple(getattr(skeleton, "_keep_in_fp32_modules", None) or ())
+    # a family says itself which layers need their precision
     odd += [path for path in linears if any(path.endswith(f".{name}") for name in exact)]
     bound = [path for path, module in linears.items() if any(id(p) in tied for p in module.parameters())]
     return list(dict.fromkeys([*structure(skeleton).heads, *odd, *bound]))
@@ -123,6 +126,7 @@ def settle_quantized(model: nn.Module, dtype: torch.dtype) -> None:
     hush()
     keep_layouts(model)
     for _, module in packed_modules(model):
+        # 8-bit layers have no type of their own to compute in
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = dtype  # type: ignore[assignment]
         multiply_exactly(module)

@@ -14,6 +14,7 @@ from peftcli.models.storage_names import StoredQuantization
 
 TensorT = TypeVar("TensorT")
 
+# numbers of 4 to 8 bits, of which each release names more
 _PACKED_TYPES = ("F8_", "F6_", "F4")
 READABLE: Mapping[str, str] = {"bitsandbytes": "bitsandbytes"}
 """Method of a checkpoint that is quantized already and that can be trained on -> the package that reads it."""
@@ -45,6 +46,7 @@ def require_readable(found: StoredQuantization, name: str, where: str | None) ->
 
 def without_packed(tensors: Mapping[str, TensorT]) -> dict[str, TensorT]:
     """The tensors of a checkpoint's files without packed weights and what belongs to them (scales, tables)."""
+    # tables of bitsandbytes tell which weights are packed: 4-bit ones have `absmax`, 8-bit ones `SCB`
     packed = {name.removesuffix(".absmax") for name in tensors if name.endswith(".weight.absmax")}
     packed |= {f"{name.removesuffix('SCB')}weight" for name in tensors if name.endswith(".SCB")}
     beside = {f"{name.removesuffix('weight')}{leaf}" for name in packed for leaf in ("SCB", "weight_format")}
@@ -87,5 +89,6 @@ def quantized_base(name: str, storage: str, where: str | None) -> ModelError:
 def _is_there(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
+    # a dotted name whose first part is missing raises, where a plain one gives None
     except ModuleNotFoundError:
         return False

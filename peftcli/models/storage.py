@@ -104,6 +104,7 @@ def planned_bytes(name: str, rows: int, columns: int) -> int:
     count = rows * columns
     if name == "nf4":
         blocks = -(-count // NF4_BLOCK)
+        # the table of 16 values, that of the 256 scales' values, and their offset
         tables = 4 * (16 + 256 + 1)
         return -(-count // 2) + blocks + 4 * -(-blocks // NESTED_BLOCK) + tables
     return count + 4 * rows
@@ -174,6 +175,7 @@ def _by_blocks(packed: Tensor, state: Any) -> Tensor:
     if state.nested:
         scales = dequantize_blockwise(scales, state.state2) + state.offset
     pairs = packed.reshape(-1).view(torch.uint8)
+    # an odd count leaves half a byte at the end
     indices = torch.stack([pairs >> 4, pairs & 0xF], 1).flatten()[: math.prod(state.shape)]
     blocks = torch.arange(len(indices), device=indices.device) // state.blocksize
     values: Tensor = state.code.float()[indices.long()] * scales.float()[blocks]
@@ -222,6 +224,7 @@ _EIGHT_BIT = EightBit()
 
 def storage_of(module: nn.Module) -> Storage:
     """How a module stores its weight; `PLAIN` for what no library has packed, and for what nobody here can read."""
+    # asked first: a skeleton has no packed parameter to look at
     planned: str | None = module.__dict__.get(_PLANNED)
     if planned is not None:
         return Planned(planned)
@@ -230,8 +233,10 @@ def storage_of(module: nn.Module) -> Storage:
         return PLAIN
     if getattr(weight, "quant_state", None) is not None:
         return FourBit(str(weight.quant_type))
+    # not quantized yet, or without scales: still plain numbers
     if getattr(weight, "bnb_quantized", None) is False or not hasattr(weight, "SCB"):
         return PLAIN
+    # kept in half precision on purpose, for layers that int8 would hurt
     return PLAIN if weight.has_fp16_weights else _EIGHT_BIT
 
 

@@ -53,6 +53,7 @@ class WeightView:
         return bias
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        # detached: who computes with it must not send gradients into the base
         """The detached weight (out_features, in_features) in `dtype`; may share storage with the base: do not edit."""
         weight = self.storage.dense(self.module)
         return (weight.T if self.transposed else weight).to(dtype)
@@ -144,6 +145,7 @@ class UnadaptedWeight(Tensor):
         if _only_looks(getattr(func, "__name__", ""), args):
             with torch._C.DisableTorchFunctionSubclass():
                 seen = func(*args, **(kwargs or {}))
+            # a property such as `.T` or `.data` gives the tensor itself again, which could be computed with
             if not (func.__name__ == "__get__" and isinstance(seen, Tensor)):
                 return seen
         raise AdapterError(
@@ -193,6 +195,7 @@ _LOOKS = frozenset({
 
 def _only_looks(name: str, args: tuple[Any, ...]) -> bool:
     """Whether a function asks for facts about the tensor, or takes it as the pattern for another one."""
+    # `x.to(weight)`: the weight is the pattern, and not what is converted
     return name in _LOOKS or (name in ("to", "type_as") and not isinstance(args[0], UnadaptedWeight))
 
 

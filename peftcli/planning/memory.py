@@ -56,14 +56,17 @@ def estimate(
     whole = shape.num_layers
     if checkpoint_every:
         recomputed = -(-shape.num_layers // checkpoint_every)
+        # one block at a time is computed again, and then holds all of its activations
         whole = shape.num_layers - recomputed + 1
     activations = micro_tokens * (whole * per_layer + shape.num_layers * boundary)
     return MemoryEstimate(
         process_bytes=PROCESS_BYTES if on_cpu else 0,
         base_bytes=shape.base_parameters * shape.bytes_per_element if shape.base_bytes is None else shape.base_bytes,
+        # trained tensors and their gradients are float32, whatever the base is
         adapter_bytes=shape.trainable * 4,
         gradient_bytes=shape.trainable * 4,
         optimizer_bytes=int(shape.trainable * 4 * optimizer_tensors),
         activation_bytes=activations,
+        # logits, their softmax and its gradient, in float32
         loss_bytes=3 * 4 * min(micro_tokens, _LOSS_ROWS) * shape.vocab_size,
     )

@@ -6,7 +6,8 @@ import re
 
 from peftcli.errors import RecipeError
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+# bounded: a number of hundreds of digits has no float
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 MINIMUM_BYTES = 1 << 16
 
