@@ -12,11 +12,10 @@ from typing import Any
 
 from peftcli import files
 from peftcli.adapters.compatibility import FAMILIES_PATH, YES, row_path
-from peftcli.adapters.registry import own_method_names
 from peftcli.testing.case import Case
 from peftcli.testing.contract import run_contract
 from peftcli.testing.families import FAMILIES, tiny_model
-from peftcli.testing.sections import cases_of, reason_against
+from peftcli.testing.sections import cases_of, reason_against, write_for_methods
 
 
 def facts_of(family: str) -> dict[str, Any]:
@@ -47,13 +46,7 @@ def write_table(methods: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 2 for a name that is none of our methods."""
-    methods = [name.replace("-", "_") for name in arguments] or list(own_method_names())
-    unknown = [name for name in methods if name not in own_method_names()]
-    if unknown:
-        print(f"no method {', '.join(unknown)}; known: {', '.join(own_method_names())}", file=sys.stderr)
-        return 2
-    write_table(methods)
-    return 0
+    return write_for_methods(arguments, write_table)
 
 
 if __name__ == "__main__":

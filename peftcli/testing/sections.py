@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftcli.adapters.registry import own_method_names
@@ -33,3 +34,15 @@ def reason_against(section: Mapping[str, Any], family: str) -> str | None:
     except (AdapterError, RecipeError) as error:
         return error.faults[0].message if len(error.faults) == 1 else error.message
     return None
+
+
+def write_for_methods(arguments: Sequence[str], write: Callable[[Sequence[str]], None]) -> int:
+    """Calls `write` with the methods that a command line names, all of ours where it names none. Exit status: 2 for a
+    name that is none of them."""
+    methods = [name.replace("-", "_") for name in arguments] or list(own_method_names())
+    unknown = [name for name in methods if name not in own_method_names()]
+    if unknown:
+        print(f"no method {', '.join(unknown)}; known: {', '.join(own_method_names())}", file=sys.stderr)
+        return 2
+    write(methods)
+    return 0

@@ -16,7 +16,6 @@ from torch import nn
 
 from peftcli import files
 from peftcli.adapters.compatibility import YES, storages_path
-from peftcli.adapters.registry import own_method_names
 from peftcli.adapters.surgery import attach
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.models.load import load_model
@@ -25,7 +24,7 @@ from peftcli.models.storage_names import PACKAGES
 from peftcli.testing.case import Case
 from peftcli.testing.contract import CHECKS, run_contract
 from peftcli.testing.families import tiny_model
-from peftcli.testing.sections import cases_of
+from peftcli.testing.sections import cases_of, write_for_methods
 
 STORAGES = tuple(PACKAGES)
 """Storages that we make."""
@@ -76,13 +75,7 @@ def write_table(methods: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 2 for a name that is none of our methods."""
-    methods = [name.replace("-", "_") for name in arguments] or list(own_method_names())
-    unknown = [name for name in methods if name not in own_method_names()]
-    if unknown:
-        print(f"no method {', '.join(unknown)}; known: {', '.join(own_method_names())}", file=sys.stderr)
-        return 2
-    write_table(methods)
-    return 0
+    return write_for_methods(arguments, write_table)
 
 
 if __name__ == "__main__":
