@@ -15,7 +15,6 @@ import glob
 import hashlib
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -27,7 +26,6 @@ from typing import Any
 
 from peftcli import system
 from peftcli.errors import StorageError
-from peftcli.streams import tell
 from peftcli.visible import escaped_json
 
 MANIFEST_NAME = "manifest.json"
@@ -135,7 +133,8 @@ def library_errors(path: Path) -> Iterator[None]:
             raise OSError(number, os.strerror(number)) from error
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Writes everything to an open file, however little the system takes at once."""
     view = memoryview(data).cast("B")
     while view:
         # a bounded piece each time: a short write is legal and goes on where it stopped
@@ -146,7 +145,7 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 def _write_new_file(path: Path, data: bytes | memoryview) -> None:
     descriptor = disk.create(path)
     try:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         disk.sync(descriptor)
     finally:
         os.close(descriptor)
@@ -211,7 +210,7 @@ def append_line(path: Path, line: str) -> None:
     with storage_errors(path):
         descriptor = disk.open_append(path)
         try:
-            _write_all(descriptor, (line + "\n").encode("utf-8"))
+            write_all(descriptor, (line + "\n").encode("utf-8"))
         finally:
             os.close(descriptor)
 
@@ -256,7 +255,7 @@ class StagedFolder:
             try:
                 while piece := stream.read(_CHUNK_BYTES):
                     digest.update(piece)
-                    _write_all(descriptor, piece)
+                    write_all(descriptor, piece)
                 disk.sync(descriptor)
                 self.files[name] = {"bytes": stream.tell(), "sha256": digest.hexdigest()}
             finally:
@@ -417,93 +416,6 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-@contextlib.contextmanager
-def owned_folder(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run folder: one process writes into it at a time; a second one gets `StorageError`.
-
-    Our own in place of the package filelock: what killed owners left is cleared under the same lock, and where the file
-    system has no locks a file names the owner, so that a dead one of this machine is passed over and the user is warned.
-    """
-    with storage_errors(folder):
-        disk.make_folder(folder)
-        # opened and never removed: unlinking a file that others may be locking would give two processes a lock each
-        descriptor = os.open(folder / LOCK_NAMES[0], os.O_RDWR | os.O_CREAT | system.CLOSED_IN_CHILDREN, 0o666)
-    try:
-        with storage_errors(folder), contextlib.ExitStack() as marked:
-            found = system.try_lock(descriptor)
-            if found is system.Lock.IN_USE:
-                raise StorageError(
-                    "another process owns this run folder",
-                    where=str(folder),
-                    fix="wait for it, or choose another output",
-                )
-            if found is system.Lock.UNKNOWN:
-                marked.enter_context(_owner_file(folder))
-            # what killed owners left is cleared only once the folder is ours
-            _clear_owned(folder)
-            marked_until_the_end = marked.pop_all()
-        with marked_until_the_end:
-            yield
-    finally:
-        os.close(descriptor)
-
-
-LOCK_NAMES = (".lock", ".lock-owner")
-"""What a run folder holds for its lock: the file that is locked, and where there are no locks who owns the folder."""
-
-
-@contextlib.contextmanager
-def _owner_file(folder: Path) -> Iterator[None]:
-    """Owns a folder by a file that names machine and process, where the file system has no locks.
-
-    Unlike a lock it outlives a killed process: one of this machine that no longer lives is passed over.
-    """
-    path = folder / LOCK_NAMES[1]
-    me = {"machine": platform.node(), "process": os.getpid()}
-    try:
-        descriptor = disk.create(path)
-    except FileExistsError:
-        _require_gone(path, me["machine"])
-        disk.remove_file(path)
-        # two processes may find the same dead owner: `create` fails for the one that comes second
-        descriptor = disk.create(path)
-    try:
-        _write_all(descriptor, json_line(me).encode("utf-8"))
-    finally:
-        os.close(descriptor)
-    tell(f"warning: the file system has no locks; {path} keeps other processes out of this run")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
-def _require_gone(path: Path, machine: Any) -> None:
-    """The owner of a run folder is a process of this machine that has ended; else `StorageError`."""
-    try:
-        owner = json.loads(path.read_bytes())
-        here, number = owner["machine"] == machine, int(owner["process"])
-    except (ValueError, KeyError, TypeError):
-        # killed while it wrote its name
-        return
-    if here and not system.process_lives(number):
-        return
-    raise StorageError(
-        f"process {number} of {'this' if here else 'another'} machine owns this run folder",
-        where=str(path),
-        fix="wait for it, or choose another output; if it has ended, remove this file",
-    )
-
-
-def _clear_owned(folder: Path) -> None:
-    """Removes what killed owners of a run folder left in it."""
-    for leftover in sorted([*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"*/{TEMPORARY_PREFIX}*")]):
-        if not is_temporary(leftover) or leftover.is_symlink():
-            continue
-        remove_path(leftover)
 
 
 def remove_path(path: Path) -> None:

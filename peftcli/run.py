@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.evaluation.memory import memory_errors
@@ -28,6 +27,7 @@ from peftcli.runs.folder import (
     write_findings,
     write_recipe,
 )
+from peftcli.runs.folder_lock import owned_folder
 from peftcli.runs.gates import require_met
 from peftcli.runs.locking import locked_run, require_locked_weights
 from peftcli.runs.own_files import RECIPE_NAME
@@ -116,7 +116,7 @@ def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
     """
     started = time.monotonic()
     folder = existing_run(path)
-    with files.owned_folder(folder):
+    with owned_folder(folder):
         loaded = load_recipe(folder / RECIPE_NAME, ())
         if loaded.recipe.seeds > 1:
             return run_seeds(

@@ -18,6 +18,7 @@ from peftcli import files
 from peftcli.errors import StorageError
 from peftcli.models.companions import is_tokenizer_name
 from peftcli.models.snapshot import TEMPLATES_FOLDER
+from peftcli.runs.folder_lock import LOCK_NAMES
 from peftcli.yaml import dump, parse, plain
 
 RECIPE_NAME = "recipe.yaml"
@@ -68,7 +69,7 @@ def is_run(folder: Path) -> bool:
     return (
         is_record(_document(folder / RECORD_NAME))
         or any(_is_checkpoint(path) for path in _subfolders(folder / "checkpoints"))
-        or ((folder / files.LOCK_NAMES[0]).is_file() and (_is_resolved(folder / RECIPE_NAME) or _is_runs_lock(folder)))
+        or ((folder / LOCK_NAMES[0]).is_file() and (_is_resolved(folder / RECIPE_NAME) or _is_runs_lock(folder)))
     )
 
 
@@ -125,7 +126,7 @@ def _remove_if_empty(folder: Path) -> None:
 def remove_locks(folder: Path) -> None:
     """Removes the locks of a folder that holds nothing else."""
     left = list(folder.iterdir())
-    if all(path.name in files.LOCK_NAMES for path in left):
+    if all(path.name in LOCK_NAMES for path in left):
         for path in left:
             files.disk.remove_file(path)
 
@@ -137,7 +138,7 @@ def _told_apart(folder: Path) -> Iterator[tuple[str, bool]]:
     ours, adapter = is_run(folder), _written_adapter(folder)
     for name, path in _names(folder):
         seed = name.split("/")[0]
-        if name in files.LOCK_NAMES or (_SEED.fullmatch(seed) and not path.is_symlink() and (folder / seed).is_dir()):
+        if name in LOCK_NAMES or (_SEED.fullmatch(seed) and not path.is_symlink() and (folder / seed).is_dir()):
             continue
         if path.is_dir() and not path.is_symlink():
             # an empty folder of somebody's own has no file that could speak for it

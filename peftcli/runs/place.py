@@ -103,7 +103,7 @@ def run_place(folder: Path, loaded: LoadedRecipe, *, replace: bool) -> Iterator[
     require_free(folder, loaded, replace=replace)
     # of a link, what it points to: folders change places, links do not
     folder = folder.resolve() if folder.is_symlink() else folder
-    with files.owned_folder(folder):
+    with owned_folder(folder):
         if not holds_a_run(folder):
             # what a start that failed at once has left
             remove_run(folder)
@@ -128,7 +128,7 @@ def _aside(folder: Path) -> Iterator[Path]:
         raise StorageError("a file is in the way of the new run", where=str(aside), fix="move it elsewhere")
     if aside.is_dir():
         _require_ours(aside)
-    with files.owned_folder(aside):
+    with owned_folder(aside):
         remove_run(aside)
         try:
             yield aside

@@ -31,6 +31,7 @@ from peftcli.reports.seal import hashes_beside, sealed
 from peftcli.reports.writing import write_reports
 from peftcli.runs.draft import Draft
 from peftcli.runs.folder import write_recipe
+from peftcli.runs.folder_lock import owned_folder
 from peftcli.runs.gates import gate_results
 from peftcli.runs.locating import read_record
 from peftcli.runs.locking import inputs_of, with_results
@@ -95,7 +96,7 @@ def run_seeds(
                 if prepared is None:
                     draft.prepared = prepared = planned or prepare_run(draft.loaded)
                     write_recipe(folder, loaded, prepared.plan.resolved)
-                with files.owned_folder(draft.folder):
+                with owned_folder(draft.folder):
                     try:
                         found = run_one(draft, (draft.folder / RECIPE_NAME).is_file())
                     finally:

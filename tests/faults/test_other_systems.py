@@ -15,6 +15,7 @@ from whole_run import Child, at_step, in_a_fork, require_whole, send, write_reci
 
 from peftcli import files, system
 from peftcli.errors import StorageError
+from peftcli.runs.folder_lock import LOCK_NAMES, owned_folder
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP]
 
@@ -35,7 +36,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def owner(folder: Path) -> Path:
-    return folder / files.LOCK_NAMES[1]
+    return folder / LOCK_NAMES[1]
 
 
 @pytest.mark.usefixtures("warm")
@@ -58,10 +59,10 @@ def test_a_run_on_a_disk_without_locks(tmp_path: Path, number: int) -> None:
 
 
 def test_a_folder_without_locks_has_one_owner(tmp_path: Path, no_locks: None) -> None:
-    with files.owned_folder(tmp_path):
+    with owned_folder(tmp_path):
         with (
             pytest.raises(StorageError, match=f"process {os.getpid()} of this machine owns"),
-            files.owned_folder(tmp_path),
+            owned_folder(tmp_path),
         ):
             pass
         assert owner(tmp_path).exists()
@@ -82,10 +83,10 @@ def test_an_owner_that_has_ended_is_passed_over(tmp_path: Path, no_locks: None, 
 
     owner(tmp_path).write_text(text.replace("HERE", platform.node()))
     if free:
-        with files.owned_folder(tmp_path):
+        with owned_folder(tmp_path):
             pass
     else:
-        with pytest.raises(StorageError, match="another machine"), files.owned_folder(tmp_path):
+        with pytest.raises(StorageError, match="another machine"), owned_folder(tmp_path):
             pass
 
 
@@ -96,7 +97,7 @@ def test_any_other_failure_of_a_lock_is_told(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EIO, "it burns")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(StorageError, match="it burns"), files.owned_folder(tmp_path):
+    with pytest.raises(StorageError, match="it burns"), owned_folder(tmp_path):
         pass
 
 

@@ -18,6 +18,7 @@ from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckpointError, StorageError
 from peftcli.recipe import load_recipe
 from peftcli.runs.folder import existing_run
+from peftcli.runs.folder_lock import LOCK_NAMES
 from peftcli.runs.own_files import remove_run, strangers
 from peftcli.runs.place import RunPlace, run_place
 
@@ -116,10 +117,10 @@ def test_a_removal_goes_on_where_it_was_stopped(old: Old, tmp_path: Path, seeds:
         run = old.copy(tmp_path)
         (run / "tracking" / "wandb").mkdir(parents=True)
         (run / "tracking" / "wandb" / "notes").write_text("by a tracker")
-        (run / files.LOCK_NAMES[0]).touch()
+        (run / LOCK_NAMES[0]).touch()
         for name in ("seed-42", "seed-43") if seeds else ():
             shutil.copytree(old.run, run / name)
-            (run / name / files.LOCK_NAMES[0]).touch()
+            (run / name / LOCK_NAMES[0]).touch()
         return run
 
     keep, point, stopped = files.disk, 0, True
@@ -134,7 +135,7 @@ def test_a_removal_goes_on_where_it_was_stopped(old: Old, tmp_path: Path, seeds:
         stopped, point = len(disk.calls) == point + 1, point + 1
         assert not strangers(run), (point, disk.calls[-1])
         assert remove_run(run) == []
-        assert [path.name for path in run.iterdir()] == [files.LOCK_NAMES[0]], (point, disk.calls[-1])
+        assert [path.name for path in run.iterdir()] == [LOCK_NAMES[0]], (point, disk.calls[-1])
         shutil.rmtree(run)
     assert point > 10 * (1 + 2 * seeds)
 
@@ -147,7 +148,7 @@ def test_a_file_system_without_exchange(old: Old, tmp_path: Path) -> None:
     run = old.copy(tmp_path)
     code, text = Child(old.command(run), Plain()).end()
     assert code == 0
-    assert f"lies at {tmp_path / '.run.old'}" in text
+    assert f"is kept at {tmp_path / '.run.old'}" in text
     require_whole(run, old.new, "renamed")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
