@@ -346,6 +346,7 @@ def test_what_cannot_be_read_is_told_with_its_own_remedy(row: dict[str, Any], me
         ({"messages": [{"role": "user", "text": "Hi"}]}, "message 1 (user) has no content; its keys: role, text"),
         ({"conversations": [{"from": "user", "content": "Hi"}]}, "turn 1 has no 'value'; its keys: from, content"),
         ({"messages": "[{'role': 'user'}]"}, "'messages' is text but not JSON"),
+        ({"messages": '[{"a":' * 50_000}, "'messages' is text but not JSON"),
         ({"chosen": "a", "rejected": "b"}, "the column 'prompt' is missing"),
     ],
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from peftcli.data.chat.marks import THOUGHTS
 from peftcli.data.faults import RowFault, excerpt, listed
 from peftcli.data.names import nearest
-from peftcli.data.readers.jsonl import json_kind
+from peftcli.data.readers.jsonl import json_in, json_kind
 from peftcli.data.rows import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -40,7 +39,7 @@ def turns_in(value: Any, column: str = "messages") -> Any:
     """The list of turns that JSON text holds, or an object of lists as wide as there are turns; else the value itself."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
+            return json_in(value)
         except ValueError as error:
             raise RowFault(
                 f"{column!r} is text but not JSON",
@@ -155,7 +154,7 @@ def _tool_call(call: Any, number: int) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             # templates write the arguments out as JSON themselves, so a JSON text would be quoted twice
-            arguments = json.loads(arguments)
+            arguments = json_in(arguments)
         except ValueError as error:
             raise RowFault(f"message {number}: the arguments of {function['name']!r} are not JSON") from error
     if not isinstance(arguments, dict):
@@ -170,7 +169,7 @@ def parse_tools(value: Any) -> list[Any] | None:
         if not value.strip():
             return None
         try:
-            value = json.loads(value)
+            value = json_in(value)
         except ValueError as error:
             raise RowFault("'tools' is text but not JSON") from error
     if value is None or value == []:

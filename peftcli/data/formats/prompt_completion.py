@@ -6,13 +6,13 @@ with tools may be a list of calls. For texts that are never to be wrapped: `form
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from peftcli.data.chat.messages import parse_messages, parse_tools
 from peftcli.data.columns import Columns, filled_text, text_part
 from peftcli.data.faults import RowFault
 from peftcli.data.format import Format
+from peftcli.data.readers.jsonl import json_in
 from peftcli.data.rows import ChatRow, Message, Piece, PiecesRow
 
 
@@ -72,7 +72,7 @@ def _turns(value: Any, *, called: bool) -> list[Message] | None:
 
 def _from_json(text: str) -> Any:
     try:
-        found = json.loads(text)
+        found = json_in(text)
     except ValueError:
         return None
     return [found] if isinstance(found, dict) else found

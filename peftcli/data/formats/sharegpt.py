@@ -5,7 +5,6 @@ The turns may also stand in one text, each after its speaker: `USER: ...`, an em
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -14,7 +13,7 @@ from peftcli.data.columns import Columns, called, optional_text
 from peftcli.data.faults import RowFault, excerpt, listed
 from peftcli.data.format import Format
 from peftcli.data.names import nearest
-from peftcli.data.readers.jsonl import json_kind
+from peftcli.data.readers.jsonl import json_in, json_kind
 from peftcli.data.rows import ChatRow
 
 ROLES = {
@@ -114,7 +113,7 @@ def message_of(turn: Any, number: int) -> dict[str, Any]:
 
 def _calls(value: Any, number: int) -> list[dict[str, Any]]:
     try:
-        calls = json.loads(value) if isinstance(value, str) else value
+        calls = json_in(value) if isinstance(value, str) else value
     except ValueError as error:
         raise RowFault(f"turn {number}: the function call is not JSON: {excerpt(str(value))}") from error
     return calls if isinstance(calls, list) else [calls]

@@ -105,6 +105,14 @@ def _remedy(line: str) -> str:
     return "correct or remove the line"
 
 
+def json_in(text: str) -> Any:
+    """The JSON that a text inside a row holds. `ValueError` where it is none, or too deeply nested to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
+
+
 def json_kind(value: Any) -> str:
     """A value's type in JSON's own words."""
     if value is None:
