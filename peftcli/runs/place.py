@@ -17,6 +17,7 @@ from typing import Any
 from peftcli import files
 from peftcli.errors import StorageError
 from peftcli.recipe import LoadedRecipe, flat_recipe
+from peftcli.runs.folder_lock import owned_folder
 from peftcli.runs.own_files import can_go_on, holds_a_run, remove_locks, remove_run, strangers
 from peftcli.streams import tell
 
