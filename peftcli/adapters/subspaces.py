@@ -15,7 +15,7 @@ def effective_rank(matrix: Tensor) -> float:
     """exp(entropy of the singular values as shares), 0 for a zero matrix (Roy and Vetterli, 2007)."""
     if matrix.dim() < 2:
         return 1.0 if bool(matrix.any()) else 0.0
-    # the singular values of the smaller Gram side are cheap and enough for a share
+    # values alone: shares need no singular vectors
     values = torch.linalg.svdvals(matrix.reshape(matrix.shape[0], -1))
     total = float(values.sum())
     if total <= 0.0:
