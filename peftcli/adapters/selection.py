@@ -47,6 +47,7 @@ class SelectedParameters(AdapterLayer):
             self.copies[_slot(name)] = shared[original]
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:
+        """The base layer's own forward, with the copies in the place of its parameters."""
         base = unwrapped(self.base_layer)
         values = {name: self.copies[_slot(name)].to(base.get_parameter(name).dtype) for name in self.names}
         return functional_call(self.base_layer, values, args, kwargs)
@@ -64,6 +65,7 @@ class SelectedParameters(AdapterLayer):
         return {name: self.copies[_slot(name)] for name in self.names}
 
     def initialise(self, context: InitContext) -> None:
+        """Copies of the base's values."""
         with torch.no_grad():
             for name in self.names:
                 self.copies[_slot(name)].copy_(unwrapped(self.base_layer).get_parameter(name))
@@ -100,6 +102,7 @@ class SelectionAdapter(LayersAdapter):
         return selected_entries(self.layers)
 
     def merge(self) -> None:
+        """As in the base class; tensors that were shared in the base are shared again."""
         places: dict[int, list[tuple[nn.Module, str]]] = {}
         # noted first: `super().merge()` takes the wrappers away
         for _, layer in self.layers:

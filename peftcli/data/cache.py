@@ -117,6 +117,7 @@ class TokenCache:
             return None
 
     def save_review(self, key: str, tallies: Tallies) -> None:
+        """Keeps what the checks that compare rows saw."""
         with self._telling():
             body = tallies_to(tallies)
             files.write_json(self._reviews / f"{key}.json", {"digest": content_key(body), "tallies": body})
@@ -135,6 +136,7 @@ class TokenCache:
         )
 
     def summary(self) -> CacheSummary:
+        """How many entries there are, and their size."""
         paths = self._owned()
         found = [inner for path in paths for inner in (path.rglob("*") if path.is_dir() else (path,))]
         sizes = sum(path.stat().st_size for path in found if path.is_file())

@@ -72,10 +72,12 @@ class RowIndex:
             object.__setattr__(self, "label", np.full(len(self.length), UNLABELLED, dtype=np.int32))
 
     def take(self, rows: np.ndarray) -> RowIndex:
+        """These rows, in this order."""
         return RowIndex(*(array[rows] for array in vars(self).values()))
 
     @staticmethod
     def concatenate(parts: Sequence[RowIndex]) -> RowIndex:
+        """The rows of several, one after the other."""
         names = [each.name for each in fields(RowIndex)]
         return RowIndex(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
@@ -114,6 +116,7 @@ class TokenStore:
         return (self[row] for row in range(len(self)))
 
     def origin(self, row: int) -> Origin:
+        """Where a row came from."""
         file = self.files[int(self.index.file[row])]
         return Origin(int(self.index.source[row]), file, int(self.index.line[row]))
 

@@ -25,6 +25,7 @@ class Conversation:
     messages: tuple[Message, ...] = ()
 
     def said(self, role: str, content: str) -> Conversation:
+        """The conversation with one more message."""
         return replace(self, messages=(*self.messages, {"role": role, "content": content}))
 
 

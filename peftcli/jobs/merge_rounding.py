@@ -31,6 +31,7 @@ class Survival:
         return _share(sum(self.kept.values()), sum(self.exact.values()))
 
     def of(self, name: str) -> float:
+        """Of one weight; 1 where the adapter does not change it."""
         found = _share(self.kept[name], self.exact[name])
         return 1.0 if found is None else found
 

@@ -55,6 +55,7 @@ class Fingerprint:
         return self.structure == other.structure and self.is_packed != other.is_packed and not equal
 
     def to_dict(self) -> dict[str, str]:
+        """The parts by name, as JSON has them."""
         return asdict(self)
 
     @classmethod

@@ -49,9 +49,11 @@ class Storage(ABC):
         """The weight's values, detached, in the finest type that the storage knows."""
 
     def device(self, module: nn.Module) -> torch.device:
+        """Where the weight lies."""
         return next(iter(self.parts(module).values())).device
 
     def stored_bytes(self, module: nn.Module) -> int:
+        """Bytes of all parts."""
         return sum(part.numel() * part.element_size() for part in self.parts(module).values())
 
     def refuse_replacing(self) -> str:

@@ -34,6 +34,7 @@ class WeightView:
 
     @property
     def device(self) -> torch.device:
+        """Where the weight lies."""
         return self.storage.device(self.module)
 
     @property
@@ -48,6 +49,7 @@ class WeightView:
 
     @property
     def bias(self) -> Tensor | None:
+        """The layer's bias; None where it has none."""
         bias = getattr(self.module, "bias", None)
         assert bias is None or isinstance(bias, Tensor)
         return bias

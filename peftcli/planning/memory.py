@@ -38,9 +38,11 @@ class MemoryEstimate:
 
     @property
     def peak_bytes(self) -> int:
+        """All parts together."""
         return sum(asdict(self).values())
 
     def to_dict(self) -> dict[str, int]:
+        """Bytes by part, and their sum."""
         return {**asdict(self), "peak_bytes": self.peak_bytes}
 
 

@@ -64,6 +64,7 @@ class CheckpointStore:
         self.folder = run / CHECKPOINTS
 
     def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
         return self.folder / f"{PREFIX}{step:08d}"
 
     def save(self, snapshot: Snapshot) -> Path:

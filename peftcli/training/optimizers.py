@@ -147,6 +147,7 @@ class MuonWithAdamW(Optimizer):
             part.state = self.state
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of each part."""
         for part in self.parts:
             part.step()
 

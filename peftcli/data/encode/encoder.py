@@ -36,6 +36,7 @@ class RowEncoder:
 
     @property
     def has_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
         return self._templates is not None
 
     def encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:

@@ -20,6 +20,7 @@ def rows(answers: Sequence[Answer]) -> np.ndarray:
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """BLEU of one corpus, or of each of many, from summed counts (..., 10)."""
     from sacrebleu.metrics import BLEU
 
     def corpus(numbers: np.ndarray) -> float:

@@ -29,6 +29,7 @@ def rows(answers: Sequence[Answer]) -> np.ndarray:
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """chrF from summed counts (..., 3 x orders)."""
     by_order = totals.reshape(*totals.shape[:-1], len(ORDERS), 3)
     predicted, wanted, shared = by_order[..., 0], by_order[..., 1], by_order[..., 2]
     counted = ((predicted > 0) & (wanted > 0)).astype(np.float64)

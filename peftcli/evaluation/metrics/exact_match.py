@@ -6,6 +6,7 @@ from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
 
 
 def score(answer: Answer) -> float:
+    """1 where both are the same text, else 0."""
     return float(answer.prediction.strip() == answer.reference.strip())
 
 

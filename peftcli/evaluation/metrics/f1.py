@@ -14,6 +14,7 @@ _WORD = re.compile(r"\w+")
 
 
 def score(answer: Answer) -> float:
+    """2 x shared words / words of both; without words on one side, 1 where the other has none either."""
     predicted = Counter(_WORD.findall(answer.prediction.lower()))
     wanted = Counter(_WORD.findall(answer.reference.lower()))
     if not predicted or not wanted:

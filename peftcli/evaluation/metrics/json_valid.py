@@ -12,6 +12,7 @@ def _no_constant(name: str) -> None:
 
 
 def score(answer: Answer) -> float:
+    """1 for one JSON document, else 0."""
     try:
         json.loads(answer.prediction, parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -8,6 +8,7 @@ from peftcli.evaluation.metric import Losses, Metric
 
 
 def rows(losses: Losses) -> np.ndarray:
+    """Of each row its summed loss and its weight, (rows, 2)."""
     return np.stack([losses.sums, losses.weights], axis=-1)
 
 

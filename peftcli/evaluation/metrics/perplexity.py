@@ -8,10 +8,12 @@ from peftcli.evaluation.metric import Losses, Metric, ratio
 
 
 def rows(losses: Losses) -> np.ndarray:
+    """Of each row its summed loss and its weight, (rows, 2)."""
     return np.stack([losses.sums, losses.weights], axis=-1)
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """exp(loss / weight) of summed rows, (..., 2)."""
     with np.errstate(over="ignore"):
         result: np.ndarray = np.exp(ratio(totals))
     return result

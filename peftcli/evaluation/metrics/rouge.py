@@ -10,6 +10,7 @@ from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
 
 
 def rows(answers: Sequence[Answer]) -> np.ndarray:
+    """ROUGE-L of each answer, (rows, 1)."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=False)

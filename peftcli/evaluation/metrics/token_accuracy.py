@@ -8,6 +8,7 @@ from peftcli.evaluation.metric import Losses, Metric
 
 
 def rows(losses: Losses) -> np.ndarray:
+    """Of each row the targets ranked first and all of its targets, (rows, 2)."""
     return np.stack([losses.correct, losses.targets], axis=-1)
 
 

@@ -40,6 +40,7 @@ class LoraEmbedding(AdapterLayer):
         self.row_norms = RowNorms() if config.use_dora else None
 
     def adapted(self, ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """E[x] + s B A[:, x], with DoRA column by column m / ||V|| times that."""
         return look_up(self, self._changed, ids, *args, **kwargs)
 
     def _changed(self, ids: Tensor, rows: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ class LoraEmbedding(AdapterLayer):
             self.magnitude.copy_(self.norms())
 
     def merged(self) -> dict[str, Tensor]:
+        """E + s (B A)^T, with DoRA its columns at their lengths."""
         combined = weight_view(unwrapped(self.base_layer)).dense() + embedding_delta(self)
         if self.magnitude is not None:
             combined = merged_rows(combined.T, self.magnitude, self.norms()).T
@@ -116,6 +118,7 @@ class LoraTiedHead(AdapterLayer):
         return self._embedding[0]
 
     def adapted(self, x: Tensor) -> Tensor:
+        """W h + s A^T (B^T h), (..., vocabulary)."""
         result: Tensor = self.base_layer(x)
         pair = self.embedding
         exact = x.to(pair.lora_embedding_B.dtype)
@@ -129,4 +132,5 @@ class LoraTiedHead(AdapterLayer):
         """Nothing of its own to start."""
 
     def merged(self) -> dict[str, Tensor]:
+        """W + s (B A)^T."""
         return {"weight": weight_view(unwrapped(self.base_layer)).dense() + embedding_delta(self.embedding)}

@@ -54,6 +54,7 @@ class LoraParameter(AdapterLayer):
         self.lora_B = nn.Parameter(torch.empty(rows, r * self.experts, device=device))
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:
+        """The base layer's own forward, with W + s B A in the place of its parameter."""
         depth, inner = 0, self.base_layer
         while isinstance(inner, AdapterLayer):
             depth, inner = depth + 1, inner.base_layer
@@ -103,6 +104,7 @@ class LoraParameter(AdapterLayer):
         start_pair(self.lora_A, self.lora_B, plain, self.r, context.generator)
 
     def merged(self) -> dict[str, Tensor]:
+        """W + s B A, expert by expert."""
         weight = unwrapped(self.base_layer).get_parameter(self.name)
         with torch.no_grad():
             if weight.dim() != 3:

@@ -61,6 +61,7 @@ class TokenRows(AdapterLayer):
     ids: Tensor
 
     def adapted(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Rows looked up with the trained ones in place; of a head, logits with theirs in place."""
         if self.is_head:
             return self._scores(x, self.base_layer(x, *args, **kwargs))
         return look_up(self, self._changed, x, *args, **kwargs)
@@ -87,6 +88,7 @@ class TokenRows(AdapterLayer):
         self.rows.copy_(view.dense(view.dtype)[self.ids])
 
     def merged(self) -> dict[str, Tensor]:
+        """The table with the trained rows in it."""
         weight = weight_view(unwrapped(self.base_layer)).dense().clone()
         weight[self.ids] = self.rows.detach().float()
         return {"weight": weight}

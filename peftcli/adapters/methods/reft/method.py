@@ -86,6 +86,7 @@ class ReftLayer(AdapterLayer):
         return rotation
 
     def adapted(self, *args: Any, **kwargs: Any) -> Any:
+        """h + R^T (W h + b - R h) of the edited tokens, (batch, seq, hidden)."""
         result = self.base_layer(*args, **kwargs)
         if isinstance(result, tuple):
             return (self._edited(result[0]), *result[1:])
@@ -105,6 +106,7 @@ class ReftLayer(AdapterLayer):
         return {"reft_R": self.reft_R, "reft_W": self.reft_W, "reft_b": self.reft_b}
 
     def initialise(self, context: InitContext) -> None:
+        """R orthonormal at random, W = R, b = 0: no edit."""
         with torch.no_grad():
             drawn = torch.empty(self.reft_R.shape).normal_(generator=context.generator)
             # orthonormal from the beginning, so that R is the trained matrix itself
@@ -113,6 +115,7 @@ class ReftLayer(AdapterLayer):
             self.reft_b.zero_()
 
     def merged(self) -> dict[str, Tensor]:
+        """Raises `MergeError`."""
         raise MergeError(
             "reft cannot be merged: it edits hidden states after the residual sum, where no weight is",
             fix="serve the adapter with its base instead",
