@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.layers import base_places
@@ -28,3 +29,17 @@ def _values(module: nn.Module, leaf: str) -> Tensor | PackedValues:
         tuple(storage.parts(module).values()),
         lambda: storage.dense(module).T if turned else storage.dense(module),
     )
+
+
+def type_read_in(model: nn.Module) -> torch.dtype | None:
+    """The type of a quantized base's values that are not packed: that in which the packed ones were read, too; None for a
+    plain base."""
+    counts: dict[torch.dtype, int] = {}
+    packed = False
+    for _, module, leaf in base_places(model):
+        if leaf == "weight" and storage_of(module).is_packed:
+            packed = True
+        else:
+            parameter = module.get_parameter(leaf)
+            counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
+    return max(counts, key=lambda dtype: counts[dtype], default=None) if packed else None

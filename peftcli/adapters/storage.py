@@ -26,7 +26,7 @@ from peftcli.adapters.base import Adapter, Entry, Summary
 from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.file_keys import KeyReading, read_keys
-from peftcli.adapters.identity import base_fingerprint
+from peftcli.adapters.identity import base_fingerprint, type_read_in
 from peftcli.adapters.oddities import tell
 from peftcli.adapters.registry import config_class_of_type, method
 from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
@@ -114,6 +114,8 @@ def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = N
 def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> dict[str, Any]:
     with disabled(model):  # the base's own embeddings, not those that a file brought along
         base: dict[str, Any] = {"name": base_name, "fingerprint": base_fingerprint(model).to_dict()}
+    if (read_in := type_read_in(model)) is not None:
+        base["read_in"] = str(read_in).removeprefix("torch.")
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     if isinstance(commit, str):
         base["commit"] = commit

@@ -16,7 +16,7 @@ from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
 from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import load_config, load_model, meta_model
+from peftcli.models.load import DTYPES, load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.storage_names import PACKAGES, quantization_of
 from peftcli.models.structure import structure
@@ -156,6 +156,13 @@ def label_head(location: Location, source: BaseSource, auto_class: str) -> Label
     if noted is not None and count in (None, len(noted.names)):
         return noted
     return None if count is None else LabelHead.unnamed(count)
+
+
+def trained_type(location: Location) -> torch.dtype:
+    """The type that the base was read in for training: as the run recorded it, else our own file; else float32."""
+    own = (read_own(location.adapter).get("base") or {}).get("read_in")
+    recorded = location.record.get("settings", {}).get("dtype", own)
+    return DTYPES.get(str(recorded), torch.float32)
 
 
 def _num_labels(location: Location, source: BaseSource, auto_class: str) -> int | None:

@@ -186,7 +186,9 @@ def _open(path: str | Path, base: str | None, *, may_dequantize: bool) -> tuple[
             where=str(path),
             fix="add --dtype bfloat16: the merged model then holds the dequantized weights that were trained on",
         )
-    dequantize(opened.model, torch.float32)
+    if storage is not None:
+        dequantize(opened.model, torch.float32)
+        opened = replace(opened, model=opened.model.float(), dtype=torch.float32)
     needed = 6 * sum(parameter.numel() for parameter in opened.model.parameters())
     if device != "cuda" or needed > total_memory_bytes(device):
         return opened, storage

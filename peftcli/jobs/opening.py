@@ -17,10 +17,10 @@ from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
-from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base, trained_storage, trained_type
 from peftcli.models.auto_class import LABELLING
 from peftcli.models.heads import settle_padding
-from peftcli.models.load import DTYPES, load_tokenizer, new_head_keys
+from peftcli.models.load import load_tokenizer, new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import input_embedding
@@ -91,13 +91,14 @@ def open_adapter(
 ) -> OpenModel:
     """Loads base, tokenizer and adapter for use (not for training).
 
-    The base's type is that of training where the run recorded it, else float32; `dtype` is another one. Raises every
-    error of loading.
+    The base's type is that of training where it is recorded, else float32; `dtype` is another one, but for a base that is
+    packed as it is read: its numbers hang on the type that they are read in. Raises every error of loading.
     """
     location = locate(path, base=base)
     where = settle(device, threads)
-    dtype = dtype or DTYPES[str(location.record.get("settings", {}).get("dtype", "float32"))]
     source = base_of(location)
+    if dtype is None or trained_storage(location, source) is not None:
+        dtype = trained_type(location)
     auto_class = auto_class_of(location, source)
     with memory_errors("loading the base and its adapter", "free memory on the device, or use a smaller base"):
         model = load_base(location, source, auto_class=auto_class, dtype=dtype, device=where)

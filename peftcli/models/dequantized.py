@@ -13,6 +13,8 @@ from peftcli.models.weights import is_linear, weight_view
 
 _MARKS = ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
 """What transformers leaves on a model that it has loaded quantized, beside `quantization_config` of its configuration."""
+_CONVERSIONS = "_weight_conversions"
+"""Where transformers keeps how the names and tensors of the files became the model's, to save it the same way."""
 
 
 def dequantized_layer(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -66,6 +68,16 @@ def _forget_quantization(model: Any) -> None:
     for module in model.modules():
         for name in _MARKS:
             vars(module).pop(name, None)
+    # how packed tensors were read has no way back, and is none of a plain model's names
+    if (conversions := vars(model).get(_CONVERSIONS)) is not None:
+        setattr(model, _CONVERSIONS, [found for found in conversions if _has_a_way_back(found)])
+
+
+def _has_a_way_back(conversion: Any) -> bool:
+    try:
+        return all(operation.reverse_op is not None for operation in getattr(conversion, "operations", ()))
+    except NotImplementedError:
+        return False
 
 
 def _configs(model: Any) -> list[Any]:

@@ -20,9 +20,10 @@ from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.surgery import adapter_of
 from peftcli.adapters.updates import update_norms
 from peftcli.errors import AdapterError, AdapterWarning, MergeError, ModelError
+from peftcli.jobs.merge import merge_adapter
 from peftcli.models.dequantized import dequantize, is_quantized, storage_name
-from peftcli.models.load import load_model, meta_model
-from peftcli.models.source import BaseSource
+from peftcli.models.load import load_model, load_tokenizer, meta_model
+from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.storage import keep_layouts, planned_bytes, storage_of
 from peftcli.models.stored import original_weight
 from peftcli.models.weights import is_linear, stored_bytes, weight_view
@@ -328,6 +329,31 @@ def test_a_checkpoint_that_is_packed_already_is_opened_as_it_is(storage: str, tm
     with pytest.raises(ModelError, match="round them twice"):
         load_model(source, quantization="nf4")
     assert json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
+
+
+@pytest.mark.parametrize("packed_before", [True, False], ids=["checkpoint", "as it is read"])
+def test_a_merge_writes_what_was_trained_on(packed_before: bool, tmp_path: Path) -> None:
+    tiny = resolve_base("builtin:tiny", folder=tmp_path)
+    dtype, source = torch.bfloat16, tiny
+    if packed_before:
+        dtype, source = torch.float32, saved(load_model(tiny, quantization="nf4"), tmp_path / "packed")
+        load_tokenizer(tiny).save_pretrained(source.location)
+    model = load_model(source, quantization=None if packed_before else "nf4", dtype=dtype)
+    moved(model, {"type": "lora", "r": 4})
+    adapters.save(model, tmp_path / "adapter", base_name=source.location)
+    rows = torch.arange(5, 21)[None]
+    with torch.no_grad():
+        expected = model(input_ids=rows).logits.float()
+    with pytest.raises(MergeError, match="stored as nf4"):
+        merge_adapter(tmp_path / "adapter", output=tmp_path / "merged")
+    report = merge_adapter(tmp_path / "adapter", output=tmp_path / "merged", dtype="float32")
+    assert report.dequantized == "nf4"
+    merged = load_model(BaseSource("merged", str(tmp_path / "merged"), None, tmp_path / "merged"))
+    assert not is_quantized(merged)
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+    with torch.no_grad():
+        found = merged(input_ids=rows).logits
+    assert float((found - expected).norm() / expected.norm()) < (1e-4 if dtype == torch.float32 else 0.03)
 
 
 # -- the reference -----------------------------------------------------------------------------------------------
