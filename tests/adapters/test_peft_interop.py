@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from peftcli import adapters
 from peftcli.adapters.base import InitContext
@@ -61,3 +62,39 @@ def test_the_reference_loads_ours(name: str, ground: Path, tmp_path: Path) -> No
         expected, found = model(**inputs).logits, theirs(**inputs).logits
     # the reference returns logits of virtual tokens too
     assert float((found[:, -expected.shape[1] :] - expected).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+def test_biases_of_layers_that_are_saved_whole(bias: str, tmp_path: Path) -> None:
+    """The reference writes the bias of such a layer up to three times, as trained, under another name, and as it was in
+    the base. Ours has it once; each reads the other's file with the same logits."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def base() -> Any:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=32, attention_bias=True, **sizes)).eval()
+
+    fields = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["o_proj"], "bias": bias}
+    theirs = peft.get_peft_model(base(), peft.LoraConfig(task_type="CAUSAL_LM", **fields)).eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(each for each in theirs.parameters() if each.requires_grad):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = base()
+    adapters.load(ours, tmp_path / "theirs")
+    adapters.save(ours, tmp_path / "ours", base_name="base")
+    ids = torch.arange(8).view(1, -1)
+    with torch.no_grad():
+        expected = theirs(ids).logits
+        assert torch.equal(ours(ids).logits, expected)
+        assert torch.equal(peft.PeftModel.from_pretrained(base(), str(tmp_path / "ours")).eval()(ids).logits, expected)
+    written, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("theirs", "ours"))
+    assert all(torch.equal(written[key], value) for key, value in found.items())
+    again = sorted(set(written) - set(found))
+    assert all(".o_proj." in key and key.endswith("bias") for key in again)
+    assert len(again) == (4 if bias == "all" else 0)
+    for key in again:
+        plain = key.replace(".modules_to_save", "").replace(".original_module", "")
+        whole = base().get_parameter(plain.removeprefix("base_model.model."))
+        assert torch.equal(written[key], found[plain] if "modules_to_save" in key else whole)

@@ -30,6 +30,9 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
 )
 from transformers.models.qwen3_5 import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
@@ -293,3 +296,27 @@ def test_a_head_of_the_adapter_on_a_language_model(llama_base: Path, tmp_path: P
     assert found.classifies
     assert read_json(tmp_path / "m" / "config.json")["architectures"] == ["LlamaForSequenceClassification"]
     assert {"score.weight", "lm_head.weight"} <= set(tensors_of(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("published", [RobertaForMaskedLM, RobertaForSequenceClassification])
+def test_a_classifier_of_a_family_that_counts_positions_from_its_padding(published: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_labels=3
+    )
+    base = write_base(tmp_path / "base", published(config))
+    source = resolve_base(str(base), folder=tmp_path)
+    model: Any = load_model(source, auto_class="AutoModelForSequenceClassification", num_labels=3)
+    adapters.attach(model, {**LORA, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}, seed=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    adapters.save(model, tmp_path / "a", base_name=str(base))
+    merge_adapter(tmp_path / "a", output=tmp_path / "m")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m").eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
+    with torch.no_grad():
+        expected, found = (each(ids, attention_mask=(ids != 1).long()).logits for each in (model.eval(), merged))
+    assert float(expected.abs().max()) > 0.1
+    assert torch.allclose(found, expected, atol=1e-5)
