@@ -7,6 +7,7 @@ trained before names its modules as they were then. Imports fail loudly where a 
 from __future__ import annotations
 
 import re
+import traceback
 from dataclasses import dataclass
 
 from torch import nn
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
 
+_CONVERSION_ERRORS = "conversion_errors"
+"""Of transformers' facts of a loading: weight -> traceback and cause."""
 _EXPERT = re.compile(r"\.(\d+)\.[^.]+\.weight$")
 
 
@@ -27,6 +30,18 @@ class FusedPlace:
     part: int
     """Which of the `parts` matrices of an expert that stand below each other in the fused weight."""
     parts: int
+
+
+def conversion_faults(error: BaseException) -> list[str]:
+    """What stopped transformers while it made the model's weights of those that are stored; [] for any other error.
+
+    It logs the causes and raises an error that names none of them, so they are read where they were gathered.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if _CONVERSION_ERRORS in getattr(type(value), "__dataclass_fields__", ()):
+                return [str(text) for text in getattr(value, _CONVERSION_ERRORS).values()]
+    return []
 
 
 class Conversions:

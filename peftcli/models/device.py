@@ -19,7 +19,13 @@ CUBLAS_WORKSPACE = ":4096:8"
 OUT_OF_MEMORY_TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """Types of errors that may mean too little memory; `is_out_of_memory` decides which do."""
 # torch's allocator on the host raises plain RuntimeErrors; so do CUDA's libraries that find no room for their workspaces
-_OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "not enough memory", "_status_alloc_failed")
+_OUT_OF_MEMORY_SIGNS = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "_status_alloc_failed",
+    "\nmemoryerror",
+)
 
 
 def kind_of(device: torch.device | str) -> str:
@@ -81,4 +87,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # RuntimeError is the type of nearly every error of torch: its text must say it
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY_SIGNS)
+    return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether the text of an error, or a traceback, is of memory that ran out."""
+    return any(sign in text.lower() for sign in _OUT_OF_MEMORY_SIGNS)

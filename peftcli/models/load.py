@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from peftcli.errors import DeviceError, HubError, ModelError, PeftcliError
 from peftcli.models.auto_class import purpose_named, purpose_of
 from peftcli.models.building import LAYING_OUT, READING, bounded_building, quiet_about_nothing, require_values
 from peftcli.models.config_faults import likely_fields, readable_config
+from peftcli.models.conversions import conversion_faults
 from peftcli.models.dequantized import is_quantized
-from peftcli.models.device import is_out_of_memory, loading_options
+from peftcli.models.device import is_out_of_memory, loading_options, says_out_of_memory
 from peftcli.models.heads import LabelHead
 from peftcli.models.hub import cached_folder
 from peftcli.models.quantization import (
@@ -73,7 +74,10 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
     except Exception as error:  # code of all families, on a configuration and files that may hold anything
         if is_out_of_memory(error):
             raise
-        raise _load_error(source, what, error) from error
+        faults = conversion_faults(error)
+        if any(says_out_of_memory(fault) for fault in faults):
+            raise MemoryError(f"no room for {what} of {source.name}") from error
+        raise _load_error(source, what, error, faults) from error
 
 
 def _offline(source: BaseSource) -> HubError:
@@ -83,8 +87,11 @@ def _offline(source: BaseSource) -> HubError:
     )
 
 
-def _load_error(source: BaseSource, what: str, error: Exception) -> ModelError | HubError | DeviceError:
-    text = " ".join(str(error).split())
+def _load_error(
+    source: BaseSource, what: str, error: Exception, faults: Sequence[str]
+) -> ModelError | HubError | DeviceError:
+    # of a conversion the cause, and what was made: the last lines below its traceback
+    text = " ".join(" ".join(faults[0].splitlines()[-2:] if faults else [str(error)]).split())
     if isinstance(error, ImportError):
         return DeviceError(f"{source.name} needs a package that is missing: {text[:200]}")
     if not source.is_local and ("offline" in text or "connect" in text.lower() or "couldn't" in text.lower()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from transformers.core_model_loading import MergeModulelist
 
 from peftcli.cli.entry import run as peft
 from peftcli.errors import DeviceError
@@ -210,14 +212,48 @@ def test_any_other_lack_of_device_memory_is_no_bug(
     assert "the device ran out of memory" in capsys.readouterr().err
 
 
+NO_ROOM = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+]
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "code", "told"),
     [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+        *((error, 9, "out of memory") for error in (*NO_ROOM, MemoryError())),
+        (ValueError("experts of 3 and 4 rows"), 4, "experts of 3 and 4 rows"),
     ],
 )
+def test_what_stops_a_mixture_while_its_experts_are_put_together(
+    error: Exception,
+    code: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """transformers keeps such a cause to itself and raises an error that names none."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(num_key_value_heads=2, num_local_experts=2, vocab_size=1600, **sizes)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "base")
+    for path in builtin_base("tiny").glob("*token*"):
+        shutil.copy(path, tmp_path / "base")
+    (tmp_path / "r.yaml").write_text(
+        "model: ./base\ndata: {train: {path: builtin:support, rows: 8}, validation: 2, max_length: 256}\n"
+        "method: {type: lora, target_modules: [q_proj]}\ntraining: {max_steps: 1}\nthreads: 1\n"
+    )
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(MergeModulelist, "convert", full)
+    assert peft(["train", str(tmp_path / "r.yaml"), "--output", str(tmp_path / "run"), "--quiet"]) == code
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", NO_ROOM)
 def test_no_room_for_a_weight_is_not_taken_for_a_broken_base(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers passes on whatever torch raised: the same words, whichever allocator it was."""
 
