@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from peftcli import adapters
 from peftcli.adapters.surgery import adapter_of
-from peftcli.errors import AdapterError
+from peftcli.errors import AdapterError, AdapterWarning
 from peftcli.models.direct_reads import read_directly
 from peftcli.models.plain_linear import linear_fault, quantized_layers
 
@@ -183,6 +185,26 @@ def test_the_time_projection_of_mamba_is_refused_and_left_out() -> None:
     assert "MambaMixer computes with its weight itself" in reason(mamba(), lora("dt_proj"))
     assert not any("dt_proj" in path for path in adapters.attach(mamba(), {"type": "lora", "r": 2}).targets)
     agree(mamba(), lora("x_proj", "out_proj"), [IDS], lambda y: y.logits)
+
+
+def test_a_file_that_the_reference_refuses_says_so_and_how_to_have_another(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    expected = []
+    for name, more in (("all", {}), ("fewer", {"exclude_modules": ["out_proj"]})):
+        model = shaken(mamba(), {"type": "lora", "r": 2, **more})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            adapters.save(model, tmp_path / name, base_name="base")
+        told = [str(each.message) for each in caught if issubclass(each.category, AdapterWarning)]
+        assert [("exclude_modules: [out_proj]" in text and "layers.0.mixer.out_proj" in text) for text in told] == (
+            [] if more else [True]
+        )
+        expected.append(model(IDS).logits.detach())
+    with pytest.raises(ValueError, match="out_proj"):
+        peft.PeftModel.from_pretrained(mamba(), str(tmp_path / "all"))
+    theirs = peft.PeftModel.from_pretrained(mamba(), str(tmp_path / "fewer")).eval()
+    assert float((theirs(IDS).logits.detach() - expected[1]).abs().max()) < 1e-6
+    assert float((mamba()(IDS).logits.detach() - expected[1]).abs().max()) > 1e-3
 
 
 def test_a_fused_kernel_that_passes_by_the_layers_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from peftcli.adapters.methods.lora.expert_names import (
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.gradient_start import start_from_gradients
 from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
+from peftcli.adapters.methods.lora.refused_names import tell_refused
 from peftcli.adapters.methods.lora.replication import Replication
 from peftcli.adapters.methods.lora.tokens import TokenRows
 from peftcli.models.structure import input_embedding, output_embedding
@@ -53,6 +54,7 @@ class LoraAdapter(LinearsAdapter):
         changes = super().resolved_fields()
         named = layers_named_as_weights(self.model, self.config)
         sites = [path for path in self.sites if path not in named]
+        tell_refused(self.model, sites)
         odd = mistaken(self.model, sites)
         # with DoRA or a bias of B a layer cannot be named by its weight, and the reference will read it wrongly
         if odd and (unfit := self._unfit_for_weights()):
