@@ -23,7 +23,7 @@ from peftcli.data.order import BatchOrder
 from peftcli.data.source_data import SourceData
 from peftcli.data.store import TokenStore
 from peftcli.data.stream import RowStream, stream_heads
-from peftcli.data.stream_order import StreamOrder
+from peftcli.data.stream_order import CheckRows, StreamOrder
 from peftcli.data.tokens import TokenizerFacts
 from peftcli.errors import RecipeError
 
@@ -41,13 +41,18 @@ class PreparedData:
     warnings: tuple[str, ...] = ()
     """What went another way than it should, and is no matter of the rows."""
 
-    def order(self, batch_size: int, seed: int, *, max_steps: int | None = None) -> BatchOrder | StreamOrder:
-        """The order of batches. `RecipeError` for a stream without `max_steps`, since it has no end."""
+    def order(
+        self, batch_size: int, seed: int, *, max_steps: int | None = None, check: CheckRows | None = None
+    ) -> BatchOrder | StreamOrder:
+        """The order of batches. `check`: meets the rows that a stream brings later; those of now are there to be checked.
+
+        `RecipeError` for a stream without `max_steps`, since it has no end.
+        """
         if self.open_stream is None:
             return BatchOrder(self.train.lengths, batch_size, seed)
         if max_steps is None:
             raise RecipeError("data.streaming needs training.max_steps: a stream has no end", fix="say how many steps")
-        return StreamOrder(self.open_stream(batch_size), batch_size=batch_size, steps=max_steps)
+        return StreamOrder(self.open_stream(batch_size), batch_size=batch_size, steps=max_steps, check=check)
 
 
 def prepare(

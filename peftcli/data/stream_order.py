@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from peftcli import files
-from peftcli.data.store import EncodedRow
+from peftcli.data.store import EncodedRow, TokenStore
 from peftcli.data.stream import Block, Cursor, RowStream
 
+CheckRows = Callable[[TokenStore], None]
+"""Raises a `DataError` for rows that cannot be trained on."""
 _LIMIT_BYTES = 64 << 20
 _CHECK = "check"
 
@@ -22,12 +24,22 @@ class StreamOrder:
 
     `steps`: batches in all (a stream has no epochs). `cursors`: a file of JSON lines where the beginning of each block is
     noted and looked for; without it (or with a damaged one) the blocks before are read again, with the same outcome.
+    `check`: called with the rows of each block before any of them is given out.
     """
 
-    def __init__(self, stream: RowStream, *, batch_size: int, steps: int, cursors: Path | None = None) -> None:
+    def __init__(
+        self,
+        stream: RowStream,
+        *,
+        batch_size: int,
+        steps: int,
+        cursors: Path | None = None,
+        check: CheckRows | None = None,
+    ) -> None:
         self._stream = stream
         self._batch_size = batch_size
         self._steps = steps
+        self._check = check
         self._path = cursors
         self._known = _read_cursors(cursors, stream.start())
         self._block: tuple[Cursor, Block] | None = None
@@ -83,6 +95,8 @@ class StreamOrder:
         place = bisect_right([cursor.batches for cursor in self._known], number) - 1
         cursor = self._known[place]
         block = self._stream.block(cursor)
+        if self._check is not None:
+            self._check(block.store)
         self._block = cursor, block
         # only the last one has a successor that is not known yet
         if place == len(self._known) - 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from peftcli.data.chat_variables import chat_mode
 from peftcli.data.config import AUTO, DataConfig
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
+from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
@@ -168,8 +170,10 @@ def prepare_run(
         skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
         counts = _attached_counts(skeleton, method, task, recipe.data)
     _check_positions(loaded, skeleton, counts, data)
-    _check_tokens(data, tokenizer, not_embedded)
-    order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps)
+    check = partial(_check_tokens, tokenizer, not_embedded)
+    for store in (data.train, data.validation):
+        check(store)
+    order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps, check=check)
     resolved, memory = _resolve(
         loaded, skeleton, counts, data, order, device, precision, dtype, device_memory, quantization
     )
@@ -327,10 +331,9 @@ def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts,
         )
 
 
-def _check_tokens(data: PreparedData, tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[int]) -> None:
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[int], store: TokenStore | None) -> None:
     """Places for images or sound that a text model does not embed may not stand in rows of text."""
-    stores = [store for store in (data.train, data.validation) if store is not None and not_embedded]
-    for row in (row for store in stores for row in store):
+    for row in store if store is not None and not_embedded else ():
         found = not_embedded.intersection(row.input_ids.tolist())
         if found:
             raise DataError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftcli.cli.entry import run as peft
+from peftcli.data import stream
 from peftcli.models.builtin import builtin_base
 
 RECIPE = """\
@@ -66,3 +67,24 @@ def test_a_row_that_holds_it_is_told(work: Path, capsys: pytest.CaptureFixture[s
 def test_a_token_of_text_without_a_row_is_an_error(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert peft(["plan", "r.yaml"]) == 4
     assert "the tokenizer has 1601 tokens, the base embeds 1600" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", [2, 40])
+def test_a_streamed_row_that_holds_it_is_told(
+    work: Path, where: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In what `plan` looks at, and in a block that is read while training."""
+    monkeypatch.setattr(stream, "BLOCK_ROWS", 16)
+    name_the_place(work / "base")
+    streamed = RECIPE.replace("max_length: 64", "max_length: 64, streaming: true").replace(
+        "max_steps: 1", "max_steps: 30"
+    )
+    (work / "r.yaml").write_text(streamed.replace("evaluation: {samples: 0}\n", ""))
+    rows = [{"prompt": f"Q {n}?", "completion": f"See {PLACE}." if n == where else "Yes."} for n in range(80)]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert peft(["plan", "r.yaml"]) == (3 if where < 16 else 0)
+    capsys.readouterr()
+    assert peft(["train", "r.yaml", "--output", "run", "--quiet"]) == 3
+    said = capsys.readouterr().err
+    assert f"the row holds '{PLACE}', which this base does not embed" in said
+    assert f"rows.jsonl:{where + 1}" in said
