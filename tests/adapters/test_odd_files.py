@@ -159,6 +159,7 @@ CONFIGURATIONS: Mapping[str, tuple[Mapping[str, Any], float, str | None]] = {
     "start in capitals": ({"init_lora_weights": "Gaussian"}, SAME, None),
     "no invocation": ({"alora_invocation_tokens": []}, SAME, None),
     "velora": ({"velora_config": {"num_groups": 4}}, SAME, "VeLoRA"),
+    "monteclora": ({"monteclora_config": {"num_samples": 4}}, SAME, "MonteCLoRA"),
     "qalora": ({"use_qalora": True}, SAME, "QALoRA"),
     "mica": ({"init_lora_weights": "mica"}, SAME, "MiCA"),
     "a pattern too many": ({"rank_pattern": {"nope": 3}}, SAME, None),
