@@ -159,6 +159,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         draft.updates = updates_of(assembly.model)
         with signals.finishing():
             draft.write_adapter()
+            draft.write_predictions()
             draft.write_lock()
             record = draft.write_record("completed")
         draft.late_signal = signals.late

@@ -45,6 +45,7 @@ from peftcli.runs.folder import resolved_values
 from peftcli.runs.gates import gate_results
 from peftcli.runs.locking import as_first_written, inputs_of, with_results, with_weights
 from peftcli.runs.place import RunPlace
+from peftcli.runs.predictions import write_predictions
 from peftcli.runs.scoring import score_facts, warnings_of
 from peftcli.runs.showing import shown_rows
 from peftcli.runs.writing_notes import notes_of
@@ -128,6 +129,13 @@ class Draft:
             ),
         )
         self.adapter_files = adapter_hashes(self.folder / "adapter")
+
+    def write_predictions(self) -> None:
+        """`predictions.jsonl`, where the task has labels."""
+        assert self.assembly is not None, "called after the fit"
+        store = self.assembly.validation
+        if self.scores is not None and self.scores.tuned is not None and store is not None:
+            write_predictions(self.folder, self.assembly.task, self.scores.tuned, store)
 
     def write_first_lock(self) -> None:
         """`recipe.lock` before any weight is loaded: a run that is killed now is still known by its own recipe."""

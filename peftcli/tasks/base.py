@@ -128,9 +128,15 @@ class Task(ABC):
         """A row whose labels are asked for. Raises `RowFault` for one that cannot be read."""
         raise NotImplementedError
 
+    def told(self, labelled: Labelled) -> list[Prediction]:
+        """What was said of each row, for people and files; for tasks with labels."""
+        raise NotImplementedError
+
     def predictions(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """What the model says of each row of a batch; for tasks with labels."""
-        raise NotImplementedError
+        labelled = self.score_rows(model, batch).labelled
+        assert labelled is not None, "a task with labels scores them"
+        return self.told(labelled)
 
     def with_head(self, head: LabelHead, train: TokenStore | None = None) -> Task:
         """The task for the labels of a model. `train`: rows to count labels in; None where nothing is trained."""

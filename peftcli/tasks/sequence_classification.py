@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peftcli.data.store import TokenStore
     from peftcli.models.heads import LabelHead
     from peftcli.tasks.labels.answers import Prediction
+    from peftcli.tasks.labels.labelled import Labelled
     from peftcli.tasks.labels.losses import LabelLoss
 
 
@@ -69,11 +70,9 @@ class SequenceClassification(Task):
 
         return LabelRow(filled_text(row, "text"), optional_text(row, "text_pair") or None, ())
 
-    def predictions(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+    def told(self, labelled: Labelled) -> list[Prediction]:
         from peftcli.tasks.labels.answers import whole_rows
 
-        labelled = self.score_rows(model, batch).labelled
-        assert labelled is not None, "a task with labels scores them"
         return whole_rows(labelled)
 
     def with_head(self, head: LabelHead, train: TokenStore | None = None) -> Task:

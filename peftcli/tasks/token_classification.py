@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peftcli.data.store import TokenStore
     from peftcli.models.heads import LabelHead
     from peftcli.tasks.labels.answers import Prediction
+    from peftcli.tasks.labels.labelled import Labelled
     from peftcli.tasks.labels.losses import LabelLoss
 
 
@@ -70,11 +71,9 @@ class TokenClassification(Task):
             raise RowFault("the row has neither `tokens` (a list of words) nor `text`")
         return TagRow(tuple(words), ())
 
-    def predictions(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+    def told(self, labelled: Labelled) -> list[Prediction]:
         from peftcli.tasks.labels.words import predictions
 
-        labelled = self.score_rows(model, batch).labelled
-        assert labelled is not None, "a task with labels scores them"
         return predictions(labelled)
 
     def with_head(self, head: LabelHead, train: TokenStore | None = None) -> Task:

@@ -262,6 +262,11 @@ def test_from_data_to_a_merged_model(tmp_path: Path, write: Callable[[Path], Pat
     assert again.evaluation.tuned == tuned
     assert again.evaluation.base == record.evaluation.base
 
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 12
+    assert all(line["prediction"] == line["target"] and line["scores"][line["target"]] > 0.5 for line in lines)
+    assert all(line["row"].rpartition("/")[2].startswith("rows.jsonl:") for line in lines)
+
     said = predict_all(open_adapter(folder), [Request({"text": "good 77"}, "here"), Request({"prompt": "bad"}, "x")])
     assert [each.tuned.label for each in said] == ["pos", "neg"]
     merge_adapter(folder, output=tmp_path / "merged")
