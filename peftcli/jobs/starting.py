@@ -17,6 +17,8 @@ from peftcli.data.suggest import line_of as written_columns
 from peftcli.errors import DataError, ModelError
 from peftcli.models.source import BaseSource, read_model_config, resolve_base
 from peftcli.models.tokenizer_trial import require_bounded_tokenizer
+from peftcli.tasks.registry import task as find_task
+from peftcli.tasks.registry import task_names
 
 ROWS_LOOKED_AT = 2000
 CHARACTERS_A_TOKEN = 3.0
@@ -63,11 +65,7 @@ def look_at(path: Path, base: str) -> FirstLook:
     if not parts.rows:
         raise DataError("the file has no rows", where=str(path), fix="put one row on each line")
     if not load_format(parts.format).one_sequence:
-        raise DataError(
-            f"rows of the format {parts.format} cannot be trained on yet ({parts.why})",
-            where=str(path),
-            fix="convert them to one of prompt-completion, messages, instruction or text",
-        )
+        raise _without_starter(path, parts)
     texts = ["".join(span.text for span in row.spans) for row in parts.rows]
     lengths, measured = _lengths(texts, base)
     wanted = math.ceil(float(np.quantile(lengths, _QUANTILE)) + _TEMPLATE_TOKENS)
@@ -75,6 +73,22 @@ def look_at(path: Path, base: str) -> FirstLook:
     context = _context_of(base)
     why = f"{written_columns(columns)}: look whether that is right" if columns else parts.why
     return FirstLook(parts.format, why, len(texts), min(longest, context or longest), measured, columns)
+
+
+def _without_starter(path: Path, parts: SourceParts) -> DataError:
+    """Rows that a task of their own trains on, or none: the starters are for language models."""
+    names = [name for name in task_names() if parts.format in find_task(name).formats]
+    if not names:
+        return DataError(
+            f"rows of the format {parts.format} cannot be trained on yet ({parts.why})",
+            where=str(path),
+            fix="convert them to one of prompt-completion, messages, instruction or text",
+        )
+    return DataError(
+        f"rows of the format {parts.format} ({parts.why}) need `task: {names[0]}`, which has no starter",
+        where=str(path),
+        fix=f"write the recipe: task: {names[0]}, model, data, method, a line each",
+    )
 
 
 def _parts(path: Path, **named: Any) -> SourceParts:

@@ -13,8 +13,6 @@ def test_metric_names_are_resolved_and_checked() -> None:
     assert EvaluationConfig(metrics=["exact-match", "loss"]).metrics == ["exact_match", "loss"]
     with pytest.raises(ValidationError, match="did you mean `perplexity`"):
         EvaluationConfig(metrics=["perplexty"])
-    with pytest.raises(ValidationError, match="`accuracy` is not supported yet"):
-        EvaluationConfig(metrics=["accuracy"])
     with pytest.raises(ValidationError, match="named twice: exact_match"):
         EvaluationConfig(metrics=["exact_match", "exact-match"])
 
