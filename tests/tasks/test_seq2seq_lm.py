@@ -25,7 +25,7 @@ TASK = task("seq2seq-lm")
 def write_t5(folder: Path) -> Path:
     torch.manual_seed(0)
     config = transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_heads=4, pad_token_id=0, eos_token_id=3,
+        vocab_size=VOCABULARY, d_model=32, d_ff=64, d_kv=8, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=3,
         decoder_start_token_id=0,
     )  # fmt: skip
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
