@@ -28,13 +28,18 @@ def without_autocast() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_values() -> Iterator[None]:
-    """In it what depends on values runs too: conditions hold, numbers are one, every element is non-zero."""
-    with without_autocast(), _ValuesTaken():  # type: ignore[no-untyped-call]
+def without_values(*, conditions: bool = True) -> Iterator[None]:
+    """In it what depends on values runs too: conditions hold (or none of them does), numbers are one, every element is
+    non-zero."""
+    with without_autocast(), _ValuesTaken(conditions):
         yield
 
 
 class _ValuesTaken(TorchDispatchMode):
+    def __init__(self, conditions: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._conditions = conditions
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -42,8 +47,12 @@ class _ValuesTaken(TorchDispatchMode):
         if asked is not None:
             match func._schema.name:
                 case "aten::_local_scalar_dense":
-                    return True if asked.dtype == torch.bool else 1.0 if asked.is_floating_point() else 1
-                case "aten::is_nonzero" | "aten::equal":
+                    if asked.dtype == torch.bool:
+                        return self._conditions
+                    return 1.0 if asked.is_floating_point() else 1
+                case "aten::is_nonzero":
+                    return self._conditions
+                case "aten::equal" | "aten::allclose":
                     return True
                 case "aten::nonzero":
                     return _places(asked.numel(), asked.dim())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from peftcli.errors import ModelError
+from peftcli.models.alike import listed_layers
 from peftcli.models.trace import participation
 from peftcli.models.weights import is_linear, same_parameter, weight_view
 
@@ -54,7 +55,7 @@ def structure(model: nn.Module) -> Structure:
         for path, module in modules.items()
         if is_linear(module) and not any(path == head or path.startswith(head + ".") for head in heads)
     }
-    every = dict(_blocks(model))
+    every = listed_layers(model)
     unused = participation(model).uncalled
     blocks = {path: block for path, block in every.items() if path not in unused} or every
     towers = {path: block for path, block in every.items() if path not in blocks}
@@ -116,18 +117,3 @@ def embeddings_are_tied(model: nn.Module) -> bool:
     if output is None or embedding is None:
         return False
     return same_parameter(getattr(output, "weight", None), getattr(embedding, "weight", None))
-
-
-def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Members of the outermost module lists that hold linear layers (T5 has two such lists, most models one)."""
-    found: list[str] = []
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(path.startswith(parent + ".") for parent in found):
-            continue
-        members = list(module.named_children())
-        if len(members) and all(any(is_linear(part) for part in member.modules()) for _, member in members):
-            if all(is_linear(member) for _, member in members):
-                continue
-            found.append(path)
-            for name, member in members:
-                yield f"{path}.{name}", member

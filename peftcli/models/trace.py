@@ -7,15 +7,18 @@ of names.
 
 What depends on values cannot be followed on the meta device: conditions are taken to hold, and a module that still fails
 (a mixture's grouped product) is passed over with its input; of what lies inside, nothing is then said.
+
+Of many layers that are copies of each other a few run, and speak for the rest where they all say the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.errors import PeftcliError
+from peftcli.models.alike import Few
 from peftcli.models.meta import without_values
 from peftcli.models.weights import WatchedWeight, is_linear
 
@@ -45,6 +49,8 @@ class Participation:
     read: frozenset[str] = frozenset()
     """Paths of linear layers whose weight the model computes with past their forward."""
     known: bool = False
+    by_few: bool = False
+    """Whether a few layers spoke for the rest."""
 
     def layer(self, path: str) -> str | None:
         """Why an update around the module at `path` could not train its `weight`; None where it could."""
@@ -96,10 +102,14 @@ def rehearsal(
     modes = {module: module.training for module in model.modules()}
     hidden = {id(module): module for path in bare.passed_over if (module := module_at(path)) is not None}
     shields = [_shield(module, lambda: None) for module in hidden.values()]
+    few = Few(model) if bare.by_few else None
+    if few is not None:
+        trained = {name: tensor for name, tensor in trained.items() if not few.passes_tensor(tensor)}
     try:
         with warnings.catch_warnings(), torch.enable_grad(), without_values():
             warnings.simplefilter("ignore")
-            answer = _answer(model.eval())
+            with contextlib.nullcontext() if few is None else few.running():
+                answer = _answer(model.eval())
             gradients = torch.autograd.grad(answer, list(trained.values()), allow_unused=True)
     except Exception as error:  # whatever a foreign forward raises
         if bare.passed_over and not isinstance(error, PeftcliError):
@@ -115,16 +125,57 @@ def rehearsal(
 
 
 def _traced(model: nn.Module, config: Any) -> Participation:
+    return _by_few(model, config) or _seen(model, config) or Participation()
+
+
+def _by_few(model: nn.Module, config: Any) -> Participation | None:
+    """What a few of many equal layers tell; None where there are not many, or where those few do not say the same."""
+    twin = _twin(model, config)
+    few = None if twin is None else Few(twin)
+    if few is None or not few.saves:
+        return None
+    seen = _seen(model, config, twin=twin, few=few)
+    if seen is None or not few.agree({*seen.idle, *seen.uncalled, *seen.passed_over, *seen.read}):
+        return None
+
+    def all_of(paths: Iterable[str]) -> frozenset[str]:
+        return frozenset(every for path in paths for every in few.spread(path))
+
+    return Participation(
+        idle={every: reason for name, reason in seen.idle.items() for every in few.spread(name)},
+        uncalled=all_of(seen.uncalled),
+        passed_over=all_of(seen.passed_over),
+        read=all_of(seen.read),
+        known=True,
+        by_few=True,
+    )
+
+
+def _seen(
+    model: nn.Module, config: Any, *, twin: nn.Module | None = None, few: Few | None = None
+) -> Participation | None:
+    """One pass of a twin, of all its layers or of `few`; None where the twin cannot be made or run."""
+    twin = _twin(model, config) if twin is None else twin
+    if twin is None:
+        return None
+    try:
+        with warnings.catch_warnings(), torch.enable_grad(), without_values():
+            warnings.simplefilter("ignore")
+            return _Watch(twin.eval(), few).participation()
+    except Exception:  # whatever a foreign forward raises on the meta device
+        return None
+
+
+def _twin(model: nn.Module, config: Any) -> nn.Module | None:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with torch.device("meta"):
                 twin: nn.Module = type(model)(copy.deepcopy(config))
             twin.tie_weights()  # type: ignore[operator]
-            with torch.enable_grad(), without_values():
-                return _Watch(twin.eval()).participation()
-    except Exception:  # whatever a foreign forward raises on the meta device
-        return Participation()
+            return twin
+    except Exception:  # whatever a foreign constructor raises on the meta device
+        return None
 
 
 @dataclass
@@ -132,6 +183,7 @@ class _Watch:
     """One forward pass of the twin, and what was seen of it."""
 
     twin: nn.Module
+    few: Few | None = None
     called: set[str] = field(default_factory=set)
     passed_over: list[str] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
@@ -149,7 +201,9 @@ class _Watch:
         }
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        gradients = torch.autograd.grad(_answer(self.twin), list(parameters.values()), allow_unused=True)
+        with contextlib.nullcontext() if self.few is None else self.few.running():
+            answer = _answer(self.twin)
+        gradients = torch.autograd.grad(answer, list(parameters.values()), allow_unused=True)
         idle = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
         return Participation(
             idle={name: self._reason(name) for name in idle if not self._is_hidden(name)},
@@ -163,6 +217,9 @@ class _Watch:
         return NO_GRADIENT if name.rpartition(".")[0] in self.called else NEVER_CALLED
 
     def _is_hidden(self, path: str) -> bool:
+        """Whether nothing is known of it: it lies in a module or a layer that did not run."""
+        if self.few is not None and self.few.passes(path):
+            return True
         return any(path.startswith(f"{outer}.") for outer in self.passed_over)
 
     def _watch(self, path: str, module: nn.Module) -> None:
