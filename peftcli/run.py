@@ -14,7 +14,7 @@ from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.lock.document import lock_path, read_lock
-from peftcli.planning.plan import Prepared, prepare_run
+from peftcli.planning.plan import Prepared, prepare_run, unfit
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
@@ -75,6 +75,8 @@ def train_into(
     require_free(choose_output(loaded, output), loaded, replace=replace)
     # nothing is made, and nothing of an older run touched, before it is known what will be trained
     loaded, prepared = _planned(loaded, overrides, locked=locked, quiet=quiet)
+    if (error := unfit(prepared.plan)) is not None:
+        raise error
     lock = read_lock(lock_path(Path(path))) if locked else None
     with run_place(choose_output(loaded, output), loaded, replace=replace) as place:
         if loaded.recipe.seeds > 1:

@@ -324,6 +324,7 @@ OWN_WEIGHTS = {
     "adapters/methods/p_tuning/method.py": {"self.embedding.weight"},
     "evaluation/generate.py": {"embedding.weight"},
     "runs/assembly.py": {"found.weight"},
+    "planning/step_memory.py": {"found.weight"},
 }
 """Attributes of that name which are an adapter's own tensors, asked of any wrapper, or the weight of a loss."""
 

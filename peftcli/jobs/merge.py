@@ -59,7 +59,8 @@ from peftcli.models.load import DTYPES, load_model
 from peftcli.models.quantized import without_packed
 from peftcli.models.source import BaseSource
 from peftcli.models.stored import StoredTypes, main_type, tensors_of_base
-from peftcli.planning.plan import resolve_device, total_memory_bytes
+from peftcli.planning.fit import total_memory_bytes
+from peftcli.planning.plan import resolve_device
 from peftcli.planning.sizes import parse_size
 from peftcli.runs.writing_notes import CHAT, read_notes
 

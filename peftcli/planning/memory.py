@@ -1,74 +1,94 @@
-"""What a run will need in memory, by part, from shapes alone. An estimate: the report sets it beside what was measured."""
+"""What a run will need in memory, by part: what it stores, and what a rehearsed step holds (`step_memory`)."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-PROCESS_BYTES = 480 << 20
-"""Interpreter, torch and transformers once imported, on a CPU."""
-_LOSS_ROWS = 1024
+from peftcli.planning.live_memory import Bytes
+
+FRAMEWORK_BYTES = {"cpu": 440 << 20, "cuda": 600 << 20, "mps": 600 << 20}
+"""Interpreter, torch and transformers once imported; on a GPU its context, and libraries that work beside torch."""
+HEAP_SHARE = 0.6
+"""What the C library keeps of its heap beyond what is in use, as a share of that: pieces that no request fits into any
+more. Measured with glibc 2.36 on seven trainings of a base of 28M: 0.3 to 0.9, by the sizes of the tensors."""
+CACHE_SHARE = 0.04
+"""The same of torch's own allocator on a GPU."""
+FIRST_USE_BYTES = 30 << 20
+"""Code and tables of the kernels, read in when they are first used."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What memory depends on. Sizes in elements; `bytes_per_element` is that of the base in training."""
+class Stored:
+    """Bytes that stay for the whole run. `dense_bytes`: the largest matrix of a packed base, unpacked for a product."""
 
-    base_parameters: int
-    trainable: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    vocab_size: int
-    bytes_per_element: int
-    base_bytes: int | None = None
-    """Of the base's weights as they are stored, scales included; None where each takes `bytes_per_element`."""
+    base_bytes: int
+    adapter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    dense_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by part."""
+    """Bytes by part at the peak of training, and the peaks of the other phases."""
 
-    process_bytes: int
+    framework_bytes: int
     base_bytes: int
     adapter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
     activation_bytes: int
+    """What the backward pass needs, and what is computed on the way."""
     loss_bytes: int
+    """What is as wide as the vocabulary."""
+    workspace_bytes: int
+    """What the allocator keeps beyond it, code of kernels, and a packed matrix unpacked."""
+    evaluation_peak_bytes: int
+    merge_peak_bytes: int
+
+    @property
+    def training_peak_bytes(self) -> int:
+        """All parts together."""
+        parts = asdict(self)
+        return sum(parts[name] for name in parts if name not in _PEAKS)
 
     @property
     def peak_bytes(self) -> int:
-        """All parts together."""
-        return sum(asdict(self).values())
+        """Of the run: it trains and evaluates; merging is another command."""
+        return max(self.training_peak_bytes, self.evaluation_peak_bytes)
 
     def to_dict(self) -> dict[str, int]:
-        """Bytes by part, and their sum."""
-        return {**asdict(self), "peak_bytes": self.peak_bytes}
+        """Bytes by part, and the peaks."""
+        return {**asdict(self), "training_peak_bytes": self.training_peak_bytes, "peak_bytes": self.peak_bytes}
 
 
-def estimate(
-    shape: Shape, *, micro_tokens: int, optimizer_tensors: float, on_cpu: bool, checkpoint_every: int
-) -> MemoryEstimate:
-    """Peak memory of training with `micro_tokens` padded tokens in one forward pass.
+_PEAKS = ("evaluation_peak_bytes", "merge_peak_bytes")
 
-    `checkpoint_every`: 0 keeps every activation, N keeps those of N - 1 of N layers and the inputs of the others.
-    """
-    per_layer = (14 * shape.hidden_size + 4 * shape.intermediate_size) * shape.bytes_per_element
-    boundary = 2 * shape.hidden_size * shape.bytes_per_element
-    whole = shape.num_layers
-    if checkpoint_every:
-        recomputed = -(-shape.num_layers // checkpoint_every)
-        # one block at a time is computed again, and then holds all of its activations
-        whole = shape.num_layers - recomputed + 1
-    activations = micro_tokens * (whole * per_layer + shape.num_layers * boundary)
+
+def estimate(stored: Stored, training: Bytes, evaluation: Bytes, *, device: str, merge_bytes: int) -> MemoryEstimate:
+    """The estimate from what is stored and what a step and an evaluated batch hold beside it."""
+    framework = FRAMEWORK_BYTES[device]
+    kept = stored.base_bytes + stored.adapter_bytes
+    # a gradient that comes when other things are gone is not there at the peak
+    gradients = min(stored.gradient_bytes, training.gradients)
     return MemoryEstimate(
-        process_bytes=PROCESS_BYTES if on_cpu else 0,
-        base_bytes=shape.base_parameters * shape.bytes_per_element if shape.base_bytes is None else shape.base_bytes,
-        # trained tensors and their gradients are float32, whatever the base is
-        adapter_bytes=shape.trainable * 4,
-        gradient_bytes=shape.trainable * 4,
-        optimizer_bytes=int(shape.trainable * 4 * optimizer_tensors),
-        activation_bytes=activations,
-        # logits, their softmax and its gradient, in float32
-        loss_bytes=3 * 4 * min(micro_tokens, _LOSS_ROWS) * shape.vocab_size,
+        framework_bytes=framework,
+        base_bytes=stored.base_bytes,
+        adapter_bytes=stored.adapter_bytes,
+        gradient_bytes=gradients,
+        optimizer_bytes=stored.optimizer_bytes,
+        activation_bytes=training.total - gradients - training.loss,
+        loss_bytes=training.loss,
+        workspace_bytes=_workspace(training, stored, device),
+        evaluation_peak_bytes=framework
+        + kept
+        + stored.optimizer_bytes
+        + evaluation.total
+        + _workspace(evaluation, stored, device),
+        merge_peak_bytes=framework + merge_bytes,
     )
+
+
+def _workspace(held: Bytes, stored: Stored, device: str) -> int:
+    kept = HEAP_SHARE * held.heap if device == "cpu" else CACHE_SHARE * held.total
+    return int(kept) + FIRST_USE_BYTES + stored.dense_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,21 +35,18 @@ from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import stored_bytes, weight_view
+from peftcli.planning.fit import Choice, Needs, choose, longest_rows, remedies
 from peftcli.planning.labels import label_head, trained_with_head
-from peftcli.planning.memory import MemoryEstimate, Shape, estimate
+from peftcli.planning.memory import MemoryEstimate, Stored
 from peftcli.planning.padding import Padding, idle_packing, padding_of, require_packable
 from peftcli.planning.sizes import size_text
+from peftcli.planning.step_memory import Rehearsal
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.base import Task
 from peftcli.training.optimizers import require_device
 from peftcli.training.seeding import stream_seed
-
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
-"""Padded tokens of one forward pass that `micro_batch_size: auto` aims at."""
-MEMORY_SHARE = 0.8
-"""Share of the total memory that `auto` values may plan with."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,8 @@ class Resolved:
     warmup_steps: int
     quantization: str | None = None
     """How the base's linear layers are stored, as asked or since its checkpoint is; None for plain weights."""
+    gradient_checkpointing: bool | None = None
+    """Whether layers are recomputed, where the recipe leaves it open; None: as the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ class Plan:
     memory: MemoryEstimate
     adapter_disk_bytes: int
     checkpoint_disk_bytes: int
+    chosen: tuple[str, ...]
+    """What each `auto` of memory took, and why."""
+    remedies: tuple[str, ...]
+    """Where the run does not fit the memory that it is planned for: the changes that would make it, cheapest first."""
+    budget_bytes: int | None
+    """The memory that the run is planned for; None: nobody asked, and the device has enough."""
     warnings: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Path of each layer that the targets could mean and that is not adapted -> why."""
@@ -105,6 +111,7 @@ class Plan:
         facts["targets"] = list(self.targets)
         facts["left_out"] = dict(self.left_out)
         facts["padding"] = None if self.padding is None else vars(self.padding)
+        facts["chosen"], facts["remedies"] = list(self.chosen), list(self.remedies)
         return {**facts, **resolved, "memory": self.memory.to_dict(), "warnings": list(self.warnings)}
 
 
@@ -134,10 +141,14 @@ def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan
 def prepare_run(
     loaded: LoadedRecipe, *, device_memory: int | None = None, progress: Callable[..., Any] | None = None
 ) -> Prepared:
-    """Resolves base, device and data, and plans; everything but the weights."""
+    """Resolves base, device and data, and plans; everything but the weights.
+
+    `device_memory`: of a card that need not be here; `device: auto` is then a GPU.
+    """
     recipe = loaded.recipe
     task = recipe.learns()
-    device = resolve_device(recipe.device)
+    elsewhere = device_memory is not None and recipe.device in ("auto", "cuda")
+    device = "cuda" if elsewhere else resolve_device(recipe.device)
     require_device(recipe.training.optimizer, device=device)
     require_packages(loaded)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
@@ -174,9 +185,9 @@ def prepare_run(
     for store in (data.train, data.validation):
         check(store)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps, check=check)
-    resolved, memory = _resolve(
-        loaded, skeleton, counts, data, order, device, precision, dtype, device_memory, quantization
-    )
+    needs = _needs(loaded, method, skeleton, task, data, tokenizer, device, dtype, packed=quantization is not None)
+    choice = choose(needs, recipe.training, device=device, device_memory=device_memory)
+    resolved = _resolve(loaded, counts, order, device, precision, dtype, choice, quantization)
     plan = Plan(
         name=loaded.name,
         base=recipe.model.base,
@@ -192,9 +203,12 @@ def prepare_run(
         held_out=data.validation is not None and not recipe.data.validation_sources,
         tokens_per_epoch=int(data.train.lengths.sum()),
         trained_tokens_per_epoch=int(data.train.trained.sum()),
-        memory=memory,
+        memory=choice.memory,
         adapter_disk_bytes=counts.trainable * 4,
         checkpoint_disk_bytes=counts.trainable * 4 * 3 * (recipe.checkpoint.keep + 1),
+        chosen=choice.notes,
+        remedies=() if choice.fits else remedies(needs, choice),
+        budget_bytes=choice.budget_bytes,
         warnings=(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
@@ -212,24 +226,15 @@ def prepare_run(
     return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head)
 
 
-def unfit(plan: Plan, device_memory: int | None, *, checkpointing: bool = False) -> MemoryLimitError | None:
-    """The error of a plan that needs more than the memory it was made for; None where it fits or nobody asked.
-
-    `checkpointing`: gradient checkpointing is set already.
-    """
-    needed = plan.memory.peak_bytes
-    if device_memory is None or needed <= device_memory:
+def unfit(plan: Plan) -> MemoryLimitError | None:
+    """The error of a plan that needs more than the memory it was made for; None where it fits."""
+    if not plan.remedies or plan.budget_bytes is None:
         return None
     return MemoryLimitError(
-        f"the run needs about {size_text(needed)} (estimated), more than the {size_text(device_memory)} given",
-        fix=", ".join([*_smaller(plan, checkpointing=checkpointing), "a smaller data.max_length", "or a smaller base"]),
+        f"the run needs about {size_text(plan.memory.peak_bytes)} (estimated), more than the "
+        f"{size_text(plan.budget_bytes)} there are",
+        fix="; or ".join(plan.remedies),
     )
-
-
-def _smaller(plan: Plan, *, checkpointing: bool) -> list[str]:
-    """Settings that make a run smaller, without those that it has already."""
-    found = [] if plan.resolved.micro_batch_size == 1 else ["a smaller training.micro_batch_size"]
-    return found if checkpointing else [*found, "training.gradient_checkpointing: true"]
 
 
 # -- values that depend on the machine ---------------------------------------------------------------------------
@@ -272,13 +277,6 @@ def resolve_precision(precision: str, dtype: str, device: str) -> tuple[str, str
             f"`precision: fp32` with `dtype: {dtype}` computes in {dtype}", fix="leave one of the two at auto"
         )
     return precision, dtype
-
-
-def total_memory_bytes(device: str) -> int:
-    """Total memory of the device: never what is free at the moment, so that `auto` values repeat."""
-    if device == "cuda":
-        return torch.cuda.get_device_properties(0).total_memory
-    return system.total_memory_bytes()
 
 
 # -- facts of model and data -------------------------------------------------------------------------------------
@@ -343,65 +341,71 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[in
             )
 
 
+def _needs(
+    loaded: LoadedRecipe,
+    method: MethodConfig,
+    skeleton: nn.Module,
+    task: Task,
+    data: PreparedData,
+    tokenizer: PreTrainedTokenizerBase,
+    device: str,
+    dtype: str,
+    *,
+    packed: bool,
+) -> Needs:
+    """What decides how much memory the run takes: the model on the meta device in the types of training, and its rows."""
+    recipe = loaded.recipe
+    skeleton.to(DTYPES[dtype])
+    blocks = structure(skeleton).blocks
+    base_bytes = stored_bytes(skeleton, DTYPES[dtype])
+    # a packed matrix is unpacked for each product, one at a time
+    sizes = [math.prod(weight_view(module).shape) for module in structure(skeleton).linears.values()] if packed else []
+    dense_bytes = max(sizes, default=0) * DTYPES[dtype].itemsize
+    num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+    adapter = build(skeleton, method)
+    tensors = adapter.trainable_parameters().values()
+    trained = sum(tensor.nbytes for tensor in tensors)
+    return Needs(
+        rehearsal=Rehearsal(skeleton, adapter, task, blocks),
+        stored=Stored(base_bytes, trained, trained, int(trained * recipe.training.optimizer.state_size), dense_bytes),
+        num_parameters=num_parameters,
+        train=longest_rows(data.train),
+        validation=None if data.validation is None else longest_rows(data.validation),
+        evaluation_rows=recipe.evaluation.batch_size,
+        pad_token_id=int(tokenizer.pad_token_id or 0),
+        device=device,
+    )
+
+
 def _resolve(
     loaded: LoadedRecipe,
-    skeleton: nn.Module,
     counts: _Counts,
-    data: PreparedData,
     order: BatchOrder | StreamOrder,
     device: str,
     precision: str,
     dtype: str,
-    device_memory: int | None,
+    choice: Choice,
     quantization: str | None,
-) -> tuple[Resolved, MemoryEstimate]:
+) -> Resolved:
     training = loaded.recipe.training
-    shape = Shape(
-        base_parameters=counts.base,
-        trainable=counts.trainable,
-        hidden_size=counts.hidden_size,
-        intermediate_size=counts.intermediate_size,
-        num_layers=counts.num_layers,
-        vocab_size=skeleton.get_input_embeddings().num_embeddings,  # type: ignore[operator]
-        bytes_per_element=DTYPES[dtype].itemsize,
-        base_bytes=stored_bytes(skeleton, DTYPES[dtype]),
-    )
-    longest = int(data.train.lengths.max())
-
-    def memory_of(micro: int) -> MemoryEstimate:
-        return estimate(
-            shape,
-            micro_tokens=micro * longest,
-            optimizer_tensors=training.optimizer.state_size,
-            on_cpu=device == "cpu",
-            checkpoint_every=int(training.gradient_checkpointing),
-        )
-
-    if training.micro_batch_size != "auto":
-        micro = training.micro_batch_size
-    else:
-        budget = MEMORY_SHARE * (device_memory or total_memory_bytes(device))
-        micro = max(1, min(training.batch_size, MICRO_TOKENS[device] // longest))
-        while micro > 1 and memory_of(micro).peak_bytes > budget:
-            micro //= 2
     rate, rate_note = _learning_rate(loaded, counts.hidden_size)
     steps = training.num_steps(order.steps_per_epoch)
     if (fault := training.schedule_fault(steps)) is not None:
         raise RecipeError(fault, where="training.scheduler", fix=SCHEDULE_FIX)
-    resolved = Resolved(
+    return Resolved(
         device=device,
         threads=resolve_threads(loaded.recipe.threads),
         precision=precision,
         dtype=dtype,
-        micro_batch_size=micro,
+        micro_batch_size=choice.micro_batch_size,
         learning_rate=rate,
         learning_rate_note=rate_note,
         steps=steps,
         steps_per_epoch=order.steps_per_epoch,
         warmup_steps=training.num_warmup_steps(steps),
         quantization=quantization,
+        gradient_checkpointing=bool(choice.checkpoint_every) if training.gradient_checkpointing == "auto" else None,
     )
-    return resolved, memory_of(micro)
 
 
 def _learning_rate(loaded: LoadedRecipe, hidden_size: int) -> tuple[float, str]:

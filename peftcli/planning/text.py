@@ -32,8 +32,13 @@ def plan_text(plan: Plan) -> str:
         f" micro-batch {resolved.micro_batch_size}",
         f"memory      about {size_text(plan.memory.peak_bytes)} at the peak, estimated:",
     ]
-    parts = {key.removesuffix("_bytes"): value for key, value in plan.memory.to_dict().items() if key != "peak_bytes"}
+    parts = {key.removesuffix("_bytes"): value for key, value in plan.memory.to_dict().items() if "peak" not in key}
     lines += [f"  {name:<11} {size_text(value)}" for name, value in parts.items() if value]
+    lines += [
+        f"  evaluation takes about {size_text(plan.memory.evaluation_peak_bytes)},"
+        f" a merge about {size_text(plan.memory.merge_peak_bytes)}",
+        *(f"chosen      {note}" for note in plan.chosen),
+    ]
     lines.append(
         f"disk        adapter {size_text(plan.adapter_disk_bytes)},"
         f" checkpoints up to {size_text(plan.checkpoint_disk_bytes)}"

@@ -28,13 +28,14 @@ from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating
 from peftcli.models.stored import original_weight
 from peftcli.models.structure import structure
-from peftcli.planning.plan import Prepared
+from peftcli.planning.plan import Prepared, Resolved
 from peftcli.recipe import flat_recipe
 from peftcli.runs.folder import keep_batch, resolved_values
 from peftcli.runs.packing import pack_of, require_rows_apart
 from peftcli.tasks.base import Task
 from peftcli.training.acceleration import build_accelerator
 from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
+from peftcli.training.config import TrainingConfig
 from peftcli.training.events import EventLog
 from peftcli.training.progress import TrainingProgress, build_progress
 from peftcli.training.seeding import stream_seed
@@ -246,7 +247,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         pack=pack_of(assembly.prepared, assembly.task, pad_token_id=assembly.pad_token_id),
         compute_loss=assembly.task.loss,
         accelerator=assembly.accelerator,
-        config=recipe.training,
+        config=settled_training(recipe.training, resolved),
         total_steps=resolved.steps,
         learning_rate=resolved.learning_rate,
         micro_batch_size=resolved.micro_batch_size,
@@ -269,6 +270,13 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         targets_in=assembly.task.targets_in,
         higher_is_better=lambda metric: metric_facts(metric).better == "higher",
     )
+
+
+def settled_training(config: TrainingConfig, resolved: Resolved) -> TrainingConfig:
+    """The section with what the plan has chosen in the place of `auto` where the loop reads it."""
+    if resolved.gradient_checkpointing is None:
+        return config
+    return config.model_copy(update={"gradient_checkpointing": resolved.gradient_checkpointing})
 
 
 def _stream_followers(assembly: Assembly) -> list[Callable[[Path], None]]:

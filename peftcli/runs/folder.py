@@ -69,7 +69,9 @@ def keep_batch(folder: Path, step: int, indices: Sequence[int], rows: Sequence[A
 
 def resolved_values(resolved: Resolved) -> dict[str, Any]:
     """Dotted recipe keys and the values that their `auto` took."""
+    recomputed = resolved.gradient_checkpointing
     return {
+        **({} if recomputed is None else {"training.gradient_checkpointing": recomputed}),
         "device": resolved.device,
         "threads": resolved.threads,
         "model.dtype": resolved.dtype,

@@ -149,8 +149,9 @@ class TrainingConfig(_Section):
     """Gradients are scaled down to this norm; null or 0: no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; adapter weights and optimizer are always float32."""
-    gradient_checkpointing: bool | Annotated[int, Field(ge=1)] = False
-    """Recompute activations in the backward pass: true for every layer, N for every N-th."""
+    gradient_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["auto"] = False
+    """Recompute activations in the backward pass: true for every layer, N for every N-th; auto: where the run would not
+    fit the device's memory otherwise."""
     compile: bool = False
     """Compile the model (not supported yet)."""
     kernels: Literal["auto", "off"] | list[str] = "auto"

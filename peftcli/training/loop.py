@@ -31,6 +31,7 @@ def fit(setup: FitSetup) -> FitResult:
     after a signal, when everything needed to resume is on disk.
     """
     _require_effective_settings(setup)
+    assert setup.config.gradient_checkpointing != "auto", "resolved by the plan"
     every_block = int(setup.config.gradient_checkpointing)
     with deterministic_kernels(), checkpointed_blocks(setup.blocks, every_block), _listening(setup) as stop:
         run = _Run(setup, stop)

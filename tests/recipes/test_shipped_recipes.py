@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from peftcli.adapters.registry import method_names
 from peftcli.cli.starters import starter_names, write_starter
 from peftcli.models.builtin import builtin_base
-from peftcli.planning.plan import make_plan
+from peftcli.planning.cards import card_bytes
+from peftcli.planning.plan import make_plan, unfit
 from peftcli.recipe import load_recipe
 from peftcli.run import train
 
@@ -24,6 +26,17 @@ TOTALS = {
     "mistral-7b": 7_248_023_552,
 }
 """Parameters of the published bases."""
+
+
+FOLDERS = {
+    "llama-3.2-3b": (("dora", "ia3", "lora"), 3_212_749_824),
+    "llama-3.1-8b": (("dora", "lora"), 8_030_261_248),
+    "qwen3-4b": (("dora", "lora"), 4_022_468_096),
+    "qwen3-8b": (("lora",), 8_190_735_360),
+    "smollm3-3b": (("lora",), 3_075_098_624),
+}
+"""Folder of a model -> its recipes, and the parameters of the published base."""
+CARD_BYTES = card_bytes("rtx-4090")
 
 
 def tiny_recipes() -> list[Path]:
@@ -53,6 +66,50 @@ def test_full_recipes_are_planned_offline(name: str, tmp_path: Path) -> None:
     plan = make_plan(load_recipe(RECIPES / f"{name}.yaml", overrides))
     assert plan.total - plan.trainable == TOTALS[name]
     assert plan.trainable / plan.total < 0.05
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_recipes_of_a_model_fit_their_card(folder: str, tmp_path: Path) -> None:
+    """With the published config.json and rows as long as the recipe allows, offline and without weights."""
+    methods, total = FOLDERS[folder]
+    assert sorted(path.stem for path in (RECIPES / folder).glob("*.yaml")) == list(methods)
+    base = _base(folder, tmp_path)
+    for method in methods:
+        path = RECIPES / folder / f"{method}.yaml"
+        overrides = {
+            "model.base": str(base),
+            "data.train": str(_long_rows(tmp_path)),
+            "data.validation": 4,
+            "data.truncation": "right",
+        }
+        plan = make_plan(load_recipe(path, overrides), device_memory=CARD_BYTES)
+        assert int(plan.data["train"]["tokens"]) >= load_recipe(path).recipe.data.max_length
+        assert plan.total - plan.trainable == total
+        assert unfit(plan) is None
+        assert plan.memory.peak_bytes <= CARD_BYTES
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_methods_on_one_model_differ_in_their_method_alone(folder: str) -> None:
+    plain = load_recipe(RECIPES / folder / "lora.yaml").recipe.model_dump(exclude={"method", "name"})
+    for method in FOLDERS[folder][0]:
+        assert load_recipe(RECIPES / folder / f"{method}.yaml").recipe.model_dump(exclude={"method", "name"}) == plain
+
+
+def _base(name: str, tmp_path: Path) -> Path:
+    base = tmp_path / name
+    shutil.copytree(BASES / name, base)
+    for part in builtin_base("tiny").glob("tokenizer*"):
+        shutil.copy(part, base)
+    return base
+
+
+def _long_rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    words = " ".join(["unabridged"] * 3000)
+    row = {"messages": [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": words}]}
+    path.write_text(f"{json.dumps(row)}\n" * 8, encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("name", FULL)

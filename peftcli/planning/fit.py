@@ -1,0 +1,192 @@
+"""Fits a run to the memory of its device: which rows go through at once, and whether layers are recomputed.
+
+The effective batch never changes. What is chosen depends on the recipe, the data and the total memory alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from peftcli import system
+from peftcli.data.store import EncodedRow, TokenStore
+from peftcli.planning.live_memory import Bytes
+from peftcli.planning.memory import MemoryEstimate, Stored, estimate
+from peftcli.planning.sizes import size_text
+from peftcli.planning.step_memory import Rehearsal
+from peftcli.tasks.base import Batch
+from peftcli.training.config import TrainingConfig
+
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}
+"""Padded tokens of one forward pass that `micro_batch_size: auto` aims at: more are no faster."""
+MEMORY_SHARE = 0.8
+"""Share of the memory of the device that `auto` values may plan with."""
+CARD_SHARE = 0.95
+"""The same of a card that is named: nothing else runs on it but what the system keeps."""
+MAX_ROWS = 4096
+MOST_REMEDIES = 3
+_SHORTEST = 64
+"""Tokens of a row that is still worth training on."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A run's model on the meta device, what it stores, and its longest rows."""
+
+    rehearsal: Rehearsal
+    stored: Stored
+    num_parameters: int
+    """Of the base."""
+    train: Sequence[EncodedRow]
+    validation: Sequence[EncodedRow] | None
+    evaluation_rows: int
+    pad_token_id: int
+    device: str
+    failures: list[str] = field(default_factory=list)
+    """Why what a step holds could not be counted."""
+
+    @property
+    def longest(self) -> int:
+        return len(self.train[0].input_ids)
+
+    def estimate(self, micro: int, every: int) -> MemoryEstimate:
+        """Memory with `micro` of the longest rows at once and every `every`-th layer recomputed (0: none)."""
+        batch, pads = self._batch(self.train[:micro])
+        training = self._tried(lambda: self.rehearsal.training(batch, pads=pads, checkpoint_every=every))
+        # a merge holds the model in float32 twice, the merged one and the one read back, and what it changes
+        merging = 8 * self.num_parameters + self.stored.base_bytes
+        return estimate(self.stored, training, self._evaluation, device=self.device, merge_bytes=merging)
+
+    @cached_property
+    def _evaluation(self) -> Bytes:
+        rows = (self.validation or [])[: self.evaluation_rows]
+        if not rows:
+            return Bytes()
+        batch, pads = self._batch(rows)
+        return self._tried(lambda: self.rehearsal.evaluation(batch, pads=pads))
+
+    def _tried(self, count: Callable[[], Bytes]) -> Bytes:
+        """Nothing where the model does not run without values; `failures` then says so."""
+        try:
+            return count()
+        except Exception as error:  # whatever a foreign forward raises on the meta device
+            self.failures.append(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
+            return Bytes()
+
+    def _batch(self, rows: Sequence[EncodedRow]) -> tuple[Batch, bool]:
+        """Collated, and whether rows are padded."""
+        pads = len({len(row.input_ids) for row in rows}) > 1
+        return self.rehearsal.task.collate(rows, pad_token_id=self.pad_token_id), pads
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and what it takes."""
+
+    micro_batch_size: int
+    checkpoint_every: int
+    memory: MemoryEstimate
+    budget_bytes: int | None
+    fits: bool
+    notes: tuple[str, ...]
+
+
+def longest_rows(store: TokenStore) -> list[EncodedRow]:
+    """The longest rows of a store, longest first."""
+    order = np.argsort(-np.asarray(store.lengths), kind="stable")[:MAX_ROWS]
+    return [store[int(index)] for index in order]
+
+
+def total_memory_bytes(device: str) -> int:
+    """Total memory of the device: never what is free at the moment, so that `auto` values repeat."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return system.total_memory_bytes()
+
+
+def choose(needs: Needs, training: TrainingConfig, *, device: str, device_memory: int | None) -> Choice:
+    """The first of the settings that the recipe leaves open which fits, from the fastest on; else the smallest."""
+    budget = device_memory * CARD_SHARE if device_memory is not None else MEMORY_SHARE * total_memory_bytes(device)
+    for micro, every in (settings := list(_settings(needs, training, device))):
+        memory = needs.estimate(micro, every)
+        if memory.peak_bytes <= budget:
+            notes = _notes(training, micro, every, memory, settings)
+            return Choice(micro, every, memory, device_memory, True, (*notes, *_uncounted(needs)))
+    # a recipe that says everything itself is run as it says, and is told only against a card that was named
+    told = device_memory if device_memory is not None else total_memory_bytes(device)
+    fits = memory.peak_bytes <= told
+    notes = _notes(training, micro, every, memory, settings)
+    return Choice(micro, every, memory, int(told), fits, (*notes, *_uncounted(needs)))
+
+
+def _uncounted(needs: Needs) -> tuple[str, ...]:
+    return tuple(f"memory of a step is not known, weights alone are counted: {text}" for text in needs.failures[:1])
+
+
+def _settings(needs: Needs, training: TrainingConfig, device: str) -> Iterator[tuple[int, int]]:
+    """Micro-batch and recomputation, fastest first: fewer rows at once cost little, recomputing a third."""
+    rows = training.micro_batch_size
+    micro = rows if rows != "auto" else max(1, min(training.batch_size, MICRO_TOKENS[device] // needs.longest))
+    every = training.gradient_checkpointing
+    for recomputed in (0, 1) if every == "auto" else (int(every),):
+        smaller = micro
+        yield smaller, recomputed
+        while rows == "auto" and smaller > 1:
+            smaller //= 2
+            yield smaller, recomputed
+
+
+def _notes(
+    training: TrainingConfig, micro: int, every: int, memory: MemoryEstimate, settings: Sequence[tuple[int, int]]
+) -> tuple[str, ...]:
+    found = []
+    fits = f"about {size_text(memory.peak_bytes)}"
+    if training.micro_batch_size == "auto":
+        why = "as many rows as are faster together" if micro == settings[0][0] else f"more do not fit ({fits})"
+        found.append(f"micro_batch_size {micro}: {why}")
+    if training.gradient_checkpointing == "auto":
+        why = "it does not fit without" if every else "it fits without"
+        found.append(f"gradient_checkpointing {'true' if every else 'false'}: {why} ({fits})")
+    return tuple(found)
+
+
+def remedies(needs: Needs, choice: Choice) -> tuple[str, ...]:
+    """At most three changes that would each make the run fit, the cheapest first; where none would, what it takes."""
+    budget = choice.budget_bytes
+    assert budget is not None, "asked for only where there is a limit"
+    stored = needs.stored.base_bytes + needs.stored.adapter_bytes + needs.stored.optimizer_bytes
+    found: list[str] = []
+    for text, rows, micro, every in _changes(needs, choice) if stored < budget else ():
+        if replace(needs, train=rows).estimate(micro, every).peak_bytes <= budget:
+            found.append(text)
+        if len(found) == MOST_REMEDIES:
+            break
+    return tuple(found) or (
+        f"a smaller base: the weights of this one alone take {size_text(needs.stored.base_bytes)}",
+        "a device with more memory",
+    )
+
+
+def _changes(needs: Needs, choice: Choice) -> Iterator[tuple[str, Sequence[EncodedRow], int, int]]:
+    """Changes by what they cost, with the rows and settings that they mean."""
+    micro, every, rows = choice.micro_batch_size, choice.checkpoint_every, needs.train
+    one, recomputed = "training.micro_batch_size: 1", "training.gradient_checkpointing: true"
+    if micro > 1:
+        yield one, rows, 1, every
+    if every != 1:
+        yield recomputed, rows, micro, 1
+    if micro > 1 and every != 1:
+        yield f"{one} with {recomputed}", rows, 1, 1
+    for length in (needs.longest // 2, needs.longest // 4, needs.longest // 8):
+        if length >= _SHORTEST:
+            yield f"data.max_length: {length} with {one} and {recomputed}", [_cut(rows[0], length)], 1, 1
+
+
+def _cut(row: EncodedRow, length: int) -> EncodedRow:
+    return replace(
+        row, input_ids=row.input_ids[:length], weights=np.ones(length, dtype=np.float32), parts=row.parts[:length]
+    )
