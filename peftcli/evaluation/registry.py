@@ -24,6 +24,8 @@ REPORT_PREFIX = "eval_"
 """In front of the name of a metric in records, locks and gates."""
 
 _FOLDER = Path(__file__).parent / "metrics"
+_NEEDS = {"losses": "losses", "answers": "generations", "labels": "labels"}
+"""Field of a metric -> what a metric that has it looks at."""
 
 
 @functools.cache
@@ -63,13 +65,26 @@ def packages_of(name: str) -> tuple[str, ...]:
 
     Nothing for a metric of another package, whose file nobody knows; `load_metrics` asks it.
     """
+    found = [word.value for word in _stated(name) if word.arg == "packages"]
+    return tuple(package for value in found for package in ast.literal_eval(value))
+
+
+def needs_of(name: str) -> str | None:
+    """What one of our metrics looks at (`Metric.needs`), read from its file's text likewise; None for others."""
+    given = {word.arg for word in _stated(name)}
+    return next((needs for field, needs in _NEEDS.items() if field in given), None)
+
+
+def _stated(name: str) -> list[ast.keyword]:
+    """The facts that the file of one of our metrics gives to `Metric`; nothing for a metric of another package."""
     key = resolve_metric_name(name)
     path = _FOLDER / f"{key}.py"
     if key in _outside_metrics() or not path.is_file():
-        return ()
+        return []
     calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-    found = [word.value for call in calls for word in call.keywords if word.arg == "packages"]
-    return tuple(package for value in found for package in ast.literal_eval(value))
+    return [
+        word for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Metric" for word in call.keywords
+    ]
 
 
 def load_metrics(names: Iterable[str]) -> dict[str, Metric]:

@@ -10,7 +10,7 @@ from peftcli.adapters.registry import config_class, method_names
 from peftcli.data.config import SourceConfig
 from peftcli.data.names import own_format_names
 from peftcli.data.sources import BUILTIN_PREFIX
-from peftcli.evaluation.registry import get_metric, metric_names
+from peftcli.evaluation.registry import metric_names, needs_of
 from peftcli.recipe.schema import Recipe
 from peftcli.tasks.registry import task as find_task
 from peftcli.tasks.registry import task_names
@@ -89,8 +89,8 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
         )
     if is_given("evaluation.metrics"):
         for name in recipe.evaluation.metrics:
-            if (needs := get_metric(name).needs) not in task.metric_needs:
-                fitting = [each for each in metric_names() if get_metric(each).needs in task.metric_needs]
+            if (needs := needs_of(name)) is not None and needs not in task.metric_needs:
+                fitting = [each for each in metric_names() if needs_of(each) in task.metric_needs]
                 yield BrokenRule(
                     ("evaluation.metrics", "task"),
                     f"metric `{name}` reads {needs}, which `task: {task.name}` has none of",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftcli.evaluation.registry import get_metric
+from peftcli.evaluation.registry import get_metric, metric_names, needs_of
 from peftcli.evaluation.result import Table
 from peftcli.models.heads import MEASURED, SEVERAL, SINGLE
 from peftcli.tasks.labels.labelled import Labelled
@@ -98,3 +98,9 @@ def test_as_scikit_learn_has_it(name: str, problem: str) -> None:
         "spearman": lambda: stats.spearmanr(truth[:, 0], said[:, 0]).statistic,
     }
     assert value(name, found) == pytest.approx(float(wanted[name]()), abs=1e-12)
+
+
+def test_what_a_metric_looks_at_is_known_without_importing_it() -> None:
+    assert {name: needs_of(name) for name in metric_names()} == {
+        name: get_metric(name).needs for name in metric_names()
+    }
