@@ -64,7 +64,10 @@ def over_seeds(run: RunFacts) -> Check | None:
     if not seeds:
         return None
     names = ", ".join(str(entry.seed) for entry in seeds)
-    text = f"Means of {len(seeds)} runs (seeds {names}); intervals are 95 % t intervals over seeds."
+    text = (
+        f"Means of {len(seeds)} runs (seeds {names}); intervals are 95 % t intervals over seeds, over rows where all"
+        " seeds agree."
+    )
     return Check("Seeds", "note", text)
 
 

@@ -17,6 +17,7 @@ from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
+from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.record import (
     Answers,
     DifferenceRecord,
@@ -143,8 +144,9 @@ def _write(folder: Path, record: RunRecord) -> RunRecord:
 def summary(loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequence[RunRecord]) -> RunRecord:
     """One record of several: metrics are means with their intervals over seeds, costs are sums, memory the largest."""
     first = done[0]
-    base, base_intervals = _means([record.evaluation.base for record in done])
-    tuned, tuned_intervals = _means([record.evaluation.tuned for record in done])
+    evaluations, known = [record.evaluation for record in done], first.evaluation.facts
+    base, base_intervals = _means([(each.base, each.intervals.base) for each in evaluations], known)
+    tuned, tuned_intervals = _means([(each.tuned, each.intervals.tuned) for each in evaluations], known)
     facts = {
         "name": loaded.name,
         "seed": loaded.recipe.seed,
@@ -185,14 +187,25 @@ def summary(loaded: LoadedRecipe, folder: Path, seeds: Sequence[int], done: Sequ
 
 
 def _means(
-    metrics: Sequence[Mapping[str, float | None]],
+    scores: Sequence[tuple[Mapping[str, float | None], Mapping[str, Interval]]], known: Mapping[str, MetricFacts]
 ) -> tuple[dict[str, float | None], dict[str, Interval]]:
+    """Means and intervals of what each seed scored, and of its intervals over rows.
+
+    Seeds that all score the same (the base, a rate of 0 or 1) tell nothing of what other rows would give: then the
+    intervals over rows count, all of them.
+    """
     means: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}
-    for name in metrics[0]:
-        values = [value for each in metrics if (value := each.get(name)) is not None]
-        if len(values) == len(metrics):
-            means[name], intervals[name] = mean_interval(values)
+    for name in scores[0][0]:
+        values = [value for metrics, _ in scores if (value := metrics.get(name)) is not None]
+        if len(values) < len(scores):
+            continue
+        means[name], (low, high) = mean_interval(values)
+        over_rows = [ends[name] for _, ends in scores if name in ends]
+        if low == high and over_rows:
+            low, high = min(each[0] for each in over_rows), max(each[1] for each in over_rows)
+        is_share = name in known and known[name].fraction
+        intervals[name] = (max(0.0, low), min(1.0, high)) if is_share else (low, high)
     return means, intervals
 
 
@@ -207,6 +220,10 @@ def _differences(done: Sequence[RunRecord]) -> dict[str, DifferenceRecord]:
         deltas = [tuned - base for base, tuned in pairs if base is not None and tuned is not None]
         if len(deltas) == len(done):
             delta, (low, high) = mean_interval(deltas)
+            if low == high and name in first.differences:
+                # all seeds moved by the same: what is known is the comparison on rows
+                found[name] = first.differences[name]
+                continue
             falls = facts.better == "lower"
             verdict: Verdict = "unclear" if low <= 0 <= high else "better" if (delta < 0) == falls else "worse"
             found[name] = DifferenceRecord(

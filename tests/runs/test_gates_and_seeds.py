@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from peftcli.errors import CheckFailed, RecipeError
 from peftcli.jobs.opening import locate
 from peftcli.lock.document import read_lock
 from peftcli.recipe import load_recipe, parse_gate
+from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reproduce.job import reproduce
 from peftcli.runs.gates import gate_results, gate_table
-from peftcli.runs.seeds import mean_interval
+from peftcli.runs.seeds import _means, mean_interval
 
 HOLDS = [
     ("< 1.2", 1.1, None, True),
@@ -99,6 +101,63 @@ def test_the_interval_is_student_t() -> None:
     assert mean_interval([5.0]) == (5.0, (5.0, 5.0))
     _, (low, high) = mean_interval([0.0, 1.0] * 30)
     assert high - low == pytest.approx(2 * 2.0010 * statistics.stdev([0.0, 1.0] * 30) / math.sqrt(60), rel=1e-3)
+
+
+FACTS = {"eval_exact_match": MetricFacts(better="higher", fraction=True), "eval_loss": MetricFacts(better="lower")}
+Ends = tuple[float, float]
+
+
+def scored(loss: float, exact: float, rows: Ends = (0.0, 0.088)) -> tuple[dict[str, float | None], dict[str, Ends]]:
+    return {"eval_loss": loss, "eval_exact_match": exact}, {"eval_loss": (1.9, 2.2), "eval_exact_match": rows}
+
+
+def test_seeds_that_agree_are_no_certainty() -> None:
+    """Three times 0 of 40, and the one base of all seeds: the rows are what is uncertain then."""
+    means, intervals = _means([scored(2.0, 0.0)] * 3, FACTS)
+    assert means == {"eval_loss": 2.0, "eval_exact_match": 0.0}
+    assert intervals == {"eval_loss": (1.9, 2.2), "eval_exact_match": (0.0, 0.088)}
+    _, apart = _means([scored(2.0, 0.0, (0.0, 0.1)), scored(2.1, 0.0, (0.0, 0.3))], FACTS)
+    assert apart["eval_exact_match"] == (0.0, 0.3)
+    assert apart["eval_loss"][0] < 2.0 < 2.1 < apart["eval_loss"][1]
+
+
+def test_a_share_stays_between_none_and_all() -> None:
+    _, found = _means([scored(2.0, share) for share in (0.9, 1.0, 1.0)], FACTS)
+    mean, half = 0.9667, 4.303 * statistics.stdev([0.9, 1.0, 1.0]) / math.sqrt(3)
+    assert mean + half > 1.0, "what Student's t says by itself"
+    assert found["eval_exact_match"] == pytest.approx((mean - half, 1.0), abs=1e-3)
+
+
+SAMPLED = """\
+model: builtin:tiny
+data: {train: builtin:support, validation: 4, max_length: 256}
+method: lora
+training: {max_steps: 1, batch_size: 2, learning_rate: 1e-9}
+evaluation: {samples: 2}
+generation: {do_sample: true, temperature: 2.0, max_new_tokens: 12}
+checkpoint: {every: null}
+threads: 1
+seeds: 3
+"""
+
+
+def test_each_seed_has_its_own_draws_and_its_own_clock(tmp_path: Path) -> None:
+    """The rate moves nothing: what differs between the seeds' answers of the base is what was drawn for them."""
+    (tmp_path / "r.yaml").write_text(SAMPLED)
+    began = time.monotonic()
+    record = peftcli.train(tmp_path / "r.yaml", output=tmp_path / "run")
+    wall = time.monotonic() - began
+    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "run").glob("seed-*/run.json"))]
+    answers = [tuple(sample["base"] for sample in each["samples"]) for each in found]
+    assert len(set(answers)) == 3
+    again = peftcli.train(tmp_path / "r.yaml", output=tmp_path / "again", overrides={"seeds": 1, "seed": 43})
+    assert tuple(sample.base for sample in again.samples) == answers[1], "and the same again for the same seed"
+    parts = [each["seconds"] for each in found]
+    assert all(0 < each["startup"] < each["total"] for each in parts)
+    assert all(each["training"] > 0 for each in parts)
+    assert record.seconds.total == pytest.approx(sum(each["total"] for each in parts))
+    assert record.seconds.total <= wall, "each second counts for one seed only"
+    assert record.seconds.total > 0.6 * wall, "and for one of them"
 
 
 def test_seeds_are_whole_runs_with_a_mean_a_lock_and_a_way_back(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
