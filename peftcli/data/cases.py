@@ -17,10 +17,11 @@ TEXT_ANSWER = 64
 
 @dataclass(frozen=True)
 class Case:
-    """`prompt_ids` (length,) int32; `reference_text`: what the row answers, without special tokens."""
+    """`prompt_ids`, `reference_ids` (length,) int32; `reference_text`: what the row answers, without special tokens."""
 
     prompt_ids: np.ndarray
     prompt_text: str
+    reference_ids: np.ndarray
     reference_text: str
     origin: Origin
 
@@ -51,12 +52,13 @@ def _case(row: EncodedRow, tokenizer: Any) -> Case:
     if start <= 1:
         start = min(max(1, len(row.input_ids) // 2), MAX_TEXT_PROMPT)
         end = len(row.input_ids)
-    prompt = row.input_ids[:start]
+    prompt, reference = row.input_ids[:start], row.input_ids[start:end]
     return Case(
         prompt,
         tokenizer.decode(prompt.tolist(), skip_special_tokens=False),
+        reference,
         # without special tokens: the answer of a model is decoded that way, and both are compared
-        tokenizer.decode(row.input_ids[start:end].tolist(), skip_special_tokens=True),
+        tokenizer.decode(reference.tolist(), skip_special_tokens=True),
         row.origin,
     )
 

@@ -19,7 +19,7 @@ from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.metric import Answer, Metric
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
 from peftcli.evaluation.result import AnswerSample, Evaluation, Table, intervals, values, values_by_source
-from peftcli.evaluation.thoughts import without_thoughts
+from peftcli.evaluation.thoughts import answer_text
 from peftcli.models.modes import evaluating
 from peftcli.tasks.base import RowScores
 from peftcli.tasks.labels.labelled import Labelled, joined
@@ -261,7 +261,17 @@ def _answer(
         progress=None if progress is None else partial(progress, "answer"),
     )
     return [
-        AnswerSample(case.prompt_text, case.reference_text, answer.text, origin, cut=answer.finish == "length")
+        AnswerSample(
+            case.prompt_text,
+            case.reference_text,
+            answer.text,
+            origin,
+            cut=answer.finish == "length",
+            judged=Answer(
+                answer_text(tokenizer, answer.token_ids, answer.text),
+                answer_text(tokenizer, case.reference_ids.tolist(), case.reference_text),
+            ),
+        )
         for case, answer, origin in zip(cases, answers, origins, strict=True)
     ]
 
@@ -285,7 +295,7 @@ def _label_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenSto
 def _answer_tables(
     metrics: Mapping[str, Metric], samples: Sequence[AnswerSample], cases: Sequence[Case]
 ) -> dict[str, Table]:
-    answers = [Answer(without_thoughts(sample.prediction), without_thoughts(sample.reference)) for sample in samples]
+    answers = [sample.judged for sample in samples]
     sources = np.array([case.origin.source for case in cases])
     return {
         REPORT_PREFIX + name: Table(metric, metric.answers(answers), sources)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
-_NAMES = "think|thinking|thought|reasoning|seed:think"
-_THOUGHT = re.compile(rf"<({_NAMES})>.*?</\1>", re.DOTALL)
-_TAIL = re.compile(rf"\A.*?</(?:{_NAMES})>", re.DOTALL)
-_OPEN = re.compile(rf"<(?:{_NAMES})>.*\Z", re.DOTALL)
-_MISTRAL = re.compile(r"\[THINK\].*?\[/THINK\]", re.DOTALL)
+_TAGS = ("think", "thinking", "thought", "reasoning", "seed:think")
+_MARKS = (
+    *((f"<{name}>", f"</{name}>") for name in _TAGS),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
+    # a channel of its own, which ends where that of the answer begins
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+"""What templates write before and after a thought."""
+_THOUGHT = re.compile("|".join(f"{re.escape(begin)}.*?{re.escape(end)}" for begin, end in _MARKS), re.DOTALL)
+_TAIL = re.compile(rf"\A.*?(?:{'|'.join(re.escape(end) for _, end in _MARKS)})", re.DOTALL)
+_OPEN = re.compile(rf"(?:{'|'.join(re.escape(begin) for begin, _ in _MARKS)}).*\Z", re.DOTALL)
 
 
 def without_thoughts(text: str) -> str:
@@ -16,6 +27,19 @@ def without_thoughts(text: str) -> str:
 
     Text without such marks is returned as it is, so that a metric sees what was written to the last space.
     """
-    kept = _MISTRAL.sub("", _THOUGHT.sub("", text))
+    kept = _THOUGHT.sub("", text)
     kept = _OPEN.sub("", _TAIL.sub("", kept, count=1))
     return text if kept == text else kept.strip()
+
+
+def answer_text(tokenizer: Any, ids: Sequence[int], text: str) -> str:
+    """The answer alone of token ids whose `text` is without special tokens; also where the marks are special tokens, which
+    that text has lost while it kept the thought between them."""
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not any(special[number] in mark for number in set(ids) & special.keys() for pair in _MARKS for mark in pair):
+        return without_thoughts(text)
+    whole = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    kept = without_thoughts(whole)
+    for content in {special[number] for number in set(ids) & special.keys()}:
+        kept = kept.replace(content, "")
+    return kept.strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -23,6 +25,12 @@ def build_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[2:]})
     tokenizer.chat_template = template
     return tokenizer
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[[], PreTrainedTokenizerFast]:
+    """A tokenizer of one's own, to add tokens to."""
+    return build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from peftcli.data.store import RowIndex, TokenColumns, TokenStore
+from peftcli.data.cases import Case
+from peftcli.data.store import Origin, RowIndex, TokenColumns, TokenStore
 from peftcli.errors import DataError, MemoryLimitError, ModelError, NumericalError
 from peftcli.evaluation import evaluate as evaluate_module
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.evaluate import evaluate
-from peftcli.evaluation.generate import generate
+from peftcli.evaluation.generate import GeneratedAnswer, generate
 from peftcli.evaluation.result import compare
 from peftcli.tasks.registry import task
 
@@ -52,6 +54,7 @@ def cases_of(store: TokenStore, tokenizer: Any, limit: int) -> list[Any]:
             SimpleNamespace(
                 prompt_ids=prompt,
                 prompt_text=tokenizer.decode(prompt),
+                reference_ids=np.array(answer),
                 reference_text=tokenizer.decode(answer, skip_special_tokens=True),
                 origin=row.origin,
             )
@@ -315,3 +318,41 @@ def test_a_failure_of_the_adapter_is_not_blamed_on_the_base(model: Any, tokenize
     monkeypatch.setattr(model, "generate", broken_once)
     with pytest.raises(ValueError, match="ours"):
         generate(model, tokenizer, [[5, 6, 7]], config=GENERATION)
+
+
+def test_every_metric_gets_the_answer_alone(
+    model: Any, make_tokenizer: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows with and without thoughts on either side have the same figures, in each metric of texts."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=True)
+    texts = ['{"a": 1}', "two words", "{", "the right one"]
+
+    def scores(think_before: str, think_in_reference: str) -> dict[str, float]:
+        cases = [
+            Case(np.array([5]), "", ids_of(think_in_reference + text), think_in_reference + text, Origin(0, "rows", n))
+            for n, text in enumerate(texts)
+        ]
+        written = [think_before + text for text in (*texts[:3], "the wrong one")]
+        answers = [
+            GeneratedAnswer(tokenizer.decode(ids_of(text), skip_special_tokens=True), ids_of(text).tolist(), "stop")
+            for text in written
+        ]
+        monkeypatch.setattr(evaluate_module, "generation_cases", lambda *_: cases)
+        monkeypatch.setattr(evaluate_module, "generate", lambda *_, **__: answers)
+        config = EvaluationConfig(metrics=["exact_match", "f1", "chrf", "json_valid"], samples=0)
+        found = evaluate(
+            model, TASK, build_store(tokenizer, (12, 5, 30, 8)), tokenizer, config=config, generation=GenerationConfig(),
+            pad_token_id=0,
+        )  # fmt: skip
+        return {name: value for name, value in found.metrics.items() if name != "eval_loss"}
+
+    def ids_of(text: str) -> np.ndarray:
+        return np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    plain = scores("", "")
+    assert plain["eval_exact_match"] == 0.75
+    assert plain["eval_json_valid"] == 0.25
+    assert scores("[THINK]hm[/THINK]", "") == plain
+    assert scores("", "<think>so</think>") == plain
+    assert scores("<think>{}</think>", "[THINK]{}[/THINK]\n") == plain
