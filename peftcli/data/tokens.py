@@ -142,6 +142,12 @@ class Codec:
         return [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.content.strip()]
 
     @cached_property
+    def end_text(self) -> str | None:
+        """How the end token is spelled, where it is a token that stands for itself."""
+        token = None if self.eos_id is None else self._tokenizer.get_added_tokens_decoder().get(self.eos_id)
+        return None if token is None or not token.content.strip() else token.content
+
+    @cached_property
     def stops(self) -> list[str]:
         """The texts of special tokens that may end an answer: any but one that only begins a text."""
         facts = self.facts

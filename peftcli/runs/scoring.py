@@ -72,9 +72,9 @@ def warnings_of(evaluation: EvaluationRecord) -> list[str]:
     found = []
     tuned, base = evaluation.answers_tuned, evaluation.answers_base
     if tuned.cut or base.cut:
-        of_base = f" ({base.cut:,} of the base's)" if evaluation.base else ""
+        whose = f"of the tuned model ({base.cut:,} of the base's)" if evaluation.base else "of the model"
         found.append(
-            f"{tuned.cut:,} of {tuned.count:,} answers of the tuned model{of_base} were cut at "
+            f"{tuned.cut:,} of {tuned.count:,} answers {whose} were cut at "
             f"{evaluation.answer_budget} new tokens and count as they are; raise generation.max_new_tokens"
         )
     if evaluation.leaked_rows:

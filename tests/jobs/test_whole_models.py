@@ -102,6 +102,43 @@ def test_prompts_of_a_merged_model_look_as_in_training(tmp_path: Path, capsys: p
     assert asked(capsys, "generate", tmp_path / "merged", *short) != run
 
 
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_named_templates_go_from_the_base_to_the_merged_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One for conversations, one for those with tools: trained, asked and merged by the one that fits the row."""
+    base = copy_of_the_base(tmp_path / "base")
+    plain = transformers.AutoTokenizer.from_pretrained(base).chat_template
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    document = json.loads((base / "tokenizer_config.json").read_text())
+    with_tools = "{{ '<|system|>tools: ' ~ tools | tojson }}" + plain
+    named = [{"name": "default", "template": plain}, {"name": "tool_use", "template": with_tools}]
+    (base / "tokenizer_config.json").write_text(json.dumps(document | {"chat_template": named}))
+    rows = [{**row, "tools": TOOLS} if number % 2 else row for number, row in enumerate(chats())]
+    recipe = write_recipe(tmp_path, rows, str(base))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    shown = asked(capsys, "data", recipe, "--rows", 30)["rows"]
+    assert {"tools:" in "".join(span["text"] for span in row["spans"]) for row in shown} == {False, True}
+    for row in shown:
+        given = rows[int(row["origin"].rsplit(":", 1)[1]) - 1]
+        assert row["input_ids"] == tokenizer.apply_chat_template(
+            given["messages"], tools=given.get("tools"), return_dict=False
+        )
+    peftcli.train(recipe, output=tmp_path / "run")
+    assert peft(["merge", str(tmp_path / "run"), "--output", str(tmp_path / "merged"), "--quiet"]) == 0
+    merged = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert merged.chat_template == tokenizer.chat_template == {"default": plain, "tool_use": with_tools}
+    asks = [{"messages": chats()[0]["messages"][:1], **more} for more in ({}, {"tools": TOOLS})]
+    (tmp_path / "asks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asks))
+    both = [
+        asked(capsys, "generate", tmp_path / name, "--input", tmp_path / "asks.jsonl") for name in ("run", "merged")
+    ]
+    assert both[0] == both[1]
+    assert len({row["answer"] for row in both[0]["answers"]}) == 2
+
+
 def test_a_published_model_is_scored_alone(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(capsys, "evaluate", work / "base", work / "r.yaml")
     assert (found["base"], found["differences"]) == ({}, {})

@@ -15,8 +15,11 @@ def encode_texts(codec: Codec, rows: Sequence[TextRow], settings: EncodeSettings
     prefix = codec.prefix
     out = EncodedRows(kept=list(range(len(rows))))
     ids, lengths = out.ids, out.lengths
-    for encoded in codec.encode([row.text for row in rows]):
-        if end and encoded[-1:] == end:
+    spelled = codec.end_text if end else None
+    for row, encoded in zip(rows, codec.encode([row.text for row in rows]), strict=True):
+        # white space after it, a last line's end above all, makes it no other text
+        doubled = encoded[-1:] == end or (spelled and end[0] in encoded and row.text.rstrip().endswith(spelled))
+        if end and doubled:
             out.hits.append(RowHit("doubled-end", len(lengths), "the text ends with the end token and gets another"))
         whole = [*prefix, *encoded, *end]
         ids.extend(whole)
