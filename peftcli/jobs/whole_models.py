@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.storage import FORMAT, read_own, require_base
-from peftcli.errors import HubError, ModelError, RecipeError
+from peftcli.errors import HubError, MemoryLimitError, ModelError, RecipeError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import base_of, model_option_named
 from peftcli.jobs.opening import OpenModel, open_adapter, require_rows, settle
@@ -21,7 +21,11 @@ from peftcli.models.companions import same_vocabulary
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import load_config, load_model, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
+from peftcli.planning.plan import total_memory_bytes
+from peftcli.planning.sizes import size_text
 from peftcli.runs.locating import Location, holds_a_model, locate_model
+
+_OTHER_COPY = "--model BASE names another copy"
 
 
 def open_to_answer(path: str | Path, *, base: str | None = None, with_base: bool = False) -> OpenModel:
@@ -63,16 +67,30 @@ def _with_base(opened: OpenModel, *, say: Callable[[str], None] | None = None) -
     without it that is an error."""
     location = opened.location
     try:
+        _require_room_for_two(opened)
         with model_option_named(location):
             source = base_of(location)
             tokenizer, base = load_tokenizer(source), _load(opened, source)
-    except (HubError, ModelError) as error:
+    except (HubError, ModelError, MemoryLimitError) as error:
         if say is None or location.told:
             raise
-        say(f"warning: the model is scored without its base: {error.message}; --model BASE names another copy")
+        fix = f"; {_OTHER_COPY}" if not isinstance(error, MemoryLimitError) else ""
+        say(f"warning: the model is scored without its base: {error.message}{fix}")
         return opened
     _require_its_base(opened, base, tokenizer, source)
     return replace(opened, base=base)
+
+
+def _require_room_for_two(opened: OpenModel) -> None:
+    """Raises `MemoryLimitError` where the base beside the model cannot fit, before the system ends who asked for it."""
+    needed = 2 * sum(parameter.numel() * parameter.element_size() for parameter in opened.model.parameters())
+    there = total_memory_bytes(opened.device)
+    if needed > there:
+        raise MemoryLimitError(
+            f"the model and its base need {size_text(needed)} beside each other, there are {size_text(there)}",
+            where=str(opened.location.adapter),
+            fix="ask them one after the other: without --base, then the base's own folder",
+        )
 
 
 def _load(opened: OpenModel, source: BaseSource) -> nn.Module:

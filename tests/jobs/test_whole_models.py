@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import peftcli
 from peftcli.cli.entry import run as peft
+from peftcli.jobs import whole_models
 from peftcli.models.builtin import builtin_base
 
 RECIPE = """\
@@ -177,6 +178,25 @@ def test_the_base_of_a_merged_model_is_the_right_one_or_told(
     shown = capsys.readouterr()
     assert json.loads(shown.out)["base"] == {}
     assert "scored without its base: the model's base /nowhere/base is gone" in shown.err
+
+
+def test_two_models_that_do_not_fit_beside_each_other(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before the second is loaded; scores of the model alone are still to be had."""
+    size = sum(tensor.numel() * 4 for tensor in load_file(work / "merged" / "model.safetensors").values())
+    for there, fits in ((2 * size + 1_000_000, True), (2 * size - 1_000_000, False)):
+        monkeypatch.setattr(whole_models, "total_memory_bytes", lambda _device, there=there: there)
+        code = peft(["generate", str(work / "merged"), "--prompt", "hi", "--base"])
+        shown = capsys.readouterr()
+        assert code == (0 if fits else 9)
+        assert ("beside each other" in shown.err) is not fits
+    assert peft(["evaluate", str(work / "merged"), str(work / "r.yaml"), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["base"] == {}
+    assert "scored without its base: the model and its base need" in shown.err
+    told = asked(capsys, "evaluate", work / "merged", work / "r.yaml", "--model", work / "base", code=9)
+    assert "beside each other" in json.dumps(told)
 
 
 def test_a_base_of_another_vocabulary_is_none(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
