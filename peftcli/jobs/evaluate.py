@@ -55,6 +55,8 @@ def evaluate_adapter(
     """Scores base and tuned model on the evaluation rows of the run's recipe, or of another one."""
     opened = open_to_score(path, base=base, say=say)
     loaded = load_recipe(Path(recipe), overrides) if recipe is not None else run_recipe(opened.location, overrides)
+    for warning in loaded.warnings:
+        tell(f"warning: {warning}")
     _require_its_task(opened, loaded)
     task = _task_of(opened, loaded)
     store, facts = evaluation_rows(loaded, opened, task)

@@ -12,12 +12,14 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.markdown import code, table
 from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.scores import LOSS, Score, metric_label, scores
+from peftcli.reports.settings import parted_settings
 from peftcli.reports.verdict import judge
 from peftcli.reports.visible import clipped
 
 MAX_RUNS = 24
 """More runs side by side are not readable."""
 _MAX_METRICS = 16
+_MAX_SETTINGS = 40
 MAX_NAME = 60
 """Characters of a run's name in a comparison."""
 
@@ -142,9 +144,16 @@ def render_comparison_markdown(runs: Sequence[RunFacts]) -> str:
             *([warning] if (warning := caveat(runs)) else []),
             table(heads, results),
             table(["Run", *(column.title for column in COSTS)], costs),
+            *_differences(runs, names),
             MARKDOWN_MARK + "\n",
         ]
     )
+
+
+def _differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[str]:
+    differing, _ = parted_settings(runs)
+    rows = [[code(key), *(code(value, MAX_NAME) for value in values)] for key, values in differing[:_MAX_SETTINGS]]
+    return [table(["Setting", *(code(name) for name in names)], rows)] if rows else []
 
 
 def _cell(score: Score | None, *, is_best: bool) -> str:

@@ -23,18 +23,18 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.plots.curves import Curve, curve_chart
 from peftcli.reports.plots.frame import Figure
 from peftcli.reports.scores import Score, metric_label, scores
-from peftcli.reports.sections.parts import Amount, Section, bound, flatten
+from peftcli.reports.sections.parts import Amount, Section, bound
 from peftcli.reports.series import Point
+from peftcli.reports.settings import Lines, parted_settings
 from peftcli.reports.smoothing import smooth
 from peftcli.reports.style import run_style
 from peftcli.reports.templating import render
 from peftcli.reports.verdict import judge
-from peftcli.reports.visible import clipped, short_path
+from peftcli.reports.visible import clipped
 
 _METRIC_CHARTS = 4
-_SETTINGS_SHOWN = 80
+_SHOWN = 80
 _MAX_VALUE = 120
-_NOT_SETTINGS = ("name", "output", "seed", "version")
 
 
 @dataclass(frozen=True)
@@ -193,32 +193,12 @@ def _overlay(
 
 
 def _settings_section(runs: Sequence[RunFacts], names: Sequence[str]) -> Section | None:
-    columns = [dict(_settings(run)) for run in runs]
-    keys = list(dict.fromkeys(key for column in columns for key in column))
-    # as text: 1 and 1.0 are one setting, and what is missing differs from what is null
-    differing = [key for key in keys if len({column.get(key) for column in columns}) > 1]
-    alike = [key for key in keys if key not in differing]
+    differing, alike = parted_settings(runs)
 
-    def lines(chosen: Sequence[str]) -> list[tuple[str, list[str]]]:
+    def lines(part: Lines) -> Lines:
         return [
-            (clipped(key, MAX_NAME), [clipped(column.get(key, numbers.MISSING), _MAX_VALUE) for column in columns])
-            for key in chosen[:_SETTINGS_SHOWN]
+            (clipped(key, MAX_NAME), [clipped(value, _MAX_VALUE) for value in values]) for key, values in part[:_SHOWN]
         ]
 
     facts = Settings(list(names), lines(differing), lines(alike), f"{len(alike)} alike")
-    return Section("settings", "Differences", "comparison/settings.jinja", facts) if keys else None
-
-
-def _settings(run: RunFacts) -> list[tuple[str, str]]:
-    record = run.record
-    own = {
-        "method": record.method,
-        "base": short_path(record.base),
-        "seed": str(record.seed),
-        "peftcli": record.version,
-    }
-    if record.learning_rate is not None:
-        own["learning_rate"] = f"{record.learning_rate:.3g}"
-    # what the recipe says, with how the rest was resolved after it
-    recipe = {key: value for key, value in record.recipe.items() if key not in _NOT_SETTINGS}
-    return [*own.items(), *flatten(recipe), *flatten(record.settings), *flatten(record.environment, "environment.")]
+    return Section("settings", "Differences", "comparison/settings.jinja", facts) if differing or alike else None

@@ -65,6 +65,9 @@ def test_a_terminal_that_hangs_up_saves_and_goes_on(recipe: Path, whole: Path, t
     assert code == 128 + signal.SIGHUP, text
     assert "stopped by SIGHUP after step 2" in text
     assert status(folder) == "interrupted"
+    spent = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seconds"]
+    assert 0 < spent["training"] < spent["total"], "the time of the steps that it took"
+    assert spent["startup"] > 0
     assert sorted(losses(folder)) == [1, 2]
     assert in_a_fork(["resume", str(folder), "--quiet"])[0] == 0
     require_whole(folder, whole, "SIGHUP")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from peftcli.data.facts import histogram_of
 from peftcli.reports import numbers
 from peftcli.reports.difference import redline
+from peftcli.reports.plots.bars import histogram
 from peftcli.reports.plots.curves import Curve, curve_chart
 from peftcli.reports.plots.grid import cells
 from peftcli.reports.plots.scale import Scale, cover, cover_log, round_ticks
@@ -67,6 +70,27 @@ def test_a_chart_places_its_points():
     drawn = curve_chart("loss", "Loss", "d", [curve]).drawing
     assert re.findall(r'<circle cx="([\d.]+)%" cy="([\d.]+)%"', drawn)[1] == ("50.000", "50.000")
     assert "Loss" in curve_chart("one", "Loss", "d", [Curve("loss", "train", [(5, 1.0)])]).drawing
+
+
+def test_a_logarithmic_scale_says_so():
+    falling = Curve("loss", "train", [(step, 10.0 ** -(step / 20)) for step in range(100)])
+    level = Curve("loss", "train", [(step, 2.0 + step / 100) for step in range(100)])
+    assert curve_chart("loss", "Loss", "d", [falling]).note == "logarithmic scale"
+    assert curve_chart("loss", "Loss", "d", [falling], note="smoothed").note == "smoothed; logarithmic scale"
+    assert curve_chart("loss", "Loss", "d", [level]).note is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(3, 8), (10, 45), (7, 70), (1, 1000)])
+def test_bins_of_a_histogram_hold_as_many_numbers_as_they_are_wide(low, high):
+    """Ranges that do not divide by the number of bins: none is of one whole number beside one of two."""
+    bins = histogram_of(np.arange(low, high + 1))
+    assert [count for _, _, count in bins] == [end - start for start, end, _ in bins]
+    assert len({end - start for start, end, _ in bins[:-1]}) <= 1
+    drawn = histogram("lengths", "Lengths", "d", bins, "tokens")
+    widths = [float(each) for each in re.findall(r'<rect x="[^"]*" y="[^"]*" width="([\d.]+)%"', str(drawn))]
+    assert len(widths) == len(bins)
+    per_number = [width / (end - start) for width, (start, end, _) in zip(widths, bins, strict=True)]
+    assert per_number == pytest.approx([per_number[0]] * len(bins), rel=0.02)
 
 
 def test_blocks_and_modules_come_out_of_names():
