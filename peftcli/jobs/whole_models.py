@@ -21,7 +21,7 @@ from peftcli.models.companions import same_vocabulary
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import load_config, load_model, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
-from peftcli.planning.plan import total_memory_bytes
+from peftcli.planning.fit import total_memory_bytes
 from peftcli.planning.sizes import size_text
 from peftcli.runs.locating import Location, holds_a_model, locate_model
 
