@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peftcli.models.storage import packed_modules, storage_of, was_transposed
+from peftcli.models.storage import logical_numel, packed_modules, storage_of, was_transposed
 from peftcli.models.weights import is_linear, weight_view
 
 _MARKS = ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
@@ -99,3 +99,14 @@ def storage_name(model: nn.Module) -> str | None:
         rows, columns = storage_of(module).shape(module)
         counts[storage_of(module).name] = counts.get(storage_of(module).name, 0) + rows * columns
     return max(counts, key=lambda name: counts[name], default=None)
+
+
+def packed_share(model: nn.Module) -> float:
+    """Share of a model's weights that are packed, shared ones counted once."""
+    sizes: dict[int, tuple[int, bool]] = {}
+    for module in model.modules():
+        packed = storage_of(module).is_packed
+        for name, parameter in module.named_parameters(recurse=False):
+            sizes[id(parameter)] = (logical_numel(module, name, parameter), packed and name == "weight")
+    total = sum(count for count, _ in sizes.values())
+    return sum(count for count, packed in sizes.values() if packed) / max(1, total)

@@ -28,7 +28,7 @@ from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
 from peftcli.models.companions import check_vocabulary
-from peftcli.models.dequantized import storage_name
+from peftcli.models.dequantized import packed_share, storage_name
 from peftcli.models.device import before_start, has_bf16
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
@@ -47,6 +47,9 @@ from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.base import Task
 from peftcli.training.optimizers import require_device
 from peftcli.training.seeding import stream_seed
+
+LEAST_PACKED = 0.5
+"""Share of the weights of which a quantized base that packs fewer is told."""
 
 
 @dataclass(frozen=True)
@@ -425,6 +428,11 @@ def _warnings(
     loaded: LoadedRecipe, skeleton: nn.Module, resolved: Resolved, added: int, *, validated: bool
 ) -> list[str]:
     recipe, found = loaded.recipe, []
+    if resolved.quantization and (share := packed_share(skeleton)) < LEAST_PACKED:
+        found.append(
+            f"{share:.0%} of the base's weights are stored as {resolved.quantization}: fused experts, embeddings and heads "
+            f"stay in {resolved.dtype}"
+        )
     context = context_length(skeleton)
     if context is not None and recipe.data.max_length + added > context:
         length = f"data.max_length {recipe.data.max_length}" + (f" and {added} virtual tokens" if added else "")

@@ -21,12 +21,13 @@ from peftcli.adapters.surgery import adapter_of
 from peftcli.adapters.updates import update_norms
 from peftcli.errors import AdapterError, AdapterWarning, MergeError, ModelError
 from peftcli.jobs.merge import merge_adapter
-from peftcli.models.dequantized import dequantize, is_quantized, storage_name
+from peftcli.models.dequantized import dequantize, is_quantized, packed_share, storage_name
 from peftcli.models.load import load_model, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.storage import keep_layouts, planned_bytes, storage_of
 from peftcli.models.stored import original_weight
 from peftcli.models.weights import is_linear, stored_bytes, weight_view
+from peftcli.planning.plan import LEAST_PACKED
 from peftcli.testing.case import inputs_for, logits, loss_of
 from peftcli.testing.families import VOCAB, tiny_model
 from peftcli.testing.storages import STORAGES, quantized_model
@@ -100,6 +101,13 @@ def test_a_skeleton_knows_what_will_be_packed(storage: str, tmp_path: Path) -> N
     assert stored_bytes(skeleton, torch.float32) == stored_bytes(model, torch.float32)
     section = {"type": "lora", "r": 4}
     assert adapters.attach(skeleton, section).total == adapters.attach(model, section).total
+
+
+def test_fused_experts_are_not_packed_and_that_is_known(tmp_path: Path) -> None:
+    skeleton = meta_model(saved(tiny_model("mixtral"), tmp_path / "base"), quantization="nf4")
+    packed = sum(p.numel() for m in skeleton.modules() if storage_of(m).is_packed for p in [m.weight])
+    assert packed_share(skeleton) == pytest.approx(packed / sum(p.numel() for p in skeleton.parameters()))
+    assert packed_share(skeleton) < LEAST_PACKED
 
 
 def test_evaluation_never_repacks_the_weights() -> None:
