@@ -42,6 +42,14 @@ def encode_messages(
     return ids
 
 
+def prompt_text(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """A conversation with the opening of the next answer, as the chat template writes it.
+
+    Raises `ModelError` where there is no chat template or it fails, `DataError` where it refuses the conversation.
+    """
+    return _render(tokenizer, list(messages), None, prompt=True)
+
+
 def encode_prompt(
     tokenizer: Any,
     prompt: str | Sequence[Message],

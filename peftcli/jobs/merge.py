@@ -64,7 +64,7 @@ from peftcli.planning.plan import resolve_device
 from peftcli.planning.sizes import parse_size
 from peftcli.runs.writing_notes import CHAT, read_notes
 
-__all__ = ["MergeReport", "merge_adapter", "merge_text"]
+__all__ = ["MergeReport", "answer_stops", "merge_adapter", "merge_text"]
 
 LEAST_SHARE = 0.9
 """A merge that keeps less of the adapter's effect, on the logits or on the weights together, fails."""
@@ -143,7 +143,7 @@ def merge_adapter(
         if (origin := origin_document(opened)) is not None:
             staging.write_json(OWN_NAME, origin)
         settings = read_notes(opened.location.adapter).generation.as_generation_config()
-        write_generation_config(staging, opened.source, opened.model, _stops(opened), settings)
+        write_generation_config(staging, opened.source, opened.model, answer_stops(opened), settings)
         carried = write_model(staging, opened.model, opened.source, changes, shard_bytes)
         compared = _compare(output, staging, opened, changes, answers, seen, survival, written)
         names = tuple(sorted(staging.files))
@@ -226,7 +226,7 @@ def _writes_text(opened: OpenModel) -> bool:
     return opened.auto_class in WRITING
 
 
-def _stops(opened: OpenModel) -> list[int]:
+def answer_stops(opened: OpenModel) -> list[int]:
     """Every token that ends an answer; the template's only where the adapter was trained through it, as its notes say,
     or as it seems where it brings a tokenizer of its own."""
     adapter = opened.location.adapter

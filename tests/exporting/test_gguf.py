@@ -1,0 +1,42 @@
+"""GGUF files are read by llama.cpp, and it answers as we do and not as the base does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from export_bases import FAMILIES, make_adapter, make_base
+
+from peftcli.errors import AdapterError, CheckFailed
+from peftcli.exporting.answers import TEXTS
+from peftcli.exporting.export import ExportReport, export_adapter
+from peftcli.exporting.gguf import layouts, llama_cpp
+
+pytest.importorskip("gguf")
+needs_llama_cpp = pytest.mark.skipif(not llama_cpp.is_here(), reason="llama.cpp (xllamacpp) is not installed")
+LORA = {"type": "lora", "r": 4, "lora_alpha": 6}
+SOME = {**LORA, "use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 3}}
+
+
+def require_proven(report: ExportReport) -> None:
+    assert f"{len(TEXTS)} of {len(TEXTS)} greedy answers equal" in report.proof, report.proof
+    assert "of them are not the base's" in report.proof, report.proof
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("merged", [False, True])
+def test_builtin(tmp_path: Path, merged: bool) -> None:
+    adapter = make_adapter("builtin:tiny", tmp_path / "adapter", SOME)
+    report = export_adapter(adapter, to="gguf", output=tmp_path / "out", merged=merged)
+    assert report.files == ("model.gguf" if merged else "adapter.gguf",)
+    require_proven(report)
+
+
+@needs_llama_cpp
+@pytest.mark.slow
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(tmp_path: Path, family: str, merged: bool) -> None:
+    base = make_base(family, tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter", LORA)
+    require_proven(export_adapter(adapter, to="gguf", output=tmp_path / "out", merged=merged))
