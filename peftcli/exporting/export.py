@@ -14,7 +14,7 @@ import torch
 from peftcli import files
 from peftcli.adapters.storage import load
 from peftcli.adapters.surgery import adapter_of
-from peftcli.errors import CheckFailed, DeviceError, Fault, RecipeError, StorageError
+from peftcli.errors import CheckFailed, DeviceError, RecipeError, StorageError
 from peftcli.exporting import hugging_face, mlx, ollama
 from peftcli.exporting.answers import SLACK, TEXTS, OwnAnswers, differs_from_base, own_answers, require_same
 from peftcli.exporting.gguf import adapter as gguf_adapter
@@ -143,8 +143,9 @@ class _Export:
         difference = float((probe(plain) - tuned).abs().max())
         if not difference <= _PROBE_TOLERANCE * max(1.0, float(tuned.abs().max())):
             raise CheckFailed(
-                "the files written for mlx-lm give other logits; nothing was written",
-                faults=[Fault(f"read again by its rules they differ by {difference:.3g}", where=self.where)],
+                f"read again by mlx-lm's rules the files give logits that differ by {difference:.3g}; nothing was written",
+                where=self.where,
+                fix="report this",
             )
         return f"not run: mlx-lm; read again by its rules, logits differ by {difference:.2g} at most"
 
@@ -218,8 +219,10 @@ class _Export:
             ours = list(self.opened.tokenizer(text).input_ids)
             if ours != theirs:
                 raise CheckFailed(
-                    "llama.cpp cuts text into other tokens; nothing was written",
-                    faults=[Fault(f"of {text!r} it makes {theirs[:12]}, here it is {ours[:12]}", where=self.where)],
+                    f"llama.cpp cuts text into other tokens ({text!r}: {theirs[:8]} there, {ours[:8]} here); "
+                    "nothing was written",
+                    where=self.where,
+                    fix="export the adapter alone",
                 )
 
 

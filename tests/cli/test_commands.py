@@ -26,7 +26,6 @@ CONTRACT = """
     reproduce methods explain schema doctor
 """.split()  # noqa: SIM905  a table of names reads better as text
 LATER = {
-    "export": ["x", "--to", "gguf", "--output", "o"],
     "combine": ["a", "b", "--weights", "1,1", "--how", "ties", "--output", "o"],
     "compare": ["r.yaml", "--methods", "lora"],
 }
@@ -82,7 +81,7 @@ FLAGS = {
     "generate": "--prompt --input --output --base --model --set",
     "chat": "--base --model --set",
     "merge": "--output --dtype --max-shard-size --model",
-    "export": "--to --output --model",
+    "export": "--to --output --merged --type --model",
     "convert": "--to --r --output --model",
     "combine": "--weights --how --output",
     "inspect": "--model",

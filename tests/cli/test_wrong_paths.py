@@ -30,6 +30,7 @@ RUN: dict[str, Call] = {
     "generate": lambda path: ["generate", path, "--prompt", "hi"],
     "chat": lambda path: ["chat", path],
     "merge": lambda path: ["merge", path, "--output", "made"],
+    "export": lambda path: ["export", path, "--to", "peft", "--output", "made"],
     "convert": lambda path: ["convert", path, "--to", "lora", "--output", "made"],
     "inspect": lambda path: ["inspect", path],
     "diff": lambda path: ["diff", path, path],
@@ -39,7 +40,7 @@ RUN: dict[str, Call] = {
 EITHER: dict[str, Call] = {"lock": lambda path: ["lock", path], "reproduce": lambda path: ["reproduce", path]}
 RESUME: dict[str, Call] = {"resume": lambda path: ["resume", path]}
 WITHOUT_A_PATH = {"init", "methods", "explain", "schema", "doctor"}
-LATER = {"export", "combine", "compare"}
+LATER = {"combine", "compare"}
 
 NEITHER = "this is neither a run nor an adapter"
 AS_A_RUN = {

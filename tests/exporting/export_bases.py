@@ -101,7 +101,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Tokens]] = {
         {"query_pre_attn_scalar": 32, "sliding_window": 32, "num_hidden_layers": 6},
         lambda folder: by_pieces(folder, prefix=False),
     ),
-    "phi3": ("phi3", {"sliding_window": None}, lambda folder: by_bytes(folder, "gpt-2")),
+    "phi3": ("phi3", {"sliding_window": None, "head_dim": 16}, lambda folder: by_bytes(folder, "gpt-2")),
 }
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from export_bases import FAMILIES, make_adapter, make_base
 
-from peftcli.errors import AdapterError, CheckFailed
 from peftcli.exporting.answers import TEXTS
 from peftcli.exporting.export import ExportReport, export_adapter
-from peftcli.exporting.gguf import layouts, llama_cpp
+from peftcli.exporting.gguf import llama_cpp
 
 pytest.importorskip("gguf")
 needs_llama_cpp = pytest.mark.skipif(not llama_cpp.is_here(), reason="llama.cpp (xllamacpp) is not installed")

@@ -109,7 +109,7 @@ USES: dict[str, list[str]] = {
     "generate": ["generate run --prompt {evil} --set generation.max_new_tokens=2"],
     "chat": ["chat run"],
     "merge": ["merge run --output {evil}m"],
-    "export": ["export run"],
+    "export": ["export run --to peft --output {evil}e", "export run --to {evil} --output e"],
     "convert": ["convert run/adapter --to lora --output c"],
     "combine": ["combine run run"],
     "inspect": ["inspect run", "inspect run/adapter", "inspect {evil}", "inspect base{evil}"],

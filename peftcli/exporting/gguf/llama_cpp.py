@@ -83,6 +83,7 @@ def _server(model: str, adapter: str | None, context: int) -> Any:
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, 0
     # as exact as it can: no half-precision cache
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = 0
     with contextlib.suppress(AttributeError):
         params.no_extra_bufts = True
     if adapter is not None:
