@@ -30,11 +30,13 @@ from peftcli.jobs.opening import OpenModel
 from peftcli.jobs.whole_models import open_to_answer
 from peftcli.models.load import load_config, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
-from peftcli.runs.locating import holds_a_model
+from peftcli.runs.locating import holds_a_model, no_run
 
 TARGETS = ("peft", "gguf", "ollama", "mlx")
 _LATER = ("adapterhub",)
 _GGUF = ("gguf", "ollama")
+_ADAPTERS = ("peft", "mlx")
+"""Formats of an adapter alone."""
 _MERGED = "merged"
 _LARGEST_TRIAL_BYTES = 4 << 30
 """A base up to this size is written for llama.cpp too, to try an adapter beside it."""
@@ -77,6 +79,8 @@ def export_adapter(
     """
     path, output = Path(path).expanduser(), Path(output)
     whole = holds_a_model(path)
+    if whole and to in _ADAPTERS:
+        raise no_run(path)
     _check(to, merged=merged or whole, kind=kind)
     if output.exists():
         raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
