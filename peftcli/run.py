@@ -32,6 +32,7 @@ from peftcli.runs.gates import require_met
 from peftcli.runs.locking import locked_run, require_locked_weights
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.runs.place import require_free, run_place
+from peftcli.runs.row_scores import write_row_scores
 from peftcli.runs.scoring import updates_of
 from peftcli.runs.seeds import of_seed, run_seeds
 from peftcli.streams import tell
@@ -162,6 +163,7 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         with signals.finishing():
             draft.write_adapter()
             draft.write_predictions()
+            write_row_scores(draft.folder, draft.scores.base, draft.scores.tuned)
             draft.write_lock()
             record = draft.write_record("completed")
         draft.late_signal = signals.late

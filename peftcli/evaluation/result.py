@@ -167,11 +167,12 @@ def compare(base: Evaluation, tuned: Evaluation) -> dict[str, Difference]:
                 f"{name} cannot be compared: base and tuned model were scored on different rows",
                 fix="evaluate both on the same data with the same `evaluation.rows`",
             )
-    found = {name: _difference(base.tables[name], tuned.tables[name]) for name in common}
+    found = {name: difference(base.tables[name], tuned.tables[name]) for name in common}
     return {name: each for name, each in found.items() if np.isfinite([each.delta, each.lo, each.hi]).all()}
 
 
-def _difference(base: Table, tuned: Table) -> Difference:
+def difference(base: Table, tuned: Table) -> Difference:
+    """`tuned` minus `base` in one metric on the same rows."""
     if is_binary(base.numbers) and is_binary(tuned.numbers):
         return _of_rows(base, tuned)
     lo, hi = interval(tuned.resampled() - base.resampled())

@@ -93,8 +93,9 @@ class Settings:
     alike_title: str
 
 
-def render_comparison_html(runs: Sequence[RunFacts]) -> str:
-    """One page for up to `MAX_RUNS` runs; raises `ValueError` for none."""
+def render_comparison_html(runs: Sequence[RunFacts], first: Sequence[Section] = (), told: str | None = None) -> str:
+    """One page for up to `MAX_RUNS` runs, with the sections `first` before the others; `told` is its sentence in place of
+    the one that is made from the runs. Raises `ValueError` for none."""
     if not runs:
         raise ValueError("a comparison needs at least one run")
     # cut here once: curves, tables and styles all go by the same runs
@@ -104,9 +105,9 @@ def render_comparison_html(runs: Sequence[RunFacts]) -> str:
     return render(
         "comparison.jinja",
         count=len(runs),
-        summary=summary(runs, names),
+        summary=told or summary(runs, names),
         caveat=caveat(runs),
-        sections=[section for section in built if section is not None],
+        sections=[*first, *(section for section in built if section is not None)],
     )
 
 

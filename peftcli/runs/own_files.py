@@ -29,6 +29,8 @@ PREDICTIONS_NAME = "predictions.jsonl"
 """What the tuned model says of validation rows that have labels."""
 FINDINGS_NAME = "findings.jsonl"
 """What the data doctor found, one finding a line, in the run's `data/`."""
+SCORES_NAME = "scores.safetensors"
+"""What each validation row scored, in the run's `data/`."""
 BATCH_PREFIX = "batch-step-"
 """How the files of batches that broke a run's numbers begin."""
 _STATUS = ("completed", "interrupted", "failed")
@@ -44,7 +46,7 @@ _RESOLVED_KEYS = frozenset(
 _TEMPORARY = rf"{re.escape(files.TEMPORARY_PREFIX)}[^/]+-\d+-[0-9a-f]{{8}}"
 _BY_RUNS = re.compile(
     r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|predictions\.jsonl|report\.(html|md)"
-    rf"|data/({re.escape(FINDINGS_NAME)}|stream\.jsonl|{BATCH_PREFIX}\d{{8}}\.jsonl)"
+    rf"|data/({re.escape(FINDINGS_NAME)}|{re.escape(SCORES_NAME)}|stream\.jsonl|{BATCH_PREFIX}\d{{8}}\.jsonl)"
     r"|checkpoints/step-\d{8}/((adapter|optimizer|best)\.safetensors|state\.json|manifest\.json)"
     rf"|((adapter|data|checkpoints)/)?{_TEMPORARY}(/.+)?"
 )

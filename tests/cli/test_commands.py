@@ -27,7 +27,6 @@ CONTRACT = """
 """.split()  # noqa: SIM905  a table of names reads better as text
 LATER = {
     "combine": ["a", "b", "--weights", "1,1", "--how", "ties", "--output", "o"],
-    "compare": ["r.yaml", "--methods", "lora"],
 }
 SHORT = "model: builtin:tiny\ndata: builtin:support\nmethod: lora\n"
 
@@ -86,7 +85,7 @@ FLAGS = {
     "combine": "--weights --how --output",
     "inspect": "--model",
     "diff": "",
-    "compare": "--methods --seeds --budget --tune --set",
+    "compare": "--methods --vary --seeds --budget --tune --output --set",
     "reproduce": "--steps --strict --junit",
     "doctor": "--clear-cache",
 }

@@ -23,6 +23,7 @@ RECIPE: dict[str, Call] = {
     "validate": lambda path: ["validate", path],
     "plan": lambda path: ["plan", path],
     "data": lambda path: ["data", path],
+    "compare": lambda path: ["compare", path, "--methods", "lora,ia3", "--output", "made"],
     "train": lambda path: ["train", path, "--output", "made"],
 }
 RUN: dict[str, Call] = {
@@ -40,7 +41,7 @@ RUN: dict[str, Call] = {
 EITHER: dict[str, Call] = {"lock": lambda path: ["lock", path], "reproduce": lambda path: ["reproduce", path]}
 RESUME: dict[str, Call] = {"resume": lambda path: ["resume", path]}
 WITHOUT_A_PATH = {"init", "methods", "explain", "schema", "doctor"}
-LATER = {"combine", "compare"}
+LATER = {"combine"}
 
 NEITHER = "this is neither a run nor an adapter"
 AS_A_RUN = {

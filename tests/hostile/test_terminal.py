@@ -115,7 +115,7 @@ USES: dict[str, list[str]] = {
     "inspect": ["inspect run", "inspect run/adapter", "inspect {evil}", "inspect base{evil}"],
     "diff": ["diff run run/adapter", "diff run {evil}"],
     "report": ["report run"],
-    "compare": ["compare r.yaml"],
+    "compare": ["compare r.yaml", "compare r.yaml --methods lora,{evil}"],
     "lock": ["lock r.yaml"],
     "reproduce": ["reproduce r.yaml", "reproduce run/recipe.lock"],
     "methods": ["methods {evil}"],

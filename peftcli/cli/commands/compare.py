@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from peftcli.cli.later import not_yet
-from peftcli.cli.output import AsJson, Quiet, RecipePath, Set
+from peftcli.cli.output import AsJson, Quiet, RecipePath, Set, say, show
 
 
 def command(
     recipe: RecipePath,
-    methods: Annotated[str, typer.Option("--methods", metavar="A,B,...", help="Methods to compare.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method.")] = 1,
-    budget: Annotated[str | None, typer.Option("--budget", help="For each run: 200steps, 10min or 1Mtokens.")] = None,
-    tune: Annotated[int, typer.Option("--tune", min=0, help="Trials of the learning rate for each method.")] = 0,
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="A,B,...", help="Methods to compare (default: the recipe's).")
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option("--vary", metavar="KEY=A,B", help="Values of a recipe key (repeatable).")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each.")] = 1,
+    budget: Annotated[str | None, typer.Option("--budget", help="For each run: 200steps or 1Mtokens.")] = None,
+    tune: Annotated[int, typer.Option("--tune", min=0, help="Not supported yet.", hidden=True)] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder (default: runs/NAME-compare).", show_default=False)
+    ] = None,
     overrides: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """The same data and budget across methods: quality, memory, time, size. Not supported yet.
+    """The same data and budget for several methods or settings: quality, memory, time, size.
 
-    Example:  peft compare quickstart.yaml --methods lora,bottleneck --budget 200steps
+    Example:  peft compare quickstart.yaml --methods lora,ia3 --budget 20steps
     """
-    not_yet("peft compare")
+    from peftcli.cli.later import not_yet
+    from peftcli.compare.job import compare, comparison_text
+
+    if tune:
+        not_yet("--tune")
+    found = compare(
+        recipe, methods=[name.strip() for name in methods.split(",")] if methods else (), vary=vary or (), seeds=seeds,
+        budget=budget, overrides=overrides or (), output=output, quiet=quiet, say=lambda line: say(line, quiet=quiet),
+    )  # fmt: skip
+    show(found.document, comparison_text(found), as_json=as_json)

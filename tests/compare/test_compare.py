@@ -1,0 +1,125 @@
+"""`peft compare` from the recipe to the recommended one: nothing is trained twice, whatever stops it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from peftcli.cli.entry import run as peft
+from peftcli.compare import session
+from peftcli.compare.job import compare
+from peftcli.errors import Interrupted, PeftcliError, RecipeError, StorageError
+from peftcli.recipe import load_recipe
+from peftcli.runs.row_scores import read_row_scores
+
+RECIPE = """
+model: builtin:tiny
+data: {train: {path: builtin:support, rows: 24}, validation: 6, max_length: 160}
+method: {type: lora, r: 2}
+training: {max_steps: 9, batch_size: 4, learning_rate: 2e-3}
+evaluation: {samples: 0, every: 2}
+threads: 1
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Members run in this process, which is warm; the commands are kept."""
+    given: list[list[str]] = []
+
+    def run_here(arguments: Sequence[str]) -> int:
+        given.append(list(arguments))
+        return peft(list(arguments))
+
+    monkeypatch.setattr(session, "run_command", run_here)
+    return given
+
+
+def test_files_and_figures_are_those_of_the_runs(recipe: Path, tmp_path: Path, commands: list[list[str]]) -> None:
+    folder = tmp_path / "out"
+    found = compare(recipe, methods=["lora", "ia3"], seeds=2, budget="3steps", output=folder)
+    assert len(commands) == 4
+    document = json.loads((folder / "compare.json").read_text())
+    assert document == json.loads(json.dumps(found.document))
+    for line in document["members"]:
+        record = json.loads((folder / line["run"] / "run.json").read_text())
+        assert (line["steps"], line["seed"]) == (3, record["seed"])
+        assert line["trainable"] == record["parameters"]["trainable"]
+        assert line["evaluation"]["tuned"] == record["evaluation"]["tuned"]
+        rows = read_row_scores(folder / line["run"], "tuned")["eval_loss"]
+        assert rows.value() == pytest.approx(record["evaluation"]["tuned"]["eval_loss"], rel=1e-6)
+    means = {
+        name: sum(line["evaluation"]["tuned"]["eval_loss"] for line in document["members"] if line["name"] == name) / 2
+        for name in ("lora", "ia3")
+    }
+    assert document["recommended"] == min(means, key=lambda name: means[name])
+    assert len(list(csv.DictReader((folder / "compare.csv").open()))) == 4
+    recommended = load_recipe(folder / "recommended.yaml").recipe
+    assert recommended.method.name == document["recommended"]
+    assert recommended.training.max_steps == 3
+    page = (folder / "report.html").read_text()
+    assert "Recommendation" in page
+    assert page.count('class="ring"') >= 3
+
+    compare(recipe, methods=["lora", "ia3"], seeds=2, budget="3steps", output=folder)
+    assert len(commands) == 4, "nothing was trained twice"
+    with pytest.raises(StorageError, match="another request"):
+        compare(recipe, methods=["lora", "bitfit"], seeds=2, budget="3steps", output=folder)
+
+
+def test_it_goes_on_where_it_was_stopped(
+    recipe: Path, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here = session.run_command
+
+    def stopped(arguments: Sequence[str]) -> int:
+        if len(commands) == 1:
+            raise Interrupted("stopped", signal_number=15)
+        return run_here(arguments)
+
+    monkeypatch.setattr(session, "run_command", stopped)
+    folder = tmp_path / "out"
+    wanted = {"methods": ["lora", "ia3", "bitfit"], "budget": "2steps", "output": folder}
+    with pytest.raises(Interrupted):
+        compare(recipe, **wanted)  # type: ignore[arg-type]
+    assert json.loads((folder / "compare.json").read_text())["recommended"] is None
+    monkeypatch.setattr(session, "run_command", run_here)
+    compare(recipe, **wanted)  # type: ignore[arg-type]
+    trained = [command[command.index("--output") + 1] for command in commands]
+    assert [Path(path).name for path in trained] == ["lora-seed-42", "ia3-seed-42", "bitfit-seed-42"]
+
+
+def test_a_member_that_fails_by_itself_is_told_and_the_others_compared(
+    recipe: Path, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here = session.run_command
+    monkeypatch.setattr(session, "run_command", lambda arguments: 9 if "ia3" in str(arguments) else run_here(arguments))
+    found = compare(recipe, methods=["lora", "ia3"], budget="2steps", output=tmp_path / "out")
+    assert [variant.name for variant in found.variants] == ["lora"]
+    failed = next(line for line in found.document["members"] if line["name"] == "ia3")
+    assert failed["evaluation"] is None
+    assert "exit code 9" in failed["failure"]
+    assert "ia3-seed-42 failed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_member_that_cannot_run_is_known_before_any_training(
+    recipe: Path, tmp_path: Path, commands: list[list[str]]
+) -> None:
+    with pytest.raises(PeftcliError) as raised:
+        compare(recipe, vary=["method.r=2,4", "data.max_length=160,7"], output=tmp_path / "out")
+    assert "max_length-7" in str(raised.value.render())
+    with pytest.raises(RecipeError, match="nope"):
+        compare(recipe, methods=["lora", "nope"], output=tmp_path / "out")
+    assert not commands
+    assert not (tmp_path / "out").exists()
