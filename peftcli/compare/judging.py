@@ -43,14 +43,14 @@ class Verdict:
     def _difference(self, other: Variant, found: Difference | None) -> str:
         if found is None:
             return f"{self.metric} {self._shown(other.value)}, not compared row by row"
+        # the best is never the worse one by its mean, whatever the rows say
+        low, high = sorted((found.lo, found.hi) if self.facts.better == "lower" else (-found.lo, -found.hi))
+        interval = f"95 %: {self._signed(low)} to {self._signed(high)}"
         clear = "" if found.verdict != "unclear" else ", which these rows cannot tell apart from it"
-        sign = "+" if found.delta >= 0 else "−"
-        size = f"{sign}{self._shown(abs(found.delta))} ({self._ends(found)}) beside it"
-        return f"{self.metric} {self._shown(other.value)}, {size}{clear}"
+        return f"{self.metric} {self._shown(other.value)}, worse by {self._shown(abs(found.delta))} ({interval}){clear}"
 
-    def _ends(self, found: Difference) -> str:
-        low, high = (f"{'+' if end >= 0 else '−'}{self._shown(abs(end))}" for end in (found.lo, found.hi))
-        return f"95 %: {low} to {high}"
+    def _signed(self, value: float) -> str:
+        return f"{'−' if value < 0 else ''}{self._shown(abs(value))}"
 
     def _changes(self) -> list[str]:
         """What would make another choice right."""

@@ -35,7 +35,7 @@ def render_page(ended: Sequence[Ended], variants: Sequence[Variant], verdict: Ve
     label = metric_label(verdict.metric)
     figures = [_figure(slug, title, cost, shown, variants, verdict, label) for slug, title, cost, shown in COSTS]
     sections = [
-        Section("recommendation", "Recommendation", "comparison/recommendation.jinja", sentences[1:] or sentences),
+        Section("recommended", "Recommended", "comparison/recommendation.jinja", sentences[1:] or sentences),
         Section(
             "fronts", "Quality and cost", "charts.jinja", figures, _LEAD.format(label=label, better=_better(verdict))
         ),

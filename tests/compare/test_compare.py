@@ -69,7 +69,7 @@ def test_files_and_figures_are_those_of_the_runs(recipe: Path, tmp_path: Path, c
     assert recommended.method.name == document["recommended"]
     assert recommended.training.max_steps == 3
     page = (folder / "report.html").read_text()
-    assert "Recommendation" in page
+    assert "Recommended" in page
     assert page.count('class="ring"') >= 3
 
     compare(recipe, methods=["lora", "ia3"], seeds=2, budget="3steps", output=folder)

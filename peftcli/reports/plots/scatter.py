@@ -61,7 +61,7 @@ def _dot(dot: Dot, along: Scale, up: Scale) -> list[Markup]:
     x, y = place(along.fraction(dot.cost)), place(1 - up.fraction(dot.value))
     at_right = along.fraction(dot.cost) > _RIGHT_HALF
     label = tag(
-        "text", dot.name, x=x, y=y, dx="-9" if at_right else "9", dy="0.32em", class_="tick",
+        "text", dot.name, x=x, y=y, dx="-12" if at_right else "12", dy="0.32em", class_="tick",
         text_anchor="end" if at_right else "start",
     )  # fmt: skip
     # a ring marks the front, for those who do not see colours too
