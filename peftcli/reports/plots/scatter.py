@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from peftcli.reports.plots.elements import tag
-from peftcli.reports.plots.frame import Figure, Key, horizontal_grid, picture, place, tick_label
+from peftcli.reports.plots.frame import Figure, LegendKey, horizontal_grid, picture, place, tick_label
 from peftcli.reports.plots.scale import Scale, cover, cover_log
 
 _HEIGHT = 240
@@ -42,7 +42,7 @@ def scatter(slug: str, title: str, dots: Sequence[Dot], shown_cost: Callable[[fl
         [_dot(dot, along, up) for dot in dots],
         height=_HEIGHT,
     )
-    keys = [Key(dot.style, f"{dot.name}{' (front)' if dot.front else ''}", "dot") for dot in dots]
+    keys = [LegendKey(dot.style, f"{dot.name}{' (front)' if dot.front else ''}", "dot") for dot in dots]
     return Figure(title, drawing, keys, f"{note}{'; logarithmic scale' if along.logarithmic else ''}")
 
 
