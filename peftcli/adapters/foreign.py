@@ -50,6 +50,7 @@ class Library:
 
 ADAPTERHUB = Library("AdapterHub", "adapterhub", "adapter.safetensors", "model_name")
 MLX = Library("MLX", "mlx", "adapters.safetensors", "model")
+"""mlx-lm, Apple's."""
 HEAD_NAME = "model_head.safetensors"
 _PICKLED = ("pytorch_adapter.bin", "pytorch_model_head.bin")
 

@@ -26,6 +26,7 @@ from peftcli.reports.record import RunRecord, load_record
 from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
 
 NAME = "compare.json"
+"""What was asked for, every member's figures, the recommendation."""
 _LIMIT_BYTES = 64 << 20
 _GATES = 10
 _GOES_ON = (0, _GATES)

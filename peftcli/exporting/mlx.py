@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from peftcli import files
 from peftcli.adapters.foreign import MLX
 from peftcli.adapters.layers import unwrapped
+from peftcli.adapters.registry import method_of_pairs
 from peftcli.adapters.storage import CONFIG_NAME, serialise
 from peftcli.errors import AdapterError
 from peftcli.exporting.plain_pairs import PlainPair
@@ -47,7 +48,7 @@ def write_folder(
     # the scaling of each pair is in its B
     given = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
     named = {} if base is None else {MLX.base_field: base}
-    document = {"fine_tune_type": "lora", "num_layers": len(blocks), "lora_parameters": given, **named}
+    document = {"fine_tune_type": method_of_pairs(), "num_layers": len(blocks), "lora_parameters": given, **named}
     staging.write_json(CONFIG_NAME, document)
 
 

@@ -67,12 +67,13 @@ def test_peft_files_are_the_adapters_own(tmp_path: Path) -> None:
         ({"bias": "all"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "beside its pairs"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
-        ({"peft_type": "IA3"}, "IA3"),
     ],
 )
 def test_what_a_server_can_serve(fields: dict[str, Any], said: str) -> None:
-    assert said in " ".join(serving_notes({"peft_type": "LORA", "r": 8, "bias": "none", **fields}))
-    assert bool(said) == bool(serving_notes({"peft_type": "LORA", "r": 8, "bias": "none", **fields}))
+    found = serving_notes({"r": 8, "bias": "none", **fields}, "lora")
+    assert said in " ".join(found)
+    assert bool(said) == bool(found)
+    assert "its method is ia3" in serving_notes({}, "ia3")[0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from peftcli.adapters.registry import method_of_pairs
 from peftcli.errors import AdapterError
 from peftcli.exporting.gguf.layouts import Layout, TensorNames
 from peftcli.exporting.gguf.writing import Stored, write_tensors
@@ -26,7 +27,7 @@ def write_adapter(path: Path, pairs: Sequence[PlainPair], layout: Layout, config
     names = TensorNames(layout, config.num_hidden_layers)
     writer = gguf.GGUFWriter(None, layout.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_string(gguf.Keys.Adapter.TYPE, method_of_pairs())
     # llama.cpp multiplies by alpha / r; with alpha 0 it multiplies by nothing, and B holds each pair's scaling
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
     tensors: list[Stored] = []
