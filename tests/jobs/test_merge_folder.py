@@ -41,6 +41,7 @@ from peftcli import adapters
 from peftcli.errors import MergeError
 from peftcli.jobs.merge import merge_adapter
 from peftcli.models.companions import generation_document
+from peftcli.models.heads import LabelHead
 from peftcli.models.load import load_model
 from peftcli.models.source import resolve_base
 from peftcli.models.stored import StoredTensor, StoredTypes
@@ -280,7 +281,7 @@ def test_the_tokenizer_of_the_adapter_where_it_is_another(llama_base: Path, tmp_
 def test_a_head_of_the_adapter_on_a_language_model(llama_base: Path, tmp_path: Path) -> None:
     """The folder says how many labels there are and which class it is; the head for text stays in the file."""
     source = resolve_base(str(llama_base), folder=tmp_path)
-    model: Any = load_model(source, auto_class="AutoModelForSequenceClassification", num_labels=5)
+    model: Any = load_model(source, auto_class="AutoModelForSequenceClassification", head=LabelHead.unnamed(5))
     model.config.pad_token_id = 0
     adapters.attach(model, {**LORA, "modules_to_save": ["score"]}, seed=1)
     with torch.no_grad():
@@ -306,7 +307,7 @@ def test_a_classifier_of_a_family_that_counts_positions_from_its_padding(publish
     )
     base = write_base(tmp_path / "base", published(config))
     source = resolve_base(str(base), folder=tmp_path)
-    model: Any = load_model(source, auto_class="AutoModelForSequenceClassification", num_labels=3)
+    model: Any = load_model(source, auto_class="AutoModelForSequenceClassification", head=LabelHead.unnamed(3))
     adapters.attach(model, {**LORA, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}, seed=1)
     with torch.no_grad():
         for parameter in model.parameters():

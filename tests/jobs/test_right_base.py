@@ -30,6 +30,7 @@ from peftcli.jobs.generate import answer_all, chat_note, text_request
 from peftcli.jobs.inspection import inspect_path
 from peftcli.jobs.opening import auto_class_of, locate, open_adapter, writing_of
 from peftcli.models.builtin import builtin_base
+from peftcli.models.heads import LabelHead
 from peftcli.models.load import load_model, load_tokenizer
 from peftcli.models.source import resolve_base
 
@@ -331,10 +332,10 @@ CLASSES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str, dict[str, 
     "seq2seq": (t5, T5_LORA, "AutoModelForSeq2SeqLM", {}, {"task_type": "SEQ_2_SEQ_LM"}),
     "seq2seq by mapping": (t5, T5_LORA, "AutoModelForSeq2SeqLM", {}, {"task_type": None, "auto_mapping": {"base_model_class": "T5ForConditionalGeneration", "parent_library": "transformers.models.t5.modeling_t5"}}),
     "seq2seq by nothing": (t5, T5_LORA, "AutoModelForSeq2SeqLM", {}, {"task_type": None}),
-    "classifier": (tiny, {**LORA, "modules_to_save": ["score"]}, SEQ_CLS, {"num_labels": 3}, {"task_type": "SEQ_CLS"}),
-    "classifier by mapping": (tiny, {**LORA, "modules_to_save": ["score"]}, SEQ_CLS, {"num_labels": 5}, {"task_type": None, "auto_mapping": {"base_model_class": "LlamaForSequenceClassification"}}),
-    "encoder classifier": (bert, {**BERT_LORA, "modules_to_save": ["classifier"]}, SEQ_CLS, {"num_labels": 4}, {"task_type": "SEQ_CLS"}),
-    "token classifier": (bert, {**BERT_LORA, "modules_to_save": ["classifier"]}, TOKEN_CLS, {"num_labels": 7}, {"task_type": "TOKEN_CLS"}),
+    "classifier": (tiny, {**LORA, "modules_to_save": ["score"]}, SEQ_CLS, {"head": LabelHead.unnamed(3)}, {"task_type": "SEQ_CLS"}),
+    "classifier by mapping": (tiny, {**LORA, "modules_to_save": ["score"]}, SEQ_CLS, {"head": LabelHead.unnamed(5)}, {"task_type": None, "auto_mapping": {"base_model_class": "LlamaForSequenceClassification"}}),
+    "encoder classifier": (bert, {**BERT_LORA, "modules_to_save": ["classifier"]}, SEQ_CLS, {"head": LabelHead.unnamed(4)}, {"task_type": "SEQ_CLS"}),
+    "token classifier": (bert, {**BERT_LORA, "modules_to_save": ["classifier"]}, TOKEN_CLS, {"head": LabelHead.unnamed(7)}, {"task_type": "TOKEN_CLS"}),
     "masked": (masked_bert, BERT_LORA, "AutoModelForMaskedLM", {}, {"task_type": None, "auto_mapping": {"base_model_class": "BertForMaskedLM"}}),
     "masked by nothing": (masked_bert, BERT_LORA, "AutoModelForMaskedLM", {}, {"task_type": None}),
     "features": (bert, BERT_LORA, "AutoModel", {}, {"task_type": "FEATURE_EXTRACTION"}),
@@ -372,7 +373,9 @@ def test_the_adapter_opens_on_the_class_that_it_was_made_for(work: Path, case: s
 
 def test_our_own_file_knows_the_class_where_the_configuration_may_not_say_it(work: Path) -> None:
     """A classifier without a head of its own: the reference would insist on finding one."""
-    model = load_model(resolve_base(str(tiny(work / "causal")), folder=work), auto_class=SEQ_CLS, num_labels=3)
+    model = load_model(
+        resolve_base(str(tiny(work / "causal")), folder=work), auto_class=SEQ_CLS, head=LabelHead.unnamed(3)
+    )
     base = with_tokenizer(work / "base", model)
     model = perturbed(load_model(resolve_base(str(base), folder=work), auto_class=SEQ_CLS), LORA)
     model.config.architectures = None
@@ -420,14 +423,26 @@ def test_an_encoder_decoder_answers_with_its_decoder_alone(work: Path) -> None:
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
 def test_a_classifier_writes_no_text(work: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    made(work, tiny(work / "base"), section={**LORA, "modules_to_save": ["score"]}, auto_class=SEQ_CLS, num_labels=3)
+    made(
+        work,
+        tiny(work / "base"),
+        section={**LORA, "modules_to_save": ["score"]},
+        auto_class=SEQ_CLS,
+        head=LabelHead.unnamed(3),
+    )
     words = ["--prompt", "Hi"] if command == "generate" else []
     assert peft([command, "adapter", *words]) == 4
     assert "LlamaForSequenceClassification, which writes no text" in capsys.readouterr().err
 
 
 def test_a_recipe_of_another_task_scores_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made(work, tiny(work / "base"), section={**LORA, "modules_to_save": ["score"]}, auto_class=SEQ_CLS, num_labels=3)
+    made(
+        work,
+        tiny(work / "base"),
+        section={**LORA, "modules_to_save": ["score"]},
+        auto_class=SEQ_CLS,
+        head=LabelHead.unnamed(3),
+    )
     rows = [
         {"prompt": f"Say {name}.", "completion": f"{name}!"}
         for name in ["one", "two", "three", "four", "five", "six", "seven", "eight"]
