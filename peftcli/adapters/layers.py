@@ -90,6 +90,10 @@ class AdapterLayer(nn.Module):
         change has another form. What is asked of `merged()` costs a matrix of the weight's size."""
         return None
 
+    def kernels(self) -> frozenset[str]:
+        """Names of the fast paths that the layer takes in training where they are on; none for most."""
+        return frozenset()
+
     def extra_repr(self) -> str:
         return f"enabled={self.enabled}"
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from peftcli.adapters.base import Adapter, InitContext, Summary, left_out_notes
 from peftcli.adapters.config import MethodConfig, field_faults
 from peftcli.adapters.file_keys import COMPILED, WRAPPERS
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.layers import AdapterLayer, named_base_parameters
 from peftcli.adapters.model_methods import override, restore
 from peftcli.adapters.registry import method, parse_method
 from peftcli.errors import AdapterError, Fault, RecipeError
@@ -24,6 +24,12 @@ from peftcli.models.storage import keep_layouts, logical_numel
 _SLOT = "_peftcli_adapter"
 _REQUIRES_GRAD = "_peftcli_requires_grad"
 _METHODS = "_peftcli_methods"
+
+
+def layer_kernels(model: nn.Module) -> frozenset[str]:
+    """Names of the fast paths that layers of the adapter on a model can take in training."""
+    layers = [module for module in model.modules() if isinstance(module, AdapterLayer)]
+    return frozenset().union(*(layer.kernels() for layer in layers))
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -56,6 +56,23 @@ def weight_fault(module: nn.Module) -> str | None:
     return None
 
 
+def passes_untouched(module: nn.Module) -> str | None:
+    """Why calling a linear layer is not just torch's own product with its frozen weight; None where it is.
+
+    Asked at each pass, since hooks and gradients come and go: no class with a forward of its own is tried here.
+    """
+    if type(module).forward not in _PLAIN_FORWARDS or "forward" in vars(module):
+        return "a layer has a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "a hook is on a layer"
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    if weight is None or weight.dtype not in FLOATING or _is_packed(weight):
+        return "a weight is packed"
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        return "a layer is trained itself"
+    return None
+
+
 def table_fault(module: nn.Module) -> str | None:
     """Why the rows of an embedding cannot be adapted; None where they can, whatever its forward makes of them."""
     if getattr(module, "max_norm", None) is not None:

@@ -17,7 +17,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.rehearsing import require_runs
-from peftcli.adapters.surgery import build, detach, summary
+from peftcli.adapters.surgery import build, detach, layer_kernels, summary
 from peftcli.data.cache import default_cache_dir
 from peftcli.data.chat_variables import chat_mode
 from peftcli.data.config import AUTO, DataConfig
@@ -27,6 +27,7 @@ from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
+from peftcli.kernels.names import KERNELS, OFF
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import packed_share, storage_name
 from peftcli.models.device import before_start, has_bf16
@@ -70,6 +71,8 @@ class Resolved:
     """How the base's linear layers are stored, as asked or since its checkpoint is; None for plain weights."""
     gradient_checkpointing: bool | None = None
     """Whether layers are recomputed, where the recipe leaves it open; None: as the recipe says."""
+    kernels: tuple[str, ...] = ()
+    """Fast paths of the training passes, in the order of their table; none: every pass is plain."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Plan:
     """The mode in which conversations are written: variables of the chat template, and the date in it."""
 
     def to_dict(self) -> dict[str, Any]:
-        resolved = vars(self.resolved)
+        resolved = {**vars(self.resolved), "kernels": list(self.resolved.kernels)}
         facts = {key: value for key, value in vars(self).items() if key not in ("resolved", "memory", "warnings")}
         facts["targets"] = list(self.targets)
         facts["left_out"] = dict(self.left_out)
@@ -215,6 +218,7 @@ def prepare_run(
         warnings=(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
+            *_idle_kernels(recipe.training.kernels, counts.kernels),
             *counts.notes,
             *data.warnings,
             *idle_packing(recipe.data, data.train.lengths),
@@ -297,6 +301,8 @@ class _Counts:
     added_positions: int
     notes: tuple[str, ...]
     left_out: dict[str, str]
+    kernels: frozenset[str]
+    """Fast paths that the method's layers can take."""
 
 
 def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data: DataConfig) -> _Counts:
@@ -308,10 +314,12 @@ def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data
     require_packable(data, task, adapter)
     require_runs(skeleton, adapter)
     found = summary(skeleton)
+    kernels = layer_kernels(skeleton)
     detach(skeleton)
     widths = [max(weight_view(module).shape) for module in shape.linears.values()]
     sizes = (shape.hidden_size, shape.num_layers, max(widths, default=0))
-    return _Counts(found.targets, found.trainable, found.total, base, *sizes, added, tuple(found.notes), left_out)
+    notes = tuple(found.notes)
+    return _Counts(found.targets, found.trainable, found.total, base, *sizes, added, notes, left_out, kernels)
 
 
 def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData) -> None:
@@ -408,7 +416,21 @@ def _resolve(
         warmup_steps=training.num_warmup_steps(steps),
         quantization=quantization,
         gradient_checkpointing=bool(choice.checkpoint_every) if training.gradient_checkpointing == "auto" else None,
+        kernels=_kernels(training.kernels, counts.kernels),
     )
+
+
+def _kernels(wanted: str | list[str], usable: frozenset[str]) -> tuple[str, ...]:
+    """The fast paths of a run: those that it can use, none, or those that the recipe names."""
+    if wanted == OFF:
+        return ()
+    chosen = usable if wanted == AUTO else wanted
+    return tuple(name for name in KERNELS if name in chosen)
+
+
+def _idle_kernels(wanted: str | list[str], usable: frozenset[str]) -> list[str]:
+    names = [] if isinstance(wanted, str) else [name for name in wanted if name not in usable]
+    return [f"training.kernels names {name}, which nothing in this run can use" for name in names]
 
 
 def _learning_rate(loaded: LoadedRecipe, hidden_size: int) -> tuple[float, str]:

@@ -268,6 +268,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         changes_logits=lambda batch: changes_logits(assembly, batch),
         weigh=assembly.task.weigh,
         targets_in=assembly.task.targets_in,
+        kernels=resolved.kernels,
         higher_is_better=lambda metric: metric_facts(metric).better == "higher",
     )
 

@@ -14,6 +14,7 @@ from peftcli.adapters.base import Summary
 from peftcli.errors import PeftcliError, exit_code_of
 from peftcli.evaluation.evaluate import Evaluation
 from peftcli.evaluation.result import facts_of
+from peftcli.kernels.names import OFF
 from peftcli.lock.bands import Measured
 from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.environment import summary_of_machine
@@ -197,6 +198,8 @@ class Draft:
             facts["parameters"] = Parameters(trainable=self.attached.trainable, total=self.attached.total)
         if self.assembly is not None:
             facts |= _machine_facts(self.assembly)
+        if self.result is not None:
+            facts["settings"] |= {"kernels": self.result.kernels or OFF}
         facts |= self._training_facts()
         if self.scores is not None and self.assembly is not None:
             facts |= score_facts(self.scores, self.assembly.prepared)
@@ -284,6 +287,7 @@ def _planned_facts(prepared: Prepared) -> dict[str, Any]:
             "threads": resolved.threads,
             "batch_size": prepared.loaded.recipe.training.batch_size,
             "micro_batch_size": resolved.micro_batch_size,
+            "kernels": list(resolved.kernels) or OFF,
             "learning_rate": resolved.learning_rate_note,
             "max_grad_norm": prepared.loaded.recipe.training.max_grad_norm,
         },

@@ -14,6 +14,7 @@ from peftcli import files
 from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_lines
 from peftcli.errors import CheckpointError
+from peftcli.kernels.names import OFF
 from peftcli.planning.plan import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
 from peftcli.redaction import redacted, redacted_name
@@ -78,8 +79,7 @@ def resolved_values(resolved: Resolved) -> dict[str, Any]:
         "training.precision": resolved.precision,
         "training.micro_batch_size": resolved.micro_batch_size,
         "training.learning_rate": resolved.learning_rate,
-        # every operation is plain torch so far
-        "training.kernels": "off",
+        "training.kernels": list(resolved.kernels) or OFF,
     }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from peftcli.errors import DataError
+from peftcli.kernels.active import next_step
 from peftcli.tasks.base import Batch, TrainingRow
 from peftcli.training.input_gradients import carry_through_inputs
 from peftcli.training.seeding import seed_forward
@@ -103,6 +104,7 @@ def accumulate(
             fix="check train_on, max_length and truncation; `peft data` shows the mask",
         )
     device = setup.accelerator.device
+    next_step()
     loss = torch.zeros((), device=device)
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         if weight == 0.0:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from peftcli.errors import FieldFault
+from peftcli.kernels.names import KERNELS
 from peftcli.training.optimizer_config import AdamWConfig, OptimizerConfig, ScheduleFreeConfig
 
 DEFAULT_EPOCHS = 3.0
@@ -155,7 +156,8 @@ class TrainingConfig(_Section):
     compile: bool = False
     """Compile the model (not supported yet)."""
     kernels: Literal["auto", "off"] | list[str] = "auto"
-    """Fast paths, each with a plain equivalent; a list names them (not supported yet)."""
+    """Fast paths of the training passes, each with a plain equivalent: auto takes what this run can use, a list names
+    them."""
     processes: int = Field(default=1, ge=1)
     """Devices that train together; more than 1 is not supported yet."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
@@ -172,9 +174,17 @@ class TrainingConfig(_Section):
 
     @field_validator("kernels")
     @classmethod
-    def _no_kernel_list_yet(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, list):
-            raise FieldFault("a list of kernels is not supported yet", "use auto or off")
+    def _known_kernels(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, str):
+            return value
+        known = ", ".join(KERNELS)
+        if not value:
+            raise FieldFault("names no kernel", f"use off, or a list of: {known}")
+        for name in value:
+            if name not in KERNELS:
+                raise FieldFault(f"there is no kernel {name!r}", f"use auto, off, or a list of: {known}")
+        if len(set(value)) < len(value):
+            raise FieldFault("names a kernel twice", "name each once")
         return value
 
     @field_validator("processes")

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 from peftcli.errors import Interrupted, ModelError, RecipeError
+from peftcli.kernels import active as fast_paths
 from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.interfaces import Metrics
 from peftcli.training.optimizer_config import ScheduleFreeConfig
@@ -33,7 +34,12 @@ def fit(setup: FitSetup) -> FitResult:
     _require_effective_settings(setup)
     assert setup.config.gradient_checkpointing != "auto", "resolved by the plan"
     every_block = int(setup.config.gradient_checkpointing)
-    with deterministic_kernels(), checkpointed_blocks(setup.blocks, every_block), _listening(setup) as stop:
+    with (
+        deterministic_kernels(),
+        fast_paths.using(setup.kernels),
+        checkpointed_blocks(setup.blocks, every_block),
+        _listening(setup) as stop,
+    ):
         run = _Run(setup, stop)
         setup.progress.start(run.state.step, setup.total_steps)
         try:
@@ -205,6 +211,7 @@ class _Run:
             micro_batch_size=state.micro_batch_size,
             warnings=(*state.warnings, *self._clipping_warning()),
             resumed_from=self.resumed_from,
+            kernels=fast_paths.told(),
             chosen_state=self.keeper.adapter_tensors(),
         )
 

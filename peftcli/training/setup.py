@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,8 @@ class FitSetup:
     """The total loss weight of a collated batch, before its forward pass."""
     targets_in: Callable[[TrainingRow], int] = next_targets
     """Targets of a row that carry loss."""
+    kernels: Collection[str] = ()
+    """Names of the fast paths that the passes take."""
     higher_is_better: Callable[[str], bool] = _loss_goes_down
     """The direction of a metric by its reported name, which the metric's own file states."""
 
@@ -131,5 +133,7 @@ class FitResult:
     micro_batch_size: int
     warnings: tuple[str, ...]
     resumed_from: int | None = None
+    kernels: dict[str, str] = field(default_factory=dict)
+    """Name of each fast path that was switched on -> where it was taken."""
     chosen_state: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """The adapter's tensors at `chosen_step`, on the CPU."""

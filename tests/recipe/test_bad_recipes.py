@@ -145,8 +145,8 @@ BAD = [
     ("data: {train: a.jsonl, packing: auto}", "4:33", "not supported yet", None),
     ("training: {compile: true}", "4:21", "not supported yet", None),
     ("training: {processes: 2}", "4:23", "not supported yet", None),
-    ("training: {kernels: [x]}", "4:21", "not supported yet", None),
     ("model: {base: x/y, quantization: nf5}", "4:34", "nf5", "`nf4`"),
+    ("training: {kernels: [x]}", "4:21", "no kernel 'x'", None),
     ("model: {base: x/y, attention: flash_attention_2}", "4:31", "not supported yet", None),
 ]
 

@@ -49,7 +49,9 @@ def test_warmup() -> None:
     ("given", "key", "words"),
     [
         ({"compile": True}, "compile", "not supported yet"),
-        ({"kernels": ["x"]}, "kernels", "not supported yet"),
+        ({"kernels": ["x"]}, "kernels", "no kernel 'x'"),
+        ({"kernels": []}, "kernels", "names no kernel"),
+        ({"kernels": ["low_rank", "low_rank"]}, "kernels", "twice"),
         ({"processes": 2}, "processes", "not supported yet"),
         ({"micro_batch_size": 32}, "micro_batch_size", "larger than batch_size 16"),
         ({"warmup_ratio": 0.1, "warmup_steps": 3}, "warmup_steps", "give one of them"),

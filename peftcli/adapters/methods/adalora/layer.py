@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.low_rank_path import takes_low_rank, weight_of
 from peftcli.adapters.methods.adalora.config import AdaloraConfig
+from peftcli.adapters.selection import bias_in_use
+from peftcli.kernels.low_rank import low_rank_linear, paired
+from peftcli.kernels.names import LOW_RANK
+from peftcli.kernels.shadow import Shadows
 from peftcli.models.weights import weight_view
 
 # as the reference draws all three factors
@@ -30,9 +35,16 @@ class AdaloraLinear(AdapterLayer):
         self.lora_A = nn.Parameter(torch.empty(r, in_features, device=view.device))
         self.lora_E = nn.Parameter(torch.empty(r, 1, device=view.device))
         self.lora_B = nn.Parameter(torch.empty(out_features, r, device=view.device))
+        self._shadows = Shadows()
         self.dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
 
+    def kernels(self) -> frozenset[str]:
+        return frozenset() if self.config.lora_dropout else frozenset({LOW_RANK})
+
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        if self.kernels() and takes_low_rank(self.base_layer, x, args, kwargs):
+            pair = paired(self.lora_A * self.lora_E, self.lora_B, self.scaling, x.dtype, self._shadows)
+            return low_rank_linear(x, weight_of(self.base_layer), bias_in_use(self.base_layer), pair)
         result: Tensor = self.base_layer(x, *args, **kwargs)
         inner = F.linear(self.dropout(x.to(self.lora_A.dtype)), self.lora_A * self.lora_E)
         return (result + F.linear(inner, self.lora_B) * self.scaling).to(result.dtype)

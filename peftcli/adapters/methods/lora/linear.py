@@ -8,11 +8,15 @@ from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.low_rank_path import takes_low_rank, weight_of
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.dora import RowNorms, merged_rows
 from peftcli.adapters.methods.lora.inits import pair_from_weight, start_pair
 from peftcli.adapters.selection import bias_in_use
 from peftcli.errors import AdapterError, MergeError
+from peftcli.kernels.low_rank import low_rank_linear, paired
+from peftcli.kernels.names import LOW_RANK
+from peftcli.kernels.shadow import Shadows
 from peftcli.models.storage import was_transposed
 from peftcli.models.weights import weight_view
 
@@ -38,12 +42,19 @@ class LoraLinear(AdapterLayer):
         shifted = config.shifts_base
         self.register_buffer("start_A", torch.empty(r, in_features, device=view.device) if shifted else None)
         self.register_buffer("start_B", torch.empty(out_features, r, device=view.device) if shifted else None)
+        self._shadows = Shadows()
         self.dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
 
     start_A: Tensor | None
     start_B: Tensor | None
 
+    def kernels(self) -> frozenset[str]:
+        # the update is then a difference of large products, which must not round before it is taken
+        return frozenset() if self.config.shifts_base or self.config.lora_dropout else frozenset({LOW_RANK})
+
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        if self.kernels() and takes_low_rank(self.base_layer, x, args, kwargs):
+            return self._fast(x)
         result: Tensor = self.base_layer(x, *args, **kwargs)
         exact = x.to(self.lora_A.dtype)
         dropped = self.dropout(exact)
@@ -61,6 +72,17 @@ class LoraLinear(AdapterLayer):
         plain = plain if bias is None else plain - bias
         ratio = self.magnitude / self.norms()
         return (result + (ratio - 1.0) * plain + ratio * (update * self.scaling)).to(result.dtype)
+
+    def _fast(self, x: Tensor) -> Tensor:
+        pair = paired(self.lora_A, self.lora_B, self.scaling, x.dtype, self._shadows)
+        bias = bias_in_use(self.base_layer)
+        plain = low_rank_linear(x, weight_of(self.base_layer), bias if self.magnitude is None else None, pair)
+        if self.lora_B_bias is not None:
+            plain = plain + (self.lora_B_bias * self.scaling).to(plain.dtype)
+        if self.magnitude is None:
+            return plain
+        scaled = plain * (self.magnitude / self.norms())
+        return (scaled if bias is None else scaled + bias).to(x.dtype)
 
     def norms(self) -> Tensor:
         """||W + s (B A - B0 A0)|| of each row, (out_features,) float32, without gradient."""
