@@ -8,8 +8,11 @@ OFF = "off"
 """Every pass is plain."""
 LOW_RANK = "low_rank"
 """Linear layers with a low-rank update."""
+LABEL_LOSS = "label_loss"
+"""Head and loss of the tokens that carry loss."""
 
 KERNELS: Mapping[str, str] = {
     LOW_RANK: "a frozen linear layer and its low-rank update as one function, computed in the base's type",
+    LABEL_LOSS: "head and loss in chunks of the tokens that carry loss, gradients on the way; no logits are kept",
 }
 """Name of each fast path -> what it does."""

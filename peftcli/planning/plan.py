@@ -163,6 +163,7 @@ def prepare_run(
     quantization = storage_name(skeleton)
     method = trained_with_head(recipe.method, task, skeleton)
     counts = _attached_counts(skeleton, method, task, recipe.data)
+    usable = counts.kernels | task.kernels
     tokenizer = load_tokenizer(
         source,
         chat_template=recipe_template(loaded),
@@ -218,7 +219,7 @@ def prepare_run(
         warnings=(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
-            *_idle_kernels(recipe.training.kernels, counts.kernels),
+            *_idle_kernels(recipe.training.kernels, usable),
             *counts.notes,
             *data.warnings,
             *idle_packing(recipe.data, data.train.lengths),
@@ -416,7 +417,7 @@ def _resolve(
         warmup_steps=training.num_warmup_steps(steps),
         quantization=quantization,
         gradient_checkpointing=bool(choice.checkpoint_every) if training.gradient_checkpointing == "auto" else None,
-        kernels=_kernels(training.kernels, counts.kernels),
+        kernels=_kernels(training.kernels, counts.kernels | find_task(loaded.recipe.task).kernels),
     )
 
 

@@ -100,6 +100,9 @@ class Task(ABC):
     options: ClassVar[str | None] = None
     """The section of the recipe that holds its own settings."""
 
+    kernels: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fast paths that the loss takes where they are on."""
+
     @property
     def writes(self) -> bool:
         """Whether its models write text."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from peftcli.kernels.names import LABEL_LOSS
 from peftcli.tasks.base import Batch, LossSum, RowScores, Task, TrainingRow
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class CausalLm(Task):
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "generations")
     streams: ClassVar[bool] = True
     packs_rows: ClassVar[bool] = True
+    kernels: ClassVar[frozenset[str]] = frozenset({LABEL_LOSS})
 
     @property
     def encoding(self) -> Encoding:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from peftcli.models.device import to_device
 from peftcli.tasks.base import Batch, LossSum, RowScores, TrainingRow
-from peftcli.tasks.losses.target_logits import target_logits
+from peftcli.tasks.losses.label_loss import logits_in_chunks, weighted_loss
 from peftcli.tasks.losses.token_nll import token_nll
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -73,17 +73,19 @@ def _inputs(batch: Batch, device: torch.device) -> Batch:
 def loss(model: nn.Module, batch: Batch) -> LossSum:
     """Sum of weight times negative log-likelihood. Counted without a device sync when `weights` is on the CPU."""
     targets = _Targets(batch, _device(model))
-    nll = token_nll(target_logits(model, targets.inputs, targets.positions), targets.tokens)
-    return LossSum(total=(nll * targets.weights).sum(), weight=targets.total_weight)
+    total = weighted_loss(model, targets.inputs, targets.positions, targets.tokens, targets.weights)
+    return LossSum(total=total, weight=targets.total_weight)
 
 
 @torch.no_grad()
 def score_rows(model: nn.Module, batch: Batch) -> RowScores:
     """Loss, and how many targets are ranked first."""
     targets = _Targets(batch, _device(model))
-    logits = target_logits(model, targets.inputs, targets.positions)
-    nll = token_nll(logits, targets.tokens) * targets.weights
-    hits = logits.argmax(dim=-1) == targets.tokens
+    costs, found = [], []
+    for rows, logits in logits_in_chunks(model, targets.inputs, targets.positions):
+        costs.append(token_nll(logits, targets.tokens[rows]))
+        found.append(logits.argmax(dim=-1) == targets.tokens[rows])
+    nll, hits = torch.cat(costs) * targets.weights, torch.cat(found)
     return RowScores(
         sums=targets.per_row(nll),
         weights=targets.per_row(targets.weights),

@@ -38,7 +38,7 @@ def target_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor
         if logits is not None:
             return logits
         _proven[model] = (id(output_embedding(model)), False)
-    return _full_logits(model, inputs, positions)
+    return full_logits(model, inputs, positions)
 
 
 def head_can_be_narrowed(model: nn.Module) -> bool:
@@ -72,7 +72,7 @@ def _narrow_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tenso
 
     def take(_module: nn.Module, _args: Any, output: Any) -> None:
         nonlocal logits
-        logits = _logits_of(output)
+        logits = logits_of(output)
 
     # first among the model's own hooks: a prompt method would cut the virtual tokens off, which are not there any more
     hooks = [
@@ -89,27 +89,36 @@ def _narrow_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tenso
     return logits.squeeze(0)
 
 
-def _full_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor:
+def full_logits(model: nn.Module, inputs: Inputs, positions: Tensor) -> Tensor:
+    """Logits of chosen positions, cut out of all of them."""
     length = inputs["input_ids"].shape[1]
-    logits = _logits_of(model(**inputs, use_cache=False))[:, -length:]
+    logits = logits_of(model(**inputs, use_cache=False))[:, -length:]
     return logits.reshape(-1, logits.shape[-1]).index_select(0, positions)
 
 
-def _logits_of(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output."""
     logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return logits
 
 
 def _probe(model: nn.Module) -> bool:
     """Compares both ways on a few tokens: more chosen positions than a row is long, so that no later cut can hide."""
-    device = next(model.parameters()).device
-    ids = torch.arange(_PROBE_ROWS * _PROBE_LENGTH, device=device).view(_PROBE_ROWS, _PROBE_LENGTH)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    positions = torch.tensor([0, 1, 3, 4, 5], device=device)
+    inputs, positions = probe_batch(model)
     with evaluating(model):
         narrow = _narrow_logits(model, inputs, positions)
-        full = _full_logits(model, inputs, positions)
-    if narrow is None or narrow.shape != full.shape:
-        return False
+        full = full_logits(model, inputs, positions)
+    return narrow is not None and equal_logits(narrow, full)
+
+
+def probe_batch(model: nn.Module) -> tuple[Inputs, Tensor]:
+    """A few tokens on the model's device, and positions among them."""
+    device = next(model.parameters()).device
+    ids = torch.arange(_PROBE_ROWS * _PROBE_LENGTH, device=device).view(_PROBE_ROWS, _PROBE_LENGTH)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.tensor([0, 1, 3, 4, 5], device=device)
+
+
+def equal_logits(found: Tensor, full: Tensor) -> bool:
+    """Whether two ways gave the same logits, up to what their type rounds."""
     tolerance = _TOLERANCE.get(full.dtype, _LOW_PRECISION_TOLERANCE)
-    return torch.allclose(narrow, full, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return found.shape == full.shape and torch.allclose(found, full, rtol=tolerance, atol=tolerance, equal_nan=True)
