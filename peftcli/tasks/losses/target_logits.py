@@ -19,6 +19,7 @@ from peftcli.models.modes import evaluating
 from peftcli.models.structure import output_embedding
 
 Inputs = dict[str, Tensor]
+"""Arguments of the model, (batch, seq) each: `input_ids`, `attention_mask`."""
 
 _PROBE_ROWS, _PROBE_LENGTH = 2, 3
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
