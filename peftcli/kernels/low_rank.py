@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from peftcli.kernels.gated import Recipe, recipe_of
 from peftcli.kernels.shadow import Shadows
 
 
@@ -49,7 +50,7 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pair: Pair) 
     Has no second derivative: asking for one raises torch's RuntimeError.
     """
     result: Tensor = _LowRankLinear.apply(
-        x, weight, bias, pair.a, pair.b, pair.a_computed, pair.b_computed, pair.scaling
+        x, weight, bias, pair.a, pair.b, pair.a_computed, pair.b_computed, pair.scaling, recipe_of(x)
     )  # type: ignore[no-untyped-call]
     return result
 
@@ -72,6 +73,7 @@ class _LowRankLinear(torch.autograd.Function):
         a_computed: Tensor,
         b_computed: Tensor,
         scaling: float,
+        recipe: Recipe | None,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # (n, in)
         inner = rows @ a_computed.T  # (n, r)
@@ -79,21 +81,23 @@ class _LowRankLinear(torch.autograd.Function):
         result.addmm_(inner, b_computed.T, alpha=scaling)
         needs_x, _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
         # x itself and no view of it: autograd then keeps one tensor for all layers that read it
+        kept = (x, None) if recipe is None else (recipe.gate, recipe.up)
         ctx.save_for_backward(
-            x if needs_a else None,
+            *(kept if needs_a else (None, None)),
             inner if needs_b else None,
             weight if needs_x else None,
             a_computed if needs_x else None,
             b_computed,
         )
         ctx.scaling, ctx.shape = scaling, x.shape
+        ctx.activation = None if recipe is None else recipe.activation
         ctx.types = (a.dtype, b.dtype)
         return result.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, weight, a, b = ctx.saved_tensors
+        x, up, inner, weight, a, b = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])  # (n, out)
         needs_x, _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
         narrow = (rows @ b).mul_(ctx.scaling) if needs_x or needs_a else None  # (n, r)
@@ -103,7 +107,9 @@ class _LowRankLinear(torch.autograd.Function):
             to_x = torch.mm(rows, weight).addmm_(narrow, a).view(ctx.shape)
         if needs_a:
             assert narrow is not None
+            if ctx.activation is not None:
+                x = Recipe(ctx.activation, x, up).made()
             to_a = (narrow.T @ x.reshape(-1, x.shape[-1])).to(ctx.types[0])
         if needs_b:
             to_b = (inner.T @ rows).T.to(ctx.types[1]).mul_(ctx.scaling)
-        return to_x, None, None, to_a, to_b, None, None, None
+        return to_x, None, None, to_a, to_b, None, None, None, None

@@ -27,10 +27,11 @@ from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
-from peftcli.kernels.names import KERNELS, OFF
+from peftcli.kernels.names import GATED_MLP, KERNELS, OFF
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import packed_share, storage_name
 from peftcli.models.device import before_start, has_bf16
+from peftcli.models.gated_mlp import gated_candidates
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_tokenizer, meta_model
 from peftcli.models.source import BaseSource, resolve_base
@@ -303,7 +304,7 @@ class _Counts:
     notes: tuple[str, ...]
     left_out: dict[str, str]
     kernels: frozenset[str]
-    """Fast paths that the method's layers can take."""
+    """Fast paths that the model and the method's layers can take."""
 
 
 def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data: DataConfig) -> _Counts:
@@ -317,6 +318,8 @@ def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data
     found = summary(skeleton)
     kernels = layer_kernels(skeleton)
     detach(skeleton)
+    if any(True for _ in gated_candidates(skeleton)):
+        kernels |= {GATED_MLP}
     widths = [max(weight_view(module).shape) for module in shape.linears.values()]
     sizes = (shape.hidden_size, shape.num_layers, max(widths, default=0))
     notes = tuple(found.notes)

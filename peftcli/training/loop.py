@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from peftcli.errors import Interrupted, ModelError, RecipeError
 from peftcli.kernels import active as fast_paths
+from peftcli.kernels.names import GATED_MLP
 from peftcli.training.activation_checkpointing import checkpointed_blocks
+from peftcli.training.gated_forwards import gated_blocks
 from peftcli.training.interfaces import Metrics
 from peftcli.training.optimizer_config import ScheduleFreeConfig
 from peftcli.training.optimizers import build_optimizer, split_by_decay
@@ -37,6 +39,7 @@ def fit(setup: FitSetup) -> FitResult:
     with (
         deterministic_kernels(),
         fast_paths.using(setup.kernels),
+        gated_blocks(setup.model, GATED_MLP in setup.kernels),
         checkpointed_blocks(setup.blocks, every_block),
         _listening(setup) as stop,
     ):
