@@ -164,7 +164,6 @@ def prepare_run(
     quantization = storage_name(skeleton)
     method = trained_with_head(recipe.method, task, skeleton)
     counts = _attached_counts(skeleton, method, task, recipe.data)
-    usable = counts.kernels | task.kernels
     tokenizer = load_tokenizer(
         source,
         chat_template=recipe_template(loaded),
@@ -220,7 +219,7 @@ def prepare_run(
         warnings=(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
-            *_idle_kernels(recipe.training.kernels, usable),
+            *_idle_kernels(recipe.training.kernels, counts.kernels),
             *counts.notes,
             *data.warnings,
             *idle_packing(recipe.data, data.train.lengths),
@@ -304,7 +303,7 @@ class _Counts:
     notes: tuple[str, ...]
     left_out: dict[str, str]
     kernels: frozenset[str]
-    """Fast paths that the model and the method's layers can take."""
+    """Fast paths that task, model and the method's layers can take."""
 
 
 def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data: DataConfig) -> _Counts:
@@ -316,7 +315,7 @@ def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data
     require_packable(data, task, adapter)
     require_runs(skeleton, adapter)
     found = summary(skeleton)
-    kernels = layer_kernels(skeleton)
+    kernels = layer_kernels(skeleton) | task.kernels
     detach(skeleton)
     if any(True for _ in gated_candidates(skeleton)):
         kernels |= {GATED_MLP}
@@ -420,7 +419,7 @@ def _resolve(
         warmup_steps=training.num_warmup_steps(steps),
         quantization=quantization,
         gradient_checkpointing=bool(choice.checkpoint_every) if training.gradient_checkpointing == "auto" else None,
-        kernels=_kernels(training.kernels, counts.kernels | find_task(loaded.recipe.task).kernels),
+        kernels=_kernels(training.kernels, counts.kernels),
     )
 
 
