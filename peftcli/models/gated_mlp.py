@@ -84,7 +84,8 @@ def _answers_alike(block: GatedMlp, x: Tensor, training: bool) -> bool:
         gate, up = block.inner(x)
         kept = gate.clone()
         expected = block.part(block.down)(block.part(block.activation)(gate) * up)
-    except (TypeError, RuntimeError, AttributeError, IndexError):
-        return False  # a block that takes or gives something else
+    except Exception:
+        # whatever it says: a block that takes or gives something else, or answers inside of its layer only
+        return False
     # an activation that writes into its input leaves nothing to compute it from again
     return torch.equal(kept, gate) and isinstance(found, Tensor) and torch.equal(found, expected)
