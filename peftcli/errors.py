@@ -21,7 +21,7 @@ a user mends them all at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -198,6 +198,20 @@ SIGNAL_CODES: dict[int, str] = {
     143: "terminated (SIGTERM), after a checkpoint; `peft resume RUN` continues it",
 }
 """What the codes of `Interrupted` mean, by the signal."""
+
+
+def all_at_once(headline: str, checks: Iterable[Callable[[], object]]) -> None:
+    """Runs every check; raises one error of the first one's kind, with the faults of all that failed."""
+    errors: list[PeftcliError] = []
+    for check in checks:
+        try:
+            check()
+        except PeftcliError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise type(errors[0])(headline, faults=[fault for error in errors for fault in error.faults])
 
 
 def exit_code_of(error: PeftcliError) -> int:

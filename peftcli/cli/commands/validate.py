@@ -18,12 +18,13 @@ def command(
 
     Example:  peft validate quickstart.yaml --set method.r=16
     """
+    from peftcli.errors import all_at_once
     from peftcli.recipe import check_chat_template, check_pairing, load_recipe
     from peftcli.recipe.surroundings import require_surroundings
 
     loaded = load_recipe(recipe, overrides or ())
-    require_surroundings(loaded)
-    check_pairing(loaded)
+    # a pair that cannot be comes first: installing what is missing would not help it
+    all_at_once(f"{recipe} cannot run", (lambda: check_pairing(loaded), lambda: require_surroundings(loaded)))
     check_chat_template(loaded)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
