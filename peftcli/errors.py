@@ -201,17 +201,23 @@ SIGNAL_CODES: dict[int, str] = {
 
 
 def all_at_once(headline: str, checks: Iterable[Callable[[], object]]) -> None:
-    """Runs every check; raises one error of the first one's kind, with the faults of all that failed."""
+    """Runs every check; raises one error of the first one's kind, with the faults of all that failed, each once."""
     errors: list[PeftcliError] = []
     for check in checks:
         try:
             check()
         except PeftcliError as error:
             errors.append(error)
+    if not errors:
+        return
+    faults: dict[str, Fault] = {}
+    for fault in (fault for error in errors for fault in error.faults):
+        # two checks may meet the same mistake: the one that knows its place says it
+        if fault.message not in faults or faults[fault.message].where is None:
+            faults[fault.message] = fault
     if len(errors) == 1:
         raise errors[0]
-    if errors:
-        raise type(errors[0])(headline, faults=[fault for error in errors for fault in error.faults])
+    raise type(errors[0])(headline, faults=list(faults.values()))
 
 
 def exit_code_of(error: PeftcliError) -> int:

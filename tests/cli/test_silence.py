@@ -81,7 +81,8 @@ OURS = {
     "init": r"wrote \S+|next: peft train \S+",
     "validate": r"\S+ is valid",
     "plan": r"[\w-]+: lora on builtin:tiny \(causal-lm\)||(  )?(data|validation|parameters|steps|rate|device|memory|disk"
-    r"|process|base|adapter|gradient|optimizer|activation|loss) {2,}\S.*",
+    r"|process|base|adapter|gradient|optimizer|activation|loss|padding|framework|workspace|evaluation|chosen)s? {2,}\S.*"
+    r"| +evaluation takes about .*",
     "train": r"\S+: every stage passed in .*",
 }
 """What a line of each command's output looks like."""
@@ -120,8 +121,10 @@ CALLS: dict[str, list[str]] = {
     "generate": ["run", "--prompt", "hello", "--base"],
     "chat": ["run"],
     "merge": ["run", "--output", "merged"],
+    "export": ["run", "--to", "peft", "--output", "exported"],
     "convert": ["run", "--to", "lora", "--output", "converted"],
     "inspect": ["run"],
+    "compare": ["tiny.yaml", "--methods", "lora,ia3", "--budget", "1step", "--output", "compared"],
     "diff": ["run", "other"],
     "report": ["run"],
     "lock": ["run"],
