@@ -216,7 +216,7 @@ BASES = [
     case("numbers in place of names", config(hidden_act=[1], rope_parameters=3), codes=ANY, command=TRAIN),
     case("a family that is a list", config(model_type=["llama"]), command=TRAIN),
     case("a width of 2**40", config(hidden_size=2**40, intermediate_size=2**40), command=TRAIN),
-    case("a vocabulary of 2**40", config(vocab_size=2**40), command=TRAIN),
+    case("a vocabulary of 2**40", config(vocab_size=2**40), codes=REFUSED | {9}, command=TRAIN),
     case("layers below zero", config(num_hidden_layers=-3), command=TRAIN),
     case("numbers that are text", config(hidden_size="128; import os"), command=TRAIN),
     case("quantized by nobody", config(quantization_config={"quant_method": "evil_module"}), "not supported yet", command=TRAIN),

@@ -220,7 +220,7 @@ def test_a_base_of_another_vocabulary_is_none(work: Path, tmp_path: Path, capsys
         (["generate", "merged", "--prompt", "hi", "--set", "method.r=2"], 2, "only `seed` and generation"),
         (["merge", "merged", "--output", "again"], 4, "this is a whole model"),
         (["diff", "merged", "run"], 4, "this is a whole model"),
-        (["generate", "encoder", "--prompt", "hi"], 4, "BertForSequenceClassification, which writes no text"),
+        (["chat", "encoder"], 4, "BertForSequenceClassification"),
     ],
 )
 def test_what_a_whole_model_is_not_for(

@@ -20,6 +20,8 @@ from peftcli.kernels.shadow import Shadows
 from peftcli.models.storage import was_transposed
 from peftcli.models.weights import weight_view
 
+_LARGEST_SCALE = torch.finfo(torch.float32).max
+
 
 class LoraLinear(AdapterLayer):
     """y = W x + s (B A x - B0 A0 x), rescaled row by row for DoRA; A0, B0 only where the start shifts the base."""
@@ -49,8 +51,10 @@ class LoraLinear(AdapterLayer):
     start_B: Tensor | None
 
     def kernels(self) -> frozenset[str]:
-        # the update is then a difference of large products, which must not round before it is taken
-        return frozenset() if self.config.shifts_base or self.config.lora_dropout else frozenset({LOW_RANK})
+        # a start that is taken off makes the update a difference of large products, which must not round before it is
+        # taken; a scale beyond float32 is for the guards of training to tell, not for a product to refuse
+        plain = self.config.shifts_base or self.config.lora_dropout or not abs(self.scaling) <= _LARGEST_SCALE
+        return frozenset() if plain else frozenset({LOW_RANK})
 
     def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if self.kernels() and takes_low_rank(self.base_layer, x, args, kwargs):
