@@ -19,6 +19,7 @@ from peftcli.errors import AdapterError, PeftcliError
 from peftcli.evaluation.prompts import prompt_text
 from peftcli.exporting.gguf import adapter as gguf_adapter
 from peftcli.exporting.gguf import model as gguf_model
+from peftcli.jobs.merge import answers_chats
 from peftcli.jobs.opening import OpenModel, writing_of
 
 NAME = "Modelfile"
@@ -74,7 +75,7 @@ def write_modelfile(
     if not merged:
         lines.append(f"ADAPTER ./{gguf_adapter.NAME}")
         notes.append(f"put the base as {_BASE_NAME} beside the Modelfile, or name it in the line FROM")
-    chat = opened.location.record.get("prompt", "chat") == "chat" and bool(tokenizer.chat_template)
+    chat = answers_chats(opened) and bool(tokenizer.chat_template)
     if chat:
         pieces = chat_pieces(tokenizer, str(opened.location.adapter))
         lines.append(f'TEMPLATE """{pieces.template()}"""')

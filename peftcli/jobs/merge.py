@@ -64,7 +64,7 @@ from peftcli.planning.plan import resolve_device
 from peftcli.planning.sizes import parse_size
 from peftcli.runs.writing_notes import CHAT, read_notes
 
-__all__ = ["MergeReport", "answer_stops", "merge_adapter", "merge_text"]
+__all__ = ["MergeReport", "answer_stops", "answers_chats", "merge_adapter", "merge_text"]
 
 LEAST_SHARE = 0.9
 """A merge that keeps less of the adapter's effect, on the logits or on the weights together, fails."""
@@ -227,12 +227,16 @@ def _writes_text(opened: OpenModel) -> bool:
 
 
 def answer_stops(opened: OpenModel) -> list[int]:
-    """Every token that ends an answer; the template's only where the adapter was trained through it, as its notes say,
-    or as it seems where it brings a tokenizer of its own."""
+    """Every token that ends an answer; the template's only where the adapter was trained through it."""
+    return stop_token_ids(opened.model, opened.tokenizer, chat=answers_chats(opened))
+
+
+def answers_chats(opened: OpenModel) -> bool:
+    """Whether the adapter was trained through the chat template, as its notes say, or as it seems where it brings a
+    tokenizer of its own."""
     adapter = opened.location.adapter
     style = read_notes(adapter).prompt
-    chat = style == CHAT or (style is None and "tokenizer.json" in tokenizer_files(adapter))
-    return stop_token_ids(opened.model, opened.tokenizer, chat=chat)
+    return style == CHAT or (style is None and "tokenizer.json" in tokenizer_files(adapter))
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------

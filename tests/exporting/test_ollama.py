@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_bases import CHATML, by_bytes
+from export_bases import CHATML, by_bytes, make_adapter
 from transformers import PreTrainedTokenizerFast
 
 from peftcli.errors import AdapterError
-from peftcli.exporting.ollama import chat_pieces
+from peftcli.exporting.ollama import chat_pieces, write_modelfile
+from peftcli.files import staged_folder
+from peftcli.jobs.opening import open_adapter
 
 LLAMA_3 = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n\n' + m['content'] | trim + '<|im_end|>' }}{% endfor %}"
@@ -100,6 +102,20 @@ def test_the_written_template_gives_the_tokenizers_text(tmp_path: Path, name: st
         messages = [{"role": role, "content": content} for role, content in turns]
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert Go(written).run(messages) == expected
+
+
+@pytest.mark.parametrize("style", ["chat", "plain"])
+def test_an_adapter_of_raw_text_is_not_asked_through_a_template(tmp_path: Path, style: str) -> None:
+    """The notes beside an adapter say how its prompts looked; a template that it never saw is not for it."""
+    adapter = make_adapter("builtin:tiny", tmp_path / "adapter", {"type": "lora", "r": 2})
+    own = json.loads((adapter / "peftcli.json").read_text())
+    (adapter / "peftcli.json").write_text(json.dumps(own | {"notes": {"prompt": style}}))
+    with staged_folder(tmp_path / "out") as staging:
+        write_modelfile(staging, open_adapter(adapter, device="cpu"), merged=False, stops=[2])
+    written = (tmp_path / "out" / "Modelfile").read_text()
+    assert ("{{ .Prompt }}" in written) == (style == "plain")
+    assert ("<|user|>" in written) == (style == "chat")
+    assert 'PARAMETER stop "<|end|>"' in written
 
 
 @pytest.mark.parametrize("name", REFUSED)
