@@ -13,6 +13,9 @@ GATED_MLP = "gated_mlp"
 LABEL_LOSS = "label_loss"
 """Head and loss of the tokens that carry loss."""
 
+IN_LAYERS = frozenset({LOW_RANK, GATED_MLP})
+"""Fast paths within the model's layers."""
+
 KERNELS: Mapping[str, str] = {
     LOW_RANK: "a frozen linear layer and its low-rank update as one function, computed in the base's type",
     GATED_MLP: "the gated product of a feed-forward block, computed again in the backward pass instead of being kept",

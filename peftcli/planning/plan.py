@@ -27,7 +27,7 @@ from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
-from peftcli.kernels.names import GATED_MLP, KERNELS, OFF
+from peftcli.kernels.names import GATED_MLP, IN_LAYERS, KERNELS, OFF
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import packed_share, storage_name
 from peftcli.models.device import before_start, has_bf16
@@ -47,6 +47,8 @@ from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.base import Task
+from peftcli.training.compiled_blocks import require_compiler
+from peftcli.training.config import TrainingConfig
 from peftcli.training.optimizers import require_device
 from peftcli.training.seeding import stream_seed
 
@@ -158,6 +160,8 @@ def prepare_run(
     device = "cuda" if elsewhere else resolve_device(recipe.device)
     require_device(recipe.training.optimizer, device=device)
     require_packages(loaded)
+    if recipe.training.compile and not elsewhere:
+        require_compiler(device)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
     source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
     skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization)
@@ -219,7 +223,7 @@ def prepare_run(
         warnings=(
             *loaded.warnings,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
-            *_idle_kernels(recipe.training.kernels, counts.kernels),
+            *_idle_kernels(recipe.training.kernels, _usable_kernels(recipe.training, counts)),
             *counts.notes,
             *data.warnings,
             *idle_packing(recipe.data, data.train.lengths),
@@ -419,8 +423,13 @@ def _resolve(
         warmup_steps=training.num_warmup_steps(steps),
         quantization=quantization,
         gradient_checkpointing=bool(choice.checkpoint_every) if training.gradient_checkpointing == "auto" else None,
-        kernels=_kernels(training.kernels, counts.kernels),
+        kernels=_kernels(training.kernels, _usable_kernels(training, counts)),
     )
+
+
+def _usable_kernels(training: TrainingConfig, counts: _Counts) -> frozenset[str]:
+    """What this run can use: inside of compiled layers the compiler makes its own fast paths."""
+    return counts.kernels - IN_LAYERS if training.compile else counts.kernels
 
 
 def _kernels(wanted: str | list[str], usable: frozenset[str]) -> tuple[str, ...]:

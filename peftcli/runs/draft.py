@@ -200,6 +200,8 @@ class Draft:
             facts |= _machine_facts(self.assembly)
         if self.result is not None:
             facts["settings"] |= {"kernels": self.result.kernels or OFF}
+            if self.result.compiled is not None:
+                facts["settings"] |= {"compiled": self.result.compiled}
         facts |= self._training_facts()
         if self.scores is not None and self.assembly is not None:
             facts |= score_facts(self.scores, self.assembly.prepared)

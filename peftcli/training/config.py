@@ -154,7 +154,7 @@ class TrainingConfig(_Section):
     """Recompute activations in the backward pass: true for every layer, N for every N-th; auto: where the run would not
     fit the device's memory otherwise."""
     compile: bool = False
-    """Compile the model (not supported yet)."""
+    """Compile each layer of the model (torch.compile): slower to begin, faster from then on."""
     kernels: Literal["auto", "off"] | list[str] = "auto"
     """Fast paths of the training passes, each with a plain equivalent: auto takes what this run can use, a list names
     them."""
@@ -164,13 +164,6 @@ class TrainingConfig(_Section):
     """What a non-finite loss or gradient does: stop; skip the batch (at most 3 in 100 steps); go back and skip it."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop when a metric no longer improves: {metric: eval_loss, patience: 3}."""
-
-    @field_validator("compile")
-    @classmethod
-    def _no_compile_yet(cls, value: bool) -> bool:
-        if value:
-            raise FieldFault("compile: true is not supported yet", "remove it or set false")
-        return value
 
     @field_validator("kernels")
     @classmethod

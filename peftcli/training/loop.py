@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 from peftcli.errors import Interrupted, ModelError, RecipeError
 from peftcli.kernels import active as fast_paths
 from peftcli.kernels.names import GATED_MLP
 from peftcli.training.activation_checkpointing import checkpointed_blocks
+from peftcli.training.compiled_blocks import compiled_blocks
 from peftcli.training.gated_forwards import gated_blocks
 from peftcli.training.interfaces import Metrics
 from peftcli.training.optimizer_config import ScheduleFreeConfig
@@ -40,6 +42,8 @@ def fit(setup: FitSetup) -> FitResult:
         deterministic_kernels(),
         fast_paths.using(setup.kernels),
         gated_blocks(setup.model, GATED_MLP in setup.kernels),
+        # inside of the recomputation, which then calls the compiled layer twice
+        compiled_blocks(setup.blocks, setup.config.compile) as compiled,
         checkpointed_blocks(setup.blocks, every_block),
         _listening(setup) as stop,
     ):
@@ -52,9 +56,10 @@ def fit(setup: FitSetup) -> FitResult:
                 run.evaluate_if_due()
                 run.save_if_due()
                 run.obey_signals()
-            return run.finish()
+            result = run.finish()
         finally:
             setup.progress.stop()
+    return result if compiled is None else replace(result, compiled=compiled.told())
 
 
 def _require_effective_settings(setup: FitSetup) -> None:
@@ -62,6 +67,12 @@ def _require_effective_settings(setup: FitSetup) -> None:
         raise ModelError(
             "training.gradient_checkpointing has no effect: this model's layers were not found",
             where="training.gradient_checkpointing",
+            fix="set it to false",
+        )
+    if setup.config.compile and not setup.blocks:
+        raise ModelError(
+            "training.compile has no effect: this model's layers were not found",
+            where="training.compile",
             fix="set it to false",
         )
     if setup.config.early_stopping is not None and setup.evaluate is None:

@@ -135,5 +135,7 @@ class FitResult:
     resumed_from: int | None = None
     kernels: dict[str, str] = field(default_factory=dict)
     """Name of each fast path that was switched on -> where it was taken."""
+    compiled: str | None = None
+    """How many layers were compiled into how many functions; None where none was to be."""
     chosen_state: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """The adapter's tensors at `chosen_step`, on the CPU."""

@@ -143,7 +143,7 @@ BAD = [
     ("task: preference", "4:7", "not supported yet", None),
     ("tracking: [wanb]", "4:11", "no tracker 'wanb'", "`wandb`"),
     ("data: {train: a.jsonl, packing: auto}", "4:33", "not supported yet", None),
-    ("training: {compile: true}", "4:21", "not supported yet", None),
+    ("training: {compile: maybe}", "4:21", "wanted true or false", None),
     ("training: {processes: 2}", "4:23", "not supported yet", None),
     ("model: {base: x/y, quantization: nf5}", "4:34", "nf5", "`nf4`"),
     ("training: {kernels: [x]}", "4:21", "no kernel 'x'", None),
