@@ -16,7 +16,6 @@ from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.compiled_blocks import compiled_blocks, require_compiler
 
 
-
 @pytest.fixture(autouse=True)
 def _without_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated as ever, and the graphs then run by torch itself: no C++ is compiled."""
