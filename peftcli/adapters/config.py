@@ -75,6 +75,10 @@ class MethodConfig(BaseModel):
     beyond_peft: ClassVar[Mapping[str, Any]] = {}
     """Fields that the reference's file has no place for, and the value with which the reference would read such a file
     and answer otherwise."""
+    layer_rules: ClassVar[frozenset[str]] = frozenset(
+        {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+    )
+    """Fields that say by a rule which layers are meant: two rules may mean the same layers, which only a model tells."""
     trains_heads: ClassVar[bool] = False
     """Whether a head of labels is among what the method trains anyway."""
     size_fields: ClassVar[tuple[str, ...]] = ()

@@ -11,7 +11,7 @@ Everything is checked before a value is copied: names, shapes, ranks, missing an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,22 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.adapter_file import AdapterFile, Header
-from peftcli.adapters.base import Adapter, Entry, Summary
+from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, Summary
 from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.documents import (
+    COMPANIONS_NAME,
+    CONFIG_NAME,
+    FORMAT,
+    OWN_NAME,
+    TENSORS_NAME,
+    read_config,
+    read_document,
+    read_documents,
+)
 from peftcli.adapters.file_keys import KeyReading, read_keys
 from peftcli.adapters.identity import base_fingerprint, type_read_in
+from peftcli.adapters.layers import named_base_parameters
 from peftcli.adapters.oddities import tell
 from peftcli.adapters.registry import config_class_of_type, method
 from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
@@ -34,20 +45,8 @@ from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, Fault, NumericalError
 from peftcli.models.auto_class import purpose_of
 from peftcli.models.fingerprint import Fingerprint
-from peftcli.models.own_files import file_fault, is_there
 
-CONFIG_NAME = "adapter_config.json"
-"""The reference's configuration file of an adapter."""
-TENSORS_NAME = "adapter_model.safetensors"
-"""The reference's file of an adapter's tensors."""
-OWN_NAME = "peftcli.json"
-"""What the reference's configuration has no place for: base fingerprint, method fields of our own, notes."""
-COMPANIONS_NAME = "peftcli_encoder.safetensors"
-"""Tensors that training needs and the reference does not keep, such as a prompt encoder."""
 METADATA = {"format": "pt"}
-FORMAT = 1
-"""Version of `peftcli.json`: another one is refused, since its fields may mean something else."""
-_JSON_LIMIT_BYTES = 4 << 20
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
@@ -167,17 +166,13 @@ def load(
 
         if is_foreign(document):
             return load_foreign(model, folder, document, trainable=trainable)
-    document = read_config(folder)
-    where = str(folder / CONFIG_NAME)
-    config, kept = config_class_of_type(document["peft_type"], where=where).from_file(document, where=where)
-    own = read_own(folder)
-    config = _with_own_fields(config, own, folder)
+    documents = read_documents(folder)
     # before anything is built: a wrong base is named as such, and not as shapes that do not fit
     if check_base:
-        require_base(model, own, folder)
+        require_base(model, documents.own, folder)
     parts = AdapterTensors(folder / TENSORS_NAME, None, None)
-    found = install(model, config, parts, kept=kept, trainable=trainable, converting=converting)
-    adapter_of(model).kept_notes = dict(own.get("notes") or {})
+    found = install(model, documents.config, parts, kept=documents.kept, trainable=trainable, converting=converting)
+    adapter_of(model).kept_notes = dict(documents.own.get("notes") or {})
     return found
 
 
@@ -242,24 +237,9 @@ def install(
 ) -> Summary:
     """Builds a method on a model and fills it, everything checked before a value is copied. Raises `AdapterError` naming
     everything that does not fit; the model is then untouched."""
-    where, folder = str(parts.path), parts.path.parent
-    owner = method(config.name)
-    reading = read_keys(parts.header(), model, owner, converting=converting, where=where)
-    config, file = owner.adopt(model, config, parts.file(reading))
-    with bounded_allocation(model, file.shapes, where=str(folder / CONFIG_NAME)):
-        adapter = build(model, config, file.shapes)
+    adapter, file = lay_out(model, config, parts, kept=kept, converting=converting)
     try:
-        adapter.kept_fields = {**adapter.kept_fields, **kept}
-        # names and shapes of all before a value of any: a half-filled adapter would look whole
-        _check_header(adapter, file.header, parts.path)
-        tensors = file.read()
-        _check_finite(tensors, where=where)
-        _fill(adapter, tensors, folder)
-        adapter.settle(tensors, where)
-        companions = parts.read_companions()
-        if companions:
-            _check_finite(companions, where=str(folder / COMPANIONS_NAME))
-            adapter.load_companions(companions)
+        fill(adapter, file, parts)
         adapter.set_trainable(trainable)
     # Ctrl-C too: a base with half an adapter on it would pass for one that was loaded
     except BaseException:
@@ -268,82 +248,61 @@ def install(
     return summary(model)
 
 
-def read_document(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` as a mapping, whoever wrote it. Raises `AdapterError`."""
-    if not folder.exists():
-        raise AdapterError("no such adapter folder", where=str(folder), fix="give the folder that holds the adapter")
-    path = folder / CONFIG_NAME
-    reason = file_fault(path, folder)
-    if reason is not None:
-        nested = folder / "adapter" / CONFIG_NAME
-        fix = f"did you mean {nested.parent}?" if nested.is_file() else "give the folder that holds the adapter"
-        raise AdapterError(f"{CONFIG_NAME} {reason}", where=str(folder), fix=fix)
-    return _read_json(path)
+def lay_out(
+    model: nn.Module,
+    config: MethodConfig,
+    parts: AdapterTensors,
+    *,
+    kept: Mapping[str, Any],
+    converting: bool = False,
+    heads: Sequence[str] = (),
+) -> tuple[Adapter, AdapterFile]:
+    """The first half of `install`: builds the method, on the meta device too, once names, shapes and types of all tensors
+    fit; no value is read.
 
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` of an adapter in our format: it has a `peft_type`. Raises `AdapterError`."""
-    document = read_document(folder)
-    if not isinstance(document.get("peft_type"), str):
-        from peftcli.adapters.foreign import library_of
-
-        library = library_of(document)
-        # the commonest mistake has its own remedy: the folder of another tool
-        fix = "the file is damaged" if library is None else "`peft convert ADAPTER --to peft --output DIR` it first"
-        what = "`peft_type` is missing or not a string" if library is None else f"this is an adapter of {library.name}"
-        raise AdapterError(what, where=str(folder / CONFIG_NAME), fix=fix)
-    return document
-
-
-def read_own(folder: Path) -> dict[str, Any]:
-    """Our own file beside the adapter; empty where there is none (an adapter of the reference)."""
-    path = folder / OWN_NAME
-    if not is_there(path):
-        return {}
-    if (fault := file_fault(path, folder)) is not None:
-        raise AdapterError(f"{OWN_NAME} {fault}", where=str(path), fix="copy the file itself")
-    document = _read_json(path)
-    if document.get("format") != FORMAT:
-        raise AdapterError(
-            f"{OWN_NAME} has format {document.get('format')!r}; this peftcli reads {FORMAT}",
-            where=str(path),
-            fix="use a newer peftcli",
-        )
-    if not all(isinstance(document.get(part) or {}, dict) for part in ("base", "fields", "notes")):
-        raise AdapterError(f"{OWN_NAME} is damaged", where=str(path), fix="get it again")
-    return document
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+    `heads`: modules that are trained whole beside the method, whether or not the file holds them.
+    """
+    where, folder = str(parts.path), parts.path.parent
+    owner = method(config.name)
+    reading = read_keys(parts.header(), model, owner, converting=converting, where=where)
+    config, file = owner.adopt(model, config, parts.file(reading))
+    with bounded_allocation(model, file.shapes, where=str(folder / CONFIG_NAME)):
+        adapter = build(model, config.with_heads(heads), file.shapes)
     try:
-        # `parse_constant`: Python reads NaN and Infinity, which JSON has not
-        document = json.loads(files.read_bounded(path, limit_bytes=_JSON_LIMIT_BYTES), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{path.name} is not valid JSON: {error}"[:200], where=str(path), fix="get it again"
-        ) from error
-    if not isinstance(document, dict):
-        raise AdapterError(f"{path.name} is not a JSON object", where=str(path), fix="get it again")
-    return document
+        adapter.kept_fields = {**adapter.kept_fields, **kept}
+        # names and shapes of all before a value of any: a half-filled adapter would look whole
+        _check_header(adapter, file.header, parts.path, may_lack=new_keys(adapter, file, heads))
+    except BaseException:
+        detach(model)
+        raise
+    return adapter, file
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
+def new_keys(adapter: Adapter, file: AdapterFile, heads: Sequence[str]) -> frozenset[str]:
+    """Keys of those heads that a file does not hold: they go on from the base's own."""
+    prefixes = tuple(f"{FILE_PREFIX}{head}." for head in heads)
+    return frozenset(
+        entry.key for entry in adapter.entries() if entry.key.startswith(prefixes) and entry.key not in file.header
+    )
 
 
-def _with_own_fields(config: MethodConfig, own: Mapping[str, Any], folder: Path) -> MethodConfig:
-    fields = {key: value for key, value in (own.get("fields") or {}).items() if key in config.recipe_only}
-    if not fields:
-        return config
-    try:
-        # the file's own fields stand as they were read, also beyond what a recipe may say
-        known = {key: value for key, value in type(config)().model_dump().items() if key not in fields}
-        checked = type(config).model_validate({**known, **fields})
-        return config.model_copy(update={key: getattr(checked, key) for key in fields})
-    except ValueError as error:
-        raise AdapterError(
-            f"{OWN_NAME} has invalid fields", where=str(folder / OWN_NAME), fix="get it again"
-        ) from error
+def fill(adapter: Adapter, file: AdapterFile, parts: AdapterTensors, *, heads: Sequence[str] = ()) -> None:
+    """The second half: every value of the file into an adapter that was laid out for it, and the base's own values into
+    new `heads`. Raises `AdapterError` or `NumericalError`; the adapter is then half filled."""
+    where, folder = str(parts.path), parts.path.parent
+    tensors = file.read()
+    _check_finite(tensors, where=where)
+    _fill(adapter, tensors, folder)
+    adapter.settle(tensors, where)
+    companions = parts.read_companions()
+    if companions:
+        _check_finite(companions, where=str(folder / COMPANIONS_NAME))
+        adapter.load_companions(companions)
+    if lacking := new_keys(adapter, file, heads):
+        own = dict(named_base_parameters(adapter.model))
+        for entry in adapter.entries():
+            if entry.key in lacking:
+                entry.load(own[entry.key.removeprefix(FILE_PREFIX)].detach())
 
 
 def require_base(model: nn.Module, own: Mapping[str, Any], folder: Path, *, what: str = "adapter") -> None:
@@ -371,10 +330,12 @@ def require_base(model: nn.Module, own: Mapping[str, Any], folder: Path, *, what
         )
 
 
-def _check_header(adapter: Adapter, header: Header, path: Path) -> None:
+def _check_header(adapter: Adapter, header: Header, path: Path, *, may_lack: Collection[str] = ()) -> None:
     expected = {entry.key: entry for entry in adapter.file_entries()}
     faults = [
-        Fault(f"`{key}` is missing") for key, entry in expected.items() if key not in header and not entry.optional
+        Fault(f"`{key}` is missing")
+        for key, entry in expected.items()
+        if key not in header and not entry.optional and key not in may_lack
     ]
     faults += [Fault(f"`{key}` has no counterpart in this model") for key in sorted(set(header) - set(expected))]
     for key, (dtype, shape) in header.items():
@@ -397,7 +358,7 @@ def _check_header(adapter: Adapter, header: Header, path: Path) -> None:
             fix=f"get {path} again, or name the base that it was trained on",
         )
     # written again only if they were there: a file that is read and saved keeps its set of keys
-    adapter.absent_keys = frozenset(key for key in expected if key not in header)
+    adapter.absent_keys = frozenset(key for key in expected if key not in header and key not in may_lack)
 
 
 def stored_shape(entry: Entry) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from peftcli import files
 from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.documents import COMPANIONS_NAME, CONFIG_NAME, OWN_NAME, TENSORS_NAME, read_config
 from peftcli.adapters.registry import method_of_pairs
-from peftcli.adapters.storage import COMPANIONS_NAME, CONFIG_NAME, OWN_NAME, TENSORS_NAME, read_config
 from peftcli.errors import AdapterError
 from peftcli.models.companions import tokenizer_files
 

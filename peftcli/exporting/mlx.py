@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from peftcli import files
+from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.foreign import MLX
 from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.registry import method_of_pairs
-from peftcli.adapters.storage import CONFIG_NAME, serialise
+from peftcli.adapters.storage import serialise
 from peftcli.errors import AdapterError
 from peftcli.exporting.plain_pairs import PlainPair
 from peftcli.models.structure import structure

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from peftcli import files
-from peftcli.adapters.storage import TENSORS_NAME, read_config, read_own
+from peftcli.adapters.documents import TENSORS_NAME, read_own
+from peftcli.adapters.starting import class_made_for
 from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
-from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, LABELLING, WRITES_ON, auto_class_with
+from peftcli.models.auto_class import LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
@@ -90,31 +90,11 @@ def model_option_named(location: Location) -> Iterator[None]:
 def auto_class_of(location: Location, source: BaseSource | None = None) -> str:
     """The auto class of the models that the adapter was made for: of its task type, else of the class that it names, else
     of the base's own architecture. Raises `AdapterError` for a task type or class that nobody has."""
-    config = read_config(location.adapter)
-    task_type = config.get("task_type")
-    if task_type is not None:
-        return _class_of_task(task_type, location)
-    named = (config.get("auto_mapping") or {}).get("base_model_class") or read_own(location.adapter).get("model_class")
-    if isinstance(named, str):
-        found = auto_class_with(named)
-        if found is None:
-            raise AdapterError(
-                f"the adapter was made for a {named}, which transformers does not have", where=str(location.adapter)
-            )
+    if (found := class_made_for(location.adapter)) is not None:
         return found
     with model_option_named(location):
         architectures = load_config(source or base_of(location)).architectures or []
     return next((found for name in architectures if (found := auto_class_with(str(name)))), WRITES_ON.auto_class)
-
-
-def _class_of_task(task_type: Any, location: Location) -> str:
-    if task_type in CLASS_OF_TASK_TYPE:
-        return CLASS_OF_TASK_TYPE[task_type]
-    raise AdapterError(
-        f"`task_type` is {str(task_type)[:40]!r}",
-        where=str(location.adapter),
-        fix=f"one of {', '.join(CLASS_OF_TASK_TYPE)}",
-    )
 
 
 def load_base(

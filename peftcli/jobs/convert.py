@@ -11,25 +11,21 @@ from torch import Tensor, nn
 
 from peftcli import files
 from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.documents import (
+    COMPANIONS_NAME,
+    CONFIG_NAME,
+    OWN_NAME,
+    TENSORS_NAME,
+    read_config,
+    read_document,
+    read_own,
+)
 from peftcli.adapters.foreign import library_of
 from peftcli.adapters.layers import named_base_parameters, unwrapped
 from peftcli.adapters.low_rank import LayerCut, LowRank, as_low_rank, values_of
 from peftcli.adapters.merging import merge
 from peftcli.adapters.registry import method_of_pairs, parse_method
-from peftcli.adapters.storage import (
-    COMPANIONS_NAME,
-    CONFIG_NAME,
-    OWN_NAME,
-    TENSORS_NAME,
-    AdapterTensors,
-    adapter_files,
-    has_other_keys,
-    install,
-    load,
-    read_config,
-    read_document,
-    read_own,
-)
+from peftcli.adapters.storage import AdapterTensors, adapter_files, has_other_keys, install, load
 from peftcli.adapters.surgery import adapter_of, disabled, summary
 from peftcli.errors import AdapterError, RecipeError, StorageError
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base

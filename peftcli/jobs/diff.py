@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peftcli.adapters.storage import read_config
+from peftcli.adapters.documents import read_config
 from peftcli.jobs.diff_layers import LayerPair, layer_pairs
 from peftcli.lock.differences import Difference, environment_differences, input_differences
 from peftcli.lock.document import LOCK_NAME, read_lock

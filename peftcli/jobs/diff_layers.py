@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from peftcli.adapters.storage import TENSORS_NAME
+from peftcli.adapters.documents import TENSORS_NAME
 from peftcli.adapters.subspaces import subspace_overlap
 from peftcli.adapters.tensor_file import read_tensors
 from peftcli.adapters.updates import weight_changes

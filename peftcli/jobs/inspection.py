@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcli.adapters.storage import TENSORS_NAME, load, read_config, read_own
+from peftcli.adapters.documents import TENSORS_NAME, read_config, read_own
+from peftcli.adapters.storage import load
 from peftcli.adapters.subspaces import effective_rank
 from peftcli.adapters.surgery import summary
 from peftcli.adapters.tensor_file import read_header, read_tensors

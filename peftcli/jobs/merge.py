@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from peftcli import files
+from peftcli.adapters.documents import OWN_NAME
 from peftcli.adapters.merging import merge as merge_in_memory
-from peftcli.adapters.storage import OWN_NAME
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.errors import CheckFailed, Fault, MergeError, RecipeError, StorageError
 from peftcli.evaluation.prompts import stop_token_ids

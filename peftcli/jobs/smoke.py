@@ -217,7 +217,14 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         # products this small gain nothing from a second thread, which on a busy machine only waits for its turn
         "threads": 1,
         "model": recipe.model.model_copy(
-            update={"base": str(base), "revision": None, "dtype": "float32", "quantization": None}
+            # an adapter of the base fits no other: the method starts anew
+            update={
+                "base": str(base),
+                "revision": None,
+                "dtype": "float32",
+                "quantization": None,
+                "init_adapter": None,
+            }
         ),
         # which labels there are is a matter of all rows
         "data": recipe.data if recipe.learns().learns_labels else _small_data(recipe.data),

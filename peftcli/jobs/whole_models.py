@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from peftcli.adapters.storage import FORMAT, read_own, require_base
+from peftcli.adapters.documents import FORMAT, read_own
+from peftcli.adapters.storage import require_base
 from peftcli.errors import HubError, MemoryLimitError, ModelError, RecipeError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import base_of, model_option_named

@@ -14,7 +14,7 @@ from peftcli.lock.places import absolute, is_place, without_places
 from peftcli.recipe.loading import DEFAULT
 from peftcli.yaml import flow
 
-InputKind = Literal["recipe", "base", "tokenizer", "data", "settings", "package", "environment"]
+InputKind = Literal["recipe", "base", "init_adapter", "tokenizer", "data", "settings", "package", "environment"]
 
 ABSENT = "absent"
 _SHOWN = 60
@@ -51,6 +51,7 @@ def input_differences(locked: Lock, found: Lock, folder: Path) -> list[Differenc
         *_recipe(locked, found, folder),
         *_mapping("package", "package {}", locked.packages, found.packages),
         *_mapping("base", "base file {}", locked.base.files, found.base.files),
+        *_init_adapter(locked, found),
         *_data_files(locked, found),
         *_mapping("settings", "{}", *_shared(locked.settings, found.settings)),
     ]
@@ -62,7 +63,7 @@ def input_differences(locked: Lock, found: Lock, folder: Path) -> list[Differenc
     if "base" not in kinds or locked.tokenizer.template_sha256 != found.tokenizer.template_sha256:
         causes += _tokenizer(locked, found)
     # other rows follow from any of these; told without a cause they would hide it
-    explained = kinds & {"base", "tokenizer", "data", "package"} or any(
+    explained = kinds & {"base", "init_adapter", "tokenizer", "data", "package"} or any(
         difference.item in ("seed", "seeds") or difference.item.startswith("data.") for difference in causes
     )
     return causes if explained else [*causes, *_rows(locked, found)]
@@ -90,7 +91,9 @@ def _recipe(locked: Lock, found: Lock, folder: Path) -> Iterator[Difference]:
         origin = found.recipe[key][1] if key in found.recipe else DEFAULT
         # a key that the lock's version did not have is no difference while nobody sets it
         is_new = key not in locked.recipe and origin == DEFAULT
-        same_commit = key == "model.revision" and found.base.commit == locked.base.commit is not None
+        same_commit = (key == "model.revision" and found.base.commit == locked.base.commit is not None) or (
+            key == "model.init_adapter" and _commit(found) == _commit(locked) is not None
+        )
         if not (is_new or same_commit) and without_places(one) != without_places(other):
             yield Difference("recipe", key, _shown(one), _shown(other), _place(origin, folder))
 
@@ -111,6 +114,17 @@ def _mapping(kind: InputKind, item: str, locked: Mapping[str, Any], found: Mappi
 
 
 # a branch named in one recipe and its commit in the other are the same base
+
+
+def _commit(lock: Lock) -> str | None:
+    return None if lock.init_adapter is None else lock.init_adapter.commit
+
+
+def _init_adapter(locked: Lock, found: Lock) -> Iterator[Difference]:
+    one = {} if locked.init_adapter is None else locked.init_adapter.files
+    other = {} if found.init_adapter is None else found.init_adapter.files
+    # that one of the two has none is told as the recipe's key
+    return _mapping("init_adapter", "file {} of model.init_adapter", one, other) if one and other else iter(())
 
 
 def _shared(locked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -88,6 +88,17 @@ class TokenizerLock(Part):
     template_sha256: str | None = None
 
 
+class AdapterLock(Part):
+    """The adapter that training goes on from, by the content of its files."""
+
+    name: str
+    """`owner/name@revision` of the Hub, or a path relative to the lock."""
+    commit: str | None = None
+    """Of the Hub; None for a folder."""
+    files: dict[str, str]
+    """Name -> SHA-256 of every file that is read."""
+
+
 class RunTrace(Part):
     """What one seed's run did, step by step; a step without a value was skipped."""
 
@@ -140,6 +151,8 @@ class Lock(Part):
     base: BaseLock
     tokenizer: TokenizerLock
     data: DataLock
+    init_adapter: AdapterLock | None = None
+    """None, and not written, where training starts anew."""
     settings: dict[str, Value] = Field(default_factory=dict)
     """What steers the arithmetic and is no recipe key: attention, determinism flags."""
     packages: dict[str, str] = Field(default_factory=dict)
@@ -238,6 +251,8 @@ def read_lock(path: Path) -> Lock:
 def write_lock(path: Path, lock: Lock) -> None:
     """Writes a lock, the same bytes for the same facts."""
     document = _masked(lock).model_dump(mode="json")
+    if document["init_adapter"] is None:
+        del document["init_adapter"]
     for run in (document["expected"] or {}).get("runs", ()):
         if run["tuned"] is None:
             # of a single seed it would say again what the bands say
@@ -259,6 +274,9 @@ def _masked(lock: Lock) -> Lock:
             },
             "base": lock.base.model_copy(update={"name": redacted_name(lock.base.name)}),
             "data": lock.data.model_copy(update={"sources": sources}),
+            "init_adapter": None
+            if lock.init_adapter is None
+            else lock.init_adapter.model_copy(update={"name": redacted_name(lock.init_adapter.name)}),
         }
     )
 

@@ -13,7 +13,7 @@ import torch
 from peftcli import files
 from peftcli.data.builtin import builtin_data, data_names
 from peftcli.data.facts import SplitFacts
-from peftcli.lock.document import BaseLock, DataLock, Lock, SourceLock, SplitLock, TokenizerLock
+from peftcli.lock.document import AdapterLock, BaseLock, DataLock, Lock, SourceLock, SplitLock, TokenizerLock
 from peftcli.lock.environment import describe
 from peftcli.lock.places import relative
 from peftcli.lock.used_packages import package_versions
@@ -52,6 +52,7 @@ def input_lock(prepared: Prepared, folder: Path, values: Mapping[str, Any]) -> L
             sha256=prepared.data.facts.tokenizer_sha256, template_sha256=prepared.data.facts.template_sha256
         ),
         data=_data(prepared, folder),
+        init_adapter=_init_adapter(prepared, folder),
         settings=_settings(prepared.plan.resolved.device),
         packages=package_versions(recipe),
         environment=describe(prepared.plan.resolved.device),
@@ -113,6 +114,16 @@ def _base(prepared: Prepared, folder: Path) -> BaseLock:
         name=relative(name, folder) if os.path.isabs(name) else name,
         commit=found.commit,
         files={file: files.sha256_file(path) for file, path in found.files.items()},
+    )
+
+
+def _init_adapter(prepared: Prepared, folder: Path) -> AdapterLock | None:
+    start = prepared.start
+    if start is None:
+        return None
+    name = start.source.name
+    return AdapterLock(
+        name=relative(name, folder) if os.path.isabs(name) else name, commit=start.source.commit, files=start.hashes
     )
 
 

@@ -38,7 +38,8 @@ class ModelConfig(BaseModel):
     """Variables of the chat template, e.g. `{enable_thinking: false}`: the same in training, evaluation, generation and
     chat. `strftime_now: 2026-11-27` is the date that templates get which ask for today's."""
     init_adapter: Annotated[str, Field(min_length=1)] | None = None
-    """Continue from this adapter: a folder or Hub id. Not supported yet."""
+    """Continue from this adapter: its folder, its run, or `owner/name@revision` of the Hub. Its own fields rule: `method`
+    may be left out, and what it says must be what the adapter has."""
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -65,11 +66,4 @@ class ModelConfig(BaseModel):
     def _attention_comes_later(cls, value: str) -> str:
         if value in LATER_ATTENTION:
             raise FieldFault(f"attention: {value} is not supported yet", "use auto, sdpa or eager")
-        return value
-
-    @field_validator("init_adapter")
-    @classmethod
-    def _init_adapter_comes_later(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise FieldFault("init_adapter is not supported yet", "leave it out")
         return value

@@ -1,11 +1,14 @@
-"""Fetching a base from the Hub into its local cache, one commit for a whole process."""
+"""Fetching a base or an adapter from the Hub into its local cache, one commit for a whole process."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import constants, errors, snapshot_download
 
+from peftcli.errors import HubError
 from peftcli.models.source import CONFIG_NAME, BaseSource, read_config_file
 from peftcli.models.weight_files import INDEX_NAME, NAMED_BY_CONFIG, SINGLE_NAME, weight_names
 
@@ -16,6 +19,44 @@ _SMALL_PATTERNS = [
 _known: dict[tuple[str, str | None, str], Path] = {}
 # the patterns cross folders, and repositories keep exports (onnx/, openvino/) below that are never read
 _DEEPER = ["*/*.json", "*/*.txt", "*/*.model", "*/*.tiktoken"]
+
+
+@contextlib.contextmanager
+def hub_errors(name: str, revision: str | None, *, key: str = "model.revision") -> Iterator[None]:
+    """Turns what the Hub's library raises into `HubError`, each cause told apart. `key`: where the revision is said."""
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise HubError(f"{name} is gated", fix="accept its terms on the Hub and set HF_TOKEN") from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{name} has no revision {revision!r}", fix=f"check `{key}`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise HubError(f"{name} is not on the Hub, or is private", fix="check the name; set HF_TOKEN") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise offline(name) from error
+
+
+def offline(name: str) -> HubError:
+    """The error for something of the Hub that is not here and cannot be fetched."""
+    return HubError(
+        f"{name} is not in the local cache and the Hub cannot be reached",
+        fix="connect once, give a folder that holds it, or use `builtin:tiny`",
+    )
+
+
+def adapter_folder(name: str, revision: str | None, *, fetch: bool) -> Path:
+    """The snapshot folder of an adapter of the Hub, all its small files and tensors; its name is the commit.
+
+    `fetch`: ask the Hub; else only the local cache is looked at. Raises what huggingface_hub raises.
+    """
+    key = (name, revision, constants.HF_HUB_CACHE)
+    if (known := _known.get(key)) is not None and known.is_dir():
+        return known
+    names = [*_SMALL_PATTERNS, "*.safetensors"]
+    if not fetch:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=names, local_files_only=True))
+    _known[key] = found = _fetch(name, revision, names, but=[*_DEEPER, "*/*.safetensors"])
+    return found
 
 
 def cached_folder(source: BaseSource, *, weights: bool) -> Path:

@@ -24,7 +24,7 @@ from peftcli.models.conversions import conversion_faults
 from peftcli.models.dequantized import is_quantized
 from peftcli.models.device import is_out_of_memory, loading_options, says_out_of_memory
 from peftcli.models.heads import LabelHead
-from peftcli.models.hub import cached_folder
+from peftcli.models.hub import cached_folder, hub_errors, offline
 from peftcli.models.quantization import (
     import_library,
     plan_quantization,
@@ -57,18 +57,9 @@ _NEW_HEADS = "_peftcli_new_heads"
 @contextlib.contextmanager
 def _loading(source: BaseSource, what: str) -> Iterator[None]:
     """Turns what transformers and huggingface_hub raise into our errors, each cause told apart."""
-    from huggingface_hub import errors as hub
-
     try:
-        yield
-    except hub.GatedRepoError as error:
-        raise HubError(f"{source.name} is gated", fix="accept its terms on the Hub and set HF_TOKEN") from error
-    except hub.RevisionNotFoundError as error:
-        raise HubError(f"{source.name} has no revision {source.revision!r}", fix="check `model.revision`") from error
-    except hub.RepositoryNotFoundError as error:
-        raise HubError(f"{source.name} is not on the Hub, or is private", fix="check the name; set HF_TOKEN") from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        raise _offline(source) from error
+        with hub_errors(source.name, source.revision):
+            yield
     except PeftcliError:
         raise
     except Exception as error:  # code of all families, on a configuration and files that may hold anything
@@ -80,13 +71,6 @@ def _loading(source: BaseSource, what: str) -> Iterator[None]:
         raise _load_error(source, what, error, faults) from error
 
 
-def _offline(source: BaseSource) -> HubError:
-    return HubError(
-        f"{source.name} is not in the local cache and the Hub cannot be reached",
-        fix="connect once, give a folder that holds the model, or use `builtin:tiny`",
-    )
-
-
 def _load_error(
     source: BaseSource, what: str, error: Exception, faults: Sequence[str]
 ) -> ModelError | HubError | DeviceError:
@@ -95,7 +79,7 @@ def _load_error(
     if isinstance(error, ImportError):
         return DeviceError(f"{source.name} needs a package that is missing: {text[:200]}")
     if not source.is_local and ("offline" in text or "connect" in text.lower() or "couldn't" in text.lower()):
-        return _offline(source)
+        return offline(source.name)
     where = source.location if source.is_local else None
     if "model type" in text or "model_type" in text:
         return ModelError(

@@ -7,7 +7,11 @@ from dataclasses import replace
 from torch import nn
 
 from peftcli.adapters.config import MethodConfig
+from peftcli.adapters.sources import KEY
+from peftcli.adapters.starting import StartAdapter
+from peftcli.data.faults import excerpt, listed
 from peftcli.data.prepare import PreparedData
+from peftcli.errors import DataError
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import trained_head
 from peftcli.models.source import BaseSource
@@ -15,15 +19,39 @@ from peftcli.models.structure import structure
 from peftcli.tasks.base import Task
 
 
-def label_head(task: Task, data: PreparedData, source: BaseSource, seed: int) -> LabelHead | None:
-    """The labels of the run's model; None for a task without labels. `seed`: what a new head is drawn from.
+def label_head(
+    task: Task, data: PreparedData, source: BaseSource, seed: int, start: StartAdapter | None = None
+) -> LabelHead | None:
+    """The labels of the run's model; None for a task without labels. `seed`: what a new head is drawn from. `start`: the
+    adapter that training goes on from, whose labels then stand.
 
     Raises `DataError` for labels that cannot be learned.
     """
     if not task.learns_labels:
         return None
-    found = task.head_for(data.train, data.validation, trained_head(source, task.auto_class))
+    own = None if start is None else start.labels
+    found = task.head_for(data.train, data.validation, own or trained_head(source, task.auto_class))
+    if own is not None and found is not None:
+        _require_same_labels(found, own)
     return None if found is None else replace(found, seed=seed)
+
+
+def _require_same_labels(found: LabelHead, own: LabelHead) -> None:
+    """An output of a head that is trained on must go on meaning what it meant."""
+    if found.names != own.names:
+        new = [name for name in found.names if name not in own.names]
+        what = f"the label {excerpt(new[0])!r}" if new else f"{len(found.names)} labels"
+        raise DataError(
+            f"the rows have {what}, and the head of the adapter of `{KEY}` gives {listed(own.names)}",
+            where="data.train",
+            fix="train on rows with the adapter's labels, or without `model.init_adapter`",
+        )
+    if own.problem not in (None, found.problem):
+        raise DataError(
+            f"the rows ask for {found.problem}, and the adapter of `{KEY}` was trained for {own.problem}",
+            where="data.train",
+            fix="classification.problem_type says which it is",
+        )
 
 
 def trained_with_head(method: MethodConfig, task: Task, skeleton: nn.Module) -> MethodConfig:

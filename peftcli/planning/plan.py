@@ -13,11 +13,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli import system
+from peftcli.adapters.base import Adapter
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.prompt_sites import learned_positions
 from peftcli.adapters.rehearsing import require_runs
-from peftcli.adapters.surgery import build, detach, layer_kernels, summary
+from peftcli.adapters.sources import KEY as INIT_ADAPTER
+from peftcli.adapters.starting import StartAdapter, class_made_for, laid_out, read_start
+from peftcli.adapters.surgery import attached, build, detach, layer_kernels, summary
 from peftcli.data.cache import default_cache_dir
 from peftcli.data.chat_variables import chat_mode
 from peftcli.data.config import AUTO, DataConfig
@@ -25,7 +28,7 @@ from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
-from peftcli.errors import DataError, DeviceError, MemoryLimitError, RecipeError
+from peftcli.errors import AdapterError, DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
 from peftcli.kernels.names import GATED_MLP, IN_LAYERS, KERNELS, OFF
 from peftcli.models.companions import check_vocabulary
@@ -140,6 +143,13 @@ class Prepared:
     """The recipe's method as it is attached, the head of a task with labels trained beside it."""
     head: LabelHead | None = None
     """The labels that the model gives; None for a task without labels."""
+    start: StartAdapter | None = None
+    """The adapter that training goes on from."""
+
+    @property
+    def tokenizer_source(self) -> BaseSource:
+        """Where the tokenizer was read from: the base, or the adapter that training goes on from."""
+        return (self.start.tokenizer if self.start is not None else None) or self.source
 
 
 def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan:
@@ -167,9 +177,17 @@ def prepare_run(
     skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization)
     quantization = storage_name(skeleton)
     method = trained_with_head(recipe.method, task, skeleton)
-    counts = _attached_counts(skeleton, method, task, recipe.data)
+    start = None if recipe.model.init_adapter is None else _fitting(read_start(recipe.model.init_adapter), loaded, task)
+    if start is not None and loaded.claims:
+        _require_same_layers(loaded, skeleton, method, start)
+    # the head that an adapter brings may have another size than the base's: counted once the labels are known
+    counts = (
+        None
+        if start is not None and task.learns_labels
+        else _attached_counts(skeleton, method, task, start, recipe.data)
+    )
     tokenizer = load_tokenizer(
-        source,
+        (start.tokenizer if start is not None else None) or source,
         chat_template=recipe_template(loaded),
         chat_template_kwargs=recipe.model.chat_template_kwargs,
     )
@@ -186,17 +204,20 @@ def prepare_run(
         context=context_length(skeleton),
         encoding=task.encoding,
     )
-    head = label_head(task, data, source, stream_seed(recipe.seed, "head"))
+    head = label_head(task, data, source, stream_seed(recipe.seed, "head"), start)
     if head is not None:
         task = task.with_head(head, data.train)
         skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
-        counts = _attached_counts(skeleton, method, task, recipe.data)
+        counts = _attached_counts(skeleton, method, task, start, recipe.data)
+    assert counts is not None, "a task that learns labels has a head"
     _check_positions(loaded, skeleton, counts, data)
     check = partial(_check_tokens, tokenizer, not_embedded)
     for store in (data.train, data.validation):
         check(store)
     order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps, check=check)
-    needs = _needs(loaded, method, skeleton, task, data, tokenizer, device, dtype, packed=quantization is not None)
+    needs = _needs(
+        loaded, method, start, skeleton, task, data, tokenizer, device, dtype, packed=quantization is not None
+    )
     choice = choose(needs, recipe.training, device=device, device_memory=device_memory)
     resolved = _resolve(loaded, counts, order, device, precision, dtype, choice, quantization)
     plan = Plan(
@@ -235,7 +256,7 @@ def prepare_run(
         else None,
         chat=chats.text if data.facts.holds_chats else "",
     )
-    return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head)
+    return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head, start)
 
 
 def unfit(plan: Plan) -> MemoryLimitError | None:
@@ -310,11 +331,49 @@ class _Counts:
     """Fast paths that task, model and the method's layers can take."""
 
 
-def _attached_counts(skeleton: nn.Module, method: MethodConfig, task: Task, data: DataConfig) -> _Counts:
+def _fitting(start: StartAdapter, loaded: LoadedRecipe, task: Task) -> StartAdapter:
+    """The adapter, where it was made for the models that the task trains. Raises `AdapterError` otherwise."""
+    made_for = class_made_for(start.folder)
+    if made_for in (None, task.auto_class):
+        return start
+    raise AdapterError(
+        f"the adapter was made for {made_for}, and `task: {task.name}` trains {task.auto_class}",
+        where=f"{loaded.origin(INIT_ADAPTER)} ({start.folder})",
+        fix="merge it (`peft merge`) and name the merged model under `model.base`, or choose the task it was trained for",
+    )
+
+
+def _require_same_layers(loaded: LoadedRecipe, skeleton: nn.Module, method: MethodConfig, start: StartAdapter) -> None:
+    """What the recipe says of layers by another rule than the adapter must mean the adapter's layers."""
+    meant = set(_targets_of(skeleton, lambda: build(skeleton, method.model_copy(update=dict(loaded.claims)))))
+    own = set(_targets_of(skeleton, lambda: start.lay_out(skeleton, method)))
+    if meant == own:
+        return
+    one, other = sorted(meant - own), sorted(own - meant)
+    what = f"`{one[0]}`, which the adapter leaves out" if one else f"all but `{other[0]}`, which the adapter has"
+    key = next(iter(loaded.claims))
+    raise RecipeError(
+        f"`method.{key}` contradicts the adapter of `{INIT_ADAPTER}`: it means {what}",
+        where=loaded.origin(f"method.{key}"),
+        fix="leave it out: the adapter's own fields rule",
+    )
+
+
+def _targets_of(skeleton: nn.Module, lay_out: Callable[[], Adapter]) -> list[str]:
+    try:
+        return lay_out().targets()
+    finally:
+        if attached(skeleton) is not None:
+            detach(skeleton)
+
+
+def _attached_counts(
+    skeleton: nn.Module, method: MethodConfig, task: Task, start: StartAdapter | None, data: DataConfig
+) -> _Counts:
     """Exact counts: the method is built on the meta device, exactly as on the real one."""
     shape = structure(skeleton)
     base = sum(parameter.numel() for parameter in skeleton.parameters())
-    adapter = build(skeleton, method)
+    adapter = laid_out(skeleton, method, start)
     added, left_out = adapter.added_positions(), adapter.left_out
     require_packable(data, task, adapter)
     require_runs(skeleton, adapter)
@@ -362,6 +421,7 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[in
 def _needs(
     loaded: LoadedRecipe,
     method: MethodConfig,
+    start: StartAdapter | None,
     skeleton: nn.Module,
     task: Task,
     data: PreparedData,
@@ -380,7 +440,7 @@ def _needs(
     sizes = [math.prod(weight_view(module).shape) for module in structure(skeleton).linears.values()] if packed else []
     dense_bytes = max(sizes, default=0) * DTYPES[dtype].itemsize
     num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-    adapter = build(skeleton, method)
+    adapter = laid_out(skeleton, method, start)
     tensors = adapter.trainable_parameters().values()
     trained = sum(tensor.nbytes for tensor in tensors)
     return Needs(

@@ -10,8 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from peftcli.adapters.documents import AdapterDocuments
 from peftcli.adapters.registry import method_names, resolve_name
-from peftcli.errors import Fault, FieldFault, RecipeError
+from peftcli.adapters.sources import KEY as INIT_ADAPTER
+from peftcli.errors import Fault, FieldFault, HubError, RecipeError
+from peftcli.recipe.continuing import FIX, Agreement, agreement, start_documents, text_of, without_agreed
 from peftcli.recipe.keys import METHOD, TYPE, free_text_keys, method_class
 from peftcli.recipe.rules import broken_rules, idle_settings
 from peftcli.recipe.schema import Recipe
@@ -31,15 +34,20 @@ class CheckedRecipe:
     recipe: Recipe | None
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    claims: dict[str, Any] = field(default_factory=dict)
+    """Rules about layers that must mean those of the adapter which training starts from."""
 
 
-def check(root: Node) -> CheckedRecipe:
-    """Checks a recipe in canonical form."""
-    check = _Check(root)
+def check(root: Node, *, fetch: bool = True) -> CheckedRecipe:
+    """Checks a recipe in canonical form. `fetch`: ask the Hub for an adapter that it starts from, where it is not here.
+
+    Raises `AdapterError` or `HubError` where that adapter cannot be read."""
+    check = _Check(root, fetch=fetch)
     check.run()
-    if check.faults:
+    if check.faults or check.recipe is None:
         return CheckedRecipe(None, _in_order(check.faults))
-    return CheckedRecipe(check.recipe, [], idle_settings(check.recipe) if check.recipe is not None else [])
+    claims = {} if check.agreed is None else check.agreed.claims
+    return CheckedRecipe(check.recipe, [], [*check.warnings, *idle_settings(check.recipe)], claims)
 
 
 def _in_order(faults: list[Fault]) -> list[Fault]:
@@ -53,8 +61,11 @@ def _in_order(faults: list[Fault]) -> list[Fault]:
 
 
 class _Check:
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: Node, *, fetch: bool) -> None:
         self.root = root
+        self.fetch = fetch
+        self.warnings: list[str] = []
+        self.agreed: Agreement | None = None
         self.data: dict[str, Any] = plain(root)
         self.faults: list[Fault] = []
         self.bad: set[Path] = set()
@@ -69,11 +80,18 @@ class _Check:
         for path, node in _leaves(self.root, ()):
             if path not in self.bad and (fault := _leaf_fault(path, node, free)) is not None:
                 self._add(path, fault)
-        self._check_method()
+        start = self._start()
+        if start is None:
+            self._check_method()
+        else:
+            self._check_against(start)
         for _ in range(MAX_ROUNDS):
             self._fill_required()
             if self._validate():
                 break
+        if self.recipe is not None and self.agreed is not None:
+            # past validation: a file may say more than a recipe could
+            self.recipe = self.recipe.model_copy(update={METHOD: self.agreed.method})
         if self.recipe is not None:
             for rule in broken_rules(self.recipe, self._is_given):
                 if not any(self._is_bad(key) for key in rule.keys):
@@ -130,6 +148,52 @@ class _Check:
                 if len(self.bad) == before or (METHOD,) in self.bad:
                     self.data[METHOD] = {TYPE: method_names()[0]}
                     return None
+
+    def _start(self) -> AdapterDocuments | None:
+        """The adapter that training starts from; None where there is none, or it is not here and not to be fetched."""
+        node = self._node(tuple(INIT_ADAPTER.split(".")))
+        if node is None or not isinstance(node.value, str) or self._is_bad(INIT_ADAPTER):
+            return None
+        try:
+            return start_documents(node.value, fetch=self.fetch)
+        except HubError:
+            if self.fetch:
+                raise
+        self.warnings.append(f"{node.value} is not in the local cache: what it says of its method is not checked")
+        self.data.setdefault(METHOD, {TYPE: method_names()[0]})
+        return None
+
+    def _check_against(self, start: AdapterDocuments) -> None:
+        """The recipe's method, which may be left out, beside that of the adapter which training starts from."""
+        section, node = self.data.get(METHOD), self.root.child(METHOD)
+        fields = dict(section) if isinstance(section, dict) else {}
+        kind = fields.pop(TYPE, start.config.name)
+        self.data[METHOD] = {TYPE: start.config.name}
+        self.agreed = Agreement(start.config)
+        if node is None:
+            return
+        where = (node.child(TYPE) or node).where
+        try:
+            name, preset = resolve_name(str(kind))
+        except RecipeError as error:
+            self._add((METHOD, TYPE), Fault(f"method.type: {error.message}", where, error.fix))
+            return
+        if name != start.config.name:
+            self._add((METHOD, TYPE), Fault(text_of(TYPE, start.config.name), where, FIX))
+            return
+        self._compare({**preset, **fields}, start, node)
+
+    def _compare(self, fields: dict[str, Any], start: AdapterDocuments, node: Node) -> None:
+        given = without_agreed(fields, start)
+        try:
+            self.agreed = agreement(given, start)
+        except ValidationError as error:
+            self._translate(error, type(start.config), (METHOD,))
+            return
+        for key, wanted in self.agreed.contradictions.items():
+            # what a short name such as `dora` sets has no place of its own
+            place = node.child(key) or node.child(TYPE) or node
+            self.faults.append(Fault(text_of(key, wanted), place.where, FIX))
 
     def _method_without_type(self, node: Node, kind: Node | None) -> None:
         if kind is None:

@@ -34,6 +34,10 @@ def recipe_schema() -> dict[str, Any]:
         names = type_names(TrainingConfig.model_fields[key].annotation)
         section = {name: training[key].pop(name) for name in ("oneOf", "discriminator") if name in training[key]}
         training[key]["anyOf"] = [{"enum": names}, section]
+    # an adapter that training starts from has a method of its own
+    schema["required"] = [key for key in schema["required"] if key != "method"]
+    start = {"required": ["model"], "properties": {"model": {"type": "object", "required": ["init_adapter"]}}}
+    schema["anyOf"] = [{"required": ["method"]}, start]
     data = definitions["DataConfig"]["properties"]
     data["format"]["enum"] = ["auto", *format_names()]
     data["checks"]["propertyNames"] = {"enum": list(check_names())}

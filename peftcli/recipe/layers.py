@@ -244,6 +244,11 @@ def _with_paths(node: Node, resolve: Any) -> Node:
             return found
         return Node(resolve(found.value, always), found.where, found.key_where)
 
+    def adapter(found: Node) -> Node:
+        # a revision may hold slashes: what is before it decides
+        identifier, at, _ = str(found.value).partition("@")
+        return found if at and resolve(identifier, False) == identifier else text(found)
+
     def source(found: Node) -> Node:
         if isinstance(found.value, list):
             return Node([source(item) for item in found.value], found.where, found.key_where)
@@ -253,7 +258,7 @@ def _with_paths(node: Node, resolve: Any) -> Node:
         # `auto` is a word of `data.validation`, not a file of that name
         return found if found.value == AUTO else source(found)
 
-    model = {"base": text, "init_adapter": text, "chat_template": lambda found: text(found, always=True)}
+    model = {"base": text, "init_adapter": adapter, "chat_template": lambda found: text(found, always=True)}
     sections = {
         "model": lambda found: _replaced(found, model),
         "data": lambda found: _replaced(found, {"train": source, "validation": validation}),

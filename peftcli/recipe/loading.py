@@ -43,6 +43,8 @@ class LoadedRecipe:
     """Dotted key -> `file:line:column`, `--set key` or `default`, for every key."""
     warnings: tuple[str, ...] = ()
     """Settings without effect, and values that are rarely meant."""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    """What the recipe says of layers where training starts from an adapter: it must mean that adapter's layers."""
 
     @property
     def name(self) -> str:
@@ -65,15 +67,19 @@ class LoadedRecipe:
         return all(self.origin(key) != DEFAULT for key, value in values.items() if value not in (None, [], {}))
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> LoadedRecipe:
-    """Loads and checks a recipe. `overrides`: `key=value` texts as for `--set`, or a mapping of dotted keys.
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, fetch: bool = True
+) -> LoadedRecipe:
+    """Loads and checks a recipe. `overrides`: `key=value` texts as for `--set`, or a mapping of dotted keys. `fetch`: ask
+    the Hub for an adapter that training starts from, where it is not here.
 
-    Raises `RecipeError` with every fault of the recipe, `StorageError` where the file may not be read.
+    Raises `RecipeError` with every fault of the recipe, `StorageError` where the file may not be read, `AdapterError` or
+    `HubError` where that adapter cannot be read.
     """
     path = Path(path)
     faults: list[Fault] = []
     root = read_layers(path, overrides, faults)
-    checked = check(_without_extends(root))
+    checked = check(_without_extends(root), fetch=fetch)
     faults += checked.faults
     if faults or checked.recipe is None:
         count = len(faults)
@@ -84,7 +90,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     # origins are of the recipe before defaults: a key without a node was given by nobody
     origins = {key: _origin(root, key.split(".")) for key in flat_recipe(recipe)}
     absolute = Path(os.path.abspath(path))
-    return LoadedRecipe(recipe, absolute, absolute.parent, origins, tuple(checked.warnings))
+    return LoadedRecipe(recipe, absolute, absolute.parent, origins, tuple(checked.warnings), checked.claims)
 
 
 def generation_from(

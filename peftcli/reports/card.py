@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from peftcli.reports import numbers
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markdown import code, table
-from peftcli.reports.record import RunRecord
+from peftcli.reports.record import RunRecord, StartRecord
 from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.visible import clipped
 
@@ -91,6 +91,14 @@ def base_name(base: str) -> str:
     return base if is_hub_id(base) or base.startswith("builtin:") else base.rstrip("/").rsplit("/", 1)[-1]
 
 
+def _adapter_name(start: StartRecord) -> str:
+    """Of the Hub as it is; of a folder its name and the hash of its tensors, since paths tell about a machine."""
+    if is_hub_id(start.name.partition("@")[0]):
+        return start.name
+    tensors = start.files.get("adapter_model.safetensors", "")
+    return f"{base_name(start.name)} (adapter_model.safetensors {tensors[:12]})"
+
+
 def _plain(text: str) -> str:
     """One short line, with what is invisible shown."""
     return clipped(text, _MAX_VALUE, one_line=True)
@@ -148,6 +156,7 @@ def _training(record: RunRecord) -> str:
     parameters = record.parameters
     rows = [
         ["Method", code(record.method)],
+        *([] if record.start is None else [["Continued from", code(_adapter_name(record.start))]]),
         ["Trained parameters", f"{numbers.count(parameters.trainable)} of {numbers.count(parameters.total)}"],
         ["Steps", numbers.count(record.steps)],
         ["Tokens", f"{numbers.count(record.tokens)}, {numbers.count(record.trained_tokens)} of them with loss"],

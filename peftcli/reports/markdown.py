@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from peftcli.ownership import MARKDOWN_MARK
 from peftcli.reports import numbers
 from peftcli.reports.checks import Check, run_checks
+from peftcli.reports.continued import continued_from
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import EvaluationRecord, RunRecord, Sample
 from peftcli.reports.scores import Score, metric_label, score_of, scores
@@ -156,6 +157,7 @@ def _facts(record: RunRecord) -> str:
     rows = [
         ["Method", code(record.method)],
         ["Base", code(short_path(record.base))],
+        *([["Continued from", code(start)]] if (start := continued_from(record)) else []),
         ["Seed", str(record.seed)],
         ["Trained parameters", f"{numbers.count(parameters.trainable)} ({share})"],
         ["Steps, tokens", f"{numbers.count(record.steps)}, {numbers.count(record.tokens)}"],

@@ -216,6 +216,19 @@ class SeedRecord(Facts):
     tuned: dict[str, Number] = Field(default_factory=dict)
 
 
+class StartRecord(Facts):
+    """The adapter that training went on from."""
+
+    name: Name
+    """As the recipe names it."""
+    commit: str | None = None
+    """Of the Hub."""
+    files: dict[str, str]
+    """SHA-256 of every file that was read of it."""
+    evaluation: dict[str, Number] = Field(default_factory=dict)
+    """What it scored before the first step."""
+
+
 class RunRecord(Facts):
     """The facts of a run, as written to `run.json`. Bytes and seconds as the names say; tokens are non-padding."""
 
@@ -238,6 +251,8 @@ class RunRecord(Facts):
     evaluation: EvaluationRecord = EvaluationRecord()
     warnings: list[Text] = Field(default_factory=list)
 
+    start: StartRecord | None = None
+    """None where the method started anew."""
     name: Name = ""
     version: str = ""
     """Of peftcli."""

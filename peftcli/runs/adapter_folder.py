@@ -24,6 +24,7 @@ def write_adapter_folder(
     tokenizer: PreTrainedTokenizerBase,
     *,
     source: BaseSource,
+    tokenizer_source: BaseSource,
     base_name: str,
     revision: str | None,
     card: str | None = None,
@@ -31,8 +32,8 @@ def write_adapter_folder(
 ) -> int:
     """Writes adapter, tokenizer, chat template, generation config and model card as one committed folder.
 
-    Tokenizer and generation config are the base's own files, from `source`, but for a template that the recipe gave and
-    for the token by which that ends an answer and what the recipe says of writing.
+    Tokenizer and generation config are the files of `tokenizer_source` and `source`, but for a template that the recipe
+    gave and for the token by which that ends an answer and what the recipe says of writing.
 
     Returns the bytes of the adapter's own tensors file. Replaces an older adapter only once the new one is complete.
     """
@@ -40,7 +41,7 @@ def write_adapter_folder(
     with files.staged_folder(folder, replace=True) as staging:
         for name, data in contents.items():
             staging.write(name, data)
-        write_tokenizer(staging, tokenizer, snapshot(source).folder)
+        write_tokenizer(staging, tokenizer, _folder_of(tokenizer_source))
         stops = stop_token_ids(model, tokenizer, chat=notes.prompt != PLAIN)
         write_generation_config(staging, source, model, stops, notes.generation.as_generation_config())
         if card is not None:
@@ -50,3 +51,8 @@ def write_adapter_folder(
             if name not in staging.files:
                 staging.copy(folder / name, name)
     return len(contents["adapter_model.safetensors"])
+
+
+def _folder_of(source: BaseSource) -> Path:
+    # an adapter's folder is no whole base, of which a snapshot could be taken
+    return snapshot(source).folder if source.folder is None else source.folder

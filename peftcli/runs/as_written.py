@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftcli import files
-from peftcli.adapters.storage import TENSORS_NAME
+from peftcli.adapters.documents import TENSORS_NAME
 from peftcli.errors import AdapterError, ModelError
 from peftcli.lock.document import LOCK_NAME, Lock, read_lock
 from peftcli.models.snapshot import role_of, small_names, snapshot

@@ -222,7 +222,12 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
     steering = {key: value for key, value in flat.items() if not key.startswith(FREE_KEYS)}
     facts = assembly.prepared.data.facts
     return {**steering, "data tokens": facts.train.stream_sha256, "data order": facts.train.order_sha256,
-            "base weights": assembly.base_fingerprint.exact}  # fmt: skip
+            "base weights": assembly.base_fingerprint.exact, **_start_identity(assembly)}  # fmt: skip
+
+
+def _start_identity(assembly: Assembly) -> dict[str, Any]:
+    start = assembly.prepared.start
+    return {} if start is None else {"files of model.init_adapter": start.hashes}
 
 
 def checkpoint_store(assembly: Assembly) -> CheckpointStore:
@@ -303,10 +308,13 @@ def _longest_rows(store: TokenStore, count: int) -> list[int]:
 
 
 def _evaluator(assembly: Assembly) -> Callable[[int], dict[str, float]]:
-    """Evaluation by step, for the loop; step 0 is the base. Whole scores are kept for the record."""
+    """Evaluation by step, for the loop; step 0 is the base, or the adapter that training goes on from. Whole scores are
+    kept for the record."""
 
     def at(step: int) -> dict[str, float]:
-        if step == 0:
+        if step == 0 and assembly.prepared.start is not None:
+            found = assembly.evaluate(with_samples=False)
+        elif step == 0:
             with disabled(assembly.model):
                 found = assembly.evaluate(with_samples=True)
         else:
@@ -340,7 +348,7 @@ def score_run(assembly: Assembly, result: FitResult) -> RunScores:
     if assembly.validation is None:
         return RunScores(None, None)
     base = assembly.scores.get(0)
-    if base is None:
+    if base is None or assembly.prepared.start is not None:
         with disabled(assembly.model):
             base = assembly.evaluate(with_samples=True)
     tuned = assembly.scores.get(result.chosen_step)

@@ -1,11 +1,13 @@
-"""The recipe's method on the base: with a start of its own, or as a checkpoint of the run has it."""
+"""The recipe's method on the base: with a start of its own, as another adapter, or as a checkpoint of the run has it."""
 
 from __future__ import annotations
 
 from peftcli.adapters.base import Summary
 from peftcli.adapters.surgery import adapter_of, attach, build, detach, summary
 from peftcli.errors import CheckpointError
+from peftcli.runs.as_written import require_as_written
 from peftcli.runs.assembly import Assembly, checkpoint_store, init_context
+from peftcli.runs.locating import locate
 from peftcli.runs.packing import require_rows_apart
 from peftcli.training.seeding import as_deterministic_as_possible
 
@@ -16,8 +18,14 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
 
     Raises what `attach` raises, and `CheckpointError` where no checkpoint is good or it is of another adapter.
     """
-    method = assembly.prepared.method
+    method, start = assembly.prepared.method, assembly.prepared.start
     snapshot = checkpoint_store(assembly).newest()[0] if resuming else None
+    if start is not None:
+        require_as_written(locate(start.folder))
+        start.put_on(assembly.model, method)
+        require_rows_apart(assembly.prepared, assembly.task, assembly.model, adapter_of(assembly.model))
+    if start is not None and snapshot is None:
+        return summary(assembly.model)
     if snapshot is None:
         # a start that is computed from gradients must repeat like a step
         found = as_deterministic_as_possible(
@@ -25,7 +33,7 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
         )
         require_rows_apart(assembly.prepared, assembly.task, assembly.model, adapter_of(assembly.model))
         return found
-    adapter = build(assembly.model, method)
+    adapter = build(assembly.model, method) if start is None else adapter_of(assembly.model)
     try:
         adapter.load_state(snapshot.adapter)
     except ValueError as error:

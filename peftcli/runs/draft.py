@@ -34,6 +34,7 @@ from peftcli.reports.record import (
     Predicted,
     RunRecord,
     Seconds,
+    StartRecord,
     Status,
 )
 from peftcli.reports.seal import hashes_beside, sealed
@@ -116,6 +117,7 @@ class Draft:
             self.assembly.model,
             self.assembly.tokenizer,
             source=self.assembly.prepared.source,
+            tokenizer_source=self.assembly.prepared.tokenizer_source,
             base_name=self.assembly.prepared.source.name
             if not self.assembly.prepared.source.is_local or recipe.model.base.startswith("builtin:")
             else self.assembly.prepared.source.location,
@@ -203,6 +205,11 @@ class Draft:
             if self.result.compiled is not None:
                 facts["settings"] |= {"compiled": self.result.compiled}
         facts |= self._training_facts()
+        if self.prepared is not None and (start := self.prepared.start) is not None:
+            scored = {} if self.result is None else self.result.evaluations.get(0, {})
+            facts["start"] = StartRecord(
+                name=start.source.name, commit=start.source.commit, files=start.hashes, evaluation=scored
+            )
         if self.scores is not None and self.assembly is not None:
             facts |= score_facts(self.scores, self.assembly.prepared)
             if self.scores.base is not None and self.scores.tuned is not None:

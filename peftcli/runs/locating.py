@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
-from peftcli.adapters.storage import CONFIG_NAME, read_config, read_own
+from peftcli.adapters.documents import CONFIG_NAME, read_config, read_own
 from peftcli.errors import AdapterError, CheckpointError
 from peftcli.models.load import DTYPES
 from peftcli.models.own_files import is_there

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftcli.adapters.sources import KEY as INIT_ADAPTER
+from peftcli.adapters.sources import split_revision
 from peftcli.errors import CheckFailed, CheckpointError, DeviceError, RecipeError
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import difference_error, environment_differences, input_differences
@@ -97,6 +99,9 @@ def pinned_recipe(path: Path, overrides: Overrides, lock: Lock) -> LoadedRecipe:
     # only while the recipe still names what was locked; another base or revision is the user's wish
     if lock.base.commit is not None and all(flat[key] == lock.value(key) for key in ("model.base", "model.revision")):
         pins["model.revision"] = lock.base.commit
+    start = lock.init_adapter
+    if start is not None and start.commit is not None and flat[INIT_ADAPTER] == lock.value(INIT_ADAPTER):
+        pins[INIT_ADAPTER] = f"{split_revision(start.name)[0]}@{start.commit}"
     if not pins:
         return loaded
     merged = {**overrides, **pins} if isinstance(overrides, Mapping) else [*overrides, *_assignments(pins)]
@@ -237,6 +242,9 @@ def relocated(lock: Lock, old: Path, new: Path) -> Lock:
                 for key, (value, origin) in lock.recipe.items()
             },
             "base": lock.base.model_copy(update={"name": moved(lock.base.name, old, new)}),
+            "init_adapter": None
+            if lock.init_adapter is None
+            else lock.init_adapter.model_copy(update={"name": moved(lock.init_adapter.name, old, new)}),
             "data": lock.data.model_copy(
                 update={
                     "sources": [

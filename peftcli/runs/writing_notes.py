@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from peftcli.adapters.storage import OWN_NAME, read_own
+from peftcli.adapters.documents import OWN_NAME, read_own
 from peftcli.errors import AdapterError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.models.heads import LabelHead

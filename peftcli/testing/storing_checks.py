@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from peftcli import adapters
 from peftcli.adapters.base import Adapter
+from peftcli.adapters.documents import TENSORS_NAME
 from peftcli.adapters.registry import parse_method
-from peftcli.adapters.storage import TENSORS_NAME, serialise
+from peftcli.adapters.storage import serialise
 from peftcli.adapters.surgery import adapter_of, attached, build
 from peftcli.adapters.tensor_file import read_tensors
 from peftcli.errors import AdapterError

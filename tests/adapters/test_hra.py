@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from peftcli import adapters
+from peftcli.adapters.documents import CONFIG_NAME, TENSORS_NAME
 from peftcli.adapters.methods.hra.config import HraConfig
 from peftcli.adapters.methods.hra.method import HraLayer
-from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.testing import tiny_model

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftcli import adapters
+from peftcli.adapters.documents import CONFIG_NAME, TENSORS_NAME
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.routed import RoutedWeight
-from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, AdapterWarning
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftcli import adapters
-from peftcli.adapters.storage import TENSORS_NAME
+from peftcli.adapters.documents import TENSORS_NAME
 from peftcli.adapters.surgery import adapter_of, attached
 from peftcli.errors import AdapterError
 

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from peftcli import adapters
-from peftcli.adapters.storage import CONFIG_NAME, TENSORS_NAME, read_config
+from peftcli.adapters.documents import CONFIG_NAME, TENSORS_NAME, read_config
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError, AdapterWarning
 from peftcli.jobs.convert import convert_adapter

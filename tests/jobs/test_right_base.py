@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftcli import adapters, files
-from peftcli.adapters.storage import read_config, read_own
+from peftcli.adapters.documents import read_config, read_own
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.cli.entry import run as peft
 from peftcli.errors import AdapterError, HubError, ModelError, PeftcliError

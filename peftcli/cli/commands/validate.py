@@ -22,7 +22,7 @@ def command(
     from peftcli.recipe import check_chat_template, check_pairing, load_recipe
     from peftcli.recipe.surroundings import require_surroundings
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, overrides or (), fetch=False)
     # a pair that cannot be comes first: installing what is missing would not help it
     all_at_once(f"{recipe} cannot run", (lambda: check_pairing(loaded), lambda: require_surroundings(loaded)))
     check_chat_template(loaded)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from peftcli.reports import numbers
 from peftcli.reports.checks import Check, Outcome
+from peftcli.reports.continued import continued_from
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import Failure, RunRecord
 from peftcli.reports.scores import LOSS, Score, headline_scores, metric_label
@@ -84,6 +85,7 @@ def masthead(run: RunFacts) -> Masthead:
         # only what the record holds: an older one, or one of another tool, may lack any of it
         ("Method", record.method),
         ("Base", short_path(record.base)),
+        ("Continued from", continued_from(record)),
         ("Task", record.task),
         ("Seed", str(record.seed)),
         ("Started", record.started.replace("T", " ")[:16]),
