@@ -59,6 +59,7 @@ _RENAMED: dict[str, tuple[str, ...]] = {
         "enable_activation_checkpointing", "activation_checkpointing", "grad_checkpoint",
     ),
     "training.compile": ("torch_compile",),
+    "training.neftune_noise_alpha": ("neftune_alpha", "noisy_embedding_alpha"),
     "training.processes": ("num_processes", "num_gpus", "nproc_per_node", "world_size", "devices"),
     "training.early_stopping": ("early_stopping_patience",),
     "training.optimizer.betas": ("adam_beta1", "adam_beta2"),
@@ -165,7 +166,6 @@ ADVICE: Mapping[str, str] = {
     "special_tokens": "not supported yet; the tokenizer's own are used",
     "task_type": "leave it out: `task` says it",
     "inference_mode": "leave it out: it belongs to adapter_config.json",
-    "neftune_noise_alpha": "not supported yet; leave it out",
     "padding_side": "leave it out: training pads on the right, generation on the left",
     "remove_unused_columns": "leave it out: `data.columns` names what is used",
 }

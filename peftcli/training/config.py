@@ -160,6 +160,8 @@ class TrainingConfig(_Section):
     them."""
     processes: int = Field(default=1, ge=1)
     """Devices that train together; more than 1 is not supported yet."""
+    neftune_noise_alpha: Annotated[float, Field(gt=0.0)] | None = None
+    """Scale of uniform noise on the input embeddings of training passes (NEFTune; 5 is usual); null: none."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     """What a non-finite loss or gradient does: stop; skip the batch (at most 3 in 100 steps); go back and skip it."""
     early_stopping: EarlyStoppingConfig | None = None
@@ -187,7 +189,7 @@ class TrainingConfig(_Section):
             raise FieldFault("more than one process is not supported yet", "use processes: 1")
         return value
 
-    @field_validator("epochs", "learning_rate", "weight_decay", "max_grad_norm")
+    @field_validator("epochs", "learning_rate", "weight_decay", "max_grad_norm", "neftune_noise_alpha")
     @classmethod
     def _finite(cls, value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):

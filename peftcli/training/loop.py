@@ -12,6 +12,7 @@ from peftcli.kernels import active as fast_paths
 from peftcli.kernels.names import GATED_MLP
 from peftcli.training.activation_checkpointing import checkpointed_blocks
 from peftcli.training.compiled_blocks import compiled_blocks
+from peftcli.training.embedding_noise import EmbeddingNoise, noisy_embeddings
 from peftcli.training.gated_forwards import gated_blocks
 from peftcli.training.interfaces import Metrics
 from peftcli.training.optimizer_config import ScheduleFreeConfig
@@ -45,9 +46,10 @@ def fit(setup: FitSetup) -> FitResult:
         # inside of the recomputation, which then calls the compiled layer twice
         compiled_blocks(setup.blocks, setup.config.compile) as compiled,
         checkpointed_blocks(setup.blocks, every_block),
+        noisy_embeddings(setup.model, setup.config.neftune_noise_alpha) as noise,
         _listening(setup) as stop,
     ):
-        run = _Run(setup, stop)
+        run = _Run(setup, stop, noise)
         setup.progress.start(run.state.step, setup.total_steps)
         try:
             run.begin()
@@ -96,9 +98,10 @@ def _listening(setup: FitSetup) -> Iterator[StopRequest]:
 class _Run:
     """One run, from its first step or from a checkpoint to its end."""
 
-    def __init__(self, setup: FitSetup, stop: StopRequest) -> None:
+    def __init__(self, setup: FitSetup, stop: StopRequest, noise: EmbeddingNoise | None) -> None:
         self.setup = setup
         self.stop = stop
+        self.noise = noise
         groups = split_by_decay(
             setup.adapter.parameter_groups(setup.learning_rate, setup.config.weight_decay), setup.adapter.decays
         )
@@ -123,7 +126,8 @@ class _Run:
         """Tries the longest batch and a first save before any time is spent, then evaluates the base."""
         self._train_mode()
         # the longest rows first: out of memory shows up now and not after hours
-        self.stepper.probe()
+        if self.stepper.probe() and self.noise is not None:
+            self.noise.require_heard()
         if self.resumed_from is None:
             # a disk that is full or read-only shows up now as well, and a rollback always has somewhere to go
             self.keeper.save()

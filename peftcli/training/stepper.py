@@ -72,13 +72,18 @@ class Stepper:
         self._last: Batch | None = None
         self._ahead: tuple[int, OptimizerBatch] | None = None
 
-    def probe(self) -> None:
-        """Tries one micro-batch of the longest rows, forward and backward; changes nothing but the micro-batch size."""
+    def probe(self) -> bool:
+        """Tries one micro-batch of the longest rows, forward and backward; changes nothing but the micro-batch size.
+
+        False where these rows carry no loss, so that nothing was tried.
+        """
         rows = read_rows(self.setup, self.setup.probe_rows)
         # rows without a target have no loss to go backward from
-        if rows.trained_tokens:
-            self._gradients(0, rows, only_first=True)
-            self.optimizer.zero_grad()
+        if not rows.trained_tokens:
+            return False
+        self._gradients(0, rows, only_first=True)
+        self.optimizer.zero_grad()
+        return True
 
     def train_step(self) -> None:
         """Takes the next step; `state.step` is then one more, unless a rollback went back."""

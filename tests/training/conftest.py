@@ -57,6 +57,9 @@ class TinyModel(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_("lora" in name or name == "bias")
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)
         for block in self.blocks:
