@@ -28,7 +28,7 @@ FLOORS = {
             # what standard streams and files are cleaned by
             ("visible",),
             ("errors", "redaction", "streams", "system"),
-            ("files", "bounded_process"),
+            ("files", "bounded_process", "bounded_call"),
             # which existing files may be written over
             ("ownership",),
             ("yaml",),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
 from peftcli.adapters.prompt_sites import PromptSites, is_encoder_decoder
+from peftcli.data.asking import token_ids
 from peftcli.errors import AdapterError
 from peftcli.models.load import load_tokenizer
 from peftcli.models.source import resolve_base
@@ -88,7 +89,7 @@ def batch_ids(batches: Iterable[dict[str, Tensor]], count: int) -> Tensor:
 def text_ids(text: str, count: int, context: InitContext, model: nn.Module) -> Tensor:
     """The first `count` token ids of a text, repeated where it is shorter. `AdapterError` without a tokenizer."""
     tokenizer = context.tokenizer if context.tokenizer is not None else base_tokenizer(model)
-    ids = tokenizer(text, add_special_tokens=True)["input_ids"]
+    ids = token_ids(tokenizer, text)
     if not ids:
         raise AdapterError(f"the start text {text[:40]!r} has no tokens", fix="write a sentence about the task")
     return torch.tensor((ids * -(-count // len(ids)))[:count])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from peftcli import files
+from peftcli import bounded_call, files
 from peftcli.errors import (
     Fault,
     MemoryLimitError,
@@ -48,7 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.environ.setdefault(name, value)
     open_missing_descriptors()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(given))
+    code = run(given)
+    if bounded_call.any_left_behind():
+        _end_now(code)
+    sys.exit(code)
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends this process without a word to its threads: one of them is in a library that goes on for hours, or that takes
+    ever more memory."""
+    for stream in (sys.stdout, sys.stderr):
+        # whoever reads it may have gone
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from peftcli.data.asking import text_of
 from peftcli.data.store import EncodedRow, Origin, TokenStore
 
 MAX_TEXT_PROMPT = 64
@@ -55,10 +56,10 @@ def _case(row: EncodedRow, tokenizer: Any) -> Case:
     prompt, reference = row.input_ids[:start], row.input_ids[start:end]
     return Case(
         prompt,
-        tokenizer.decode(prompt.tolist(), skip_special_tokens=False),
+        text_of(tokenizer, prompt.tolist(), skip_special_tokens=False),
         reference,
         # without special tokens: the answer of a model is decoded that way, and both are compared
-        tokenizer.decode(reference.tolist(), skip_special_tokens=True),
+        text_of(tokenizer, reference.tolist(), skip_special_tokens=True),
         row.origin,
     )
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from peftcli.data.asking import text_of
 from peftcli.data.config import DataConfig
 from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_of
@@ -68,14 +69,14 @@ def row_spans(row: EncodedRow, tokenizer: Any) -> list[TextSpan]:
 def _text(ids: list[int], start: int, end: int, tokenizer: Any) -> str:
     """The text of a stretch as it stands in its row: with the space in front that decoding it alone would lose."""
     if start == 0:
-        return str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+        return text_of(tokenizer, ids[:end], clean_up_tokenization_spaces=False)
     # one token before the stretch keeps the space that a tokenizer drops at the start of a text
-    before = tokenizer.decode(ids[start - 1 : start], clean_up_tokenization_spaces=False)
-    both = tokenizer.decode(ids[start - 1 : end], clean_up_tokenization_spaces=False)
+    before = text_of(tokenizer, ids[start - 1 : start], clean_up_tokenization_spaces=False)
+    both = text_of(tokenizer, ids[start - 1 : end], clean_up_tokenization_spaces=False)
     if both.startswith(before):
-        return str(both[len(before) :])
+        return both[len(before) :]
     # bytes of one character shared between two tokens: decoded alone, with its replacement sign
-    return str(tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False))
+    return text_of(tokenizer, ids[start:end], clean_up_tokenization_spaces=False)
 
 
 @dataclass(frozen=True)

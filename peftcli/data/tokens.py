@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from peftcli import files
+from peftcli.data.asking import Allowance
 from peftcli.errors import ModelError
 
 # short strings that stand before a continuation, so that tokenizers which mark the start of a text do not mark it
@@ -111,12 +112,16 @@ class PairFrame:
 
 
 class Codec:
-    """Encodes and decodes with the Rust tokenizer, without the tokens that it adds around a text by itself."""
+    """Encodes and decodes with the Rust tokenizer, without the tokens that it adds around a text by itself.
+
+    Raises `TokenizerLimit` for what does not come to an end; `allowance`: how long all calls of a thread may take.
+    """
 
     def __init__(self, facts: TokenizerFacts) -> None:
         from tokenizers import Tokenizer
 
         self.facts = facts
+        self.allowance = Allowance()
         self.bos_id, self.eos_id = facts.bos_id, facts.eos_id
         try:
             tokenizer = Tokenizer.from_str(facts.definition)
@@ -128,13 +133,13 @@ class Codec:
             ) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.prefix, self.suffix = _surroundings(tokenizer)
-        self.pair = _pair_frame(tokenizer)
+        self.prefix, self.suffix = self.allowance.bounded(lambda: _surroundings(tokenizer), size=1)
+        self.pair = self.allowance.bounded(lambda: _pair_frame(tokenizer), size=1)
         # without post-processor: it would trim the spaces out of the offsets
         tokenizer.post_processor = None
         self._tokenizer = tokenizer
         self.guard, self._guard_ids = self._find_guard()
-        self._guard_text = self._tokenizer.decode(self._guard_ids, skip_special_tokens=False)
+        self._guard_text = self._decode([self._guard_ids])[0]
 
     @cached_property
     def added(self) -> list[str]:
@@ -162,7 +167,9 @@ class Codec:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as the start of a sequence, without special tokens around it."""
-        return [each.ids for each in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        encode = self._tokenizer.encode_batch_fast
+        encodings = self.allowance.bounded(lambda: encode(texts, add_special_tokens=False), size=_size(texts))
+        return [each.ids for each in encodings]
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as it goes on after other text: no mark of a beginning in front."""
@@ -177,16 +184,23 @@ class Codec:
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Any]:
         """Rust encodings (`ids`, `offsets` in characters) of each text."""
-        encodings: list[Any] = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        encode = self._tokenizer.encode_batch
+        encodings: list[Any] = self.allowance.bounded(
+            lambda: encode(texts, add_special_tokens=False), size=_size(texts)
+        )
         return encodings
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each run of ids as it stands inside a sequence, special tokens written out."""
         if not self.guard:
-            decoded: list[str] = self._tokenizer.decode_batch(rows, skip_special_tokens=False)
-            return decoded
-        guarded = self._tokenizer.decode_batch([[*self._guard_ids, *ids] for ids in rows], skip_special_tokens=False)
+            return self._decode(rows)
+        guarded = self._decode([[*self._guard_ids, *ids] for ids in rows])
         return [text[len(self._guard_text) :] for text in guarded]
+
+    def _decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        decode = self._tokenizer.decode_batch
+        texts: list[str] = self.allowance.bounded(lambda: decode(rows, skip_special_tokens=False), size=_size(rows))
+        return texts
 
     def _find_guard(self) -> tuple[str, list[int]]:
         """A guard when this tokenizer marks beginnings (`▁`), else nothing."""
@@ -203,10 +217,19 @@ class Codec:
         return "", []
 
 
+def _size(texts: Sequence[Sequence[Any]]) -> int:
+    return sum(map(len, texts))
+
+
+def _encoded(tokenizer: Any, *texts: str, special: bool) -> Any:
+    # as a batch: for a single text the library would let no other thread run
+    return tokenizer.encode_batch([texts if len(texts) > 1 else texts[0]], add_special_tokens=special)[0]
+
+
 def _pair_frame(tokenizer: Any) -> PairFrame | None:
     """None where the two texts cannot be found again in what the tokenizer makes of them."""
-    first, second = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
-    whole = tokenizer.encode("a", "b", add_special_tokens=True)
+    first, second = (_encoded(tokenizer, text, special=False).ids for text in ("a", "b"))
+    whole = _encoded(tokenizer, "a", "b", special=True)
     ids, kinds = whole.ids, [min(kind, 3) for kind in whole.type_ids]
     framed = list(zip(ids, kinds, strict=True))
     starts = range(len(ids))
@@ -223,8 +246,8 @@ def _pair_frame(tokenizer: Any) -> PairFrame | None:
 
 def _surroundings(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Ids that the tokenizer itself puts before and after a text (BOS, CLS, SEP, ...)."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
+    bare = _encoded(tokenizer, "a", special=False).ids
+    full = _encoded(tokenizer, "a", special=True).ids
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from peftcli.adapters.surgery import attached, disabled
+from peftcli.data.asking import text_of
 from peftcli.errors import DataError, Fault, ModelError, NumericalError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
@@ -310,8 +311,7 @@ class _Decoder:
         return whole[len(self.before) :] if whole.startswith(self.before) else self._decode(kept)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return text_of(self.tokenizer, ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _answer(decoder: _Decoder, ids: Sequence[int]) -> GeneratedAnswer:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftcli.data.asking import token_ids
 from peftcli.data.chat.bounds import BoundTemplate
 from peftcli.data.chat.limits import TemplateRefusal
 from peftcli.data.chat.messages import parse_messages, parse_tools
@@ -20,8 +21,7 @@ def encode_text(tokenizer: Any, text: str, *, whole: bool = False) -> list[int]:
 
     `whole`: with what it puts after, as the encoder of an encoder-decoder reads a text that has ended.
     """
-    bare: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    full: list[int] = tokenizer(text)["input_ids"]
+    bare, full = token_ids(tokenizer, text, special=False), token_ids(tokenizer, text)
     if whole:
         return full
     starts = range(len(full) - len(bare) + 1)
@@ -38,8 +38,7 @@ def encode_messages(
     """
     rendered = _render(tokenizer, _with_system(messages, system_prompt), tools, prompt=True)
     # the template writes the special tokens itself
-    ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    return ids
+    return token_ids(tokenizer, rendered, special=False)
 
 
 def prompt_text(tokenizer: Any, messages: Sequence[Message]) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from peftcli.data.asking import text_of
+
 _TAGS = ("think", "thinking", "thought", "reasoning", "seed:think")
 _MARKS = (
     *((f"<{name}>", f"</{name}>") for name in _TAGS),
@@ -38,7 +40,7 @@ def answer_text(tokenizer: Any, ids: Sequence[int], text: str) -> str:
     special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     if not any(special[number] in mark for number in set(ids) & special.keys() for pair in _MARKS for mark in pair):
         return without_thoughts(text)
-    whole = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    whole = text_of(tokenizer, list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     kept = without_thoughts(whole)
     for content in {special[number] for number in set(ids) & special.keys()}:
         kept = kept.replace(content, "")

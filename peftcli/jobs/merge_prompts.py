@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.data.asking import token_ids
 from peftcli.evaluation.generate import context_length
 from peftcli.models.calling import token_inputs
 from peftcli.models.structure import input_embedding, output_embedding
@@ -26,7 +27,7 @@ _CHUNK = 4096
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: str) -> list[Tensor]:
     """Each text as its own unpadded row (1, length). Cut here: the tokenizer would remember that it was asked to cut."""
-    rows = [tokenizer(text)["input_ids"][:PROMPT_TOKENS] for text in texts]
+    rows = [token_ids(tokenizer, text)[:PROMPT_TOKENS] for text in texts]
     return [torch.tensor([row or [tokenizer.eos_token_id or 0]], device=device) for row in rows]
 
 

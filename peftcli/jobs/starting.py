@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from peftcli.data.asking import bounded
 from peftcli.data.config import DataConfig, SourceConfig, held_out
 from peftcli.data.format import UnnamedColumns, load_format
 from peftcli.data.preview import SourceParts, read_parts
@@ -103,7 +104,9 @@ def _lengths(texts: list[str], base: str) -> tuple[np.ndarray, bool]:
     if tokenizer is None:
         return np.array([len(text) / CHARACTERS_A_TOKEN for text in texts]), False
     # no special tokens: `_TEMPLATE_TOKENS` stands for whatever surrounds a row
-    return np.array([len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]), True
+    encode = tokenizer.encode_batch
+    found = bounded(lambda: encode(texts, add_special_tokens=False), size=sum(map(len, texts)))
+    return np.array([len(each.ids) for each in found]), True
 
 
 def _here(base: str) -> BaseSource | None:

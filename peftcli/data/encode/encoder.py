@@ -7,6 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import cast
 
+from peftcli.data.asking import TokenizerLimit
 from peftcli.data.chat.bounds import BoundTemplate, Outcome
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, Encoding, Place, RowHit
 from peftcli.data.encode.chat import encode_chats
@@ -24,6 +25,9 @@ from peftcli.data.rows import (
 from peftcli.data.tokens import Codec, TokenizerFacts
 from peftcli.errors import ModelError, RecipeError
 
+_SECONDS_TO_LOOK = 3.0
+"""For one row alone, once a chunk was given up: a row takes a thousandth."""
+
 
 class RowEncoder:
     """Encodes chunks of rows as a task wants them. Cheap to build again in a worker process."""
@@ -40,7 +44,27 @@ class RowEncoder:
         return self._templates is not None
 
     def encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:
-        """The rows' tokens and weights. `place(position)`: file and line of a row, for errors of the template."""
+        """The rows' tokens and weights. `place(position)`: file and line of a row, for errors of the template and for the
+        tokenizer that does not come to an end on a row (`TokenizerLimit`)."""
+        try:
+            with self.codec.allowance.of():
+                return self._encode(rows, place)
+        except TokenizerLimit as limit:
+            raise limit.at(self._astray(rows, place, limit)) from None
+
+    def _astray(self, rows: Sequence[Row], place: Place, limit: TokenizerLimit) -> str:
+        """The row on which the tokenizer goes astray, where looking for it is safe; else all of them."""
+        # not while one already takes ever more memory
+        if len(rows) > 1 and not limit.in_memory:
+            for number, row in enumerate(rows):
+                try:
+                    with self.codec.allowance.of(_SECONDS_TO_LOOK):
+                        self._encode([row], partial(_shifted, place, number))
+                except TokenizerLimit:
+                    return place(number)
+        return place(0) if len(rows) == 1 else f"{place(0)} to {place(len(rows) - 1)}"
+
+    def _encode(self, rows: Sequence[Row], place: Place) -> EncodedRows:
         shaped = [self._shaped(row) for row in rows]
         # nearly every chunk: rows of one file have one shape
         if len({type(row) for row in shaped}) == 1:

@@ -38,10 +38,10 @@ def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterat
     # processes take seconds to start, which small sources do not need
     count = min(system.usable_cpus(), MAX_PROCESSES) if large and conversations and encoder.has_template else 1
     if count < 2:
-        with ThreadPoolExecutor(1) as pool:
+        with _threads(1) as pool:
             yield lambda rows, place: pool.submit(encoder.encode, rows, place), 1
         return
-    with _processes(encoder, count) as idle, ThreadPoolExecutor(count) as pool:
+    with _processes(encoder, count) as idle, _threads(count) as pool:
 
         def submit(rows: Sequence[Row], place: Place) -> Future[EncodedRows]:
             # plain rows are the Rust tokenizer's, which needs no process
@@ -49,12 +49,19 @@ def encoding(encoder: RowEncoder, *, large: bool, conversations: bool) -> Iterat
                 return pool.submit(encoder.encode, rows, place)
             return pool.submit(_ask, idle, cast(Sequence[ChatRow], rows), [place(row) for row in range(len(rows))])
 
-        try:
-            yield submit, count
-        # Ctrl-C too: rows that still wait would be encoded for nobody
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        yield submit, count
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    # Ctrl-C too: rows that still wait would be encoded for nobody, and what is being encoded may never end
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 _Idle = SimpleQueue["subprocess.Popen[bytes]"]

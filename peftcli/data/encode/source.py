@@ -280,15 +280,12 @@ def _encoded(
 
 
 def _awaited(encoded: Future[EncodedRows], reader: SourceReader, chunk: ParsedChunk) -> EncodedRows:
-    """The tokens of a chunk. What takes far longer than rows do is told with the rows: nothing else shows where the
-    tokenizer is, and no signal reaches it there."""
+    """The tokens of a chunk. What takes far longer than rows do is told with the rows: nothing else shows where it is.
+    The tokenizer and the chat template each stop on a row that takes too long; many slow ones add up."""
     done, _ = wait([encoded], timeout=PATIENCE_SECONDS)
     if not done:
         first, last = reader.place_in(chunk, 0), reader.place_in(chunk, len(chunk.rows) - 1)
-        tell(
-            f"note: the tokenizer has worked for {PATIENCE_SECONDS:.0f} seconds on rows from {first} to {last}; "
-            "its regular expressions may take hours on one of them"
-        )
+        tell(f"note: rows from {first} to {last} have taken {PATIENCE_SECONDS:.0f} seconds to encode, and are not done")
     return encoded.result()
 
 
