@@ -131,6 +131,11 @@ def test_a_run_that_has_not_come_to_its_record(work: Path, capsys: pytest.Captur
         assert "peft resume run" in capsys.readouterr().err
 
 
+def test_one_report_lies_in_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert peft(["report", str(tmp_path), "--output", str(tmp_path / "elsewhere")]) == 2
+    assert "--output is for a comparison" in capsys.readouterr().err
+
+
 def test_an_adapter_is_no_run_to_report_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "adapter_config.json").write_text("{}")

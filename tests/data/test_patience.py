@@ -1,4 +1,4 @@
-"""A tokenizer that takes hours on one row is told of while it does, by the rows that it is at."""
+"""Rows that take far longer than rows do are told of while they do, by their places."""
 
 from __future__ import annotations
 
@@ -44,4 +44,4 @@ def test_slow_rows_are_named(
     assert len(found.train) == len(ROWS)
     told = [line for line in capsys.readouterr().err.splitlines() if "rows.jsonl:1025 to" in line]
     assert len(told) == notes
-    assert all(line.startswith("note: the tokenizer") and "rows.jsonl:1500" in line for line in told)
+    assert all(line.startswith("note: rows from") and "rows.jsonl:1500" in line for line in told)

@@ -1,4 +1,4 @@
-"""`LD_PRELOAD=shim.so python shim_driver.py train|merge KIND FOLDER [STRIDE]`: every call of the C library, by forks.
+"""`LD_PRELOAD=shim.so python shim_driver.py train|replace|merge KIND FOLDER [STRIDE]`: every call of the C library, by forks.
 
 torch is imported once, in this process; each point is a fork in which the shim awakes. Prints one JSON document.
 """
@@ -101,6 +101,41 @@ def train_points(kind: str, place: Path, stride: int, report: dict[str, Any]) ->
         shutil.rmtree(folder.parent)
 
 
+def replace_points(kind: str, place: Path, stride: int, report: dict[str, Any]) -> None:
+    """A run takes the place of an older one of another recipe: at each point the one or the other is whole."""
+    (place / "before").mkdir()
+    before, recipe = write_recipe(place / "before", LORA), write_recipe(place, PROMPT)
+    old, new = place / "old", place / "new"
+    warm_up(["train", str(before), "--output", str(place / "warm"), "--quiet"])
+    for each, run in ((before, old), (recipe, new)):
+        assert in_a_fork(["train", str(each), "--output", str(run), "--quiet"])[0] == 0
+    as_it_was = contents(old)
+
+    def begun(name: str) -> tuple[Path, list[str]]:
+        run = place / name / "run"
+        shutil.copytree(old, run)
+        return run, ["train", str(recipe), "--output", str(run), "--replace", "--quiet"]
+
+    counted, arguments = begun("counted")
+    report["calls"] = count_calls(arguments, counted.parent)
+    require_whole(counted, new, "counted")
+    for point in range(list(KINDS).index(kind) % stride, report["calls"], stride):
+        run, arguments = begun(f"point-{point}")
+        code = meet(arguments, run.parent, kind, point, report)
+        if contents(run) == as_it_was:
+            assert code != 0, (kind, point)
+            report["kept"] = report.get("kept", 0) + 1
+        elif code != 0:
+            assert in_a_fork(["resume", str(run), "--quiet"])[0] == 0, (kind, point)
+        if contents(run) != as_it_was:
+            assert adapter_bytes(run) == adapter_bytes(new), (kind, point)
+        code, text = in_a_fork(arguments)
+        assert code == 0, (kind, point, text)
+        require_whole(run, new, (kind, point))
+        assert [path.name for path in run.parent.iterdir()] == ["run"], (kind, point)
+        shutil.rmtree(run.parent)
+
+
 def merge_points(kind: str, place: Path, stride: int, report: dict[str, Any]) -> None:
     merge_job.PROMPTS = merge_job.PROMPTS[:1]
     recipe, run, whole = write_recipe(place, LORA), place / "run", place / "whole"
@@ -127,7 +162,7 @@ def main() -> None:
     job, kind, place, *rest = sys.argv[1:]
     torch.set_num_threads(1)
     report: dict[str, Any] = {"job": job, "kind": kind, "calls": 0, "points": 0, "codes": {}}
-    points = {"train": train_points, "merge": merge_points}[job]
+    points = {"train": train_points, "replace": replace_points, "merge": merge_points}[job]
     points(kind, Path(place), int(rest[0]) if rest else 1, report)
     print(json.dumps(report))
 

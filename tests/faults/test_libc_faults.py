@@ -34,7 +34,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("job", ["train", "merge"])
+@pytest.mark.parametrize("job", ["train", "replace", "merge"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_call(
     shim: Path, tmp_path: Path, job: str, kind: str, record_property: Callable[[str, object], None]
@@ -50,6 +50,9 @@ def test_every_call(
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["calls"] > 50, "the shim sees the calls"
     assert report["points"] >= report["calls"] // int(stride)
+    if job == "replace" and kind != "short write":
+        # early ones leave the older run, late ones the newer
+        assert 0 < report["kept"] < report["points"]
     record_property(
         "count",
         f"C library, {job}, {kind}: {report['points']} of {report['calls']} calls ended in the same bytes; "

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from peftcli.cli.output import AsJson, Quiet, show
+from peftcli.errors import RecipeError
 
 
 def command(
@@ -24,5 +25,7 @@ def command(
     """
     from peftcli.jobs.report import render_again, render_comparison
 
+    if len(runs) == 1 and output is not None:
+        raise RecipeError("--output is for a comparison of several runs", fix="leave it out: a report lies in its run")
     written = render_again(runs[0]) if len(runs) == 1 else render_comparison(runs, output or Path())
     show({"written": [str(path) for path in written]}, "\n".join(f"wrote {path}" for path in written), as_json=as_json)
