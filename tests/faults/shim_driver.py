@@ -1,6 +1,6 @@
-"""`LD_PRELOAD=shim.so python shim_driver.py train|replace|merge KIND FOLDER [STRIDE]`: every call of the C library, by forks.
+"""`LD_PRELOAD=shim.so python shim_driver.py train|replace|merge KIND FOLDER [STRIDE]`: every call of the C library.
 
-torch is imported once, in this process; each point is a fork in which the shim awakes. Prints one JSON document.
+Each in a fork of this process, which has imported torch once. Prints one JSON document.
 """
 
 from __future__ import annotations
