@@ -6,7 +6,7 @@ under the names that `adapter_config.json` uses. The docstring under each field 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -105,6 +105,11 @@ class MethodConfig(BaseModel):
     def own_learning_rate(self) -> float:
         """The rate that this very configuration starts from; a method whose variants differ overrides it."""
         return self.learning_rate
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        """Fields, and other values of theirs, that are worth trying once the rate is known; a method that has such overrides
+        it. Sizes are none: they trade cost for quality, which nobody decides for a user."""
+        return {}
 
     def to_recipe(self) -> dict[str, Any]:
         """The section as a recipe writes it: `type` first, then every field."""

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
 from peftcli.errors import RecipeError
 
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([kMB]?)\s*(steps?|tokens?|min|s|h)")
 _FACTORS = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _FIX = "for instance 200steps or 1Mtokens"
+STEP_KEYS = ("training.max_steps", "training.epochs")
+"""Recipe keys that a budget takes the place of."""
 
 
-def budget_steps(text: str, tokens_per_step: float) -> int:
-    """Optimizer steps of a budget such as `200steps` or `1Mtokens`; at least one.
+@dataclass(frozen=True)
+class Budget:
+    """What each member may use."""
 
-    `tokens_per_step`: the mean of the recipe, without padding. Raises `RecipeError`.
-    """
+    text: str
+    amount: float
+    unit: Literal["steps", "tokens"]
+
+    def steps(self, tokens_per_step: float) -> int:
+        """Optimizer steps, at least one. `tokens_per_step`: the mean of the member, without padding."""
+        return max(1, round(self.amount if self.unit == "steps" else self.amount / tokens_per_step))
+
+
+def parse_budget(text: str) -> Budget:
+    """`200steps` or `1Mtokens`. Raises `RecipeError`."""
     match = _BUDGET.fullmatch(text.strip())
     if match is None:
         raise RecipeError(f"--budget {text} is no budget", fix=_FIX)
     amount, unit = float(match[1]) * _FACTORS[match[2]], match[3]
     if unit in ("min", "s", "h"):
         raise RecipeError("a budget in time is not supported yet", fix=_FIX)
-    steps = amount if unit.startswith("step") else amount / tokens_per_step
-    if steps < 1 and amount <= 0:
+    if amount <= 0:
         raise RecipeError(f"--budget {text} trains nothing", fix=_FIX)
-    return max(1, round(steps))
+    return Budget(text.strip(), amount, "steps" if unit.startswith("step") else "tokens")
+
+
+def as_settings(steps: int) -> tuple[str, str]:
+    """A number of steps, as for `--set`."""
+    return "training.epochs=null", f"training.max_steps={steps}"

@@ -45,7 +45,7 @@ class Variant:
 def member_line(ended: Ended, folder: Path) -> dict[str, Any]:
     """One member as `compare.json` has it; figures are None for one that failed."""
     record, member = ended.record, ended.member
-    evaluation = None if record is None else record.evaluation
+    evaluation = None if record is None else {side: scores_of(ended, side) for side in SIDES}
     return {
         "name": member.name,
         "method": member.method,
@@ -59,9 +59,26 @@ def member_line(ended: Ended, folder: Path) -> dict[str, Any]:
         "adapter_bytes": record.adapter_bytes if record else None,
         "peak_memory_bytes": record.peak_memory_bytes if record else None,
         "seconds": record.seconds.training if record else None,
-        "evaluation": {"base": dict(evaluation.base), "tuned": dict(evaluation.tuned)} if evaluation else None,
+        "evaluation": evaluation,
         **({"failure": ended.failure} if ended.failure else {}),
     }
+
+
+SIDES = ("base", "tuned")
+
+
+def tables_of(ended: Ended, side: str) -> dict[str, Table]:
+    """The rows' numbers by metric, `base` or `tuned`, of the rows that score the member."""
+    found = read_row_scores(ended.run, side)
+    return found if ended.final is None else {name: table.take(ended.final) for name, table in found.items()}
+
+
+def scores_of(ended: Ended, side: str) -> dict[str, float | None]:
+    """The metrics of a member that came to its end: those of its record, or of the rows that tuning has not seen."""
+    if ended.final is not None:
+        return {name: table.value() for name, table in tables_of(ended, side).items()}
+    assert ended.record is not None, "a member that failed has no scores"
+    return dict(ended.record.evaluation.base if side == "base" else ended.record.evaluation.tuned)
 
 
 def variants_of(ended: Sequence[Ended], metric: str) -> list[Variant]:
@@ -78,13 +95,13 @@ def variants_of(ended: Sequence[Ended], metric: str) -> list[Variant]:
 
 def _variant(name: str, group: Sequence[Ended], metric: str) -> Variant:
     records = [each.record for each in group if each.record is not None]
-    scored = (record.evaluation.tuned.get(metric) for record in records)
+    scored = (scores_of(each, "tuned").get(metric) for each in group)
     values = [value for value in scored if value is not None]
     if len(values) < len(records):
         raise DataError(
             f"the members were not scored by {metric}", fix="give the recipe validation rows (`data.validation`)"
         )
-    table = _added([read_row_scores(each.run, "tuned").get(metric) for each in group])
+    table = _added([tables_of(each, "tuned").get(metric) for each in group])
     low, high = table.interval() if table is not None else (min(values), max(values))
     return Variant(
         name=name,

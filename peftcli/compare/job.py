@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from peftcli import files
-from peftcli.compare.budget import budget_steps
-from peftcli.compare.figures import Variant, member_line, variants_of
+from peftcli.compare.budget import as_settings, parse_budget
+from peftcli.compare.documents import RECOMMENDED_NAME, Document
+from peftcli.compare.figures import Variant, variants_of
 from peftcli.compare.judging import Verdict, judge
 from peftcli.compare.members import Member, build_members, parse_vary
-from peftcli.compare.page import render_page
-from peftcli.compare.session import NAME, Ended, begin, end_member, require_free
-from peftcli.errors import DataError, Fault, PeftcliError
+from peftcli.compare.plans import AUTO_RATE, Known, parts_of, plans_of, require_one_length, require_tunable, within
+from peftcli.compare.session import Course, Ended, begin, require_free
+from peftcli.compare.tuning import tune
+from peftcli.compare.validation_rows import Key, RowParts
+from peftcli.errors import DataError, Fault
 from peftcli.evaluation.registry import REPORT_PREFIX, metric_facts, resolve_metric_name
-from peftcli.planning.plan import prepare_run
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
-from peftcli.redaction import redacted_name, redacted_values
+from peftcli.redaction import redacted_values
 from peftcli.reports import numbers
 from peftcli.reports.tables import text_table
-from peftcli.runs.own_files import RECIPE_NAME
 
-RECOMMENDED_NAME = "recommended.yaml"
-_STEPS = "training.max_steps={steps}"
 _NOT_REQUESTED = ("output", "name")
 
 
@@ -49,6 +47,7 @@ def compare(
     vary: Sequence[str] = (),
     seeds: int = 1,
     budget: str | None = None,
+    candidates: int = 0,
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     quiet: bool = True,
@@ -57,34 +56,81 @@ def compare(
     """Trains every member that `output` does not hold yet and says which is best.
 
     `vary`: `KEY=a,b,c` each. `budget`: `200steps` or `1Mtokens` for each member (default: what the recipe says).
-    Raises `RecipeError` with every fault of every member before anything is trained, `StorageError` where `output` holds
-    something else, `Interrupted`, and what stopped a member.
+    `candidates`: choose each name's learning rate among so many first, on validation rows that score no member.
+    Raises `RecipeError` with every fault of every member before anything is trained, `DataError` where no member came to
+    its end, `StorageError` where `output` holds something else or is full, `Interrupted`.
     """
     path = Path(path)
     loaded = load_recipe(path, overrides)
-    members = build_members(loaded, methods, parse_vary(vary), seeds)
+    varied = parse_vary(vary)
+    wanted = None if budget is None else parse_budget(budget)
+    require_one_length(wanted, varied)
+    members = build_members(loaded, methods, varied, seeds)
     folder = _folder(loaded, output)
-    settings = [*overrides, *_budget_settings(path, overrides, members[0], budget)]
-    request = _request(loaded, members, settings)
+    request = _request(loaded, members, overrides, {"budget": budget, "tune": candidates})
     require_free(folder, request)
     say(f"planning {len(members)} members")
-    _require_plans(path, settings, members)
-    metric = _headline(loaded)
+    plans = plans_of(path, overrides, members, [AUTO_RATE] if candidates else [])
+    if wanted is not None:
+        plans = within(plans, wanted)
+        members = [member.with_settings(*as_settings(plans[member.name].steps)) for member in members]
+    document = Document(folder, request)
+    course = Course(folder, path, tuple(overrides), quiet=quiet, say=say)
+    rows: Mapping[Key, np.ndarray] = {}
+    if candidates:
+        require_tunable(plans, varied)
+        parts = parts_of(path, overrides, members, plans)
+        rows = parts.final
+        begin(folder, request)
+        members = _tuned(document, course, members, plans, parts, candidates)
     begin(folder, request)
-    ended: list[Ended] = []
-    for number, member in enumerate(members, 1):
-        tell = partial(_tell, say, f"{number} of {len(members)}")
-        ended.append(end_member(folder, path, member, settings, quiet=quiet, say=tell))
-        _write_document(folder, request, ended, None)
+    ended = _scored(course.bring(members, told=lambda found: _tell(document, found, rows)), rows)
+    metric = _headline(loaded)
     variants = variants_of(ended, metric)
     if not variants:
         raise DataError("no member came to its end", faults=_failures(ended))
-    verdict = judge(variants, metric, metric_facts(metric))
-    return Comparison(folder, _write_all(folder, request, ended, variants, verdict), tuple(variants), verdict)
+    verdict = judge(variants, metric, metric_facts(metric), _notes(document, rows))
+    return Comparison(folder, document.write_all(ended, variants, verdict), tuple(variants), verdict)
 
 
-def _tell(say: Callable[[str], None], place: str, line: str) -> None:
-    say(f"{place}: {line}")
+def _tell(document: Document, found: Sequence[Ended], rows: Mapping[Key, np.ndarray]) -> None:
+    document.write(_scored(found, rows))
+
+
+def _scored(ended: Sequence[Ended], rows: Mapping[Key, np.ndarray]) -> list[Ended]:
+    return [replace(each, final=rows.get((each.member.name, each.member.seed))) for each in ended]
+
+
+def _tuned(
+    document: Document,
+    course: Course,
+    members: Sequence[Member],
+    plans: Mapping[str, Known],
+    parts: RowParts,
+    candidates: int,
+) -> list[Member]:
+    """The members under the settings that tuning chose; those of a name for which no trial came to its end stay as they
+    are, and fail or not by themselves."""
+    chosen: dict[str, tuple[str, ...]] = {}
+    for member in (member for member in members if member.seed == members[0].seed):
+        known = plans[member.name]
+        found = tune(
+            member, known.recipe, auto=known.auto, whole=known.steps, candidates=candidates,
+            rows=parts.tuning[member.name], bring=course.bring,
+        )  # fmt: skip
+        course.say(found.sentence())
+        document.tuned.append(found)
+        document.write([])
+        chosen[member.name] = found.chosen.overrides if found.chosen is not None else ()
+    return [member.with_settings(*chosen[member.name]) for member in members]
+
+
+def _notes(document: Document, rows: Mapping[Key, np.ndarray]) -> list[str]:
+    if not document.tuned:
+        return []
+    final = len(next(iter(rows.values())))
+    lines = [f"Tuned by the loss on validation rows of their own; scores are on the other {final}."]
+    return [*lines, *(f"{each.sentence()}." for each in document.tuned)]
 
 
 def _folder(loaded: LoadedRecipe, output: str | Path | None) -> Path:
@@ -96,85 +142,22 @@ def _headline(loaded: LoadedRecipe) -> str:
     return REPORT_PREFIX + resolve_metric_name(loaded.recipe.evaluation.metrics[0])
 
 
-def _budget_settings(path: Path, overrides: Sequence[str], member: Member, budget: str | None) -> list[str]:
-    if budget is None:
-        return []
-    plan = prepare_run(load_recipe(path, [*overrides, *member.overrides])).plan
-    per_step = plan.tokens_per_epoch / plan.resolved.steps_per_epoch
-    return ["training.epochs=null", _STEPS.format(steps=budget_steps(budget, per_step))]
-
-
-def _request(loaded: LoadedRecipe, members: Sequence[Member], settings: Sequence[str]) -> dict[str, Any]:
+def _request(
+    loaded: LoadedRecipe, members: Sequence[Member], settings: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, Any]:
     recipe = {key: value for key, value in flat_recipe(loaded.recipe).items() if key not in _NOT_REQUESTED}
     named = [{"name": member.name, "seed": member.seed, "overrides": list(member.overrides)} for member in members]
-    document: dict[str, Any] = redacted_values({"recipe": recipe, "members": named, "settings": list(settings)})
+    given = {key: value for key, value in options.items() if value}
+    document: dict[str, Any] = redacted_values(
+        {"recipe": recipe, "members": named, "settings": list(settings), **given}
+    )
     # as it will be read again
     again: dict[str, Any] = json.loads(files.to_json(document))
     return again
 
 
-def _require_plans(path: Path, settings: Sequence[str], members: Sequence[Member]) -> None:
-    """Plans each name's first member, so that what cannot run is known before hours of training."""
-    faults: list[Fault] = []
-    first: PeftcliError | None = None
-    first_seed = members[0].seed
-    for member in (member for member in members if member.seed == first_seed):
-        try:
-            prepare_run(load_recipe(path, [*settings, *member.overrides]))
-        except PeftcliError as error:
-            first = first or error
-            faults += [Fault(f"{member.name}: {fault.message}", fault.where, fault.fix) for fault in error.faults]
-    if first is not None:
-        raise type(first)("some members cannot run; nothing was trained", faults=faults)
-
-
 def _failures(ended: Sequence[Ended]) -> list[Fault]:
     return [Fault(f"{each.member.folder}: {each.failure}") for each in ended if each.failure]
-
-
-# -- files -------------------------------------------------------------------------------------------------------
-
-
-def _write_document(
-    folder: Path, request: dict[str, Any], ended: Sequence[Ended], verdict: Verdict | None
-) -> dict[str, Any]:
-    document = {
-        "request": request,
-        "members": [member_line(each, folder) for each in ended],
-        "recommended": None if verdict is None else verdict.best.name,
-        "why": [] if verdict is None else verdict.sentences(),
-    }
-    files.write_text(folder / NAME, files.to_json(document))
-    return document
-
-
-def _write_all(
-    folder: Path, request: dict[str, Any], ended: Sequence[Ended], variants: Sequence[Variant], verdict: Verdict
-) -> dict[str, Any]:
-    document = _write_document(folder, request, ended, verdict)
-    files.write_text(folder / "compare.csv", _csv(document["members"]))
-    files.write_text(folder / "report.html", redacted_name(render_page(ended, variants, verdict)))
-    recipe = (verdict.best.members[0].run / RECIPE_NAME).read_text(encoding="utf-8")
-    files.write_text(folder / RECOMMENDED_NAME, recipe)
-    return document
-
-
-def _csv(members: Sequence[dict[str, Any]]) -> str:
-    rows = [_flat(member) for member in members]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _flat(member: dict[str, Any]) -> dict[str, Any]:
-    evaluation = member.get("evaluation") or {}
-    scores = {f"{side}_{name}": value for side, found in evaluation.items() for name, value in found.items()}
-    vary = {f"vary_{key}": value for key, value in member["vary"].items()}
-    kept = {key: value for key, value in member.items() if key not in ("evaluation", "vary")}
-    return {**kept, **vary, **scores}
 
 
 def comparison_text(found: Comparison) -> str:

@@ -19,6 +19,8 @@ class Verdict:
     others: tuple[tuple[Variant, Difference | None], ...]
     metric: str
     facts: MetricFacts
+    notes: tuple[str, ...] = ()
+    """Sentences on how the comparison was made."""
 
     @property
     def alike(self) -> list[Variant]:
@@ -33,7 +35,7 @@ class Verdict:
         ]
         for other, found in self.others[:3]:
             lines.append(f"{other.name}: {self._difference(other, found)}.")
-        lines += self._changes()
+        lines += [*self._changes(), *self.notes]
         if any(len(variant.members) == 1 for variant in (best, *(other for other, _ in self.others))):
             lines.append(
                 "One seed each: another seed may order neighbours otherwise; --seeds 3 says how far they vary."
@@ -75,9 +77,9 @@ _COSTS = (
 )
 
 
-def judge(variants: Sequence[Variant], metric: str, facts: MetricFacts) -> Verdict:
+def judge(variants: Sequence[Variant], metric: str, facts: MetricFacts, notes: Sequence[str] = ()) -> Verdict:
     """Raises `ValueError` for no variants."""
     best = best_of(variants, facts)
     sign = 1.0 if facts.better == "lower" else -1.0
     others = sorted((variant for variant in variants if variant is not best), key=lambda other: sign * other.value)
-    return Verdict(best, tuple((other, against(best, other)) for other in others), metric, facts)
+    return Verdict(best, tuple((other, against(best, other)) for other in others), metric, facts, tuple(notes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peftcli.errors import RecipeError
 from peftcli.recipe import LoadedRecipe
@@ -24,11 +24,26 @@ class Member:
     vary: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     """As for `--set`, after those of the command."""
+    trial: str | None = None
+    """Of a run that only helps to choose settings for the members of its name: what it tries."""
 
     @property
     def folder(self) -> str:
         """Within the comparison's folder."""
-        return f"members/{self.name}-seed-{self.seed}"
+        return f"members/{self.name}-seed-{self.seed}" if self.trial is None else f"trials/{self.name}/{self.trial}"
+
+    @property
+    def title(self) -> str:
+        """As messages call it."""
+        return self.folder.partition("/")[2]
+
+    def with_settings(self, *settings: str) -> Member:
+        """The same under further settings, which come last."""
+        return replace(self, overrides=(*self.overrides, *settings))
+
+    def as_trial(self, what: str, *settings: str) -> Member:
+        """A trial run of it under further settings."""
+        return replace(self.with_settings(*settings), trial=what)
 
 
 def parse_vary(given: Sequence[str]) -> dict[str, list[str]]:

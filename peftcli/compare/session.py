@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from peftcli import files
 from peftcli.compare.members import Member
-from peftcli.compare.process import run_command
-from peftcli.errors import (
-    CheckFailed,
-    CheckpointError,
-    DataError,
-    DeviceError,
-    HubError,
-    ModelError,
-    PeftcliError,
-    RecipeError,
-    StorageError,
-)
+from peftcli.compare.process import run_commands
+from peftcli.errors import CheckFailed, NumericalError, StorageError
 from peftcli.reports.record import RunRecord, load_record
 from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
 
 NAME = "compare.json"
 """What was asked for, every member's figures, the recommendation."""
 _LIMIT_BYTES = 64 << 20
-_GATES = 10
-_GOES_ON = (0, _GATES)
-_OF_ITS_OWN = (8, 9)
-"""Exit codes that say something of the member (diverged, out of memory) and not of what it was given."""
+_GOES_ON = (0, CheckFailed.exit_code)
+"""Exit codes of a run that came to its end: one whose `expect` does not hold is compared like any other."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +32,10 @@ class Ended:
     run: Path
     record: RunRecord | None
     failure: str | None = None
+    code: int = 0
+    """Exit code of its process, negative for a signal."""
+    final: np.ndarray | None = None
+    """Numbers of the validation rows that score it, where tuning has seen the others; None: all."""
 
 
 def require_free(folder: Path, request: dict[str, Any]) -> None:
@@ -73,47 +67,90 @@ def begin(folder: Path, request: dict[str, Any]) -> None:
         files.write_text(folder / NAME, files.to_json({"request": request, "members": [], "recommended": None}))
 
 
-def end_member(
-    folder: Path, recipe: Path, member: Member, settings: Sequence[str], *, quiet: bool, say: Callable[[str], None]
-) -> Ended:
-    """Trains a member, goes on with one that was stopped, or takes one that is there.
+@dataclass(frozen=True)
+class Course:
+    """How members are brought to their end: of which recipe, into which folder, how many at a time and where."""
 
-    Raises `PeftcliError` where a member ends for a reason that would end the others too.
-    """
-    run = folder / member.folder
-    record = _record(run)
-    if record is None or record.status != "completed":
-        begun = (run / RECIPE_NAME).is_file()
-        say(f"{'going on with' if begun else 'training'} {member.folder.removeprefix('members/')}")
-        command = ["resume", str(run)] if begun else _train(recipe, run, [*settings, *member.overrides])
-        code = run_command([*command, *(["--quiet"] if quiet else [])])
+    folder: Path
+    recipe: Path
+    settings: tuple[str, ...] = ()
+    """As for `--set`, before those of a member."""
+    places: tuple[Mapping[str, str], ...] = ({},)
+    """Variables of the environment that point a member at its device; as many members train at a time."""
+    quiet: bool = True
+    say: Callable[[str], None] = lambda line: None
+
+    def bring(
+        self, members: Sequence[Member], *, told: Callable[[Sequence[Ended]], None] = lambda ended: None
+    ) -> list[Ended]:
+        """Trains members, goes on with those that were stopped, takes those that are there; in the order given.
+
+        `told`: hears what has come to its end so far whenever one more does. A member that fails is told in its `failure`
+        and the others go on; raises `StorageError` where the disk is the reason, which would end the others too.
+        """
+        found = {number: there for number, member in enumerate(members) if (there := self._there(member)) is not None}
+        missing = [number for number in range(len(members)) if number not in found]
+        commands = [self._command(members[number]) for number in missing]
+
+        def begun(at: int) -> None:
+            verb = "going on with" if commands[at][0] == "resume" else "training"
+            place = f"{len(found) + 1} of {len(members)}" if len(self.places) == 1 else f"of {len(members)}"
+            self.say(f"{place}: {verb} {members[missing[at]].title}")
+
+        def done(at: int, code: int) -> bool:
+            member = members[missing[at]]
+            found[missing[at]] = self._ended(member, code)
+            told([found[number] for number in sorted(found)])
+            if (failure := found[missing[at]].failure) is not None:
+                self.say(f"{member.title} failed: {failure.splitlines()[0]}")
+            return code != StorageError.exit_code
+
+        run_commands(commands, self.places, begun=begun, ended=done)
+        unwritten = next((each for each in found.values() if each.code == StorageError.exit_code), None)
+        if unwritten is not None:
+            raise StorageError(
+                f"{unwritten.member.folder} could not be written: {unwritten.failure}",
+                where=str(unwritten.run),
+                fix="make room; the same command goes on with what is left",
+            )
+        return [found[number] for number in range(len(members))]
+
+    def _there(self, member: Member) -> Ended | None:
+        """A member that has nothing left to do: trained to its end, or failed by its own numbers, which it would again."""
+        run = self.folder / member.folder
         record = _record(run)
-        if code not in _GOES_ON:
-            return _failed(member, run, record, code)
-    return Ended(member, run, record)
+        if record is None or record.status == "interrupted":
+            return None
+        if record.status == "completed":
+            return Ended(member, run, record)
+        failure = record.failure
+        if failure is not None and failure.exit_code == NumericalError.exit_code:
+            return Ended(member, run, None, failure.message, failure.exit_code)
+        return None
+
+    def _command(self, member: Member) -> list[str]:
+        run = self.folder / member.folder
+        settings = [*self.settings, *member.overrides]
+        begun = (run / RECIPE_NAME).is_file()
+        command = ["resume", str(run)] if begun else ["train", str(self.recipe), "--output", str(run), *_set(settings)]
+        return [*command, *(["--quiet"] if self.quiet else [])]
+
+    def _ended(self, member: Member, code: int) -> Ended:
+        run = self.folder / member.folder
+        record = _record(run)
+        if code in _GOES_ON and record is not None and record.status == "completed":
+            return Ended(member, run, record)
+        why = record.failure.message if record is not None and record.failure is not None else _by(code)
+        return Ended(member, run, None, why, code)
 
 
-def _train(recipe: Path, run: Path, settings: Sequence[str]) -> list[str]:
-    return ["train", str(recipe), "--output", str(run), *(part for text in settings for part in ("--set", text))]
+def _set(settings: Sequence[str]) -> list[str]:
+    return [part for text in settings for part in ("--set", text)]
+
+
+def _by(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _record(run: Path) -> RunRecord | None:
     return load_record(run) if (run / RECORD_NAME).is_file() else None
-
-
-def _failed(member: Member, run: Path, record: RunRecord | None, code: int) -> Ended:
-    why = record.failure.message if record is not None and record.failure is not None else f"exit code {code}"
-    if code in _OF_ITS_OWN or code < 0:
-        return Ended(member, run, None, why)
-    kind = next((kind for kind in _KINDS if kind.exit_code == code), CheckFailed)
-    raise kind(
-        f"{member.folder} ended with exit code {code}: {why}",
-        where=str(run),
-        fix="mend it; the same command goes on with what is left",
-    )
-
-
-_KINDS: tuple[type[PeftcliError], ...] = (
-    RecipeError, DataError, ModelError, DeviceError, StorageError, CheckpointError, HubError,
-)  # fmt: skip
-"""Errors by their exit code: what stops a member for a reason of recipe, data or machine stops the comparison alike."""

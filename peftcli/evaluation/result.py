@@ -56,8 +56,11 @@ class Table:
         return low, high
 
     def of_source(self, source: int) -> Table:
-        chosen = self.sources == source
-        return Table(self.metric, self.numbers[chosen], self.sources[chosen])
+        return self.take(self.sources == source)
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Of these rows alone: their numbers, or (rows,) truth values."""
+        return Table(self.metric, self.numbers[rows], self.sources[rows])
 
 
 @dataclass(frozen=True)

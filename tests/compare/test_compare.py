@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from peftcli.cli.entry import run as peft
-from peftcli.compare import session
 from peftcli.compare.job import compare
 from peftcli.errors import Interrupted, PeftcliError, RecipeError, StorageError
 from peftcli.recipe import load_recipe
 from peftcli.runs.row_scores import read_row_scores
+
+Commands = Any  # of conftest: a list of the commands given, which ran in this process
 
 RECIPE = """
 model: builtin:tiny
@@ -33,20 +33,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Members run in this process, which is warm; the commands are kept."""
-    given: list[list[str]] = []
-
-    def run_here(arguments: Sequence[str]) -> int:
-        given.append(list(arguments))
-        return peft(list(arguments))
-
-    monkeypatch.setattr(session, "run_command", run_here)
-    return given
-
-
-def test_files_and_figures_are_those_of_the_runs(recipe: Path, tmp_path: Path, commands: list[list[str]]) -> None:
+def test_files_and_figures_are_those_of_the_runs(recipe: Path, tmp_path: Path, commands: Commands) -> None:
     folder = tmp_path / "out"
     found = compare(recipe, methods=["lora", "ia3"], seeds=2, budget="3steps", output=folder)
     assert len(commands) == 4
@@ -78,43 +65,33 @@ def test_files_and_figures_are_those_of_the_runs(recipe: Path, tmp_path: Path, c
         compare(recipe, methods=["lora", "bitfit"], seeds=2, budget="3steps", output=folder)
 
 
-def test_it_goes_on_where_it_was_stopped(
-    recipe: Path, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_here = session.run_command
-
-    def stopped(arguments: Sequence[str]) -> int:
-        if len(commands) == 1:
-            raise Interrupted("stopped", signal_number=15)
-        return run_here(arguments)
-
-    monkeypatch.setattr(session, "run_command", stopped)
+def test_it_goes_on_where_it_was_stopped(recipe: Path, tmp_path: Path, commands: Commands) -> None:
+    commands.stop_after = 1
     folder = tmp_path / "out"
     wanted = {"methods": ["lora", "ia3", "bitfit"], "budget": "2steps", "output": folder}
     with pytest.raises(Interrupted):
         compare(recipe, **wanted)  # type: ignore[arg-type]
     assert json.loads((folder / "compare.json").read_text())["recommended"] is None
-    monkeypatch.setattr(session, "run_command", run_here)
+    commands.stop_after = None
     compare(recipe, **wanted)  # type: ignore[arg-type]
-    trained = [command[command.index("--output") + 1] for command in commands]
-    assert [Path(path).name for path in trained] == ["lora-seed-42", "ia3-seed-42", "bitfit-seed-42"]
+    assert commands.trained == ["lora-seed-42", "ia3-seed-42", "bitfit-seed-42"]
 
 
-def test_a_member_that_fails_by_itself_is_told_and_the_others_compared(
-    recipe: Path, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("code", "why"), [(1, "exit code 1"), (-9, "killed by signal 9")])
+def test_a_member_that_fails_is_told_and_the_others_compared(
+    recipe: Path, tmp_path: Path, commands: Commands, code: int, why: str
 ) -> None:
-    run_here = session.run_command
-    monkeypatch.setattr(session, "run_command", lambda arguments: 9 if "ia3" in str(arguments) else run_here(arguments))
+    commands.codes = lambda arguments: code if "ia3" in str(arguments) else None
     found = compare(recipe, methods=["lora", "ia3"], budget="2steps", output=tmp_path / "out")
     assert [variant.name for variant in found.variants] == ["lora"]
     failed = next(line for line in found.document["members"] if line["name"] == "ia3")
     assert failed["evaluation"] is None
-    assert "exit code 9" in failed["failure"]
+    assert why in failed["failure"]
     assert "ia3-seed-42 failed" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_member_that_cannot_run_is_known_before_any_training(
-    recipe: Path, tmp_path: Path, commands: list[list[str]]
+    recipe: Path, tmp_path: Path, commands: Commands
 ) -> None:
     with pytest.raises(PeftcliError) as raised:
         compare(recipe, vary=["method.r=2,4", "data.max_length=160,7"], output=tmp_path / "out")

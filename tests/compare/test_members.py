@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peftcli.compare.budget import budget_steps
+from peftcli.compare.budget import parse_budget
 from peftcli.compare.members import build_members, parse_vary
 from peftcli.errors import RecipeError
 from peftcli.recipe import LoadedRecipe, load_recipe
@@ -54,10 +54,10 @@ def test_what_is_no_comparison(tmp_path: Path, methods: list[str], vary: list[st
     [("200steps", 200), ("1step", 1), ("1.5ksteps", 1500), ("1Mtokens", 2000), ("10tokens", 1), (" 20 steps ", 20)],
 )
 def test_budgets(text: str, steps: int) -> None:
-    assert budget_steps(text, tokens_per_step=500.0) == steps
+    assert parse_budget(text).steps(tokens_per_step=500.0) == steps
 
 
 @pytest.mark.parametrize("text", ["", "200", "steps", "-3steps", "0steps", "10min", "1e3steps", "5 epochs"])
 def test_what_is_no_budget(text: str) -> None:
     with pytest.raises(RecipeError):
-        budget_steps(text, tokens_per_step=500.0)
+        parse_budget(text)

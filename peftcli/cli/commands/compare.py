@@ -20,7 +20,10 @@ def command(
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each.")] = 1,
     budget: Annotated[str | None, typer.Option("--budget", help="For each run: 200steps or 1Mtokens.")] = None,
-    tune: Annotated[int, typer.Option("--tune", min=0, help="Not supported yet.", hidden=True)] = 0,
+    tune: Annotated[
+        int | None,
+        typer.Option("--tune", min=2, metavar="N", help="First choose each one's learning rate among N."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder (default: runs/NAME-compare).", show_default=False)
     ] = None,
@@ -32,13 +35,11 @@ def command(
 
     Example:  peft compare quickstart.yaml --methods lora,ia3 --budget 20steps
     """
-    from peftcli.cli.later import not_yet
     from peftcli.compare.job import compare, comparison_text
 
-    if tune:
-        not_yet("--tune")
     found = compare(
         recipe, methods=[name.strip() for name in methods.split(",")] if methods else (), vary=vary or (), seeds=seeds,
-        budget=budget, overrides=overrides or (), output=output, quiet=quiet, say=lambda line: say(line, quiet=quiet),
+        budget=budget, candidates=tune or 0, overrides=overrides or (), output=output, quiet=quiet,
+        say=lambda line: say(line, quiet=quiet),
     )  # fmt: skip
     show(found.document, comparison_text(found), as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -55,6 +55,9 @@ class AdaloraConfig(TargetedConfig):
     """Start as the base (E zero); false starts E at random."""
     rank_pattern: dict[str, list[bool]] | None = None
     """Which triplets of each layer are left, once pruning has ended; written when saving."""
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        return {"orth_reg_weight": (self.orth_reg_weight / 5, self.orth_reg_weight * 5)} if self.orth_reg_weight else {}
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -155,6 +155,10 @@ class LoraConfig(TargetedConfig):
         how = self.init_lora_weights
         start = START_FACTORS.get(how.split("_niter")[0], 1.0) if isinstance(how, str) else 1.0
         return self.learning_rate * start * math.sqrt(REFERENCE_SCALE / (scale * lead))
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        ratio = self.loraplus_lr_ratio
+        return {} if ratio is None else {"loraplus_lr_ratio": (ratio / 4, ratio * 4)}
 
     @property
     def shifts_base(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -51,3 +51,6 @@ class VeraConfig(TargetedConfig):
     """Which of the base's biases are trained too."""
     init_weights: bool = True
     """Start as the base, b zero and d at `d_initial`; false starts at random."""
+
+    def tunable(self) -> Mapping[str, Sequence[Any]]:
+        return {"d_initial": (self.d_initial / 10, self.d_initial * 10)} if self.init_weights and self.d_initial else {}
