@@ -19,6 +19,7 @@ from peftcli.redaction import redacted_name
 from peftcli.runs.own_files import RECIPE_NAME
 
 RECOMMENDED_NAME = "recommended.yaml"
+"""The recipe of the best member, ready to train."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from peftcli.recipe.rules import SCHEDULE_FIX
 
 RATE_KEY = "training.learning_rate"
 AUTO_RATE = f"{RATE_KEY}=auto"
+"""The method's own rate, as for `--set`."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def run_commands(
                 code = process.poll()
                 if code is not None:
                     del running.processes[number], taken[number]
-                    if not ended(number, code):
+                    # what a signal stopped has neither come to its end nor failed
+                    if not running.received and not ended(number, code):
                         waiting.clear()
             time.sleep(_PAUSE_S)
     if running.received:
