@@ -7,6 +7,7 @@
     │   ├── AdapterError         4   adapter: damaged, of another base, target not found
     │   └── MergeError           4   the method cannot be merged
     ├── DeviceError              5   environment: missing package, device, unsupported dtype
+    │   └── ProcessLost          5   another process of the same run has ended
     ├── StorageError             6   disk full, permission, locked, folder in use
     ├── CheckpointError          7   none valid, damaged, or of another recipe
     ├── NumericalError           8   NaN or infinity, divergence
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 MAX_FAULTS_SHOWN = 20
 
@@ -139,6 +140,10 @@ class DeviceError(PeftcliError):
     summary = "environment: missing package, device, unsupported dtype; `peft doctor` shows what is installed"
 
 
+class ProcessLost(DeviceError):
+    """Another process of the same run has ended; the checkpoints stay."""
+
+
 class StorageError(PeftcliError):
     """A file or folder cannot be written, read or owned."""
 
@@ -223,3 +228,34 @@ def all_at_once(headline: str, checks: Iterable[Callable[[], object]]) -> None:
 def exit_code_of(error: PeftcliError) -> int:
     """The process exit code for an error; for signals 128 + number, as shells count."""
     return 128 + error.signal_number if isinstance(error, Interrupted) else error.exit_code
+
+
+def error_facts(error: PeftcliError) -> dict[str, Any]:
+    """An error as plain data, for another process of ours."""
+    faults = [[fault.message, fault.where, fault.fix] for fault in error.faults]
+    return {
+        "type": type(error).__name__,
+        "message": error.message,
+        "where": error.where,
+        "fix": error.fix,
+        "faults": faults,
+        "signal_number": error.signal_number if isinstance(error, Interrupted) else None,
+    }
+
+
+def error_from(facts: dict[str, Any]) -> PeftcliError:
+    """The inverse of `error_facts`."""
+    kinds = {kind.__name__: kind for kind in _kinds(PeftcliError)}
+    kind = kinds[facts["type"]]
+    if issubclass(kind, Interrupted):
+        # a signal says nothing of faults
+        number = int(facts["signal_number"])
+        return kind(facts["message"], signal_number=number, where=facts["where"], fix=facts["fix"])
+    faults = [Fault(*fault) for fault in facts["faults"]]
+    return kind(facts["message"], where=facts["where"], fix=facts["fix"], faults=faults)
+
+
+def _kinds(kind: type[PeftcliError]) -> Iterable[type[PeftcliError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)

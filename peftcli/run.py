@@ -15,10 +15,10 @@ from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageEr
 from peftcli.evaluation.memory import memory_errors
 from peftcli.lock.document import lock_path, read_lock
 from peftcli.planning.plan import Prepared, prepare_run, unfit
-from peftcli.recipe import LoadedRecipe, load_recipe
+from peftcli.recipe import LoadedRecipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
-from peftcli.runs.assembly import assemble, fit_setup, require_fit_base, score_run
+from peftcli.runs.assembly import assemble, fit_setup, require_fit_base, require_same_start, score_run
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.draft import Draft
 from peftcli.runs.folder import (
@@ -28,16 +28,28 @@ from peftcli.runs.folder import (
     write_recipe,
 )
 from peftcli.runs.folder_lock import owned_folder
+from peftcli.runs.following import lead
 from peftcli.runs.gates import require_met
 from peftcli.runs.locking import locked_run, require_locked_weights
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.runs.place import require_free, run_place
+from peftcli.runs.processes import (
+    as_options,
+    ended,
+    followed,
+    in_workers,
+    load_for,
+    require_resumable,
+    run_processes,
+    starts_workers,
+)
 from peftcli.runs.row_scores import write_row_scores
 from peftcli.runs.scoring import updates_of
 from peftcli.runs.seeds import of_seed, run_seeds
 from peftcli.streams import tell
 from peftcli.training.loop import fit
 from peftcli.training.signals import StopNow, run_signals
+from peftcli.training.world import ALONE, World
 
 
 def train(
@@ -71,28 +83,52 @@ def train_into(
 ) -> tuple[RunRecord, Path]:
     """`train`, with the run folder that was chosen; gates that are not met are in the record and raise nothing."""
     started = time.monotonic()
-    loaded = load_recipe(Path(path), overrides)
-    # before the plan, which may take minutes: a folder in the way is told at once
-    require_free(choose_output(loaded, output), loaded, replace=replace)
+    with run_processes() as world:
+        if not world.leads:
+            return followed(world)
+        loaded, overrides = load_for(world, Path(path), overrides)
+        # before the plan, which may take minutes: a folder in the way is told at once
+        folder = choose_output(loaded, output)
+        require_free(folder, loaded, replace=replace)
+        if starts_workers(world, loaded):
+            flags = {"--replace": replace, "--locked": locked, "--quiet": quiet}
+            options = [*as_options(overrides), "--output", str(folder), *(name for name, on in flags.items() if on)]
+            return in_workers("train", loaded.path, folder, options, loaded.recipe.training.processes), folder
+        record, folder = _train(loaded, overrides, output, started, world, replace=replace, locked=locked, quiet=quiet)
+        return ended(world, record, folder)
+
+
+def _train(
+    loaded: LoadedRecipe,
+    overrides: Sequence[str] | Mapping[str, object],
+    output: str | Path | None,
+    started: float,
+    world: World,
+    *,
+    replace: bool,
+    locked: bool,
+    quiet: bool,
+) -> tuple[RunRecord, Path]:
+    path = loaded.path
     # nothing is made, and nothing of an older run touched, before it is known what will be trained
     loaded, prepared = _planned(loaded, overrides, locked=locked, quiet=quiet)
     if (error := unfit(prepared.plan)) is not None:
         raise error
-    lock = read_lock(lock_path(Path(path))) if locked else None
+    lock = read_lock(lock_path(path)) if locked else None
     with run_place(choose_output(loaded, output), loaded, replace=replace) as place:
         if loaded.recipe.seeds > 1:
             record = run_seeds(
                 loaded,
                 place.folder,
                 started,
-                lambda draft, _: run_draft(draft, quiet=quiet),
+                lambda draft, _: run_draft(draft, quiet=quiet, world=world),
                 planned=prepared,
                 place=place,
             )
             # the recipe may be another now: the lock pins what a name, such as a revision, stood for
             return record, place.folder
         draft = Draft(place.folder, loaded, started, prepared=prepared, place=place, lock=lock)
-        return run_draft(draft, quiet=quiet), draft.folder
+        return run_draft(draft, quiet=quiet, world=world), draft.folder
 
 
 def _planned(
@@ -112,25 +148,42 @@ def _first(loaded: LoadedRecipe) -> LoadedRecipe:
     return loaded if loaded.recipe.seeds == 1 else of_seed(loaded, loaded.recipe.seed)
 
 
-def resume(path: str | Path, *, quiet: bool = True) -> RunRecord:
+def resume(path: str | Path, *, overrides: Sequence[str] = (), quiet: bool = True) -> RunRecord:
     """Continues an interrupted run from its newest good checkpoint; the result equals the uninterrupted one.
 
+    `overrides`: as `--set`, of keys that say how many processes and threads go on with it.
     Raises `CheckpointError` when there is no run, none of its checkpoints is good, or recipe or data have changed.
     """
     started = time.monotonic()
-    folder = existing_run(path)
-    with owned_folder(folder):
-        loaded = load_recipe(folder / RECIPE_NAME, ())
-        if loaded.recipe.seeds > 1:
-            return run_seeds(
-                loaded, folder, started, lambda draft, begun: run_draft(draft, quiet=quiet, resuming=begun)
-            )
-        return run_draft(Draft(folder, loaded, started), quiet=quiet, resuming=True)
+    with run_processes() as world:
+        if not world.leads:
+            return followed(world)[0]
+        folder = existing_run(path)
+        overrides = require_resumable(overrides, world)
+        loaded, _ = load_for(world, folder / RECIPE_NAME, overrides)
+        if starts_workers(world, loaded):
+            options = [*as_options(overrides), *(["--quiet"] if quiet else [])]
+            return in_workers("resume", folder, folder, options, loaded.recipe.training.processes)
+        with owned_folder(folder):
+            record = _resume(loaded, folder, started, world, quiet=quiet)
+        return ended(world, record, folder)[0]
 
 
-def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord:
-    """One run, from what its draft knows; gates that are not met are in the record and raise nothing."""
+def _resume(loaded: LoadedRecipe, folder: Path, started: float, world: World, *, quiet: bool) -> RunRecord:
+    if loaded.recipe.seeds > 1:
+        return run_seeds(
+            loaded, folder, started, lambda draft, begun: run_draft(draft, quiet=quiet, resuming=begun, world=world)
+        )
+    return run_draft(Draft(folder, loaded, started), quiet=quiet, resuming=True, world=world)
+
+
+def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False, world: World = ALONE) -> RunRecord:
+    """One run, from what its draft knows; gates that are not met are in the record and raise nothing.
+
+    `world`: the processes that train it, of which this one leads.
+    """
     loaded, folder = draft.loaded, draft.folder
+    draft.world = world
     with _failures_recorded(draft, resuming=resuming), run_signals() as signals, _stops_told(draft):
         say = _teller(quiet)
         if draft.prepared is None:
@@ -146,14 +199,16 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False) -> RunRecord
         say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {draft.final_folder}")
         for warning in prepared.plan.warnings:
             say(f"warning: {warning}")
+        lead(world, prepared, folder, resuming=resuming)
         with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
             # set before any computation of the run: sums depend on how many threads share them
             waits = draft.place is not None and draft.place.waits
-            draft.assembly = assembly = assemble(prepared, folder, quiet=quiet, track=not waits)
+            draft.assembly = assembly = assemble(prepared, folder, quiet=quiet, track=not waits, world=world)
             if draft.lock is not None:
                 require_locked_weights(draft.lock, assembly)
             require_fit_base(assembly)
             draft.attached = attach_method(assembly, resuming=resuming)
+        require_same_start(assembly)
         draft.write_lock()
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))

@@ -47,6 +47,9 @@ FOLDER = _flag("O_DIRECTORY")
 FOLDERS_CAN_BE_OPENED = FOLDER != 0
 """Whether a folder's names can be synced and locked."""
 
+DESCRIPTORS_ARE_INHERITED = os.name == "posix"
+"""Whether a process can be started with an open descriptor of ours."""
+
 
 def usable_cpus() -> int:
     """CPUs that this process may use; where that cannot be asked, those of the machine."""

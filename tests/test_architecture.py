@@ -28,7 +28,8 @@ FLOORS = {
             # what standard streams and files are cleaned by
             ("visible",),
             ("errors", "redaction", "streams", "system"),
-            ("files", "bounded_process", "bounded_call"),
+            # `launching`: processes are told apart and started before anything is loaded
+            ("files", "bounded_process", "bounded_call", "launching"),
             # which existing files may be written over
             ("ownership",),
             ("yaml",),

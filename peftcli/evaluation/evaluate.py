@@ -19,6 +19,7 @@ from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.metric import Answer, Metric
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
 from peftcli.evaluation.result import AnswerSample, Evaluation, Table, intervals, values, values_by_source
+from peftcli.evaluation.sharing import ALONE, Sharing, packed, turns, unpacked
 from peftcli.evaluation.thoughts import answer_text
 from peftcli.models.modes import evaluating
 from peftcli.tasks.base import RowScores
@@ -31,6 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 SHOWN_ROWS = 3
 """Rows that an error names."""
+_SCORES = ("sums", "weights", "correct", "targets")
 
 
 class ScoringTask(Protocol):
@@ -76,13 +78,15 @@ def evaluate(
     chat: bool = True,
     with_samples: bool = True,
     progress: Progress | None = None,
+    sharing: Sharing = ALONE,
 ) -> Evaluation:
     """Scores the first `config.rows` rows of a store, and keeps `config.samples` of the answers to them.
 
     The loss is weighted by token. `device`: where to move the model first, None where it is in place. `chat`: whether
     rows went through the chat template, as for `generate`. Without
     `with_samples` nothing is written beyond what the metrics need (evaluations during training). The model's mode and
-    the shared generators are as before afterwards.
+    the shared generators are as before afterwards. `sharing`: the processes that each score some of the batches, and
+    return the same.
 
     Raises `DataError` where there is nothing to score or a prompt does not fit the context, `NumericalError` naming
     the rows whose loss is not finite, `DeviceError` for missing packages of metrics.
@@ -92,7 +96,15 @@ def evaluate(
     if device is not None:
         model.to(device)
     store = store.take(np.arange(min(len(store), config.rows or len(store))))
-    scores = score(model, task, store, batch_size=config.batch_size, pad_token_id=pad_token_id, progress=progress)
+    scores = score(
+        model,
+        task,
+        store,
+        batch_size=config.batch_size,
+        pad_token_id=pad_token_id,
+        progress=progress,
+        sharing=sharing,
+    )
     metrics = applicable(metrics, task, None if scores.labelled is None else scores.labelled.problem)
     writes = "generations" in task.metric_needs
     cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
@@ -100,7 +112,16 @@ def evaluate(
     unanswered: str | None = None
     try:
         samples = _answer(
-            cases, model, tokenizer, config, generation, budget=budget, seed=seed, chat=chat, progress=progress
+            cases,
+            model,
+            tokenizer,
+            config,
+            generation,
+            budget=budget,
+            seed=seed,
+            chat=chat,
+            progress=progress,
+            sharing=sharing,
         )
     except ModelError as error:
         if _compares_texts(metrics):
@@ -138,6 +159,7 @@ def score(
     batch_size: int,
     pad_token_id: int,
     progress: Progress | None = None,
+    sharing: Sharing = ALONE,
 ) -> Scores:
     """The scores of all rows of a store. Rows of like length share a batch, longest first, so memory peaks at once."""
     if not int(store.trained.sum()):
@@ -148,19 +170,42 @@ def score(
     found = Scores(np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows))
     said: list[Labelled] = []
     order = np.argsort(-store.lengths, kind="stable")
+    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    done = 0
     with evaluating(model), memory_errors("evaluating", "a smaller evaluation.batch_size"):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in turns(cut, sharing):
+            if chosen is None:
+                continue
             batch = task.collate([store[int(row)] for row in chosen], pad_token_id=pad_token_id)
             part = task.score_rows(model, batch)
-            for name in ("sums", "weights", "correct", "targets"):
+            for name in _SCORES:
                 getattr(found, name)[chosen] = getattr(part, name)
             if part.labelled is not None:
                 said.append(replace(part.labelled, rows=chosen[part.labelled.rows]))
             if progress:
-                progress("score", min(start + batch_size, len(order)), len(order))
+                done = min(done + batch_size * sharing.size, len(order))
+                progress("score", done, len(order))
+    said = _of_all(found, said, sharing)
     _require_finite(found.sums, store)
     return replace(found, labelled=joined(said, len(store))) if said else found
+
+
+def _of_all(found: Scores, said: list[Labelled], sharing: Sharing) -> list[Labelled]:
+    """Puts every process's scores into `found`, and returns what every one said of labels."""
+    if sharing.size == 1:
+        return said
+    labels = [{name: packed(getattr(part, name)) for name in ("rows", "scores", "truth")} for part in said]
+    facts = [[part.names, part.problem, part.num_rows] for part in said]
+    mine = {name: packed(getattr(found, name)) for name in _SCORES}
+    heard = sharing.meet("scores", [mine, labels, facts])
+    for name in _SCORES:
+        # each row was scored by one process, and is zero with the others: the sum is exact
+        getattr(found, name)[:] = sum(unpacked(scores[name]) for scores, _, _ in heard)
+    return [
+        Labelled(tuple(names), problem, num_rows=rows, **{name: unpacked(array) for name, array in arrays.items()})
+        for _, labels_of_one, facts_of_one in heard
+        for arrays, (names, problem, rows) in zip(labels_of_one, facts_of_one, strict=True)
+    ]
 
 
 def applicable(metrics: Mapping[str, Metric], task: ScoringTask, problem: str | None) -> dict[str, Metric]:
@@ -245,6 +290,7 @@ def _answer(
     seed: int,
     chat: bool,
     progress: Progress | None,
+    sharing: Sharing,
 ) -> list[AnswerSample]:
     origins = [_place(case.origin) for case in cases]
     prompts = [[int(token) for token in case.prompt_ids] for case in cases]
@@ -259,6 +305,7 @@ def _answer(
         budget=budget,
         chat=chat,
         progress=None if progress is None else partial(progress, "answer"),
+        sharing=sharing,
     )
     return [
         AnswerSample(

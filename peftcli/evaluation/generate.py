@@ -20,6 +20,7 @@ from peftcli.evaluation.memory import memory_errors
 from peftcli.evaluation.own_reading import as_trained
 from peftcli.evaluation.padding import batches
 from peftcli.evaluation.prompts import stop_token_ids
+from peftcli.evaluation.sharing import ALONE, Sharing, turns
 from peftcli.models.device import is_out_of_memory
 from peftcli.models.modes import evaluating
 from peftcli.models.structure import input_embedding
@@ -55,6 +56,7 @@ def generate(
     budget: int = OPEN_BUDGET,
     chat: bool = True,
     progress: Progress | None = None,
+    sharing: Sharing = ALONE,
 ) -> list[GeneratedAnswer]:
     """Answers to prompts (token ids), in their order.
 
@@ -63,21 +65,36 @@ def generate(
     batch up to rounding. `budget`: new tokens where the configuration says `auto`, fewer where the context ends before.
     `chat`: whether prompts went through the chat template, whose end of a turn then ends an answer too.
     `origins` name the rows in the `DataError` for prompts that are empty or do not fit the model's context together
-    with their answer.
+    with their answer. `sharing`: the processes that each write some of the batches, and return all answers; sampled
+    ones are written by each, since a batch draws from where the one before it has ended.
     """
     check_fits(model, prompts, config=config, origins=origins)
     _check_known(model, tokenizer, prompts)
     answers: dict[int, GeneratedAnswer] = {}
     with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed, chat=chat) as stops:
         pad = _filler(tokenizer, stops)
-        for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
+        cut = batches(model, prompts, batch_size=batch_size, pad=pad)
+        for chosen in turns(cut, ALONE if config.do_sample else sharing):
+            if chosen is None:
+                continue
             asked = [prompts[index] for index in chosen]
             written = _write_batch(model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget))
             for index, ids in zip(chosen, written, strict=True):
                 answers[index] = _answer(_Decoder(tokenizer, _context(model, prompts[index]), stops), ids)
             if progress:
                 progress(len(answers), len(prompts))
+    if not config.do_sample:
+        answers = _of_all(answers, sharing)
     return [answers[index] for index in range(len(prompts))]
+
+
+def _of_all(answers: dict[int, GeneratedAnswer], sharing: Sharing) -> dict[int, GeneratedAnswer]:
+    """The answers of every process, by the number of their prompt."""
+    if sharing.size == 1:
+        return answers
+    mine = [[number, answer.text, answer.token_ids, answer.finish] for number, answer in answers.items()]
+    heard = sharing.meet("answers", mine)
+    return {number: GeneratedAnswer(text, ids, finish) for each in heard for number, text, ids, finish in each}
 
 
 def generate_stream(

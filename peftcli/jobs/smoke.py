@@ -204,6 +204,7 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
             "warmup_ratio": None,
             "warmup_steps": None,
             "early_stopping": None,
+            "processes": 1,
             "precision": "fp32",
         }
     )

@@ -101,23 +101,27 @@ def longest_rows(store: TokenStore) -> list[EncodedRow]:
     return [store[int(index)] for index in order]
 
 
-def total_memory_bytes(device: str) -> int:
-    """Total memory of the device: never what is free at the moment, so that `auto` values repeat."""
+def total_memory_bytes(device: str, processes: int = 1) -> int:
+    """Total memory of the device: never what is free at the moment, so that `auto` values repeat. Each of several
+    `processes` has a GPU of its own; the machine's memory they share."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
-    return system.total_memory_bytes()
+    return system.total_memory_bytes() // processes
 
 
-def choose(needs: Needs, training: TrainingConfig, *, device: str, device_memory: int | None) -> Choice:
+def choose(
+    needs: Needs, training: TrainingConfig, *, device: str, device_memory: int | None, processes: int = 1
+) -> Choice:
     """The first of the settings that the recipe leaves open which fits, from the fastest on; else the smallest."""
-    budget = device_memory * CARD_SHARE if device_memory is not None else MEMORY_SHARE * total_memory_bytes(device)
+    there = total_memory_bytes(device, processes)
+    budget = device_memory * CARD_SHARE if device_memory is not None else MEMORY_SHARE * there
     for micro, every in (settings := list(_settings(needs, training, device))):
         memory = needs.estimate(micro, every)
         if memory.peak_bytes <= budget:
             notes = _notes(training, micro, every, memory, settings)
             return Choice(micro, every, memory, device_memory, True, (*notes, *_uncounted(needs)))
     # a recipe that says everything itself is run as it says, and is told only against a card that was named
-    told = device_memory if device_memory is not None else total_memory_bytes(device)
+    told = device_memory if device_memory is not None else there
     fits = memory.peak_bytes <= told
     notes = _notes(training, micro, every, memory, settings)
     return Choice(micro, every, memory, int(told), fits, (*notes, *_uncounted(needs)))
@@ -130,7 +134,9 @@ def _uncounted(needs: Needs) -> tuple[str, ...]:
 def _settings(needs: Needs, training: TrainingConfig, device: str) -> Iterator[tuple[int, int]]:
     """Micro-batch and recomputation, fastest first: fewer rows at once cost little, recomputing a third."""
     rows = training.micro_batch_size
-    micro = rows if rows != "auto" else max(1, min(training.batch_size, MICRO_TOKENS[device] // needs.longest))
+    # of several processes each has rows of every batch
+    most = -(-training.batch_size // training.processes)
+    micro = rows if rows != "auto" else max(1, min(most, MICRO_TOKENS[device] // needs.longest))
     every = training.gradient_checkpointing
     for recomputed in (0, 1) if every == "auto" else (int(every),):
         smaller = micro

@@ -31,6 +31,7 @@ from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import AdapterError, DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
 from peftcli.kernels.names import GATED_MLP, IN_LAYERS, KERNELS, OFF
+from peftcli.launching.places import place
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import packed_share, storage_name
 from peftcli.models.device import before_start, has_bf16
@@ -218,7 +219,9 @@ def prepare_run(
     needs = _needs(
         loaded, method, start, skeleton, task, data, tokenizer, device, dtype, packed=quantization is not None
     )
-    choice = choose(needs, recipe.training, device=device, device_memory=device_memory)
+    choice = choose(
+        needs, recipe.training, device=device, device_memory=device_memory, processes=processes_here(recipe)
+    )
     resolved = _resolve(loaded, counts, order, device, precision, dtype, choice, quantization)
     plan = Plan(
         name=loaded.name,
@@ -287,9 +290,15 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
-def resolve_threads(wanted: int | str) -> int:
-    """`auto` is the number of CPUs that this process may use, never the load."""
-    return system.usable_cpus() if wanted == "auto" else int(wanted)
+def resolve_threads(wanted: int | str, processes: int = 1) -> int:
+    """`auto` is the number of CPUs that this process may use, never the load; `processes` of a machine share them."""
+    return max(1, system.usable_cpus() // processes) if wanted == "auto" else int(wanted)
+
+
+def processes_here(recipe: Recipe) -> int:
+    """How many processes of the run are on this machine: as its launcher says, else all of them."""
+    found = place()
+    return found.local_size if found.size > 1 else recipe.training.processes
 
 
 def resolve_precision(precision: str, dtype: str, device: str) -> tuple[str, str]:
@@ -472,7 +481,7 @@ def _resolve(
         raise RecipeError(fault, where="training.scheduler", fix=SCHEDULE_FIX)
     return Resolved(
         device=device,
-        threads=resolve_threads(loaded.recipe.threads),
+        threads=resolve_threads(loaded.recipe.threads, processes_here(loaded.recipe)),
         precision=precision,
         dtype=dtype,
         micro_batch_size=choice.micro_batch_size,

@@ -19,6 +19,7 @@ from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import EncodedRow, TokenStore
 from peftcli.data.stream_order import StreamOrder
+from peftcli.errors import ModelError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
 from peftcli.models.device import peak_memory_bytes, start_peak_memory
@@ -34,6 +35,7 @@ from peftcli.runs.folder import keep_batch, resolved_values
 from peftcli.runs.packing import pack_of, require_rows_apart
 from peftcli.tasks.base import Task
 from peftcli.training.acceleration import build_accelerator
+from peftcli.training.agreement import tensors_digest
 from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
 from peftcli.training.config import TrainingConfig
 from peftcli.training.events import EventLog
@@ -41,6 +43,7 @@ from peftcli.training.progress import TrainingProgress, build_progress
 from peftcli.training.seeding import stream_seed
 from peftcli.training.setup import FitResult, FitSetup
 from peftcli.training.trackers import Trackers, both, require_packages
+from peftcli.training.world import ALONE, World
 
 INIT_BATCHES = 8
 FREE_KEYS = (
@@ -65,6 +68,8 @@ class Assembly:
     base_fingerprint: Fingerprint
     quiet: bool
     progress: TrainingProgress
+    world: World = ALONE
+    """The processes of the run; only the leading one writes."""
     trackers: Trackers | None = None
     scores: dict[int, Evaluation] = field(default_factory=dict)
     followers: list[Callable[[Path], None]] = field(default_factory=list)
@@ -124,14 +129,16 @@ class Assembly:
             chat=self.prepared.data.facts.holds_chats,
             with_samples=with_samples,
             progress=self.progress.evaluating,
+            sharing=self.world,
         )
 
 
-def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = True) -> Assembly:
+def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = True, world: World = ALONE) -> Assembly:
     """Loads the base's weights and makes everything ready for `attach`. `track`: start the recipe's trackers now."""
+    _require_processes(prepared, world)
     resolved = prepared.plan.resolved
     require_packages(prepared.loaded.recipe.tracking)
-    if isinstance(prepared.order, StreamOrder):
+    if isinstance(prepared.order, StreamOrder) and world.leads:
         prepared.order.keep_cursors(_cursors_in(folder))
     accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
     start_peak_memory(resolved.device)
@@ -158,11 +165,42 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
         model_memory_bytes=peak_memory_bytes(resolved.device),
         base_fingerprint=base_fingerprint(model),
         quiet=quiet,
-        progress=build_progress(quiet=quiet),
+        progress=build_progress(quiet=quiet or not world.leads),
+        world=world,
     )
-    if track:
+    if track and world.leads:
         found.start_trackers()
     return found
+
+
+def _require_processes(prepared: Prepared, world: World) -> None:
+    wanted = prepared.loaded.recipe.training.processes
+    if wanted != world.size:
+        raise RecipeError(
+            f"training.processes is {wanted}, and the run has {world.size}",
+            where=prepared.loaded.origin("training.processes"),
+            fix=f"set training.processes: {world.size}",
+        )
+
+
+def require_same_start(assembly: Assembly) -> None:
+    """Raises where the processes of a run do not begin alike: other weights, rows, packages or adapters."""
+    facts = assembly.prepared.data.facts
+    mine = {
+        "the base's weights": assembly.base_fingerprint.exact,
+        "the rows": facts.train.stream_sha256,
+        "the order of rows": facts.train.order_sha256,
+        "the release of torch": torch.__version__,
+        "the adapter": tensors_digest(adapter_of(assembly.model).state()),
+    }
+    heard = assembly.world.meet("start", mine)
+    for what in mine:
+        others = [str(rank + 1) for rank, each in enumerate(heard) if each[what] != heard[0][what]]
+        if others:
+            raise ModelError(
+                f"the processes do not begin alike: {what} in process {', '.join(others)} and in process 1 differ",
+                fix="every machine needs the same base, data and packages",
+            )
 
 
 def require_fit_base(assembly: Assembly) -> None:
@@ -241,9 +279,20 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
     """Everything that the loop is handed."""
     recipe, resolved = assembly.prepared.loaded.recipe, assembly.prepared.plan.resolved
     adapter = adapter_of(assembly.model)
-    log, store = EventLog(assembly.folder / "metrics.jsonl"), checkpoint_store(assembly)
-    assembly.followers = [log.follow, store.follow, *_stream_followers(assembly)]
+    store = checkpoint_store(assembly)
+    told: dict[str, Any] = {}
+    assembly.followers = [store.follow]
+    if assembly.world.leads:
+        log = EventLog(assembly.folder / "metrics.jsonl")
+        assembly.followers += [log.follow, *_stream_followers(assembly)]
+        told = {
+            "emit": both(log, assembly.emit),
+            "mend_log": log.mend,
+            "keep_batch": lambda step, indices, rows: keep_batch(assembly.folder, step, indices, rows),
+        }
     return FitSetup(
+        **told,
+        world=assembly.world,
         model=assembly.model,
         adapter=adapter,
         order=assembly.prepared.order,
@@ -262,14 +311,11 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         resume=resuming,
         evaluate=None if assembly.validation is None else _evaluator(assembly),
         evaluate_every=recipe.evaluation.every,
-        emit=both(log, assembly.emit),
-        mend_log=log.mend,
         has_begun_well=has_begun_well,
         progress=assembly.progress,
         blocks=assembly.blocks,
         probe_rows=_longest_rows(assembly.prepared.data.train, resolved.micro_batch_size),
         may_stay_idle=adapter.gradient_exempt(),
-        keep_batch=lambda step, indices, rows: keep_batch(assembly.folder, step, indices, rows),
         changes_logits=lambda batch: changes_logits(assembly, batch),
         weigh=assembly.task.weigh,
         targets_in=assembly.task.targets_in,

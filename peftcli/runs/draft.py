@@ -53,6 +53,7 @@ from peftcli.runs.showing import shown_rows
 from peftcli.runs.writing_notes import notes_of
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.setup import FitResult
+from peftcli.training.world import ALONE, World
 
 
 @dataclass
@@ -78,6 +79,8 @@ class Draft:
     inputs: Lock | None = None
     late_signal: int | None = None
     """A stopping signal that came while the finished run was written."""
+    world: World = ALONE
+    """The processes of the run, of which this one leads."""
     lock: Lock | None = None
     """What the run may start under, with `--locked`."""
 
@@ -89,6 +92,7 @@ class Draft:
         """The first checkpoint is on disk: the run takes its place, and an older run that held it goes."""
         if self.place is not None:
             self.place.take_over(self._move)
+        self.world.told_by_leader("folder", str(self.folder))
 
     def _move(self, old: Path, new: Path) -> None:
         assert self.place is not None, "called for a place"

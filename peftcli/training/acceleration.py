@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def build_accelerator(*, device: str, precision: str) -> Accelerator:
-    """An `Accelerator` for one process on `device` (cpu, cuda, mps) in `precision` (fp32, bf16, fp16).
+    """An `Accelerator` for this process on `device` (cpu, cuda, mps) in `precision` (fp32, bf16, fp16).
 
     Raises `DeviceError` where this machine has not the device, or the device not the precision.
     """
@@ -25,10 +26,17 @@ def build_accelerator(*, device: str, precision: str) -> Accelerator:
     before_start(device)
     # Accelerate keeps one state a process; a second run in it may use another device or precision
     AcceleratorState._reset_state(reset_partial_state=True)
+    threads = torch.get_num_threads()
     try:
-        return Accelerator(cpu=device == "cpu", mixed_precision=MIXED_PRECISION[precision])
+        with warnings.catch_warnings():
+            # among several processes it chooses the threads itself, and says so: the run has its own number
+            warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
+            return Accelerator(cpu=device == "cpu", mixed_precision=MIXED_PRECISION[precision])
     except (ValueError, RuntimeError) as error:
         raise DeviceError(f"cannot train on {device} in {precision}: {error}", fix="try precision: fp32") from error
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _require(device: str, precision: str) -> None:

@@ -7,18 +7,22 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftcli.errors import DataError
 from peftcli.kernels.active import next_step
 from peftcli.tasks.base import Batch, TrainingRow
+from peftcli.training.agreement import taken
 from peftcli.training.input_gradients import carry_through_inputs
 from peftcli.training.seeding import seed_forward
 from peftcli.training.setup import FitSetup
+
+KEPT_NUMBERS = 1 << 28
+"""Gradients that a process keeps part by part, 1 GiB of them: enough for 256 million trained numbers in one part."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,21 @@ class OptimizerBatch:
         return OptimizerBatch(indices, rows, _tokens(rows), targets)
 
 
+class Passes(NamedTuple):
+    """What the passes of one process over a batch gave, beside the gradients."""
+
+    loss: Tensor
+    """A device scalar: this process's share of the loss of the whole batch."""
+    last: Batch
+    """The last micro-batch of the whole batch, on the CPU."""
+    number: int
+    """The place of the last micro-batch that was computed here; -1 where there was none."""
+    shares: tuple[Tensor, ...] = ()
+    """Of several processes: what each micro-batch that was computed here adds, as `taken` gives it."""
+    owners: tuple[int, ...] = ()
+    """Of several processes: who has each share of the whole batch, in the order in which they are added."""
+
+
 def _tokens(rows: Sequence[TrainingRow]) -> int:
     return sum(len(row.input_ids) for row in rows)
 
@@ -79,6 +98,11 @@ def read_rows(setup: FitSetup, indices: Sequence[int]) -> OptimizerBatch:
     )
 
 
+def rows_at_once(micro_batch_size: int, rows: int, processes: int) -> int:
+    """Rows of one forward pass: as configured, fewer where a process would have none of the batch."""
+    return min(micro_batch_size, -(-rows // processes))
+
+
 def _parts(setup: FitSetup, rows: Sequence[TrainingRow], micro_batch_size: int) -> Sequence[Batch]:
     """The batches of the forward passes, on the CPU."""
     if setup.pack is not None:
@@ -86,13 +110,29 @@ def _parts(setup: FitSetup, rows: Sequence[TrainingRow], micro_batch_size: int) 
     return [setup.collate(rows[start : start + micro_batch_size]) for start in range(0, len(rows), micro_batch_size)]
 
 
-def accumulate(
-    setup: FitSetup, batch: OptimizerBatch, *, step: int, micro_batch_size: int, precision: AbstractContextManager[Any]
-) -> tuple[Tensor, Batch]:
-    """Adds the gradients of a whole batch; returns its loss (a device scalar) and the last micro-batch (on the CPU).
+def owner(part: int, processes: int) -> int:
+    """The process that computes a part of a batch: to and fro, since parts are sorted by length, longest first."""
+    turn, place = divmod(part, processes)
+    return place if turn % 2 == 0 else processes - 1 - place
 
-    The loss is the sum over micro-batches divided by the total weight of the batch: no mean of means.
+
+def accumulate(
+    setup: FitSetup,
+    batch: OptimizerBatch,
+    *,
+    step: int,
+    micro_batch_size: int,
+    precision: AbstractContextManager[Any],
+    everything: bool = False,
+) -> Passes:
+    """Adds the gradients of a batch.
+
+    The loss is the sum over micro-batches divided by the total weight of the batch: no mean of means. Of several
+    processes each takes some of the parts, unless it is to take `everything`, and keeps what each of them adds: added in
+    the order of the parts they are what one process has, bit for bit. A part is seeded by its place in the batch: what
+    is drawn for it does not depend on who computes it.
     """
+    world = setup.world
     parts = _parts(setup, batch.rows, micro_batch_size)
     # weighed before the first forward pass: each micro-batch is divided by the weight of all of them
     weights = [setup.weigh(part) for part in parts]
@@ -105,10 +145,18 @@ def accumulate(
         )
     device = setup.accelerator.device
     next_step()
+    computed_here = -1
+    owners = () if everything or world.size == 1 else _owners(weights, world.size)
+    trained = tuple(setup.adapter.trainable_parameters().values()) if owners else ()
+    one_by_one = _can_be_kept(owners, trained, world.size)
+    shares: list[Tensor] = []
     loss = torch.zeros((), device=device)
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         if weight == 0.0:
             continue  # nothing to learn from, and 0/0 in a loss that means by itself
+        if owners and owner(number, world.size) != world.rank:
+            continue
+        computed_here = number
         seed_forward(setup.seed, step, number, device)
         with precision:
             computed = setup.compute_loss(setup.model, part)
@@ -124,4 +172,18 @@ def accumulate(
         # over the micro-batches the extra term adds up to itself once
         setup.accelerator.backward(share if extra is None else share + extra * (weight / total_weight))
         loss += share.detach()
-    return loss, parts[-1]
+        if one_by_one:
+            shares.append(taken(share, trained))
+    if owners and not one_by_one:
+        shares, owners = ([taken(loss, trained)] if computed_here >= 0 else []), tuple(sorted(set(owners)))
+    return Passes(loss, parts[-1], computed_here, tuple(shares), owners)
+
+
+def _owners(weights: Sequence[float], processes: int) -> tuple[int, ...]:
+    return tuple(owner(number, processes) for number, weight in enumerate(weights) if weight != 0.0)
+
+
+def _can_be_kept(owners: Sequence[int], trained: Sequence[nn.Parameter], processes: int) -> bool:
+    """Whether a process has room for what each of its parts adds; else it adds its own up first."""
+    each = -(-len(owners) // processes)
+    return bool(owners) and each * sum(parameter.numel() for parameter in trained) <= KEPT_NUMBERS

@@ -159,7 +159,8 @@ class TrainingConfig(_Section):
     """Fast paths of the training passes, each with a plain equivalent: auto takes what this run can use, a list names
     them."""
     processes: int = Field(default=1, ge=1)
-    """Devices that train together; more than 1 is not supported yet."""
+    """Processes that train together, each on a device of its own: they share the rows of every batch, whose gradients
+    add up to those of one process. Started by a launcher (torchrun, accelerate, srun), the run takes its number."""
     neftune_noise_alpha: Annotated[float, Field(gt=0.0)] | None = None
     """Scale of uniform noise on the input embeddings of training passes (NEFTune; 5 is usual); null: none."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
@@ -180,13 +181,6 @@ class TrainingConfig(_Section):
                 raise FieldFault(f"there is no kernel {name!r}", f"use auto, off, or a list of: {known}")
         if len(set(value)) < len(value):
             raise FieldFault("names a kernel twice", "name each once")
-        return value
-
-    @field_validator("processes")
-    @classmethod
-    def _one_process_yet(cls, value: int) -> int:
-        if value > 1:
-            raise FieldFault("more than one process is not supported yet", "use processes: 1")
         return value
 
     @field_validator("epochs", "learning_rate", "weight_decay", "max_grad_norm", "neftune_noise_alpha")

@@ -148,7 +148,13 @@ class _Run:
 
     def _evaluate(self) -> Metrics:
         assert self.setup.evaluate is not None, "asked for only where there is one"
-        with memory_limit("in the evaluation", "lower evaluation.batch_size"), self.stop.interruptible():
+        # of several processes none may leave alone: they ask each other between two batches
+        leaving = (
+            self.stop.interruptible()
+            if self.setup.world.size == 1
+            else self.setup.world.listening(lambda: self.stop.signal_number)
+        )
+        with memory_limit("in the evaluation", "lower evaluation.batch_size"), leaving:
             metrics = self.setup.evaluate(self.state.step)
         return {name: float(value) for name, value in metrics.items()}
 
@@ -187,12 +193,15 @@ class _Run:
 
     def save_if_due(self) -> None:
         every = self.setup.checkpoint.every
-        if self.finished or (every is not None and self.state.step % every == 0) or self.stop.take_save():
+        # asked before anything else: of several processes each must be heard
+        asked = self.setup.world.any("save", self.stop.take_save())
+        if self.finished or (every is not None and self.state.step % every == 0) or asked:
             self.keeper.save()
 
     def obey_signals(self) -> None:
         """After a stopping signal: everything is on disk, then `Interrupted`."""
-        number = self.stop.signal_number
+        heard = self.setup.world.meet("signal", self.stop.signal_number)
+        number = next((each for each in heard if each is not None), None)
         if number is None:
             return
         self.keeper.save()

@@ -28,6 +28,7 @@ from peftcli.training.interfaces import (
 from peftcli.training.progress import NoProgress, TrainingProgress
 from peftcli.training.signals import StopRequest
 from peftcli.training.training_state import TrainingState
+from peftcli.training.world import ALONE, World
 
 
 def _loss_goes_down(metric: str) -> bool:
@@ -103,6 +104,8 @@ class FitSetup:
     """Targets of a row that carry loss."""
     kernels: Collection[str] = ()
     """Names of the fast paths that the passes take."""
+    world: World = ALONE
+    """The processes that train together; the leading one keeps `store` and writes what is told."""
     higher_is_better: Callable[[str], bool] = _loss_goes_down
     """The direction of a metric by its reported name, which the metric's own file states."""
 

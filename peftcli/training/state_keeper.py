@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from peftcli.errors import CheckpointError, NumericalError
+from peftcli.training.agreement import require_alike, require_same_checkpoint
 from peftcli.training.checkpoint import Snapshot
 from peftcli.training.guards import non_finite_tensors
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
@@ -64,7 +65,8 @@ class Keeper:
         if store is None or self.saved_step == self.state.step:
             return
         self.state.seconds = self.seconds()
-        path = store.save(self._snapshot())
+        require_alike(self.setup.world, self.setup.adapter.state(), self.state.step)
+        path = store.save(self._snapshot()) if self.setup.world.leads else store.path(self.state.step)
         self.saved_step = self.state.step
         self.setup.emit("checkpoint", self.state.step, path=path.name, seconds=self.state.seconds)
 
@@ -106,8 +108,10 @@ class Keeper:
         store = self.setup.store
         if store is None:
             raise CheckpointError("there is no place for checkpoints, so nothing to resume from")
-        store.clean()
+        if self.setup.world.leads:
+            store.clean()
         snapshot, rejected = store.newest()
+        require_same_checkpoint(self.setup.world, None if snapshot is None else snapshot.state.step)
         for fault in rejected:
             self.setup.progress.say(f"warning: {fault.message}")
             self.state.warnings.append(fault.message)
@@ -121,7 +125,7 @@ class Keeper:
         self._mend_log()
         self._start_another_best()
         self._tell_another_length()
-        if not rejected:
+        if not rejected and self.setup.world.leads:
             # a save may have ended between its commit and this; while any is damaged, no older one is given up
             store.retain(self.state)
         self.setup.emit("resume", self.state.step, checkpoint=store.path(self.state.step).name)
@@ -196,6 +200,7 @@ class Keeper:
         blocked, micro_batch_size = [*self.state.blocked_steps, step], self.state.micro_batch_size
         seconds = self.seconds()
         snapshot, _ = self.setup.store.newest()
+        require_same_checkpoint(self.setup.world, None if snapshot is None else snapshot.state.step)
         assert snapshot is not None, "a first checkpoint is written before the first step"
         self.apply(snapshot)
         # the time since goes on counting, though its steps are taken again

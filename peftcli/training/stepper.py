@@ -14,7 +14,8 @@ from peftcli.errors import MemoryLimitError, NumericalError
 from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 from peftcli.tasks.base import Batch
 from peftcli.training.acceleration import forward_precision
-from peftcli.training.batch_gradients import OptimizerBatch, accumulate, read_batch, read_rows
+from peftcli.training.agreement import put_back, shared_length
+from peftcli.training.batch_gradients import OptimizerBatch, Passes, accumulate, read_batch, read_rows, rows_at_once
 from peftcli.training.config import TrainingConfig
 from peftcli.training.guards import (
     SCALER_SKIP_LIMIT,
@@ -95,9 +96,7 @@ class Stepper:
             self._skip(step, "a rollback left this batch out")
             return
         factor = self._set_rate(step)
-        loss, self._last = self._gradients(step, batch)
-        # after the passes and before the rest of the step, where evaluations or checks could draw as well
-        draws = draws_digest(self.setup.accelerator.device)
+        loss, draws = self._gradients(step, batch)
         # always computed, with an infinite limit where nothing is clipped: the norm is logged and guarded in any case
         norm = self._clip()
         self._read_ahead(step + 1)
@@ -126,22 +125,58 @@ class Stepper:
             group["lr"] = peak * factor
         return factor
 
-    def _gradients(self, step: int, batch: OptimizerBatch, *, only_first: bool = False) -> tuple[Tensor, Batch]:
+    def _gradients(self, step: int, batch: OptimizerBatch, *, only_first: bool = False) -> tuple[Tensor, str]:
+        """This process's share of the loss, and a digest of the random state that the last pass of the batch left."""
+        # the rows of a whole batch, though a probe reads fewer: it tries as many at once as a step will
+        rows = self.setup.config.batch_size if only_first else len(batch.rows)
         while True:
-            size = self.keeper.state.micro_batch_size
+            size = rows_at_once(self.keeper.state.micro_batch_size, rows, self.setup.world.size)
             part = batch.first(size) if only_first else batch
-            try:
-                with deterministic_kernels(self._determinism):
-                    return accumulate(self.setup, part, step=step, micro_batch_size=size, precision=self._precision)
-            except OUT_OF_MEMORY_TYPES as error:
-                refused = refused_operation(error) if refuses_determinism(error) else None
-                if refused is None and not is_out_of_memory(error):
-                    raise
+            found, refused = self._try(step, part, size, everything=only_first)
+            # after the passes and before the rest of the step, where evaluations or checks could draw as well
+            draws = draws_digest(self.setup.accelerator.device)
+            number = -1 if found is None else found.number
+            # of all processes: what one cannot do, none does, so that all cut the next try alike
+            heard = self.setup.world.meet("passes", [found is None, refused, number, draws])
+            if found is not None and not any(failed for failed, *_ in heard):
+                self._last = None if only_first else found.last
+                return self._whole(found), max(heard, key=lambda each: each[2])[3]
             # outside of the handler, so that no traceback holds the failed step's tensors
+            found = None
+            refused = next((operation for _, operation, *_ in heard if operation is not None), None)
             if refused is not None and self._determinism != LENIENT:
                 self._allow_other_kernels(step, refused)
             else:
                 self._halve(step, min(size, len(batch.rows)))
+
+    def _whole(self, found: Passes) -> Tensor:
+        """The loss of the batch, with its gradients in place: the sum of what all processes have."""
+        if not found.owners:
+            return found.loss
+        trained = tuple(self.setup.adapter.trainable_parameters().values())
+        whole = self.setup.world.add(
+            found.shares, found.owners, length=shared_length(trained), device=found.loss.device
+        )
+        return put_back(whole, trained)
+
+    def _try(self, step: int, part: OptimizerBatch, size: int, *, everything: bool) -> tuple[Passes | None, str | None]:
+        """The passes of this process; None where memory ran out, or with the operation that torch refused."""
+        try:
+            with deterministic_kernels(self._determinism):
+                found = accumulate(
+                    self.setup,
+                    part,
+                    step=step,
+                    micro_batch_size=size,
+                    precision=self._precision,
+                    everything=everything,
+                )
+                return found, None
+        except OUT_OF_MEMORY_TYPES as error:
+            refused = refused_operation(error) if refuses_determinism(error) else None
+            if refused is None and not is_out_of_memory(error):
+                raise
+            return None, refused
 
     def _allow_other_kernels(self, step: int, operation: str) -> None:
         """The passes are computed again, and from now on, with what kernels there are; nothing was updated yet."""

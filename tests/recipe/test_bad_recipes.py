@@ -144,7 +144,7 @@ BAD = [
     ("tracking: [wanb]", "4:11", "no tracker 'wanb'", "`wandb`"),
     ("data: {train: a.jsonl, packing: auto}", "4:33", "not supported yet", None),
     ("training: {compile: maybe}", "4:21", "wanted true or false", None),
-    ("training: {processes: 2}", "4:23", "not supported yet", None),
+    ("training: {processes: 0}", "4:23", "of at least 1", None),
     ("model: {base: x/y, quantization: nf5}", "4:34", "nf5", "`nf4`"),
     ("training: {kernels: [x]}", "4:21", "no kernel 'x'", None),
     ("model: {base: x/y, attention: flash_attention_2}", "4:31", "not supported yet", None),

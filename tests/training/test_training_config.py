@@ -52,7 +52,7 @@ def test_warmup() -> None:
         ({"kernels": ["x"]}, "kernels", "no kernel 'x'"),
         ({"kernels": []}, "kernels", "names no kernel"),
         ({"kernels": ["low_rank", "low_rank"]}, "kernels", "twice"),
-        ({"processes": 2}, "processes", "not supported yet"),
+        ({"processes": 0}, "processes", "greater than or equal to 1"),
         ({"micro_batch_size": 32}, "micro_batch_size", "larger than batch_size 16"),
         ({"warmup_ratio": 0.1, "warmup_steps": 3}, "warmup_steps", "give one of them"),
         ({"optimizer": "schedule_free"}, "scheduler", "scheduler: constant"),

@@ -44,6 +44,7 @@ def command(
         report = smoke_train(recipe, overrides or (), say=lambda line: say(line, quiet=quiet))
         show(report.to_dict(), smoke_text(report), as_json=as_json)
         return
+    from peftcli.launching.places import place
     from peftcli.reports.folder import read_run
     from peftcli.reports.terminal import run_ending
     from peftcli.run import train_into
@@ -52,6 +53,9 @@ def command(
     record, folder = train_into(
         recipe, overrides=overrides or (), output=output, replace=replace, locked=locked, quiet=quiet
     )
+    if not place().leads:
+        # of the processes of an outside launcher one tells the outcome
+        return
     document = {**record.to_dict(), "run": str(folder)}
     text = run_ending(read_run(folder), shown_path(folder), colour=wants_colour(sys.stdout))
     conclude(document, text, unmet(record, folder), as_json=as_json, coloured=True)

@@ -1,0 +1,193 @@
+"""Several processes train as one: the same rows, the same sums, the same files, written once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import peftcli
+from peftcli.errors import DataError, DeviceError, Interrupted, RecipeError, error_facts, error_from
+from peftcli.evaluation.sharing import packed, turns, unpacked
+from peftcli.launching.places import Place, place
+from peftcli.runs.processes import load_for
+from peftcli.training.agreement import put_back, taken
+from peftcli.training.batch_gradients import owner, rows_at_once
+from peftcli.training.world import ALONE, World
+
+RECIPE = """
+model: builtin:tiny
+data: {train: builtin:support, validation: 13, max_length: 256}
+method: {type: lora, r: 4, lora_dropout: 0.1}
+training: {max_steps: 4, batch_size: 5, micro_batch_size: 2, learning_rate: 2e-3, processes: 2}
+evaluation: {every: 2, samples: 2, batch_size: 4, metrics: [loss, token_accuracy]}
+generation: {max_new_tokens: 4}
+checkpoint: {every: 2}
+threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The same recipe by one process and by two."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    for count in (1, 2):
+        peftcli.train(folder / "r.yaml", overrides={"training.processes": count}, output=folder / str(count))
+    return {count: folder / str(count) for count in (1, 2)}
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_two_processes_train_the_bytes_of_one(runs: dict[int, Path]) -> None:
+    """Parts of a batch, cut and seeded alike, are added in one order, whoever computes them: dropout too is the same."""
+    one, two = (load_file(runs[count] / "adapter" / "adapter_model.safetensors") for count in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(bool(tensor.abs().max() > 0) for name, tensor in one.items() if "lora_B" in name)
+
+
+def test_the_log_of_two_processes_is_that_of_one(runs: dict[int, Path]) -> None:
+    timed = ("seconds",)
+    one, two = (
+        [{key: value for key, value in line.items() if key not in timed} for line in _lines(runs[count])]
+        for count in (1, 2)
+    )
+    assert one == two
+    times = Counter((line["event"], line["step"]) for line in two)
+    assert set(times.values()) == {1}
+    assert times["eval", 2] == times["train", 4] == times["checkpoint", 4] == 1
+
+
+def test_scores_and_answers_of_two_processes_are_those_of_one(runs: dict[int, Path]) -> None:
+    one, two = (json.loads((runs[count] / "run.json").read_text(encoding="utf-8")) for count in (1, 2))
+    assert one["evaluation"]["tuned"] == two["evaluation"]["tuned"]
+    assert one["evaluation"]["intervals"] == two["evaluation"]["intervals"]
+    assert one["samples"] == two["samples"] if "samples" in one else True
+    assert (one["recipe"]["training.processes"], two["recipe"]["training.processes"]) == (1, 2)
+    assert {path.name for path in runs[1].iterdir()} == {path.name for path in runs[2].iterdir()}
+
+
+# -- the parts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("parts", [1, 2, 5, 16])
+def test_every_part_has_one_owner_and_none_has_two_more_than_another(processes: int, parts: int) -> None:
+    found = Counter(owner(part, processes) for part in range(parts))
+    assert set(found) <= set(range(processes))
+    counts = [found[rank] for rank in range(processes)]
+    assert sum(counts) == parts
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_batch_is_cut_so_that_each_process_has_rows() -> None:
+    assert [rows_at_once(16, 16, processes) for processes in (1, 2, 3, 32)] == [16, 8, 6, 1]
+    # never more than configured
+    assert rows_at_once(2, 16, 2) == 2
+
+
+def test_every_process_takes_as_many_turns() -> None:
+    class One(World):
+        def __init__(self, rank: int, size: int) -> None:
+            self.place = Place(rank, size)
+            self.pauses = 0
+
+        def pause(self) -> None:
+            self.pauses += 1
+
+    worlds = [One(rank, 3) for rank in range(3)]
+    taken_turns = [list(turns(range(7), world)) for world in worlds]
+    assert taken_turns == [[0, 3, 6], [1, 4, None], [2, 5, None]]
+    assert [world.pauses for world in worlds] == [3, 3, 3]
+
+
+def test_gradients_go_and_come_back() -> None:
+    idle, moved = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2, 2))
+    shares = []
+    for value in (1.0, 2.0):
+        moved.grad = torch.full((2, 2), value)
+        shares.append(taken(torch.tensor(value), (idle, moved)))
+    assert moved.grad is None
+    loss = put_back(ALONE.add(shares, (0, 0), length=len(shares[0]), device=torch.device("cpu")), (idle, moved))
+    assert float(loss) == 3.0
+    assert torch.equal(moved.grad, torch.full((2, 2), 3.0))
+    # what took part in no loss is not moved by an optimizer either
+    assert idle.grad is None
+
+
+def test_arrays_and_errors_reach_another_process_whole() -> None:
+    array = np.array([[0.1, np.inf], [-0.0, np.nan]])
+    assert unpacked(json.loads(json.dumps(packed(array)))).tobytes() == array.tobytes()
+    for error in (
+        DataError("a row", where="x:1", fix="mend it"),
+        Interrupted("stopped", signal_number=15, fix="go on"),
+    ):
+        found = error_from(json.loads(json.dumps(error_facts(error))))
+        assert type(found) is type(error)
+        assert found.render() == error.render()
+
+
+# -- launchers -----------------------------------------------------------------------------------------------------
+
+MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, Place()),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Place()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Place(3, 4, 1, 2)),
+        # one process a machine, as an operator of Kubernetes starts it
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 0, 1)),
+        (
+            {
+                "SLURM_PROCID": "5",
+                "SLURM_STEP_NUM_TASKS": "8",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+            },
+            Place(5, 8, 1, 4),
+        ),
+        # the script of a batch job is one process, whatever srun may start later
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Place()),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Place(1, 2, 0, 1)),
+    ],
+)
+def test_a_launcher_is_recognised(variables: dict[str, str], found: Place) -> None:
+    assert place(variables | MEETING) == found
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4", **MEETING}, "do not fit together"),
+        ({"RANK": "x", "WORLD_SIZE": "4", **MEETING}, "RANK is 'x'"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT"),
+    ],
+)
+def test_variables_that_make_no_sense(variables: dict[str, str], words: str) -> None:
+    with pytest.raises(DeviceError, match=words):
+        place(variables)
+
+
+def test_a_launcher_counts_where_the_recipe_says_nothing(tmp_path: Path) -> None:
+    class Four(World):
+        place = Place(0, 4)
+
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace(", processes: 2", ""), encoding="utf-8")
+    loaded, _ = load_for(Four(), path, ())
+    assert loaded.recipe.training.processes == 4
+    path.write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(RecipeError, match="processes is 2, and the launcher has started 4"):
+        load_for(Four(), path, ())
