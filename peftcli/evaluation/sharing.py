@@ -40,6 +40,7 @@ class _Alone:
 
 
 ALONE: Sharing = _Alone()
+"""One process, which has all batches."""
 
 
 def turns(batches: Sequence[Batch], sharing: Sharing) -> Iterator[Batch | None]:

@@ -94,6 +94,7 @@ class World:
 
 
 ALONE = World()
+"""A run of one process."""
 
 
 class Group(World):
