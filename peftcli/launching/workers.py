@@ -27,7 +27,7 @@ from peftcli import system
 from peftcli.errors import PeftcliError, ProcessLost, error_from
 from peftcli.launching.places import LIFELINE, RENDEZVOUS
 
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 15.0
 _LOOK_SECONDS = 0.05
 _STOPS = system.signals("SIGINT", "SIGTERM", "SIGHUP")
 _PASSED_ON = (*_STOPS, *system.signals("SIGUSR1"))
