@@ -161,12 +161,21 @@ class TrainingConfig(_Section):
     processes: int = Field(default=1, ge=1)
     """Processes that train together, each on a device of its own: they share the rows of every batch, whose gradients
     add up to those of one process. Started by a launcher (torchrun, accelerate, srun), the run takes its number."""
+    offload: Literal["none", "activations"] = "none"
+    """Where the activations of long rows are kept; activations (in host memory) is not supported yet."""
     neftune_noise_alpha: Annotated[float, Field(gt=0.0)] | None = None
     """Scale of uniform noise on the input embeddings of training passes (NEFTune; 5 is usual); null: none."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     """What a non-finite loss or gradient does: stop; skip the batch (at most 3 in 100 steps); go back and skip it."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop when a metric no longer improves: {metric: eval_loss, patience: 3}."""
+
+    @field_validator("offload")
+    @classmethod
+    def _no_offload_yet(cls, value: str) -> str:
+        if value != "none":
+            raise FieldFault(f"offload: {value} is not supported yet", "set gradient_checkpointing: true")
+        return value
 
     @field_validator("kernels")
     @classmethod

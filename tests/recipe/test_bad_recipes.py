@@ -143,6 +143,8 @@ BAD = [
     ("task: preference", "4:7", "not supported yet", None),
     ("tracking: [wanb]", "4:11", "no tracker 'wanb'", "`wandb`"),
     ("data: {train: a.jsonl, packing: auto}", "4:33", "not supported yet", None),
+    ("training: {offload: activations}", "4:21", "not supported yet", None),
+    ("training: {neftune_noise_alpha: .inf}", "4:33", "finite", None),
     ("training: {compile: maybe}", "4:21", "wanted true or false", None),
     ("training: {processes: 0}", "4:23", "of at least 1", None),
     ("model: {base: x/y, quantization: nf5}", "4:34", "nf5", "`nf4`"),
