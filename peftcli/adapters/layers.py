@@ -90,6 +90,10 @@ class AdapterLayer(nn.Module):
         change has another form. What is asked of `merged()` costs a matrix of the weight's size."""
         return None
 
+    def update_scale(self) -> float:
+        """What a low-rank update is multiplied by, for who needs its factors without it; 1 where nothing is."""
+        return 1.0
+
     def kernels(self) -> frozenset[str]:
         """Names of the fast paths that the layer takes in training where they are on; none for most."""
         return frozenset()

@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "merge": "bake the adapter into its base, verified",
     "export": "the adapter in another tool's format, tried there",
     "convert": "an adapter as LoRA, or a foreign one in our format",
-    "combine": "several adapters into one (not supported yet)",
+    "combine": "several adapters of one base into one",
     "inspect": "what an adapter, run or model folder is",
     "diff": "two runs or adapters, compared",
     "report": "render a run's report again, or compare runs",

@@ -212,8 +212,9 @@ def _written(
     with files.staged_folder(output) as staging:
         for name, data in contents.items():
             staging.write(name, data)
-        for beside in _beside(given):
-            staging.write(beside.name, beside.read_bytes())
+        # an AdapterHub folder has files of its own beside it
+        for companion in beside(given.folder) if given.location is not None else []:
+            staging.write(companion.name, companion.read_bytes())
     return report
 
 
@@ -227,14 +228,12 @@ def _notes(config: MethodConfig) -> tuple[str, ...]:
     return (f"Hugging Face PEFT has no place for {', '.join(odd)}: it reads the files, but answers differently",)
 
 
-def _beside(given: _ConversionSource) -> list[Path]:
+def beside(folder: Path) -> list[Path]:
     """Tokenizer, template and generation config that lie beside an adapter of ours."""
-    if given.location is None:
-        return []
     return [
         path
-        for path in sorted(given.folder.iterdir())
-        if is_own_file(path, given.folder)
+        for path in sorted(folder.iterdir())
+        if is_own_file(path, folder)
         and path.name not in _OURS
         and path.suffix not in _ADAPTER_SUFFIXES
         and not path.name.startswith(".")

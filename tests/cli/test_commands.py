@@ -25,9 +25,6 @@ CONTRACT = """
     init validate plan data train resume evaluate generate chat merge export convert combine inspect diff report compare lock
     reproduce methods explain schema doctor
 """.split()  # noqa: SIM905  a table of names reads better as text
-LATER = {
-    "combine": ["a", "b", "--weights", "1,1", "--how", "ties", "--output", "o"],
-}
 SHORT = "model: builtin:tiny\ndata: builtin:support\nmethod: lora\n"
 
 
@@ -82,7 +79,7 @@ FLAGS = {
     "merge": "--output --dtype --max-shard-size --model",
     "export": "--to --output --merged --type --model",
     "convert": "--to --r --output --model",
-    "combine": "--weights --how --output",
+    "combine": "--weights --how --output --model",
     "inspect": "--model",
     "diff": "",
     "compare": "--methods --vary --seeds --budget --tune --output --set",
@@ -94,12 +91,6 @@ FLAGS = {
 @pytest.mark.parametrize("name", FLAGS)
 def test_the_flags_of_the_contract_are_there(name: str) -> None:
     assert set(FLAGS[name].split()) <= options(name)
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_what_comes_later_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([name, *LATER[name]]) == 2
-    assert "not supported yet" in capsys.readouterr().err
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,10 @@ USES: dict[str, list[str]] = {
     "merge": ["merge run --output {evil}m"],
     "export": ["export run --to peft --output {evil}e", "export run --to {evil} --output e"],
     "convert": ["convert run/adapter --to lora --output c"],
-    "combine": ["combine run run"],
+    "combine": [
+        "combine run {evil} --weights 1,1 --how cat --output {evil}c",
+        "combine run run --weights 1,2 --how cat --output o",
+    ],
     "inspect": ["inspect run", "inspect run/adapter", "inspect {evil}", "inspect base{evil}"],
     "diff": ["diff run run/adapter", "diff run {evil}"],
     "report": ["report run"],

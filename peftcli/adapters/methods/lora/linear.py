@@ -202,6 +202,9 @@ class LoraLinear(AdapterLayer):
         lora_a, lora_b = self.whole_pair()
         return lora_b.float() * self.scaling, lora_a.float()
 
+    def update_scale(self) -> float:
+        return self.scaling
+
     def merged(self) -> dict[str, Tensor]:
         view = weight_view(unwrapped(self.base_layer))
         combined = view.dense() + self.delta_weight()
