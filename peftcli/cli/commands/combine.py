@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Several adapters of one base into one: their weighted sum exactly (cat), or nearly at a smaller rank.
 
-    Example:  peft combine runs/first converted --weights 0.5,0.5 --how cat --output combined
+    Example:  peft combine runs/first converted --weights 0.5,0.5 --how cat --output both
     """
     from peftcli.jobs.combine import combine_adapters, combine_text
 
