@@ -40,7 +40,8 @@ class Part:
     """One of the adapters."""
 
     adapter: str
-    weight: float
+    factor: float
+    """Its weight, as asked for."""
     layers: int
     effect: float
     """Largest change of a logit that the adapter makes by itself, on random tokens."""
@@ -295,7 +296,7 @@ def _write(
     remarks = [f"{name} differs between them: the first one's is beside the result" for name in differing]
     # a seed or a loss of one of them says nothing of the combination
     remarks += [f"they note different things of `{key}`: left out" for key in lost if key == "prompt"]
-    parts = [{"adapter": part.adapter, "weight": part.weight} for part in report.parts]
+    parts = [{"adapter": part.adapter, "weight": part.factor} for part in report.parts]
     notes = shared | {"combined": {"how": report.how, "parts": parts, "distance": report.distance}}
     recorded = first.location.recorded
     name = recorded if recorded is not None and not recorded.startswith((".", "~")) else source.location
@@ -331,7 +332,7 @@ def combine_text(report: CombineReport) -> str:
     drawn = f", seed {report.seed}" if report.seed is not None else ""
     lines = [f"{len(report.parts)} adapters combined by {report.how}{thinned}{drawn} into {report.output}"]
     lines += [
-        f"  {part.weight:g} x {part.adapter} ({part.layers} layers; changes logits by {part.effect:.3g})"
+        f"  {part.factor:g} x {part.adapter} ({part.layers} layers; changes logits by {part.effect:.3g})"
         for part in report.parts
     ]
     lines += [
