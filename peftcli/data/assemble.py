@@ -15,7 +15,7 @@ from peftcli.data.load_source import Part
 from peftcli.data.mixing import calm_weights, epoch_counts, epoch_rows, split_off
 from peftcli.data.readers.containers import is_by_row
 from peftcli.data.store import RowIndex, TokenColumns, TokenStore
-from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, Keep, cut_rows
+from peftcli.data.truncation import EMPTIED, MAX_DROPPED, TOO_LONG, Cut, Keep, cut_rows, read_lengths
 from peftcli.errors import DataError, Fault
 
 
@@ -88,9 +88,10 @@ def assemble(
     begin: int | None,
     context: int | None,
     keep: Keep | None = None,
+    alternatives: Sequence[int] = (),
 ) -> SplitData:
     """Cuts and mixes the rows of a split. `begin`: the token that begins a text. `context`: the base's positions.
-    `keep`: how rows of several parts are shortened.
+    `keep`: how rows of several parts are shortened. `alternatives`: parts of which a model reads one at a time.
 
     Raises `DataError` when truncation would take too much.
     """
@@ -108,12 +109,20 @@ def assemble(
     # one after the other, for each cut may add columns that later ones count from
     for part, index in zip(plan.parts, indexes, strict=True):
         cut = cut_rows(
-            columns, index, config.truncation, config.max_length, joins=part.data.joins, begin=begin, keep=keep
+            columns,
+            index,
+            config.truncation,
+            config.max_length,
+            joins=part.data.joins,
+            begin=begin,
+            keep=keep,
+            alternatives=alternatives,
         )
         columns = cut.columns
         cuts.append(cut)
         tally_cut(cut, index, files, tallies)
-    _check_losses(plan, config, indexes, cuts, files, context)
+    longest = max((int(read_lengths(columns, index, alternatives).max(initial=0)) for index in indexes), default=0)
+    _check_losses(plan, config, indexes, cuts, files, context, longest)
     store = _mixed(plan, columns, cuts, files, seed)
     return SplitData(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
 
@@ -136,6 +145,7 @@ def _check_losses(
     cuts: Sequence[Cut],
     files: Sequence[str],
     context: int | None,
+    longest: int,
 ) -> None:
     """`error` allows no long row; otherwise at most 5 % may go without having been asked to (`drop` asks)."""
     total = sum(len(index.length) for index in indexes)
@@ -152,7 +162,6 @@ def _check_losses(
         for row in rows[:5].tolist()
         if (file := files[int(index.file[row])])
     ]
-    longest = max(int(index.length.max()) for index in indexes if len(index.length))
     kind = "longer than" if config.truncation in ("error", "auto") else "left without an answer by"
     raise DataError(
         f"{lost:,} of {total:,} rows of {plan.name} are {kind} max_length ({config.max_length}); the longest "

@@ -25,6 +25,7 @@ from peftcli.data.doctor.base import Tallies, Tally
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts
 from peftcli.data.store import TokenColumns
+from peftcli.data.value_cache import FOLDER as VALUES
 from peftcli.errors import StorageError
 
 FORMAT = 6
@@ -152,7 +153,8 @@ class TokenCache:
     def _owned(self) -> list[Path]:
         """What a cache wrote, by its names: the folder may be one that holds other things too."""
         entries = [path for path in self._tokens.glob("[0-9a-f][0-9a-f]/*") if _is_ours(path.name)]
-        return [*entries, *(path for path in self._reviews.glob("*") if _is_ours(path.name.removesuffix(".json")))]
+        single = [*self._reviews.glob("*"), *(self.folder / VALUES).glob("*")]
+        return [*entries, *(path for path in single if _is_ours(path.name.removesuffix(".json")))]
 
     def _path(self, key: str) -> Path:
         return self._tokens / key[:2] / key

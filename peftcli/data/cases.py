@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,21 @@ class Case:
     origin: Origin
 
 
-def generation_cases(store: TokenStore, tokenizer: Any, limit: int) -> list[Case]:
+@dataclass(frozen=True)
+class Written:
+    """Rows of a store, each as a prompt and one answer."""
+
+    store: TokenStore
+    written: Callable[[EncodedRow], EncodedRow]
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, row: int) -> EncodedRow:
+        return self.written(self.store[row])
+
+
+def generation_cases(store: TokenStore | Written, tokenizer: Any, limit: int) -> list[Case]:
     """A case for each of the first `limit` rows: the prompt is all before the last trained span, the reference is it.
 
     A row that is trained on whole (text) is cut in the middle, after at most 64 tokens.
@@ -35,7 +50,7 @@ def generation_cases(store: TokenStore, tokenizer: Any, limit: int) -> list[Case
     return [_case(store[row], tokenizer) for row in range(min(limit, len(store)))]
 
 
-def answer_budget(store: TokenStore, rows: int | None = None) -> int:
+def answer_budget(store: TokenStore | Written, rows: int | None = None) -> int:
     """New tokens that let a model write the longest answer of the first `rows` rows, and a quarter more.
 
     The quarter is for answers that are right and longer than the reference; what is longer still is counted as cut.

@@ -29,7 +29,8 @@ class EncodedRow:
     """One row: `input_ids` (length,) int32; `weights` (length,) float32, the loss weight of each token AS A TARGET.
 
     `parts` (length,) int32: which part of the row each token belongs to, as its encoding numbers them; empty where a
-    row is one part. `labels`: what the row is labelled with, as the data has it.
+    row is one part. `labels`: what the row is labelled with, as the data has it. `reference`: what the model at the start
+    of training says of the row, (numbers,) float64; empty where nobody has asked it.
     """
 
     input_ids: np.ndarray
@@ -37,6 +38,7 @@ class EncodedRow:
     origin: Origin
     parts: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     labels: tuple[Label, ...] = ()
+    reference: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,22 @@ class RowIndex:
 
 
 class TokenStore:
-    """Rows for training. `lengths` and `trained` (targets that carry loss) are (rows,) int64."""
+    """Rows for training. `lengths` and `trained` (targets that carry loss) are (rows,) int64; `reference` (rows, numbers)
+    is what the model at the start says of them, None where it was not asked."""
 
     def __init__(
-        self, columns: Sequence[TokenColumns], index: RowIndex, files: Sequence[str], labels: LabelSets = ()
+        self,
+        columns: Sequence[TokenColumns],
+        index: RowIndex,
+        files: Sequence[str],
+        labels: LabelSets = (),
+        reference: np.ndarray | None = None,
     ) -> None:
         self.columns = tuple(columns)
         self.index = index
         self.files = tuple(files)
         self.label_sets = labels
+        self.reference = reference
         self.lengths = index.length.astype(np.int64)
         self.trained = count_trained(self.columns, index)
 
@@ -110,7 +119,8 @@ class TokenStore:
             weights[:1] = 0
         tokens = np.array(columns.tokens[start : start + length], dtype=np.int32)
         parts = np.array(columns.parts[start : start + length], dtype=np.int32)
-        return EncodedRow(tokens, weights, self.origin(row), parts, self.labels(row))
+        known = np.empty(0) if self.reference is None else self.reference[row]
+        return EncodedRow(tokens, weights, self.origin(row), parts, self.labels(row), known)
 
     def __iter__(self) -> Iterator[EncodedRow]:
         return (self[row] for row in range(len(self)))
@@ -127,7 +137,13 @@ class TokenStore:
 
     def take(self, rows: np.ndarray) -> TokenStore:
         """The same columns, other rows: nothing is copied."""
-        return TokenStore(self.columns, self.index.take(rows), self.files, self.label_sets)
+        known = None if self.reference is None else self.reference[rows]
+        return TokenStore(self.columns, self.index.take(rows), self.files, self.label_sets, known)
+
+    def with_reference(self, reference: np.ndarray) -> TokenStore:
+        """The same rows with what the model at the start says of each, (rows, numbers)."""
+        assert len(reference) == len(self), "of every row"
+        return TokenStore(self.columns, self.index, self.files, self.label_sets, reference)
 
 
 def count_trained(columns: Sequence[TokenColumns], index: RowIndex) -> np.ndarray:

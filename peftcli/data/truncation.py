@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -50,22 +50,24 @@ def cut_rows(
     joins: bool,
     begin: int | None,
     keep: Keep | None = None,
+    alternatives: Sequence[int] = (),
 ) -> Cut:
     """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide.
 
     `begin`: id of the token that begins a text (BOS), which `left` keeps in front; None: the tokenizer has none.
-    `keep`: how rows of several parts are shortened on a side; None: as one run.
+    `keep`: how rows of several parts are shortened on a side; None: as one run. `alternatives`: parts of which a model
+    reads one at a time.
     """
     # documents are joined only where cutting is wanted: the other policies are about single rows
     if joins and policy in ("auto", "split"):
         return _joined(columns, index, max_length)
     trained = count_trained(columns, index)
-    long = index.length > max_length
+    long = read_lengths(columns, index, alternatives) > max_length
     cut = Cut(columns, index, len(index.length), too_long=np.flatnonzero(long))
     # counted before the cut, for the losses are a difference
     before = int(index.length.sum()), int(trained.sum())
     if keep is not None and policy in ("left", "right"):
-        cut.columns, cut.index = _keep_parts(columns, index, max_length, policy, keep)
+        cut.columns, cut.index = _keep_parts(columns, index, np.flatnonzero(long), max_length, policy, keep)
     elif policy == "left":
         cut.columns, cut.index = _keep_end(columns, index, max_length, begin)
     elif policy == "right":
@@ -85,6 +87,23 @@ def cut_rows(
         if emptied:
             cut.dropped[EMPTIED] = emptied
     return _without_unlearnt(cut, trained)
+
+
+def read_lengths(columns: Sequence[TokenColumns], index: RowIndex, alternatives: Sequence[int]) -> np.ndarray:
+    """Tokens of the longest reading of each row, (rows,): all of a row, but one only of parts that are alternatives."""
+    found: np.ndarray = index.length.astype(np.int64)
+    if not alternatives:
+        return found
+    counts = np.zeros((len(alternatives), len(found)), dtype=np.int64)
+    for number, column in enumerate(columns):
+        rows = np.flatnonzero(index.column == number)
+        start, end = index.start[rows], index.start[rows] + index.length[rows]
+        for place, part in enumerate(alternatives):
+            before = np.concatenate([[0], np.cumsum(np.asarray(column.parts) == part)])
+            if rows.size:
+                counts[place, rows] = before[end] - before[start]
+    longest: np.ndarray = found - counts.sum(axis=0) + counts.max(axis=0)
+    return longest
 
 
 def _without_unlearnt(cut: Cut, trained: np.ndarray) -> Cut:
@@ -130,10 +149,9 @@ def _with_length(index: RowIndex, start: np.ndarray, length: np.ndarray) -> RowI
 
 
 def _keep_parts(
-    columns: list[TokenColumns], index: RowIndex, max_length: int, side: str, keep: Keep
+    columns: list[TokenColumns], index: RowIndex, long: np.ndarray, max_length: int, side: str, keep: Keep
 ) -> tuple[list[TokenColumns], RowIndex]:
-    """Long rows shortened part by part."""
-    long = np.flatnonzero(index.length > max_length)
+    """Long rows shortened part by part. `long`: their places in the index."""
     if not long.size:
         return columns, index
     flat = gather(columns, index.take(long))

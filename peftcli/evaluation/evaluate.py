@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from peftcli.data.cases import Case, answer_budget, generation_cases
-from peftcli.data.store import Origin, TokenStore
+from peftcli.data.cases import Case, Written, answer_budget, generation_cases
+from peftcli.data.store import EncodedRow, Origin, TokenStore
 from peftcli.errors import DataError, Fault, ModelError, NumericalError, RecipeError
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.generate import fits, generate
@@ -24,6 +24,8 @@ from peftcli.evaluation.thoughts import answer_text
 from peftcli.models.modes import evaluating
 from peftcli.tasks.base import RowScores
 from peftcli.tasks.labels.labelled import Labelled, joined
+from peftcli.tasks.preferences.scores import Preferences
+from peftcli.tasks.preferences.scores import joined as joined_preferences
 
 __all__ = ["Evaluation", "evaluate", "score"]
 
@@ -33,6 +35,14 @@ Progress = Callable[[str, int, int], None]
 SHOWN_ROWS = 3
 """Rows that an error names."""
 _SCORES = ("sums", "weights", "correct", "targets")
+Compared = tuple[np.ndarray, Preferences]
+"""Numbers of rows, and what the model makes of their answers."""
+_OF_KINDS = {
+    "labels": "labels of the kind",
+    "preferences": "rows that are",
+    "likelihoods": "rows that are",
+}
+"""What metrics read whose meaning hangs on the kind of rows -> how a message names the kind."""
 
 
 class ScoringTask(Protocol):
@@ -44,6 +54,12 @@ class ScoringTask(Protocol):
     def score_rows(self, model: Any, batch: Any) -> RowScores:
         """The scores of each row of a batch."""
 
+    def settled(self, scores: RowScores) -> RowScores:
+        """The scores of all rows, with what each owes to the others."""
+
+    def written(self, row: EncodedRow) -> EncodedRow:
+        """A row as a prompt and an answer."""
+
     @property
     def metric_needs(self) -> tuple[str, ...]:
         """What it gives metrics to read."""
@@ -51,17 +67,6 @@ class ScoringTask(Protocol):
     @property
     def default_metrics(self) -> tuple[str, ...]:
         """What is measured where nobody says."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of rows, in their order; arrays as `metric.Losses` describes them."""
-
-    sums: np.ndarray
-    weights: np.ndarray
-    correct: np.ndarray
-    targets: np.ndarray
-    labelled: Labelled | None = None
 
 
 def evaluate(
@@ -105,10 +110,11 @@ def evaluate(
         progress=progress,
         sharing=sharing,
     )
-    metrics = applicable(metrics, task, None if scores.labelled is None else scores.labelled.problem)
+    metrics = applicable(metrics, task, scores.problem)
     writes = "generations" in task.metric_needs
-    cases = _cases(metrics, store, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
-    budget = answer_budget(store) if generation.max_new_tokens == "auto" else generation.max_new_tokens
+    asked = Written(store, task.written)
+    cases = _cases(metrics, asked, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
+    budget = answer_budget(asked) if generation.max_new_tokens == "auto" else generation.max_new_tokens
     unanswered: str | None = None
     try:
         samples = _answer(
@@ -131,6 +137,7 @@ def evaluate(
     tables = (
         _loss_tables(metrics, scores, store)
         | _label_tables(metrics, scores, store)
+        | _preference_tables(metrics, scores, store)
         | _answer_tables(metrics, samples, cases)
     )
     return Evaluation(
@@ -160,15 +167,16 @@ def score(
     pad_token_id: int,
     progress: Progress | None = None,
     sharing: Sharing = ALONE,
-) -> Scores:
+) -> RowScores:
     """The scores of all rows of a store. Rows of like length share a batch, longest first, so memory peaks at once."""
     if not int(store.trained.sum()):
         raise DataError(
             "there is nothing to evaluate: no row has a token that carries loss", fix="check the validation data"
         )
     rows = len(store)
-    found = Scores(np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows))
+    found = RowScores(np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows))
     said: list[Labelled] = []
+    compared: list[Compared] = []
     order = np.argsort(-store.lengths, kind="stable")
     cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     done = 0
@@ -182,30 +190,43 @@ def score(
                 getattr(found, name)[chosen] = getattr(part, name)
             if part.labelled is not None:
                 said.append(replace(part.labelled, rows=chosen[part.labelled.rows]))
+            if part.preferences is not None:
+                compared.append((chosen, part.preferences))
             if progress:
                 done = min(done + batch_size * sharing.size, len(order))
                 progress("score", done, len(order))
-    said = _of_all(found, said, sharing)
+    said, compared = _of_all(found, said, compared, sharing)
+    found = replace(found, labelled=joined(said, rows) if said else None)
+    found = task.settled(replace(found, preferences=joined_preferences(compared, rows) if compared else None))
     _require_finite(found.sums, store)
-    return replace(found, labelled=joined(said, len(store))) if said else found
+    return found
 
 
-def _of_all(found: Scores, said: list[Labelled], sharing: Sharing) -> list[Labelled]:
-    """Puts every process's scores into `found`, and returns what every one said of labels."""
+def _of_all(
+    found: RowScores, said: list[Labelled], compared: list[Compared], sharing: Sharing
+) -> tuple[list[Labelled], list[Compared]]:
+    """Puts every process's scores into `found`, and returns what every one said of labels and of compared answers."""
     if sharing.size == 1:
-        return said
+        return said, compared
     labels = [{name: packed(getattr(part, name)) for name in ("rows", "scores", "truth")} for part in said]
     facts = [[part.names, part.problem, part.num_rows] for part in said]
+    answers = [[packed(rows), *(packed(array) for array in part.arrays)] for rows, part in compared]
     mine = {name: packed(getattr(found, name)) for name in _SCORES}
-    heard = sharing.meet("scores", [mine, labels, facts])
+    heard = sharing.meet("scores", [mine, labels, facts, answers])
     for name in _SCORES:
         # each row was scored by one process, and is zero with the others: the sum is exact
-        getattr(found, name)[:] = sum(unpacked(scores[name]) for scores, _, _ in heard)
-    return [
+        getattr(found, name)[:] = sum(unpacked(scores[name]) for scores, *_ in heard)
+    labels_of_all = [
         Labelled(tuple(names), problem, num_rows=rows, **{name: unpacked(array) for name, array in arrays.items()})
-        for _, labels_of_one, facts_of_one in heard
+        for _, labels_of_one, facts_of_one, _ in heard
         for arrays, (names, problem, rows) in zip(labels_of_one, facts_of_one, strict=True)
     ]
+    answers_of_all = [
+        (unpacked(rows), Preferences.of_arrays([unpacked(array) for array in arrays]))
+        for _, _, _, of_one in heard
+        for rows, *arrays in of_one
+    ]
+    return labels_of_all, answers_of_all
 
 
 def applicable(metrics: Mapping[str, Metric], task: ScoringTask, problem: str | None) -> dict[str, Metric]:
@@ -221,13 +242,13 @@ def applicable(metrics: Mapping[str, Metric], task: ScoringTask, problem: str | 
                 where="evaluation.metrics",
                 fix="leave it out",
             )
-        if metric.needs == "labels" and problem not in metric.problems:
+        if metric.needs in _OF_KINDS and problem not in metric.problems:
             if name in task.default_metrics:
                 continue
             raise RecipeError(
-                f"metric `{name}` has no meaning for labels of the kind {problem}",
+                f"metric `{name}` has no meaning for {_OF_KINDS[metric.needs]} {problem}",
                 where="evaluation.metrics",
-                fix="leave it out, or set classification.problem_type",
+                fix="leave it out" + (", or set classification.problem_type" if metric.needs == "labels" else ""),
             )
         found[name] = metric
     return found
@@ -258,7 +279,7 @@ def _compares_texts(metrics: Mapping[str, Metric]) -> bool:
 
 def _cases(
     metrics: Mapping[str, Metric],
-    store: TokenStore,
+    store: Written,
     model: Any,
     tokenizer: Any,
     config: EvaluationConfig,
@@ -323,7 +344,7 @@ def _answer(
     ]
 
 
-def _loss_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStore) -> dict[str, Table]:
+def _loss_tables(metrics: Mapping[str, Metric], scores: RowScores, store: TokenStore) -> dict[str, Table]:
     return {
         REPORT_PREFIX + name: Table(metric, metric.losses(scores), store.index.source)
         for name, metric in metrics.items()
@@ -331,12 +352,21 @@ def _loss_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStor
     }
 
 
-def _label_tables(metrics: Mapping[str, Metric], scores: Scores, store: TokenStore) -> dict[str, Table]:
+def _label_tables(metrics: Mapping[str, Metric], scores: RowScores, store: TokenStore) -> dict[str, Table]:
     return {
         REPORT_PREFIX + name: Table(metric, metric.labels(scores.labelled), store.index.source)
         for name, metric in metrics.items()
         if metric.labels is not None and scores.labelled is not None
     }
+
+
+def _preference_tables(metrics: Mapping[str, Metric], scores: RowScores, store: TokenStore) -> dict[str, Table]:
+    found = {}
+    for name, metric in metrics.items():
+        look = metric.preferences or metric.likelihoods
+        if look is not None and scores.preferences is not None:
+            found[REPORT_PREFIX + name] = Table(metric, look(scores.preferences), store.index.source)
+    return found
 
 
 def _answer_tables(

@@ -15,8 +15,9 @@ import numpy as np
 from peftcli.models.heads import SEVERAL, SINGLE
 from peftcli.reports.metric_facts import Better, MetricFacts
 from peftcli.tasks.labels.labelled import Labelled
+from peftcli.tasks.preferences.scores import Preferences
 
-Needs = Literal["losses", "generations", "labels"]
+Needs = Literal["losses", "generations", "labels", "preferences", "likelihoods"]
 
 
 class Losses(Protocol):
@@ -56,7 +57,7 @@ def ratio(totals: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; one of `losses`, `answers` and `labels` is given."""
+    """A metric; one of `losses`, `answers`, `labels`, `preferences` and `likelihoods` is given."""
 
     better: Better
     """Which way is an improvement."""
@@ -66,8 +67,12 @@ class Metric:
     """The same from generated texts."""
     labels: Callable[[Labelled], np.ndarray] | None = None
     """The same from what the model says of labelled rows or words."""
+    preferences: Callable[[Preferences], np.ndarray] | None = None
+    """The same from what the model makes of compared answers."""
+    likelihoods: Callable[[Preferences], np.ndarray] | None = None
+    """The same from the log-probabilities of compared answers."""
     problems: tuple[str, ...] = (SINGLE, SEVERAL)
-    """Kinds of labels that it has a meaning for."""
+    """Kinds of labels, or of compared answers, that it has a meaning for."""
     additive: bool = True
     """Whether numbers of rows may be added up; else `value` is given those of all rows, (rows, k) -> one value."""
     value: Callable[[np.ndarray], np.ndarray] = ratio
@@ -80,10 +85,23 @@ class Metric:
     """Moves with the last bits of the arithmetic and no further, as a loss does."""
     unit: str = ""
     """What a value is counted in, for people."""
+    remark: Callable[[float, float], str | None] | None = None
+    """What a reader must know of its values of base and tuned model, if anything."""
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.losses, self.answers, self.labels)) != 1:
-            raise ValueError("a metric reads losses, answers or labels")
+        if len(self._read) != 1:
+            raise ValueError("a metric reads losses, answers, labels, preferences or likelihoods")
+
+    @property
+    def _read(self) -> list[Needs]:
+        fields: dict[Needs, object] = {
+            "losses": self.losses,
+            "generations": self.answers,
+            "labels": self.labels,
+            "preferences": self.preferences,
+            "likelihoods": self.likelihoods,
+        }
+        return [needs for needs, given in fields.items() if given is not None]
 
     @property
     def facts(self) -> MetricFacts:
@@ -92,10 +110,8 @@ class Metric:
 
     @property
     def needs(self) -> Needs:
-        """What of the model a metric looks at: losses of the rows, answers that are generated first, or labels."""
-        if self.labels is not None:
-            return "labels"
-        return "generations" if self.losses is None else "losses"
+        """What of the model a metric looks at: losses of the rows, answers that are generated first, labels, ..."""
+        return self._read[0]
 
     def of_all(self, numbers: np.ndarray) -> float:
         """The metric of rows, from the numbers of each."""

@@ -24,7 +24,13 @@ REPORT_PREFIX = "eval_"
 """In front of the name of a metric in records, locks and gates."""
 
 _FOLDER = Path(__file__).parent / "metrics"
-_NEEDS = {"losses": "losses", "answers": "generations", "labels": "labels"}
+_NEEDS = {
+    "losses": "losses",
+    "answers": "generations",
+    "labels": "labels",
+    "preferences": "preferences",
+    "likelihoods": "likelihoods",
+}
 """Field of a metric -> what a metric that has it looks at."""
 
 

@@ -24,6 +24,7 @@ from peftcli.reports.scores import metric_label, score_of
 from peftcli.reports.tables import text_table
 from peftcli.reports.terminal import score_table
 from peftcli.runs.assembly import generation_seed
+from peftcli.runs.referring import with_reference
 from peftcli.runs.scoring import evaluation_record, warnings_of
 from peftcli.streams import tell
 from peftcli.tasks.base import Task
@@ -62,6 +63,7 @@ def evaluate_adapter(
     store, facts = evaluation_rows(loaded, opened, task)
     if recipe is None and not overrides:
         _tell_other_rows(opened, facts)
+    store = _compared_with_start(opened, task, store)
     plain = None
     if opened.has_base:
         with opened.as_base() as model:
@@ -91,6 +93,19 @@ def _require_its_task(opened: OpenModel, loaded: LoadedRecipe) -> None:
         )
 
 
+def _compared_with_start(opened: OpenModel, task: Task, store: TokenStore) -> TokenStore:
+    """The rows with what the base says of them, where the task compares with it. Raises `RecipeError` without a base."""
+    if not task.has_reference:
+        return store
+    if not opened.has_base:
+        raise RecipeError(
+            f"`task: {task.name}` compares with the model that training started from, and a whole model does not name it",
+            fix="name it: --model BASE",
+        )
+    with opened.as_base() as model:
+        return with_reference(task, model, store, pad_token_id=int(opened.tokenizer.pad_token_id or 0))
+
+
 def _task_of(opened: OpenModel, loaded: LoadedRecipe) -> Task:
     """The recipe's task, told the labels that the model gives."""
     task = loaded.recipe.learns()
@@ -115,7 +130,7 @@ def evaluation_rows(loaded: LoadedRecipe, opened: OpenModel, task: Task) -> tupl
     if data.validation is None or not len(data.validation):
         raise DataError("no evaluation row is left", where=str(loaded.path), fix="check `data.validation`")
     task.require_known(data.validation)
-    return data.validation, data.facts
+    return task.arrange(data.validation), data.facts
 
 
 def score(

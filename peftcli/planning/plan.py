@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
+from peftcli.data.truncation import read_lengths
 from peftcli.errors import AdapterError, DataError, DeviceError, MemoryLimitError, RecipeError
 from peftcli.evaluation.generate import context_length
 from peftcli.kernels.names import GATED_MLP, IN_LAYERS, KERNELS, OFF
@@ -211,7 +212,12 @@ def prepare_run(
         skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
         counts = _attached_counts(skeleton, method, task, start, recipe.data)
     assert counts is not None, "a task that learns labels has a head"
-    _check_positions(loaded, skeleton, counts, data)
+    data = replace(
+        data,
+        train=task.arrange(data.train),
+        validation=None if data.validation is None else task.arrange(data.validation),
+    )
+    _check_positions(loaded, skeleton, counts, data, task.encoding.alternatives)
     check = partial(_check_tokens, tokenizer, not_embedded)
     for store in (data.train, data.validation):
         check(store)
@@ -397,14 +403,20 @@ def _attached_counts(
     return _Counts(found.targets, found.trainable, found.total, base, *sizes, added, notes, left_out, kernels)
 
 
-def _check_positions(loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData) -> None:
+def _check_positions(
+    loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData, alternatives: Sequence[int]
+) -> None:
     """Positions that are learned one by one end somewhere: a longer row cannot be read."""
     limit, config = learned_positions(skeleton), loaded.recipe.data
     if limit is None:
         return
     stores = [store for store in (data.train, data.validation) if store is not None and len(store)]
     # what a stream will bring is not known, only how it is cut
-    longest = config.max_length if config.streaming else max(int(store.lengths.max()) for store in stores)
+    longest = (
+        config.max_length
+        if config.streaming
+        else max(int(read_lengths(store.columns, store.index, alternatives).max()) for store in stores)
+    )
     added = counts.added_positions
     if longest + added > limit:
         virtual = f" and {added} virtual tokens" if added else ""

@@ -87,6 +87,18 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
             f"`task: {task.name}` does not read rows while training",
             "set `data.streaming: false`",
         )
+    if task.train_on is not None and is_given("data.train_on") and recipe.data.train_on != task.train_on:
+        yield BrokenRule(
+            ("data.train_on", "task"),
+            f"`data.train_on: {recipe.data.train_on}` has no meaning for `task: {task.name}`: it compares whole answers",
+            "leave it out",
+        )
+    if recipe.data.truncation == "split" and not task.splits_rows:
+        yield BrokenRule(
+            ("data.truncation", "task"),
+            f"`task: {task.name}` cannot split rows: the answers of one belong together",
+            "set `data.truncation: drop`, left or right",
+        )
     if is_given("evaluation.metrics"):
         for name in recipe.evaluation.metrics:
             if (needs := needs_of(name)) is not None and needs not in task.metric_needs:

@@ -16,6 +16,7 @@ from peftcli.models.config import ModelConfig
 from peftcli.recipe.expectations import parse_gate
 from peftcli.tasks.base import Task
 from peftcli.tasks.config import ClassificationConfig
+from peftcli.tasks.preference_config import PreferenceConfig
 from peftcli.tasks.registry import DEFAULT_TASK, resolve_task_name
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.config import CheckpointConfig, TrainingConfig
@@ -69,8 +70,7 @@ class Recipe(BaseModel):
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Repeat the run with this many seeds (seed, seed + 1, ...) and report mean and interval."""
     task: str = DEFAULT_TASK
-    """What is learned: causal-lm, seq2seq-lm, sequence-classification, token-classification. Not supported yet:
-    preference."""
+    """What is learned: causal-lm, seq2seq-lm, sequence-classification, token-classification, preference."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto: the first GPU, else the CPU."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
@@ -92,6 +92,8 @@ class Recipe(BaseModel):
     """When the state of a run is kept, and how much of it."""
     classification: ClassificationConfig | None = None
     """What labels mean and how their loss is weighed; only with a task that learns labels."""
+    preference: PreferenceConfig | None = None
+    """How answers are compared; only with `task: preference`."""
     tracking: list[str] = []
     """Experiment trackers through Accelerate: tensorboard, wandb (offline unless WANDB_MODE says otherwise), mlflow,
     trackio, ... Each needs its package."""

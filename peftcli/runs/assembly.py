@@ -39,6 +39,7 @@ from peftcli.training.agreement import tensors_digest
 from peftcli.training.checkpoint import CHECKPOINTS, CheckpointStore
 from peftcli.training.config import TrainingConfig
 from peftcli.training.events import EventLog
+from peftcli.training.interfaces import parts_alone
 from peftcli.training.progress import TrainingProgress, build_progress
 from peftcli.training.seeding import stream_seed
 from peftcli.training.setup import FitResult, FitSetup
@@ -299,6 +300,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         get_rows=assembly.rows,
         collate=assembly.collate,
         pack=pack_of(assembly.prepared, assembly.task, pad_token_id=assembly.pad_token_id),
+        whole_batch=assembly.task.whole_batch if assembly.task.reads_whole_batches else parts_alone,
         compute_loss=assembly.task.loss,
         accelerator=assembly.accelerator,
         config=settled_training(recipe.training, resolved),

@@ -9,6 +9,7 @@ from peftcli.runs.as_written import require_as_written
 from peftcli.runs.assembly import Assembly, checkpoint_store, init_context
 from peftcli.runs.locating import locate
 from peftcli.runs.packing import require_rows_apart
+from peftcli.runs.referring import ask_model_at_start
 from peftcli.training.seeding import as_deterministic_as_possible
 
 
@@ -19,10 +20,14 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
     Raises what `attach` raises, and `CheckpointError` where no checkpoint is good or it is of another adapter.
     """
     method, start = assembly.prepared.method, assembly.prepared.start
+    if start is None:
+        ask_model_at_start(assembly)
     snapshot = checkpoint_store(assembly).newest()[0] if resuming else None
     if start is not None:
         require_as_written(locate(start.folder))
         start.put_on(assembly.model, method)
+        # now, for the model is as it was at the start, whatever a checkpoint makes of it
+        ask_model_at_start(assembly)
         require_rows_apart(assembly.prepared, assembly.task, assembly.model, adapter_of(assembly.model))
     if start is not None and snapshot is None:
         return summary(assembly.model)

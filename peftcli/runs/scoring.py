@@ -9,7 +9,7 @@ from torch import nn
 
 from peftcli.adapters.updates import update_norms
 from peftcli.data.facts import DataFacts
-from peftcli.evaluation.registry import REPORT_PREFIX
+from peftcli.evaluation.registry import REPORT_PREFIX, get_metric
 from peftcli.evaluation.result import Difference, Evaluation, compare, facts_of
 from peftcli.planning.plan import Prepared
 from peftcli.reports.metric_facts import MetricFacts
@@ -77,8 +77,20 @@ def warnings_of(evaluation: EvaluationRecord) -> list[str]:
             f"{tuned.cut:,} of {tuned.count:,} answers {whose} were cut at "
             f"{evaluation.answer_budget} new tokens and count as they are; raise generation.max_new_tokens"
         )
+    found += _remarks(evaluation)
     if evaluation.leaked_rows:
         found.append(f"{evaluation.leaked_rows:,} of {evaluation.rows or 0:,} scored rows were trained on too")
+    return found
+
+
+def _remarks(evaluation: EvaluationRecord) -> list[str]:
+    """What metrics themselves have to say of base and tuned model."""
+    found = []
+    for name in evaluation.tuned:
+        remark = get_metric(name).remark
+        base, tuned = evaluation.base.get(name), evaluation.tuned[name]
+        if remark is not None and base is not None and tuned is not None and (told := remark(base, tuned)):
+            found.append(told)
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from peftcli.data.encode.base import Encoding
     from peftcli.data.rows import Row
-    from peftcli.data.store import TokenStore
+    from peftcli.data.store import EncodedRow, TokenStore
     from peftcli.models.heads import LabelHead
     from peftcli.tasks.labels.answers import Prediction
     from peftcli.tasks.labels.labelled import Labelled
+    from peftcli.tasks.preferences.scores import Preferences
 
 Batch = dict[str, "Tensor"]
 """Name -> tensor, (rows, ...)."""
@@ -44,6 +45,10 @@ class TrainingRow(Protocol):
     def labels(self) -> tuple[Any, ...]:
         """What the row is labelled with."""
 
+    @property
+    def reference(self) -> Any:
+        """What the model at the start says of the row, (numbers,); empty where it was not asked."""
+
 
 @dataclass(frozen=True)
 class LossSum:
@@ -53,6 +58,8 @@ class LossSum:
     """Sum over targets of weight times negative log-likelihood (nats), a float32 scalar with its graph."""
     weight: float
     """Sum of the weights."""
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name -> the batch's share in a number of the whole batch: shares of its parts add up. Without a graph."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,15 @@ class RowScores:
     """Targets (tokens with a weight above 0, or rows that are labelled as a whole)."""
     labelled: Labelled | None = None
     """What the model says of labelled things; None for a task without labels."""
+    preferences: Preferences | None = None
+    """What the model makes of compared answers; None for a task without any."""
+
+    @property
+    def problem(self) -> str | None:
+        """What labels mean, or how answers are compared; None where there are neither."""
+        if self.preferences is not None:
+            return self.preferences.kind
+        return None if self.labelled is None else self.labelled.problem
 
 
 class Task(ABC):
@@ -88,7 +104,8 @@ class Task(ABC):
     formats: ClassVar[tuple[str, ...]]
     """Formats of rows that it trains on."""
     metric_needs: ClassVar[tuple[str, ...]] = ("losses",)
-    """What it gives metrics to read: `losses`, `generations` (written answers), `labels`."""
+    """What it gives metrics to read: `losses`, `generations` (written answers), `labels`, `preferences` (rewards of
+    compared answers), `likelihoods` (their log-probabilities)."""
     default_metrics: ClassVar[tuple[str, ...]] = ("loss",)
     """What is measured where the recipe does not say."""
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
@@ -97,6 +114,14 @@ class Task(ABC):
     """Whether rows are labelled, so that the data decides the size of the model's head, which is trained."""
     streams: ClassVar[bool] = False
     """Whether rows may be read while training: nothing of them has to be known before the structure is built."""
+    train_on: ClassVar[str | None] = None
+    """What of a row is trained, where that is no choice of the recipe (`data.train_on`)."""
+    splits_rows: ClassVar[bool] = True
+    """Whether a long row may become several."""
+    reference_numbers: ClassVar[int] = 0
+    """How many numbers the model at the start says of a row."""
+    reads_whole_batches: ClassVar[bool] = False
+    """Whether `whole_batch` has to tell the parts of an optimizer step anything."""
     options: ClassVar[str | None] = None
     """The section of the recipe that holds its own settings."""
 
@@ -116,6 +141,30 @@ class Task(ABC):
     def with_options(self, options: Any) -> Task:
         """The task under the recipe's section `options`; itself where it has none."""
         return self
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares with the model at the start, which is then asked once of every row: `reference`."""
+        return False
+
+    def reference(self, model: nn.Module, batch: Batch) -> np.ndarray:
+        """What the model at the start says of the rows of a batch, (rows, numbers) float64; in evaluation mode."""
+        raise NotImplementedError(f"{self.name} compares with no other model")
+
+    def arrange(self, rows: TokenStore) -> TokenStore:
+        """The rows of a split as they are learned. Raises `DataError` for rows that cannot be."""
+        return rows
+
+    def written(self, row: EncodedRow) -> EncodedRow:
+        """The row as a prompt and an answer that the model might write to it."""
+        return row
+
+    def whole_batch(self, model: nn.Module, parts: Sequence[Batch]) -> Sequence[Batch]:
+        """The parts of one optimizer step, each told what its loss has to know of all of them, so that no cut shows.
+
+        Asked before the first of them passes, in evaluation mode and without a graph.
+        """
+        return parts
 
     def head_for(self, train: TokenStore, validation: TokenStore | None, base: LabelHead | None) -> LabelHead | None:
         """The labels of a model that learns these rows. `base`: those that the base has been trained for already.
@@ -179,6 +228,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """The summed loss of a batch. Tensors of the batch are moved to the model's device where they are not there."""
+
+    def settled(self, scores: RowScores) -> RowScores:
+        """The scores of all rows, once they are together, with what each owes to the others."""
+        return scores
 
     @abstractmethod
     def score_rows(self, model: nn.Module, batch: Batch) -> RowScores:

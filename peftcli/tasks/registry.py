@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from peftcli.tasks.base import Task
 
 ENTRY_POINT_GROUP = "peftcli.tasks"
-PLANNED_TASKS = ("preference",)
+PLANNED_TASKS: tuple[str, ...] = ()
 """Names that the contract knows and that have no file yet."""
 DEFAULT_TASK = "causal-lm"
 """What a recipe without `task` learns."""
 FOREIGN_TASK_NAMES = {
     **dict.fromkeys(("CAUSAL_LM", "sft", "pt", "clm"), "causal-lm"),
-    "dpo": "preference",
+    **dict.fromkeys(("dpo", "orpo", "simpo", "cpo", "ipo", "kto", "apo"), "preference"),
+    **dict.fromkeys(("rm", "reward-model", "reward-modeling"), "reward"),
 }
 """What other tools call a task -> the name here."""
 
-_NOT_TASKS = frozenset({"base", "base_checks", "config", "row_checks", "registry"})
+_NOT_TASKS = frozenset({"base", "base_checks", "config", "preference_config", "row_checks", "registry"})
 
 
 @functools.cache

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from peftcli.errors import DataError
 from peftcli.kernels.active import next_step
+from peftcli.models.modes import evaluating
 from peftcli.tasks.base import Batch, TrainingRow
 from peftcli.training.agreement import taken
 from peftcli.training.input_gradients import carry_through_inputs
+from peftcli.training.interfaces import parts_alone
 from peftcli.training.seeding import seed_forward
 from peftcli.training.setup import FitSetup
 
@@ -73,6 +76,8 @@ class Passes(NamedTuple):
     """Of several processes: what each micro-batch that was computed here adds, as `taken` gives it."""
     owners: tuple[int, ...] = ()
     """Of several processes: who has each share of the whole batch, in the order in which they are added."""
+    facts: Mapping[str, Tensor] = MappingProxyType({})
+    """Name -> this process's share in a number of the whole batch, scalars on the device."""
 
 
 def _tokens(rows: Sequence[TrainingRow]) -> int:
@@ -143,7 +148,9 @@ def accumulate(
             where=f"rows {', '.join(map(str, batch.indices[:8]))}",
             fix="check train_on, max_length and truncation; `peft data` shows the mask",
         )
+    parts = _told(setup, parts, precision)
     device = setup.accelerator.device
+    facts: dict[str, Tensor] = {}
     next_step()
     computed_here = -1
     owners = () if everything or world.size == 1 else _owners(weights, world.size)
@@ -172,11 +179,28 @@ def accumulate(
         # over the micro-batches the extra term adds up to itself once
         setup.accelerator.backward(share if extra is None else share + extra * (weight / total_weight))
         loss += share.detach()
+        for name, value in computed.facts.items():
+            facts[name] = facts[name] + value if name in facts else value
         if one_by_one:
             shares.append(taken(share, trained))
     if owners and not one_by_one:
         shares, owners = ([taken(loss, trained)] if computed_here >= 0 else []), tuple(sorted(set(owners)))
-    return Passes(loss, parts[-1], computed_here, tuple(shares), owners)
+    return Passes(loss, parts[-1], computed_here, tuple(shares), owners, facts)
+
+
+def _told(setup: FitSetup, parts: Sequence[Batch], precision: AbstractContextManager[Any]) -> Sequence[Batch]:
+    """The parts, told of each other. Dropout is off meanwhile: what a loss measures is the model and not a draw.
+
+    Of several processes each asks for itself: the answer is the same, and a meeting would cost more than it saves.
+    """
+    if setup.whole_batch is parts_alone:
+        return parts
+    setup.adapter.set_training(False)
+    try:
+        with evaluating(setup.model), precision:
+            return setup.whole_batch(setup.model, parts)
+    finally:
+        setup.adapter.set_training(True)
 
 
 def _owners(weights: Sequence[float], processes: int) -> tuple[int, ...]:

@@ -25,6 +25,10 @@ class Loss(Protocol):
     def weight(self) -> float:
         """Sum of the weights, counted on the CPU."""
 
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        """Shares of a micro-batch in numbers of the whole batch; they add up."""
+
 
 class Order(Protocol):
     """The order of rows, a pure function of seed, epoch and index."""
@@ -75,6 +79,8 @@ GetRows = Callable[[Sequence[int]], Sequence[TrainingRow]]
 """Row numbers to encoded rows, in the order asked for."""
 Collate = Callable[[Sequence[Any]], Batch]
 """Rows to one padded batch on the CPU."""
+WholeBatch = Callable[[Any, Sequence[Batch]], Sequence[Batch]]
+"""Model and the parts of an optimizer step to these parts, each told what its loss has to know of all of them."""
 Pack = Callable[[Sequence[Any], int], Sequence[Batch]]
 """Rows of an optimizer step, longest first, and how many sequences go into a forward pass -> packed batches on the CPU."""
 ComputeLoss = Callable[[Any, Batch], Loss]
@@ -83,6 +89,11 @@ Evaluate = Callable[[int], Metrics]
 """Called with the step; returns the metrics at it."""
 KeepBatch = Callable[[int, Sequence[int], Sequence[Any]], str | None]
 """Called with a step, its row numbers and its rows; returns where they were kept, None where they were not."""
+
+
+def parts_alone(model: Any, parts: Sequence[Batch]) -> Sequence[Batch]:
+    """For losses that need to know nothing of the other parts of a batch."""
+    return parts
 
 
 def target_weight(batch: Batch) -> float:

@@ -22,7 +22,9 @@ from peftcli.training.interfaces import (
     Order,
     Pack,
     Trainable,
+    WholeBatch,
     next_targets,
+    parts_alone,
     target_weight,
 )
 from peftcli.training.progress import NoProgress, TrainingProgress
@@ -100,6 +102,8 @@ class FitSetup:
     """Called after the first steps with a batch on the device: whether the adapter has an effect by now."""
     weigh: Callable[[Batch], float] = target_weight
     """The total loss weight of a collated batch, before its forward pass."""
+    whole_batch: WholeBatch = parts_alone
+    """Tells the parts of an optimizer step what their loss has to know of all of them; the model is in evaluation mode."""
     targets_in: Callable[[TrainingRow], int] = next_targets
     """Targets of a row that carry loss."""
     kernels: Collection[str] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Mapping
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -26,6 +27,7 @@ from peftcli.training.guards import (
     spike_message,
     too_many_skips,
 )
+from peftcli.training.interfaces import parts_alone
 from peftcli.training.out_of_memory import memory_limit, release_memory
 from peftcli.training.schedules import build_schedule
 from peftcli.training.seeding import (
@@ -96,18 +98,21 @@ class Stepper:
             self._skip(step, "a rollback left this batch out")
             return
         factor = self._set_rate(step)
-        loss, draws = self._gradients(step, batch)
+        loss, draws, shares = self._gradients(step, batch)
         # always computed, with an infinite limit where nothing is clipped: the norm is logged and guarded in any case
         norm = self._clip()
         self._read_ahead(step + 1)
-        loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()  # the one wait for the device
+        numbers = [loss, norm, *shares.values()]
+        # the one wait for the device
+        loss_value, norm_value, *facts = torch.stack([number.float() for number in numbers]).tolist()
         if not self._is_usable(loss_value, norm_value):
             self._not_finite(step, batch, loss_value)
             return
         self._update(step, overflowed=not math.isfinite(norm_value))
         self._advance(step, batch, loss_value, norm_value)
         self._time(batch, time.perf_counter() - started)
-        self._tell(step, loss_value, norm_value, factor, batch=batch.digest(), draws=draws)
+        told = self._facts(dict(zip(shares, facts, strict=True)))
+        self._tell(step, loss_value, norm_value, factor, **told, batch=batch.digest(), draws=draws)
 
     def _take(self, step: int) -> OptimizerBatch:
         if self._ahead is not None and self._ahead[0] == step:
@@ -125,8 +130,11 @@ class Stepper:
             group["lr"] = peak * factor
         return factor
 
-    def _gradients(self, step: int, batch: OptimizerBatch, *, only_first: bool = False) -> tuple[Tensor, str]:
-        """This process's share of the loss, and a digest of the random state that the last pass of the batch left."""
+    def _gradients(
+        self, step: int, batch: OptimizerBatch, *, only_first: bool = False
+    ) -> tuple[Tensor, str, Mapping[str, Tensor]]:
+        """The loss of the batch, a digest of the random state that its last pass left, and this process's shares in the
+        facts of the batch."""
         # the rows of a whole batch, though a probe reads fewer: it tries as many at once as a step will
         rows = self.setup.config.batch_size if only_first else len(batch.rows)
         while True:
@@ -140,7 +148,7 @@ class Stepper:
             heard = self.setup.world.meet("passes", [found is None, refused, number, draws])
             if found is not None and not any(failed for failed, *_ in heard):
                 self._last = None if only_first else found.last
-                return self._whole(found), max(heard, key=lambda each: each[2])[3]
+                return self._whole(found), max(heard, key=lambda each: each[2])[3], found.facts
             # outside of the handler, so that no traceback holds the failed step's tensors
             found = None
             refused = next((operation for _, operation, *_ in heard if operation is not None), None)
@@ -148,6 +156,16 @@ class Stepper:
                 self._allow_other_kernels(step, refused)
             else:
                 self._halve(step, min(size, len(batch.rows)))
+
+    def _facts(self, mine: Mapping[str, float]) -> dict[str, float]:
+        """The facts of the batch: the sum of what all processes have of them."""
+        if self.setup.whole_batch is parts_alone:
+            return dict(mine)
+        found: dict[str, float] = {}
+        for shares in self.setup.world.meet("facts", dict(mine)):
+            for name, value in shares.items():
+                found[name] = found.get(name, 0.0) + value
+        return found
 
     def _whole(self, found: Passes) -> Tensor:
         """The loss of the batch, with its gradients in place: the sum of what all processes have."""
@@ -261,7 +279,7 @@ class Stepper:
             state.timed_tokens += batch.tokens
             state.timed_seconds += seconds
 
-    def _tell(self, step: int, loss: float, norm: float, factor: float, **digests: str) -> None:
+    def _tell(self, step: int, loss: float, norm: float, factor: float, **facts: float | str) -> None:
         state = self.keeper.state
         line = {
             "learning_rate": self.setup.learning_rate * factor,
@@ -269,7 +287,7 @@ class Stepper:
             "tokens": state.tokens,
             "trained_tokens": state.trained_tokens,
             "seconds": self.keeper.seconds(),
-            **digests,
+            **facts,
         }
         state.lines.append(line)
         self.setup.emit("train", step, loss=loss, **line)

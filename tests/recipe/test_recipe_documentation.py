@@ -17,7 +17,7 @@ from peftcli.recipe.keys import find_keys, method_keys, names_of, recipe_keys, t
 
 CONTRACT_SECTIONS = {
     "": "version extends name seed seeds task device threads model data method training evaluation generation checkpoint "
-    "tracking expect output",
+    "preference tracking expect output",
     "model": "base revision dtype quantization attention chat_template init_adapter",
     "data": "train validation format columns max_length append_eos truncation train_on packing streaming checks",
     "data.train": "path split revision weight rows repeat format columns",

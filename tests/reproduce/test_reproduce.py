@@ -233,10 +233,10 @@ def test_draws_in_the_forward_pass_that_no_seed_governs_are_found(work: Path, mo
     accumulate = stepper.accumulate
 
     def noisy(setup: Any, batch: Any, *, step: int, **rest: Any) -> Any:
-        loss, last = accumulate(setup, batch, step=step, **rest)
+        loss, *others = accumulate(setup, batch, step=step, **rest)
         if step == 3:
             loss = loss * (1.0 + random.SystemRandom().uniform(0.01, 0.1))
-        return loss, last
+        return stepper.Passes(loss, *others)
 
     monkeypatch.setattr(stepper, "accumulate", noisy)
     found = reproduce("tiny.yaml", steps=4)
@@ -263,8 +263,8 @@ def test_a_last_bit_is_found_as_numbers(work: Path, monkeypatch: pytest.MonkeyPa
     accumulate = stepper.accumulate
 
     def rounded(setup: Any, batch: Any, *, step: int, **rest: Any) -> Any:
-        loss, last = accumulate(setup, batch, step=step, **rest)
-        return (torch.nextafter(loss, loss + 1) if step == 2 else loss), last
+        loss, *others = accumulate(setup, batch, step=step, **rest)
+        return stepper.Passes(torch.nextafter(loss, loss + 1) if step == 2 else loss, *others)
 
     monkeypatch.setattr(stepper, "accumulate", rounded)
     found = reproduce("tiny.yaml", steps=3)

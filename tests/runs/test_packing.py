@@ -69,7 +69,7 @@ def gradients(assembly: Assembly, *, packed: bool, micro: int = 3, step: int = 1
         setup.pack = None
     assembly.model.train()
     batch = read_batch(setup, step)
-    loss, _ = accumulate(setup, batch, step=step, micro_batch_size=micro, precision=nullcontext())
+    loss, *_ = accumulate(setup, batch, step=step, micro_batch_size=micro, precision=nullcontext())
     named = setup.adapter.trainable_parameters()
     found = {name: parameter.grad.clone() for name, parameter in named.items() if parameter.grad is not None}
     for parameter in named.values():

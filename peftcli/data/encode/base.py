@@ -83,6 +83,10 @@ RowsEncoder = Callable[[Codec, Sequence[Any], EncodeSettings], EncodedRows]
 """Encodes rows of one shape."""
 
 
+ComposedEncoder = Callable[[Sequence[Any], Callable[[Sequence[Row], Place], EncodedRows], Place], EncodedRows]
+"""Encodes rows that hold several rows of language models, by the encoder of those."""
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How a task wants rows to become tokens. `task`: its name, for messages and for the key of the token cache."""
@@ -96,6 +100,12 @@ class Encoding:
     """Whether targets are predicted from the token before them."""
     keep: Keep | None = None
     """How rows of several parts are shortened; None: as one run."""
+    composed: Mapping[type[Row], ComposedEncoder] = field(default_factory=dict)
+    """Shape of a row that holds several rows of language models -> its encoder."""
+    alternatives: tuple[int, ...] = ()
+    """Parts of which a model reads one at a time: such a row is as long as its longest reading."""
+    train_on: TrainOn | None = None
+    """What is trained of conversations, where that is no choice of the recipe."""
     by_class: bool = False
     """Whether rows that are held out keep the proportions of the labels."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import cast
@@ -34,7 +36,9 @@ class RowEncoder:
 
     def __init__(self, facts: TokenizerFacts, settings: EncodeSettings, encoding: Encoding = LANGUAGE) -> None:
         self.codec = Codec(facts)
-        self.settings = settings
+        self.settings = settings = (
+            settings if encoding.train_on is None else replace(settings, train_on=encoding.train_on)
+        )
         self.encoding = encoding
         self._templates = _Templates(self.codec, settings) if facts.template is not None else None
 
@@ -77,6 +81,12 @@ class RowEncoder:
             at += len(alike)
         return out
 
+    def _of_language(self) -> RowEncoder:
+        """The same tokenizer and templates for rows of language models."""
+        found = copy.copy(self)
+        found.encoding = LANGUAGE
+        return found
+
     def _shaped(self, row: Row) -> Row:
         # without a template, or for a task that wants none, the row stands as pieces
         if isinstance(row, ChatRow) and row.plain is not None and not (self._templates and self.encoding.chats):
@@ -87,6 +97,8 @@ class RowEncoder:
         kind = type(rows[0]) if rows else TextRow
         if (encode := self.encoding.encoders.get(kind)) is not None:
             return encode(self.codec, rows, self.settings)
+        if (compose := self.encoding.composed.get(kind)) is not None:
+            return compose(rows, self._of_language().encode, place)
         if kind is ChatRow and self.encoding.chats:
             if self._templates is None:
                 raise no_template()

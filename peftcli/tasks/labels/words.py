@@ -37,7 +37,7 @@ class _Bare:
 
     def __init__(self, row: TrainingRow) -> None:
         self.input_ids, self.weights, self.labels = row.input_ids, row.weights, row.labels
-        self.parts = np.empty(0, dtype=np.int32)
+        self.parts, self.reference = np.empty(0, dtype=np.int32), np.empty(0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,145 @@
+"""Rows of compared answers as batches: each answer after its prompt is one sequence, all chosen ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from peftcli.data.encode.compared import ANSWERS, PROMPT
+from peftcli.data.store import RowIndex, TokenColumns, TokenStore
+from peftcli.tasks.base import Batch, TrainingRow
+
+OTHER, OTHER_CONTEXT = 3, 4
+"""Parts of the answer to another prompt that a row may carry: its trained tokens, and those between them."""
+ALTERNATIVES = (*ANSWERS, OTHER, OTHER_CONTEXT)
+"""Parts of which a model reads one at a time; the last two belong together and are read no further than the others."""
+NUMBERS = 3
+"""What the model at the start says of a row: log-probability of the chosen, the rejected and the other answer."""
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """One answer after its prompt; all (length,) but `row`."""
+
+    ids: np.ndarray
+    weights: np.ndarray
+    """Of each token as a target."""
+    row: int
+
+
+def sequences(rows: Sequence[TrainingRow], part: int) -> list[_Sequence]:
+    """The prompt and one answer of each row that has it."""
+    found = []
+    for number, row in enumerate(rows):
+        parts = np.asarray(row.parts)
+        chosen = (parts == PROMPT) | (parts == part)
+        if (parts == part).any():
+            found.append(_Sequence(np.asarray(row.input_ids)[chosen], np.asarray(row.weights)[chosen], number))
+    return found
+
+
+def other_sequences(rows: Sequence[TrainingRow]) -> list[_Sequence]:
+    """Each prompt with the answer to another one; none where rows carry none."""
+    found = []
+    for number, row in enumerate(rows):
+        parts = np.asarray(row.parts)
+        answer = parts >= OTHER
+        if answer.any():
+            chosen = (parts == PROMPT) | answer
+            found.append(
+                _Sequence(np.asarray(row.input_ids)[chosen], (parts[chosen] == OTHER).astype(np.float32), number)
+            )
+    return found
+
+
+def padded(found: Sequence[_Sequence], *, pad_token_id: int, prefix: str = "") -> Batch:
+    """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (sequences, longest), padded on the right."""
+    shape = (len(found), max(len(each.ids) for each in found))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    for index, each in enumerate(found):
+        length = len(each.ids)
+        input_ids[index, :length] = each.ids
+        attention_mask[index, :length] = 1
+        weights[index, 1:length] = each.weights[1:]  # nothing predicts the first token
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "weights": weights}
+    return {prefix + name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
+    """The sequences of rows as `padded` gives them, and of each its `row` and `side` (0 chosen, 1 rejected).
+
+    Of each row `present` (rows, 2), which answers it has, and `reference` (rows, 3) float64, what the model at the start
+    says of it, NaN where that is not known. `other_...`: prompts with answers to others, where rows carry them.
+    """
+    sides = [sequences(rows, part) for part in ANSWERS]
+    found = [each for side in sides for each in side]
+    batch = padded(found, pad_token_id=pad_token_id)
+    batch["row"] = torch.tensor([each.row for each in found])
+    batch["side"] = torch.tensor([number for number, side in enumerate(sides) for _ in side])
+    batch["present"] = torch.tensor([[(np.asarray(row.parts) == part).any() for part in ANSWERS] for row in rows])
+    known = np.full((len(rows), NUMBERS), np.nan)
+    for number, row in enumerate(rows):
+        if len(row.reference):
+            known[number] = row.reference
+    batch["reference"] = torch.from_numpy(known)
+    others = other_sequences(rows)
+    return {**batch, **padded(others, pad_token_id=pad_token_id, prefix="other_")} if others else batch
+
+
+def chosen_alone(row: TrainingRow) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and weights of a row's prompt with its first answer."""
+    parts = np.asarray(row.parts)
+    answer = next(part for part in ANSWERS if (parts == part).any())
+    kept = (parts == PROMPT) | (parts == answer)
+    return np.asarray(row.input_ids)[kept], np.asarray(row.weights)[kept]
+
+
+def with_others(store: TokenStore, longest: int) -> TokenStore:
+    """Each row with the answer to another prompt after it, cut where both together are longer than `longest`.
+
+    The other row is half a store away, so that neighbours with one prompt do not answer each other.
+    """
+    rows = [store[number] for number in range(len(store))]
+    away = len(rows) // 2
+    parts = [_with_other(row, rows[(number + away) % len(rows)], longest) for number, row in enumerate(rows)]
+    length = np.array([len(tokens) for tokens, _, _ in parts], dtype=np.int64)
+    tokens, weights, kinds = (np.concatenate(each) for each in zip(*parts, strict=True))
+    columns = TokenColumns(tokens, weights, kinds, from_before=False)
+    index = store.index
+    moved = RowIndex(
+        np.zeros(len(rows), dtype=np.int32),
+        np.cumsum(length) - length,
+        length,
+        index.source,
+        index.file,
+        index.line,
+        index.label,
+    )
+    return TokenStore([columns], moved, store.files, store.label_sets, store.reference)
+
+
+def _with_other(row: TrainingRow, other: TrainingRow, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, weights and parts of a row that carries the answer of another."""
+    parts = np.asarray(other.parts)
+    answer = parts == next(part for part in ANSWERS if (parts == part).any())
+    room = longest - int((np.asarray(row.parts) == PROMPT).sum())
+    ids, counts = np.asarray(other.input_ids)[answer][:room], np.asarray(other.weights)[answer][:room] > 0
+    kinds = np.where(counts, OTHER, OTHER_CONTEXT)
+    return (
+        np.concatenate([row.input_ids, ids]).astype(np.int32),
+        np.concatenate([row.weights, np.zeros(len(ids))]).astype(np.float32),
+        np.concatenate([row.parts, kinds]).astype(np.int32),
+    )
+
+
+def one_sided(store: TokenStore) -> np.ndarray:
+    """Numbers of the rows that have one answer only."""
+    lacking = [
+        number for number in range(len(store)) if not all((store[number].parts == part).any() for part in ANSWERS)
+    ]
+    return np.array(lacking, dtype=np.int64)
