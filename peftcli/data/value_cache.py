@@ -10,6 +10,7 @@ from peftcli import files
 from peftcli.errors import StorageError
 
 FOLDER = "references"
+"""Of the cache, where the numbers lie."""
 _DIGEST = 64
 """Hexadecimal digits in front of the numbers."""
 

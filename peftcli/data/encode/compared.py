@@ -21,6 +21,7 @@ from peftcli.data.rows import ChatRow, Message, Piece, PiecesRow, PreferenceRow,
 PROMPT, CHOSEN, REJECTED = 0, 1, 2
 """Parts of such a row."""
 ANSWERS = (CHOSEN, REJECTED)
+"""Parts that are answers, the better one first."""
 NO_TARGET = "the answer has no token that could be learned: no assistant's message, or an empty one"
 
 EncodeRows = Callable[[Sequence[Row], Place], EncodedRows]
