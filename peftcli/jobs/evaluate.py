@@ -9,11 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from peftcli.adapters.starting import read_start
+from peftcli.adapters.storage import load
 from peftcli.data.facts import DataFacts
 from peftcli.data.prepare import prepare
 from peftcli.data.store import TokenStore
 from peftcli.errors import DataError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
+from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.opening import OpenModel, run_recipe
 from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
@@ -63,7 +66,7 @@ def evaluate_adapter(
     store, facts = evaluation_rows(loaded, opened, task)
     if recipe is None and not overrides:
         _tell_other_rows(opened, facts)
-    store = _compared_with_start(opened, task, store)
+    store = _compared_with_start(opened, loaded, task, store)
     plain = None
     if opened.has_base:
         with opened.as_base() as model:
@@ -93,17 +96,25 @@ def _require_its_task(opened: OpenModel, loaded: LoadedRecipe) -> None:
         )
 
 
-def _compared_with_start(opened: OpenModel, task: Task, store: TokenStore) -> TokenStore:
-    """The rows with what the base says of them, where the task compares with it. Raises `RecipeError` without a base."""
+def _compared_with_start(opened: OpenModel, loaded: LoadedRecipe, task: Task, store: TokenStore) -> TokenStore:
+    """The rows with what the model at the start says of them, where the task compares with it: the base, or the adapter
+    that training went on from. Raises `RecipeError` where that is not known."""
     if not task.has_reference:
         return store
-    if not opened.has_base:
+    name, pad = loaded.recipe.model.init_adapter, int(opened.tokenizer.pad_token_id or 0)
+    if not opened.has_base or (name is not None and opened.location.whole):
         raise RecipeError(
-            f"`task: {task.name}` compares with the model that training started from, and a whole model does not name it",
-            fix="name it: --model BASE",
+            f"`task: {task.name}` compares with the model that training started from, which a whole model does not name",
+            fix="evaluate the run or its adapter" if name is not None else "name it: --model BASE",
         )
-    with opened.as_base() as model:
-        return with_reference(task, model, store, pad_token_id=int(opened.tokenizer.pad_token_id or 0))
+    if name is None:
+        with opened.as_base() as model:
+            return with_reference(task, model, store, pad_token_id=pad)
+    other = load_base(
+        opened.location, opened.source, auto_class=opened.auto_class, dtype=opened.dtype, device=opened.device
+    )
+    load(other, read_start(name).folder)
+    return with_reference(task, other, store, pad_token_id=pad)
 
 
 def _task_of(opened: OpenModel, loaded: LoadedRecipe) -> Task:

@@ -32,7 +32,11 @@ def pairs(count: int) -> list[dict[str, Any]]:
 
 def verdicts(count: int) -> list[dict[str, Any]]:
     return [
-        {"prompt": each["prompt"], "completion": each["chosen" if number % 2 else "rejected"], "label": bool(number % 2)}
+        {
+            "prompt": each["prompt"],
+            "completion": each["chosen" if number % 2 else "rejected"],
+            "label": bool(number % 2),
+        }
         for number, each in enumerate(pairs(count))
     ]
 

@@ -141,11 +141,17 @@ def test_evaluation_and_training_agree_however_rows_are_cut(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing has no meaning"), ({"simpo_gamma": 1.0}, "simpo_gamma has no meaning"),
-     ({"loss": "kto", "sft_weight": 1.0}, "sft_weight has no meaning"), ({"loss": "orpo", "length_normalise": False}, "log-probabilities a token"),
-     ({"loss": "kto", "length_normalise": True}, "length_normalise has no meaning"), ({"label_smoothing": 0.5}, "less than 0.5"),
-     ({"beta": 0.0}, "greater than 0"), ({"loss": "sigmoid"}, "dpo")],
-)  # fmt: skip
+    [
+        ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing has no meaning"),
+        ({"simpo_gamma": 1.0}, "simpo_gamma has no meaning"),
+        ({"loss": "kto", "sft_weight": 1.0}, "sft_weight has no meaning"),
+        ({"loss": "orpo", "length_normalise": False}, "log-probabilities a token"),
+        ({"loss": "kto", "length_normalise": True}, "length_normalise has no meaning"),
+        ({"label_smoothing": 0.5}, "less than 0.5"),
+        ({"beta": 0.0}, "greater than 0"),
+        ({"loss": "sigmoid"}, "dpo"),
+    ],
+)
 def test_settings_without_an_effect_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(Exception, match=says):
         PreferenceConfig(**settings)
