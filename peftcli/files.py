@@ -19,7 +19,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -230,14 +230,30 @@ class StagedFolder:
             _write_new_file(self.path / name, data)
         self.files[name] = {"bytes": len(memoryview(data).cast("B")), "sha256": hashlib.sha256(data).hexdigest()}
 
+    def write_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """The same for a file that is not held: its bytes come a piece at a time."""
+        digest, size = hashlib.sha256(), 0
+        with storage_errors(self.target / name):
+            disk.make_folder((self.path / name).parent)
+            descriptor = disk.create(self.path / name)
+            try:
+                for piece in pieces:
+                    digest.update(piece)
+                    size += len(memoryview(piece).cast("B"))
+                    write_all(descriptor, piece)
+                disk.sync(descriptor)
+            finally:
+                os.close(descriptor)
+        self.files[name] = {"bytes": size, "sha256": digest.hexdigest()}
+
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON document under `name`, as `to_json` has it."""
         self.write(name, to_json(value).encode("utf-8"))
 
     @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self, name: str = "scratch") -> Iterator[Path]:
         """A folder inside for a library that writes files by itself; when the block ends they become files of ours."""
-        scratch = self.path / f"{TEMPORARY_PREFIX}scratch"
+        scratch = self.path / f"{TEMPORARY_PREFIX}{name}"
         with library_errors(self.target):
             disk.make_folder(scratch)
             yield scratch

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,7 +26,10 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.pairs import Pairs, Written
 from peftcli.errors import AdapterError, MergeError
 
-__all__ = ["FILE_PREFIX", "Adapter", "Entry", "InitContext", "Method", "Shapes", "Summary", "cannot_merge"]
+__all__ = ["FILE_PREFIX", "Adapter", "Around", "Entry", "InitContext", "Method", "Shapes", "Summary", "cannot_merge"]
+
+Around = Callable[[str, nn.Module], AbstractContextManager[None]]
+"""(path, module of the base) -> what is done before and after its merge."""
 
 FILE_PREFIX = "base_model.model."
 """What the reference puts before a module path in its keys."""
@@ -165,8 +169,12 @@ class Adapter(ABC):
         """Raises `MergeError` for a method that has no weight-space form, at little cost."""
 
     @abstractmethod
-    def merge(self) -> None:
-        """Folds the adapter into the base and removes it. Raises `MergeError` before touching anything."""
+    def merge(self, around: Around | None = None) -> None:
+        """Folds the adapter into the base and removes it. Raises `MergeError` before touching anything.
+
+        `around`: entered before each module of the base gets its new values and left after it, so that they can be put
+        elsewhere one after the other; a merge that fails then leaves the model as it is.
+        """
 
     @abstractmethod
     def targets(self) -> list[str]:

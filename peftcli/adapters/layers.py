@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Method, Shapes
+from peftcli.adapters.base import FILE_PREFIX, Adapter, Around, Entry, InitContext, Method, Shapes
 from peftcli.adapters.base_copies import BaseCopies
 from peftcli.adapters.config import MethodConfig
 from peftcli.errors import MergeError
@@ -291,7 +291,7 @@ class LayersAdapter(Adapter):
         for layer in {type(layer): layer for _, layer in self.layers}.values():
             layer.merged()
 
-    def merge(self) -> None:
+    def merge(self, around: Around | None = None) -> None:
         """Computes every new weight in float32, rounds once, and replaces the parameters only when all are finite.
 
         A weight that another module shares (tied embeddings) is given to this module alone: the caller settles what
@@ -300,7 +300,13 @@ class LayersAdapter(Adapter):
         replaced: list[tuple[nn.Module, str, nn.Parameter | None]] = []
         try:
             for wrappers in self._by_base():
-                self._merge_stack(wrappers, replaced)
+                if around is None:
+                    self._merge_stack(wrappers, replaced)
+                    continue
+                path, layer = wrappers[0]
+                with around(path, unwrapped(layer)):
+                    # nothing of what was there before is kept: it need not fit into memory
+                    self._merge_stack(wrappers, [])
         # Ctrl-C too: a merge is whole or not at all
         except BaseException:
             for base, name, old in reversed(replaced):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftcli.adapters.base import Around
 from peftcli.adapters.layers import LayersAdapter, named_base_modules, unwrapped
 from peftcli.adapters.surgery import adapter_of, bare, disabled, forget
 from peftcli.errors import MergeError
@@ -19,8 +20,10 @@ from peftcli.models.structure import input_embedding, output_embedding
 _TIE = "tie_word_embeddings"
 
 
-def merge(model: nn.Module) -> None:
+def merge(model: nn.Module, around: Around | None = None) -> None:
     """Bakes the adapter into the base's weights, computed in float32 and rounded once, and takes the wrappers out.
+
+    `around`: what to do before and after each module of the base is merged (`Adapter.merge`).
 
     Tied tensors of which one place was adapted are untied at every place, in the tensors and in `model.config`.
     Raises `MergeError` (the model is untouched) when the method has no weight-space form, a value is not finite, or the
@@ -33,7 +36,7 @@ def merge(model: nn.Module) -> None:
     paths = [path for path, _ in adapter.layers] if isinstance(adapter, LayersAdapter) else []
     if any(_touches_a_part(paths, group) for group in shared):
         _require_free_of_tying(model)
-    adapter.merge()
+    adapter.merge(around)
     forget(model)
     # after `forget`: the wrappers are gone, and each place holds its own tensor
     _settle_tying(model, shared)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, InitContext, Shapes, cannot_merge
+from peftcli.adapters.base import FILE_PREFIX, Adapter, Around, Entry, InitContext, Shapes, cannot_merge
 from peftcli.adapters.layers import AdapterPart, LayersAdapter
 from peftcli.adapters.prompt_config import PromptConfig
 from peftcli.adapters.selection import selected_entries, train_named_modules
@@ -158,7 +158,7 @@ class PromptAdapter(Adapter):
     def packing_fault(self) -> str | None:
         return "its virtual tokens stand before a sequence, and a pack holds several rows that each need them"
 
-    def merge(self) -> None:
+    def merge(self, around: Around | None = None) -> None:
         self.require_mergeable()
 
     def require_mergeable(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext, Shapes
+from peftcli.adapters.base import FILE_PREFIX, Around, Entry, InitContext, Shapes
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
 from peftcli.adapters.targets import names_path
@@ -101,14 +101,14 @@ class SelectionAdapter(LayersAdapter):
     def entries(self) -> list[Entry]:
         return selected_entries(self.layers)
 
-    def merge(self) -> None:
+    def merge(self, around: Around | None = None) -> None:
         """As in the base class; tensors that were shared in the base are shared again."""
         places: dict[int, list[tuple[nn.Module, str]]] = {}
         # noted first: `super().merge()` takes the wrappers away
         for _, layer in self.layers:
             for name, copied in layer.tensors().items():
                 places.setdefault(id(copied), []).append((unwrapped(layer), name))
-        super().merge()
+        super().merge(around)
         # tensors that were one in the base are one again
         for (first, name), *others in places.values():
             for module, other_name in others:

@@ -19,6 +19,8 @@ from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_config, load_model, meta_model
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.storage_names import PACKAGES, quantization_of
+from peftcli.models.streamed import NotStreamed
+from peftcli.models.streaming import StreamedBase, open_streamed
 from peftcli.models.structure import structure
 from peftcli.runs.locating import Location
 
@@ -118,6 +120,18 @@ def load_base(
             head=head,
             quantization=trained_storage(location, source),
         )
+
+
+def stream_base(
+    location: Location, source: BaseSource, *, auto_class: str | None = None, dtype: torch.dtype = torch.float32
+) -> StreamedBase:
+    """The same, plain and on the CPU, with its large weights left in their files. Raises `NotStreamed` too."""
+    with model_option_named(location):
+        auto_class = auto_class or auto_class_of(location, source)
+        head = label_head(location, source, auto_class) if auto_class in LABELLING else None
+        if trained_storage(location, source) is not None or quantization_of(load_config(source).to_dict()) is not None:
+            raise NotStreamed("its weights were quantized")
+        return open_streamed(source, auto_class=auto_class, dtype=dtype, head=head)
 
 
 def trained_storage(location: Location, source: BaseSource) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,30 @@ NOISE_FACTOR = 3.0
 """Logits may differ by this many times what random rounding of the merged weights themselves does to them."""
 MEASURABLE = {torch.float64: 1e-5, torch.float32: 1e-4}
 """Of the largest logit, or of 1: an effect below is lost in the arithmetic of the comparison."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model with its adapter on says before the merge, and the base."""
+
+    rows: list[Tensor]
+    unmet: list[str]
+    precise: bool
+    expected: list[Tensor]
+    plain: list[Tensor]
+    blocks: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reread:
+    """What the written folder says to the same prompts."""
+
+    found: list[Tensor]
+    ground: Sequence[Tensor]
+    """Of the base in the types of the folder: what remains once the adapter is taken out of it again."""
+    shaken: list[Tensor]
+    """Once the weights that were rounded are moved by as much again, at random."""
+    blocks: dict[str, Tensor]
 
 
 def can_compute_in_float64(model: nn.Module, row: Tensor) -> bool:
@@ -116,6 +142,14 @@ def _differences(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
 
 def block_outputs(model: nn.Module, row: Tensor) -> dict[str, Tensor]:
     """Output of each block on one row, to tell where two models part; blocks that give no tensor are left out."""
+    with watching_blocks(model) as found, torch.no_grad():
+        model(**token_inputs(model, row))
+    return found
+
+
+@contextlib.contextmanager
+def watching_blocks(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The same of a forward pass inside."""
     found: dict[str, Tensor] = {}
 
     def keep(path: str) -> Callable[..., None]:
@@ -128,12 +162,10 @@ def block_outputs(model: nn.Module, row: Tensor) -> dict[str, Tensor]:
 
     handles = [block.register_forward_hook(keep(path)) for path, block in structure(model).blocks.items()]
     try:
-        with torch.no_grad():
-            model(**token_inputs(model, row))
+        yield found
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:

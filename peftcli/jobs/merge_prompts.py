@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from peftcli.models.calling import token_inputs
 from peftcli.models.structure import input_embedding, output_embedding
 
 PROMPT_TOKENS = 64
+JOINED_TOKENS = 16
 CHANGED_TOKENS = 256
 """At most so many tokens whose rows were trained are put into prompts, spread evenly over all of them."""
 LONGEST = 2048
@@ -31,12 +32,31 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], dev
     return [torch.tensor([row or [tokenizer.eos_token_id or 0]], device=device) for row in rows]
 
 
+def joined(rows: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    """The beginnings of all rows, joined and cut to rows of one length, in one batch (rows, length) of about as many
+    tokens as are asked for: a model that is read anew for each batch is read once for all."""
+    share = max(1, -(-tokens // len(rows)))
+    every = torch.cat([row[0, :share] for row in rows])
+    length = min(len(every), JOINED_TOKENS)
+    return [every[: len(every) // length * length].reshape(-1, length)]
+
+
+def _run(model: nn.Module, row: Tensor) -> None:
+    model(**token_inputs(model, row))
+
+
 def meeting_rows(
-    model: nn.Module, sites: dict[str, nn.Module], rows: Sequence[Tensor]
+    model: nn.Module,
+    sites: dict[str, nn.Module],
+    rows: Sequence[Tensor],
+    *,
+    together: bool = False,
+    run: Callable[[nn.Module, Tensor], object] = _run,
 ) -> tuple[list[Tensor], list[str]]:
     """The rows and what must be added so that a prompt meets every token row, position and expert that was changed.
 
-    Also the paths of what no prompt met: it can be checked on the weights only.
+    `together`: what is added comes in few batches. `run` asks the model, once for each row. Also the paths of what no
+    prompt met: it can be checked on the weights only.
     """
     device = rows[0].device
     found = [*rows, *_token_rows(changed_tokens(model), device)]
@@ -49,14 +69,15 @@ def meeting_rows(
         found.append(torch.randint(vocabulary, (1, min(limit, LONGEST)), generator=generator).to(device))
     with _Meetings(sites) as meetings, torch.no_grad():
         for row in found:
-            model(**token_inputs(model, row))
+            run(model, row)
         # few rows, for an expert that random tokens do not reach in eight may never be reached
-        for _ in range(RANDOM_ROWS):
+        count = RANDOM_ROWS if together else 1
+        for _ in range(RANDOM_ROWS // count):
             if not meetings.unmet():
                 break
-            row = torch.randint(vocabulary, (1, min(limit or PROMPT_TOKENS, PROMPT_TOKENS)), generator=generator)
+            row = torch.randint(vocabulary, (count, min(limit or PROMPT_TOKENS, PROMPT_TOKENS)), generator=generator)
             found.append(row.to(device))
-            model(**token_inputs(model, found[-1]))
+            run(model, found[-1])
     return found, meetings.unmet()
 
 

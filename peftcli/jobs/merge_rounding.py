@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from peftcli.jobs.merge_witness import TypeOf, Witness, failed, named_tensors
 
-_PIECE = 1 << 24
+_PIECE = 1 << 20
+"""Values that are looked at in float64 at once."""
 
 
 @dataclass
@@ -68,14 +69,15 @@ def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Sur
         if isinstance(tensor, nn.Parameter) and not bool(torch.isfinite(rounded).all()):
             broken.append(f"{name} ({str(type_of(name)).removeprefix('torch.')})")
         elif name in seen.originals:
-            _measure(found, name, seen.originals[name].to(tensor.device), tensor, rounded, type_of(name))
+            measure(found, name, seen.originals[name].to(tensor.device), tensor, rounded, type_of(name))
         tensor.copy_(rounded)
     if broken:
         raise failed("merged weights are not finite", broken, fix="merge with --dtype float32; else train again")
     return found
 
 
-def _measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
+def measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
+    """Notes in `found` how much of one weight's update is left once it is rounded to `dtype`."""
     size = kept = 0.0
     # in pieces, for float64 copies of a large matrix would be four times its size
     moves: list[Tensor] = []
@@ -123,10 +125,15 @@ def shake(model: nn.Module, sizes: Mapping[str, Tensor], type_of: TypeOf, *, eve
             continue
         done.add(id(tensor))
         kind = type_of(name) if name in sizes else torch.float32
-        steps = torch.rand(tensor.shape, generator=generator) - 0.5
-        if name in sizes:
-            steps *= sizes[name].cpu()
-        if torch.finfo(kind).eps <= torch.finfo(tensor.dtype).eps:
-            # the tensor has no room for a part of a unit: a whole one, as often as the part is large
-            steps = torch.floor(steps + torch.rand(tensor.shape, generator=generator))
-        tensor.add_(unit_in_last_place(tensor, kind) * steps.to(tensor.device))
+        tensor.add_(random_move(tensor, sizes.get(name), kind, generator))
+
+
+def random_move(tensor: Tensor, size: Tensor | None, kind: torch.dtype, generator: torch.Generator) -> Tensor:
+    """What is added to each value to move it at random by up to half a unit in the last place of `kind`, times `size`."""
+    steps = torch.rand(tensor.shape, generator=generator) - 0.5
+    if size is not None:
+        steps *= size.cpu()
+    if torch.finfo(kind).eps <= torch.finfo(tensor.dtype).eps:
+        # the tensor has no room for a part of a unit: a whole one, as often as the part is large
+        steps = torch.floor(steps + torch.rand(tensor.shape, generator=generator))
+    return unit_in_last_place(tensor, kind) * steps.to(tensor.device)

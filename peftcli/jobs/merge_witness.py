@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,17 +104,17 @@ def witness(model: nn.Module, type_of: TypeOf, rows: list[Tensor]) -> Witness:
     originals = {name: t.detach().to(type_of(name), copy=True).cpu() for name, t in named_tensors(model) if name in own}
     probes = {path: answer for path, site in sites.items() if (answer := probe(path, site)) is not None}
     rest = {path: site for path, site in sites.items() if path not in probes}
-    return Witness(digests(model), frozenset(own), originals, probes, _parameters_in_use(model, rest, rows))
+    return Witness(digests(model), frozenset(own), originals, probes, parameters_in_use(model, rest, rows))
 
 
 @torch.no_grad()
-def probe(path: str, module: nn.Module) -> Tensor | None:
+def probe(path: str, module: nn.Module, *, precise: bool = True) -> Tensor | None:
     """Answers of a linear layer to random vectors and to zero, (probes + 1, out), or of an embedding to every token,
-    projected on random directions, (tokens, probes). None for a module of another kind."""
+    projected on random directions, (tokens, probes). None for a module of another kind. `precise`: in float64."""
     base = unwrapped(module)
     # the path as seed: every layer its own vectors, the same before and after the merge
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "little"))
-    with in_float64(module):
+    with in_float64(module, precise):
         device = next(base.parameters()).device
         if is_linear(base):
             width = weight_view(base).shape[1]
@@ -160,7 +160,8 @@ def in_float64(module: nn.Module, precise: bool = True) -> Iterator[None]:
             module.float()
 
 
-def _parameters_in_use(model: nn.Module, sites: Mapping[str, nn.Module], rows: list[Tensor]) -> dict[str, Tensor]:
+def parameters_in_use(model: nn.Module, sites: Mapping[str, nn.Module], rows: list[Tensor]) -> dict[str, Tensor]:
+    """Name -> projection of every parameter at `sites` as a forward pass over the prompts sees it."""
     found: dict[str, Tensor] = {}
 
     def look(path: str) -> Callable[..., None]:
@@ -204,8 +205,11 @@ def projection(label: str, value: Tensor) -> Tensor:
         # a vector is small, and a projection would hide which value differs
         return value.detach().double().cpu()
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(label.encode()).digest()[:7], "little"))
-    directions = torch.randn(value.shape[-1], PROBES, generator=generator, dtype=torch.float64)
-    return (value.detach().double() @ directions.to(value.device)).cpu()
+    directions = torch.randn(value.shape[-1], PROBES, generator=generator, dtype=torch.float64).to(value.device)
+    if value.dim() == 2:
+        return (value.detach().double() @ directions).cpu()
+    # one matrix after the other: all experts of a layer need not fit into memory twice
+    return torch.stack([(value[index].detach().double() @ directions).cpu() for index in range(len(value))])
 
 
 # -- after the merge -----------------------------------------------------------------------------------------------
@@ -218,20 +222,24 @@ def require_same_function(model: nn.Module, seen: Witness) -> None:
         after = probe(path, module_at(model, path))
         assert after is not None, "the same kind of module as before"
         axis = 0 if is_linear(module_at(model, path)) else 1
-        faults += [f"{path} ({count} of its rows)"] if (count := _apart(before, after, axis)) else []
+        faults += [f"{path} ({count} of its rows)"] if (count := apart(before, after, axis)) else []
     tensors = dict(named_tensors(model))
     for name, before in seen.in_use.items():
-        count = _apart(before, projection(name, tensors[name]), -1 if before.dim() > 1 else None)
+        count = apart(before, projection(name, tensors[name]), -1 if before.dim() > 1 else None)
         faults += [f"{name} ({count} of its rows)"] if count else []
     if faults:
         raise failed("merged weights are not what the adapter computes", faults)
-    now = digests(model)
-    stray = [name for name in now if name not in seen.may_change and now[name] != seen.bits.get(name)]
+    require_untouched(seen.bits, digests(model), seen.may_change)
+
+
+def require_untouched(before: Mapping[str, str], now: Mapping[str, str], may_change: Collection[str]) -> None:
+    """Raises `CheckFailed` naming the weights that have other bits and that no wrapper stands on."""
+    stray = [name for name in now if name not in may_change and now[name] != before.get(name)]
     if stray:
         raise failed("weights that the adapter does not touch have changed", stray)
 
 
-def _apart(before: Tensor, after: Tensor, axis: int | None) -> int:
+def apart(before: Tensor, after: Tensor, axis: int | None) -> int:
     """How many rows differ beyond rounding; not-a-number counts. `axis`: over which a row's size is taken."""
     size = after.abs() if axis is None else after.square().mean(axis, keepdim=True).sqrt()
     # relative to the row, and a little of the largest: a row that is nearly zero is rounded by the sums around it

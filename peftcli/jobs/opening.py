@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +88,13 @@ def open_adapter(
     device: str = "auto",
     threads: int | str = "auto",
     dtype: torch.dtype | None = None,
+    read: Callable[..., nn.Module] = load_base,
 ) -> OpenModel:
     """Loads base, tokenizer and adapter for use (not for training).
 
     The base's type is that of training where it is recorded, else float32; `dtype` is another one, but for a base that is
-    packed as it is read: its numbers hang on the type that they are read in. Raises every error of loading.
+    packed as it is read: its numbers hang on the type that they are read in. `read`: what gives the bare base, called as
+    `load_base` is. Raises every error of loading.
     """
     location = locate(path, base=base)
     where = settle(device, threads)
@@ -101,7 +103,7 @@ def open_adapter(
         dtype = trained_type(location)
     auto_class = auto_class_of(location, source)
     with memory_errors("loading the base and its adapter", "free memory on the device, or use a smaller base"):
-        model = load_base(location, source, auto_class=auto_class, dtype=dtype, device=where)
+        model = read(location, source, auto_class=auto_class, dtype=dtype, device=where)
         load(model, location.adapter)
     _require_known_head(model, location)
     tokenizer = adapter_tokenizer(location, source)

@@ -12,13 +12,13 @@ from peftcli.models.spelling import takes
 
 
 def token_inputs(model: nn.Module, row: Tensor) -> dict[str, Any]:
-    """Arguments of a forward pass over one unpadded row (1, length), without a cache.
+    """Arguments of a forward pass over one unpadded row (1, length), or over rows of one length, without a cache.
 
     An encoder-decoder also reads the row on its decoder's side, after the start token.
     """
     inputs: dict[str, Any] = {"input_ids": row}
     if getattr(model.config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = torch.cat([row.new_full((1, 1), decoder_start(model)), row[:, :-1]], dim=1)
+        inputs["decoder_input_ids"] = torch.cat([row.new_full((len(row), 1), decoder_start(model)), row[:, :-1]], dim=1)
     if takes(model, "use_cache"):
         inputs["use_cache"] = False
     return inputs

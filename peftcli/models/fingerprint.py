@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftcli.models.streamed import StreamedWeight
+
 SCHEME = "2"
 """Of how the hashes are made: only those of one scheme are compared."""
 _PIECE = 1 << 22
@@ -108,7 +110,9 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor | PackedValues]]) -> Fing
     dtypes: dict[str, int] = {}
     storages: dict[str, int] = {}
     # hashing lets go of the interpreter: tensors are hashed side by side
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+    # what lies in files is read to be hashed: one after the other, so that no more of it is held
+    in_files = any(isinstance(tensor, StreamedWeight) for _, tensor in ordered)
+    with ThreadPoolExecutor(max_workers=1 if in_files else max(1, torch.get_num_threads())) as pool:
         for (name, tensor), hashes in zip(ordered, pool.map(_hashes, (tensor for _, tensor in ordered)), strict=True):
             head = json.dumps([name, list(tensor.shape)]).encode()
             counts, dtype = (
@@ -144,6 +148,9 @@ def _hashes(tensor: Tensor | PackedValues) -> tuple[bytes, bytes, bytes]:
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     """The values in order, flat, on the CPU; a piece at a time, so that a large table is not held in three types."""
+    if isinstance(tensor, StreamedWeight):
+        yield from (rows.reshape(-1) for _, rows in tensor.pieces())
+        return
     # in the order of the values, however they lie in memory
     flat = tensor.detach().reshape(-1)
     for start in range(0, flat.numel(), _PIECE):

@@ -253,7 +253,7 @@ def load_model(
     model.name_or_path = source.location
     if (own := getattr(model, "config", None)) is not None:
         own._name_or_path, own._commit_hash = config._name_or_path, config._commit_hash
-    model.__dict__[_NEW_HEADS] = _check_complete(source, model, report)
+    _check_complete(source, model, report)
     if code_places(shown.config):
         _check_nothing_left(source, report)
     if is_quantized(model):
@@ -279,14 +279,13 @@ def new_head_keys(model: nn.Module) -> tuple[str, ...]:
     return found
 
 
-def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]) -> tuple[str, ...]:
-    """transformers fills missing weights at random and only warns: for a base that is silent wrongness. Returns the
+def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]) -> None:
+    """transformers fills missing weights at random and only warns: for a base that is silent wrongness. Notes the
     weights of new task heads."""
     # (key, shape in the file, shape of the model), where another number of labels was asked for
     resized = {str(each[0]) for each in report.get("mismatched_keys", ())}
     missing = sorted({*report.get("missing_keys", ()), *resized})
-    backbone_prefix = getattr(model, "base_model_prefix", "")
-    essential = [key for key in missing if not _is_new_head(key, backbone_prefix, model)]
+    essential = note_new_heads(model, missing)
     if essential:
         shown = ", ".join(essential[:3]) + (" ..." if len(essential) > 3 else "")
         raise ModelError(
@@ -294,7 +293,6 @@ def _check_complete(source: BaseSource, model: nn.Module, report: dict[str, Any]
             where=source.location if source.is_local else None,
             fix="download the model again",
         )
-    return tuple(missing)
 
 
 def _check_nothing_left(source: BaseSource, report: dict[str, Any]) -> None:
@@ -306,6 +304,14 @@ def _check_nothing_left(source: BaseSource, report: dict[str, Any]) -> None:
             where=source.location if source.is_local else None,
             fix="use a release of the model in transformers' own format",
         )
+
+
+def note_new_heads(model: nn.Module, missing: Sequence[str]) -> list[str]:
+    """Notes weights of new task heads among those that no file has; returns the others, which a base must have."""
+    prefix = getattr(model, "base_model_prefix", "")
+    drawn = [key for key in missing if _is_new_head(key, prefix, model)]
+    model.__dict__[_NEW_HEADS] = tuple(sorted(drawn))
+    return [key for key in missing if key not in drawn]
 
 
 def _is_new_head(key: str, backbone_prefix: str, model: nn.Module) -> bool:
@@ -343,6 +349,26 @@ def meta_model(
 
     `head`: its labels, where they are not the base's own.
     """
+    model = laid_out(source, torch.device("meta"), auto_class=auto_class, head=head)
+    stored = quantization_of(model.config.to_dict())  # type: ignore[union-attr, operator]
+    if stored is not None:
+        plan_quantization(model, stored.storage, stored.kept)
+    if quantization is not None:
+        require_unpacked(model, source.name, quantization)
+        plan_quantization(model, quantization)
+    return model
+
+
+def laid_out(
+    source: BaseSource,
+    placing: contextlib.AbstractContextManager[Any],
+    *,
+    auto_class: str,
+    head: LabelHead | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """The modules of a base, no value of its files read; `placing` says where tensors are made, `settings` go to
+    transformers."""
     config = load_config(source)
     if head is not None:
         head.write_to(config)
@@ -352,15 +378,9 @@ def meta_model(
         _loading(source, "the structure"),
         bounded_building(source.name, where, LAYING_OUT),
         quiet_about_nothing(),
-        torch.device("meta"),
+        placing,
     ):
-        model: nn.Module = _auto_class(auto_class).from_config(config)
+        model: nn.Module = _auto_class(auto_class).from_config(config, **settings)
     require_values(model, source.name, where, config.to_dict())
     model.tie_weights()  # type: ignore[operator]
-    stored = quantization_of(config.to_dict())
-    if stored is not None:
-        plan_quantization(model, stored.storage, stored.kept)
-    if quantization is not None:
-        require_unpacked(model, source.name, quantization)
-        plan_quantization(model, quantization)
     return model

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from transformers.pytorch_utils import Conv1D
 
 from peftcli.models.storage import storage_of
+from peftcli.models.streamed import StreamedWeight
 from peftcli.models.weights import is_linear, weight_view
 
 FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -113,6 +114,9 @@ def _is_whole(tensor: Tensor) -> bool:
 
 def _is_packed(weight: Tensor) -> bool:
     """Whether a parameter is a tensor of another library's type (its dtype is then what it pretends to be)."""
+    # what lies in files would be read for nothing: its numbers stand there as they are
+    if isinstance(weight, StreamedWeight):
+        return False
     data = weight.data
     return type(data) not in (Tensor, nn.Parameter) and not isinstance(data, FakeTensor)
 

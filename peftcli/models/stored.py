@@ -18,6 +18,8 @@ _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+"""torch's type -> its name in a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class StoredTensor:
     file: Path
     dtype: torch.dtype | None
     shape: tuple[int, ...]
+    type_name: str = ""
+    """The type as the file names it."""
 
     @property
     def is_float(self) -> bool:
@@ -39,6 +43,15 @@ class StoredTensor:
         with safe_open(self.file, "pt") as opened:
             tensor: Tensor = opened.get_tensor(self.name)
         return tensor
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of its rows, copied into memory of their own; a number without rows whole."""
+        with safe_open(self.file, "pt") as opened:
+            # cloned: what was read is a part of the mapped file, which is to be let go of
+            found: Tensor = (
+                opened.get_slice(self.name)[start:stop].clone() if self.shape else opened.get_tensor(self.name)
+            )
+        return found
 
 
 def tensors_of_base(source: BaseSource) -> dict[str, StoredTensor]:
@@ -53,7 +66,8 @@ def tensors_in(paths: Iterable[Path]) -> dict[str, StoredTensor]:
         with safe_open(path, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118  (no mapping)
                 part = opened.get_slice(name)
-                found[name] = StoredTensor(name, path, _TYPES.get(part.get_dtype()), tuple(part.get_shape()))
+                kind = part.get_dtype()
+                found[name] = StoredTensor(name, path, _TYPES.get(kind), tuple(part.get_shape()), kind)
     return found
 
 

@@ -187,18 +187,19 @@ class WatchedWeight(UnadaptedWeight):
             return func(*plain, **(kwargs or {}))
 
 
-_LOOKS = frozenset({
+LOOKS = frozenset({
     "__get__", "__repr__", "__len__", "__hash__", "__format__", "size", "dim", "ndimension", "numel", "nelement", "stride",
     "storage_offset", "element_size", "data_ptr", "untyped_storage", "get_device", "is_contiguous", "is_floating_point",
     "is_complex", "is_inference", "is_shared", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
     "empty_like", "zeros_like", "ones_like", "full_like",
 })  # fmt: skip
+"""Functions that ask for facts about a tensor, or take it as the pattern for another one."""
 
 
 def _only_looks(name: str, args: tuple[Any, ...]) -> bool:
     """Whether a function asks for facts about the tensor, or takes it as the pattern for another one."""
     # `x.to(weight)`: the weight is the pattern, and not what is converted
-    return name in _LOOKS or (name in ("to", "type_as") and not isinstance(args[0], UnadaptedWeight))
+    return name in LOOKS or (name in ("to", "type_as") and not isinstance(args[0], UnadaptedWeight))
 
 
 def _path_among(*values: Any) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from peftcli.errors import CheckFailed
-from peftcli.jobs import merge as merge_job
+from peftcli.jobs import merge_whole as merge_job
 from peftcli.jobs.merge import merge_adapter
 from peftcli.jobs.merge_rounding import shake
 from peftcli.jobs.opening import open_adapter

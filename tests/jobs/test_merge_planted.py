@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.errors import CheckFailed
-from peftcli.jobs import merge as merge_job
+from peftcli.jobs import merge_whole as merge_job
 from peftcli.jobs.merge import merge_adapter
 
 Plant = Callable[[nn.Module], None]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.base import FILE_PREFIX, Entry, InitContext
+from peftcli.adapters.base import FILE_PREFIX, Around, Entry, InitContext
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.linears import LinearsAdapter, shortest_names
@@ -90,11 +90,11 @@ class LoraAdapter(LinearsAdapter):
         if self.replication is not None:
             self.replication.switch(False)
 
-    def merge(self) -> None:
+    def merge(self, around: Around | None = None) -> None:
         # the wrappers go one by one, so that the grown model is left and not the base's own blocks
         replication, self.replication = self.replication, None
         try:
-            super().merge()
+            super().merge(around)
         # Ctrl-C too: the adapter is still on, and its replication with it
         except BaseException:
             self.replication = replication
