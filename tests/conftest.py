@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_stand_in import TOKEN, Hub
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -36,6 +38,21 @@ def ground() -> Path:
     if not found or not Path(found).is_dir():
         pytest.skip("PEFTCLI_GROUND names no folder")
     return Path(found)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub of the tests' own on this machine, for this process and those that it starts."""
+    from huggingface_hub import constants
+
+    found = Hub()
+    for name, value in {"HF_ENDPOINT": found.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(name, value)
+    # read once, when the library was loaded
+    monkeypatch.setattr(constants, "ENDPOINT", found.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield found
+    found.close()
 
 
 LOCKED_RECIPE = """\

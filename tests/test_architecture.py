@@ -46,7 +46,7 @@ FLOORS = {
             ("runs",),
             ("run",),
             ("jobs",),
-            ("reproduce", "compare", "exporting", "migrating"),
+            ("reproduce", "compare", "exporting", "migrating", "sharing"),
             ("cli", "testing"),
             ("__main__",),
         )

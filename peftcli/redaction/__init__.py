@@ -62,6 +62,35 @@ def holds_secret(text: str, *, words: bool = False) -> bool:
     return any(True for _ in shapes_in(text)) or any(value in text for value in secret_values(words=words))
 
 
+def secrets_by_line(text: str, *, named: bool = True) -> list[tuple[int, str]]:
+    """(line, kind) of every line of a text with a credential in it; lines count from 1, what it is itself is not told.
+
+    `named`: also what only the name before it gives away, and values of the environment that are made of words.
+    """
+    found: dict[int, str] = {}
+    for value in secret_values(words=named):
+        for written in _ways_to_write(value):
+            _note(found, text, re.escape(written), "a secret of this environment")
+    for shape in SHAPES:
+        if shape.may_be_in(text):
+            _note(found, text, shape.expression, shape.kind)
+    for match in _HEADER.finditer(text):
+        found.setdefault(_line_of(text, match), "an authorization header")
+    for match in _NAMED.finditer(text) if named else ():
+        if _without_named(match) != match[0]:
+            found.setdefault(_line_of(text, match), f"a value named {match[1]!r}")
+    return sorted(found.items())
+
+
+def _note(found: dict[int, str], text: str, expression: str | re.Pattern[str], kind: str) -> None:
+    for match in re.finditer(expression, text):
+        found.setdefault(_line_of(text, match), kind)
+
+
+def _line_of(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1
+
+
 def redacted(text: str) -> str:
     """Free text with every credential replaced by `***`."""
     return _masked(text, words=True)

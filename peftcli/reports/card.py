@@ -7,11 +7,13 @@ The front matter (https://huggingface.co/docs/hub/model-cards) is written by hug
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from peftcli.reports import numbers
+from peftcli.reports.card_usage import CardPlace, reproduction, usage
+from peftcli.reports.data_facts import SourceFacts, split_facts
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.markdown import code, table
 from peftcli.reports.record import RunRecord, StartRecord
@@ -21,6 +23,7 @@ from peftcli.reports.visible import clipped
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?\Z")
 # a name, a label: longer ones would break the lists that the Hub shows them in
 _MAX_VALUE = 200
+_NO_LICENCE: Mapping[str, str] = MappingProxyType({})
 
 
 def model_card(
@@ -30,25 +33,40 @@ def model_card(
     pipeline: str | None,
     loads_with_peft: bool = True,
     served_as_lora: bool = False,
+    licence: Mapping[str, str] = _NO_LICENCE,
+    place: CardPlace | None = None,
 ) -> str:
     """The whole README.md. `auto_class` and `pipeline` are the task's: the class that opens the base, and the Hub's word
     for what it does. `loads_with_peft`: whether Hugging Face PEFT has the method, `served_as_lora`: whether servers that
-    take LoRA files take its files."""
+    take LoRA files take its files. `licence`: the base's, under the keys of the front matter. `place`: the repository that
+    the card is for; None: it lies beside its run."""
     record = run.record
     measured = [score for score in scores(record) if score.tuned is not None]
     parts = [
-        front_matter(run, measured, pipeline=pipeline, loads_with_peft=loads_with_peft),
+        front_matter(run, measured, pipeline=pipeline, loads_with_peft=loads_with_peft, licence=licence),
         f"# {code(run.name)}",
         f"An adapter ({code(record.method)}) for {code(base_name(record.base))}, trained with peftcli.",
         _results(measured, record),
-        _usage(record, auto_class if loads_with_peft else None, served_as_lora),
+        usage(
+            record.base if is_hub_id(record.base) else None,
+            place=place,
+            auto_class=auto_class if loads_with_peft else None,
+            served_as_lora=served_as_lora,
+        ),
+        _data(record),
         _training(record),
+        "" if place is None else reproduction(place, record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def front_matter(
-    run: RunFacts, measured: Sequence[Score], *, pipeline: str | None, loads_with_peft: bool = True
+    run: RunFacts,
+    measured: Sequence[Score],
+    *,
+    pipeline: str | None,
+    loads_with_peft: bool = True,
+    licence: Mapping[str, str] = _NO_LICENCE,
 ) -> str:
     """YAML between `---` lines. A base that is a folder or ships with the package is no Hub id and is left out."""
     # imported when a card is written: reading a record needs no hub library
@@ -76,6 +94,9 @@ def front_matter(
         # a model without results must not have a name either: the two make one entry of the model index
         model_name=_plain(run.name) if results else None,
         eval_results=results or None,
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
     )
     return f"---\n{card.to_yaml().strip()}\n---"
 
@@ -127,29 +148,18 @@ def _interval(score: Score) -> str:
     return " to ".join(score.shown(end) for end in score.tuned_interval)
 
 
-def _usage(record: RunRecord, auto_class: str | None, served_as_lora: bool) -> str:
-    """`auto_class`: None where Hugging Face PEFT does not have the method."""
-    command = 'peft generate ADAPTER_FOLDER --prompt "..." --base'
-    parts = [f"## Use\n\n```sh\n{command}\n```"]
-    if auto_class is not None and is_hub_id(record.base):
-        base = json.dumps(record.base)
-        parts.append(
-            f"```python\nfrom peft import PeftModel\nfrom transformers import {auto_class}\n\n"
-            f"base = {auto_class}.from_pretrained({base})\n"
-            'model = PeftModel.from_pretrained(base, "ADAPTER_FOLDER")\n```'
-        )
-        parts.append(
-            "or, with the package peft installed, by transformers alone:\n\n"
-            f"```python\nfrom transformers import {auto_class}\n\n"
-            f"model = {auto_class}.from_pretrained({base})\n"
-            'model.load_adapter("ADAPTER_FOLDER")\n```'
-        )
-        if served_as_lora:
-            parts.append(
-                f"```sh\nvllm serve {record.base} --enable-lora --lora-modules tuned=ADAPTER_FOLDER\n```\n\n"
-                "Ask for the model `tuned`: under the base's own name the base answers."
-            )
-    return "\n\n".join(parts)
+def _data(record: RunRecord) -> str:
+    """Where the rows came from and how many there are; none of them is shown."""
+    rows = []
+    for split in ("train", "validation"):
+        facts = split_facts(record.data, split)
+        rows += [] if facts is None else [_source_row(split, source) for source in facts.sources]
+    return f"## Data\n\n{table(['Split', 'Source', 'Format', 'Rows', 'Tokens'], rows)}" if rows else ""
+
+
+def _source_row(split: str, source: SourceFacts) -> list[str]:
+    sizes = [numbers.MISSING if size is None else numbers.count(size) for size in (source.rows, source.tokens)]
+    return [split, code(base_name(source.name)), code(source.format), *sizes]
 
 
 def _training(record: RunRecord) -> str:

@@ -23,7 +23,6 @@ from peftcli.models.device import peak_memory_bytes
 from peftcli.planning.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.redaction import redacted_name
-from peftcli.reports.card import model_card
 from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import (
     EvaluationRecord,
@@ -43,6 +42,7 @@ from peftcli.reports.writing import write_reports
 from peftcli.runs.adapter_folder import write_adapter_folder
 from peftcli.runs.as_written import adapter_hashes
 from peftcli.runs.assembly import Assembly, RunScores
+from peftcli.runs.cards import run_card
 from peftcli.runs.folder import resolved_values
 from peftcli.runs.gates import gate_results
 from peftcli.runs.locking import as_first_written, inputs_of, with_results, with_weights
@@ -51,7 +51,6 @@ from peftcli.runs.predictions import write_predictions
 from peftcli.runs.scoring import score_facts, warnings_of
 from peftcli.runs.showing import shown_rows
 from peftcli.runs.writing_notes import notes_of
-from peftcli.tasks.registry import task as find_task
 from peftcli.training.setup import FitResult
 from peftcli.training.world import ALONE, World
 
@@ -115,7 +114,7 @@ class Draft:
         assert self.assembly is not None, "called after the fit"
         # written as completed: the card describes the run as it will be, in the same folder
         recipe = self.loaded.recipe
-        record, task = self.record("completed"), find_task(recipe.task)
+        record = self.record("completed")
         self.adapter_bytes = write_adapter_folder(
             self.folder / "adapter",
             self.assembly.model,
@@ -127,13 +126,7 @@ class Draft:
             else self.assembly.prepared.source.location,
             revision=recipe.model.revision,
             notes=notes_of(self.assembly.prepared),
-            card=model_card(
-                RunFacts(record.masked(), label=redacted_name(self.folder.name)),
-                auto_class=task.auto_class,
-                pipeline=task.pipeline_tag,
-                loads_with_peft=recipe.method.in_peft,
-                served_as_lora=recipe.method.served_as_lora,
-            ),
+            card=run_card(RunFacts(record.masked(), label=redacted_name(self.folder.name)), recipe),
         )
         self.adapter_files = adapter_hashes(self.folder / "adapter")
 

@@ -139,7 +139,7 @@ def _told_apart(folder: Path) -> Iterator[tuple[str, bool]]:
     """Every name in a folder but its locks, and whether a run of ours wrote it."""
     if not folder.is_dir():
         return
-    ours, adapter = is_run(folder), _written_adapter(folder)
+    ours, adapter = is_run(folder), written_adapter(folder)
     for name, path in _names(folder):
         seed = name.split("/")[0]
         if name in LOCK_NAMES or (_SEED.fullmatch(seed) and not path.is_symlink() and (folder / seed).is_dir()):
@@ -166,7 +166,7 @@ def _is_ours(name: str, path: Path, adapter: set[str]) -> bool:
     return _BY_RUNS.fullmatch(name) is not None
 
 
-def _written_adapter(folder: Path) -> set[str]:
+def written_adapter(folder: Path) -> set[str]:
     """Names in `adapter/` as its run has written them down; before it could, those that an adapter may have."""
     record = _document(folder / RECORD_NAME)
     listed = record.get("adapter_files") if isinstance(record, dict) else None

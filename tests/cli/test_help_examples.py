@@ -16,6 +16,7 @@ import pytest
 
 from peftcli.cli.app import COMMANDS
 from peftcli.cli.entry import run as peft
+from tests.hub_stand_in import Hub
 
 LESS = (
     ("train: builtin:support,", "train: {path: builtin:support, rows: 64},"),
@@ -41,7 +42,7 @@ def make_it_quick(recipe: Path) -> None:
 
 
 def test_the_examples_work_in_the_printed_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hub: Hub
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ran = set()

@@ -20,6 +20,7 @@ import pytest
 import peftcli
 from peftcli.cli.app import COMMANDS
 from peftcli.cli.starters import starter_names
+from tests.hub_stand_in import Hub
 
 DRIVER = """
 import json, os, sys, tempfile
@@ -122,6 +123,7 @@ CALLS: dict[str, list[str]] = {
     "chat": ["run"],
     "merge": ["run", "--output", "merged"],
     "export": ["run", "--to", "peft", "--output", "exported"],
+    "push": ["run", "me/run", "--yes"],
     "convert": ["run", "--to", "lora", "--output", "converted"],
     "combine": ["run", "other", "--weights", "1,1", "--how", "cat", "--output", "combined"],
     "inspect": ["run"],
@@ -157,7 +159,7 @@ def ready(work: Path) -> Path:
     return work
 
 
-def test_quiet_is_quiet_for_every_command(ready: Path) -> None:
+def test_quiet_is_quiet_for_every_command(ready: Path, hub: Hub) -> None:
     assert CALLS.keys() == COMMANDS.keys(), "each command of the table, and no other"
     commands = [[name, *rest] for name, rest in CALLS.items()] + MORE
     for ended in in_one_process([[*words, "--quiet"] for words in commands], ready):

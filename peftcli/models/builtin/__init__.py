@@ -11,6 +11,8 @@ from peftcli.errors import ModelError
 
 _HERE = Path(__file__).parent
 HASHES_PATH = _HERE / "hashes.json"
+BUILTIN_LICENCE = "apache-2.0"
+"""Of what ships with the package: its own (see LICENSE)."""
 
 
 @cache
