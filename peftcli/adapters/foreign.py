@@ -13,7 +13,7 @@ mlx-lm:
 
 A method that can read such folders has a file of the library's name (`adapterhub.py`, `mlx.py`) beside its `method.py`,
 with two functions: `reads` (whether a configuration is its own) and `translate` (into configuration and keys of ours).
-No list of methods is here.
+One that can write them has a third there, `express`. No list of methods is here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-from peftcli.adapters.base import Summary
+from peftcli.adapters.base import Adapter, Summary
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.registry import method_names
@@ -106,6 +106,23 @@ class Translation:
     companions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Expression:
+    """An adapter in another library's terms."""
+
+    fields: Mapping[str, Any]
+    """The method's own configuration."""
+    tensors: Mapping[str, Tensor]
+
+
+class Writer(Protocol):
+    """What a method's file for a library offers that it can write."""
+
+    def express(self, plain: nn.Module, adapter: Adapter, name: str, where: str) -> Expression:
+        """The adapter in the library's terms, under a name there; `plain`: its base, without it. Raises `AdapterError`
+        (at `where`) for what the library does not have."""
+
+
 class Reader(Protocol):
     """What a method's file for a library offers."""
 
@@ -146,6 +163,15 @@ def load_foreign(model: nn.Module, folder: Path, document: Mapping[str, Any], *,
     kept = {"base_model_name_or_path": document.get(foreign.library.base_field)}
     parts = AdapterTensors(folder / foreign.library.tensors_name, translation.tensors, translation.companions)
     return install(model, translation.config, parts, kept=kept, trainable=trainable)
+
+
+def writer_of(library: Library, method: str) -> Writer | None:
+    """What expresses a method in another library's terms; None where nothing does."""
+    place = f"peftcli.adapters.methods.{method}"
+    if importlib.util.find_spec(place) is None or importlib.util.find_spec(f"{place}.{library.reader}") is None:
+        return None
+    found = importlib.import_module(f"{place}.{library.reader}")
+    return cast(Writer, found) if hasattr(found, "express") else None
 
 
 def read_foreign(folder: Path, document: Mapping[str, Any]) -> ForeignFolder:

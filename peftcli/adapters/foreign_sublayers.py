@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from peftcli.adapters.base import FILE_PREFIX
+from peftcli.adapters.adapterhub_sites import sublayer_places
+from peftcli.adapters.base import FILE_PREFIX, Adapter
 from peftcli.adapters.config import MethodConfig, field_faults
 from peftcli.adapters.foreign import ForeignFolder, head_modules, head_tensors
+from peftcli.adapters.sublayer_config import SublayerConfig
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import structure
 from peftcli.models.sublayers import Role, sublayers
@@ -131,6 +133,67 @@ def _our_name(rest: str, *, norm_before: bool) -> str | None:
     if norm_before and rest.startswith("adapter_down.0."):
         return None
     return next((new + rest.removeprefix(old) for old, new in renamed.items() if rest.startswith(old)), rest)
+
+
+# -- the other way -------------------------------------------------------------------------------------------------
+
+
+def expressed_fields(config: SublayerConfig, num_blocks: int) -> dict[str, Any]:
+    """Fields that all methods with adapter layers share, in AdapterHub's terms."""
+    chosen = config.layers_to_transform
+    kept = {chosen} if isinstance(chosen, int) else set(range(num_blocks) if chosen is None else chosen)
+    parallel, houlsby = config.placement == "parallel", config.placement == "houlsby"
+    renamed = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+    scaling = config.scaling
+    return {
+        "mh_adapter": houlsby,
+        "output_adapter": True,
+        "is_parallel": parallel,
+        "original_ln_before": not (parallel or houlsby),
+        "original_ln_after": True,
+        "residual_before_ln": True,
+        "adapter_residual_before_ln": config.adapter_residual_before_ln,
+        "reduction_factor": config.reduction_factor,
+        "non_linearity": renamed.get(config.non_linearity, config.non_linearity),
+        "scaling": scaling if isinstance(scaling, str) else float(scaling),
+        "dropout": config.dropout,
+        "ln_before": config.ln_before,
+        "ln_after": config.ln_after,
+        "leave_out": [number for number in range(num_blocks) if number not in kept],
+        "cross_adapter": False,
+        "inv_adapter": None,
+        "inv_adapter_reduction_factor": None,
+        "use_gating": False,
+        "stochastic_depth": 0.0,
+        "init_weights": "bert",
+        "init_weights_seed": None,
+    }
+
+
+def expressed_tensors(plain: nn.Module, adapter: Adapter, name: str) -> dict[str, Tensor]:
+    """Tensors of adapter layers by AdapterHub's keys; those of other modules are left out."""
+    places = sublayer_places(plain)
+    found: dict[str, Tensor] = {}
+    for entry in adapter.entries():
+        path = next((path for path in places if entry.key.startswith(f"{FILE_PREFIX}{path}.")), None)
+        rest = "" if path is None else entry.key.removeprefix(f"{FILE_PREFIX}{path}.")
+        if path is not None and rest.startswith("adapter_"):
+            for key in _their_names(rest, norm_before=adapter.config.ln_before):  # type: ignore[attr-defined]
+                found[f"{places[path]}.adapters.{name}.{key}"] = entry.tensor.detach().clone()
+    return found
+
+
+def _their_names(rest: str, *, norm_before: bool) -> list[str]:
+    first = 1 if norm_before else 0
+    if rest == "adapter_scaling":
+        return ["scaling"]
+    if rest.startswith("adapter_down."):
+        return [f"adapter_down.{first}.{rest.removeprefix('adapter_down.')}"]
+    if rest.startswith("adapter_ln_before."):
+        # the library holds the norm twice: by its name, and as the first of the layers below
+        last = rest.removeprefix("adapter_ln_before.")
+        return [f"adapter_norm_before.{last}", f"adapter_down.0.{last}"]
+    return [rest.replace("adapter_ln_after.", "adapter_norm_after.")]
 
 
 class _Places:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from peftcli import files
 from peftcli.adapters.storage import load
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, DeviceError, RecipeError, StorageError
-from peftcli.exporting import hugging_face, mlx, ollama
+from peftcli.exporting import adapterhub, hugging_face, mlx, ollama
 from peftcli.exporting.answers import SLACK, TEXTS, OwnAnswers, differs_from_base, own_answers, require_same
 from peftcli.exporting.gguf import adapter as gguf_adapter
 from peftcli.exporting.gguf import llama_cpp
@@ -32,15 +33,15 @@ from peftcli.models.load import load_config, load_tokenizer
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.runs.locating import holds_a_model, no_run
 
-TARGETS = ("peft", "gguf", "ollama", "mlx")
-_LATER = ("adapterhub",)
+TARGETS = ("peft", "adapterhub", "gguf", "ollama", "mlx")
 _GGUF = ("gguf", "ollama")
-_ADAPTERS = ("peft", "mlx")
+_ADAPTERS = ("peft", "adapterhub", "mlx")
 """Formats of an adapter alone."""
 _MERGED = "merged"
 _LARGEST_TRIAL_BYTES = 4 << 30
 """A base up to this size is written for llama.cpp too, to try an adapter beside it."""
 _PROBE_TOLERANCE = 1e-4
+_ADAPTERHUB_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,6 @@ def export_adapter(
 
 
 def _check(to: str, *, merged: bool, kind: str | None) -> None:
-    if to in _LATER:
-        raise RecipeError(f"--to {to} is not supported yet", fix=f"one of {', '.join(TARGETS)}")
     if to not in TARGETS:
         raise RecipeError(f"cannot export to {to!r}", fix=f"one of {', '.join(TARGETS)}")
     if merged and to not in _GGUF:
@@ -134,24 +133,39 @@ class _Export:
             return None, "not run: Hugging Face PEFT; the two files are copied as they are", tuple(notes)
         if self.to == "mlx":
             return None, self._mlx(), ()
+        if self.to == "adapterhub":
+            return None, *self._adapterhub()
         return self._llama_cpp()
 
     def _mlx(self) -> str:
         pairs = plain_pairs(self.opened.model, self.where)
-        location = self.opened.location
-        mlx.write_folder(self.staging, self.opened.model, pairs, location.recorded, self.where)
+        mlx.write_folder(self.staging, self.opened.model, pairs, self.opened.location.recorded, self.where)
+        return self._read_again(self._plain_base(), "mlx-lm", _PROBE_TOLERANCE)
+
+    def _adapterhub(self) -> tuple[str, tuple[str, ...]]:
+        plain, location = self._plain_base(), self.opened.location
+        adapter = adapter_of(self.opened.model)
+        notes = adapterhub.write_folder(self.staging, plain, adapter, location.recorded, self.where)
+        proof = self._read_again(plain, "adapters, which needs another release of transformers", _ADAPTERHUB_TOLERANCE)
+        return proof, tuple(notes)
+
+    def _plain_base(self) -> nn.Module:
+        return load_base(self.opened.location, self.opened.source, auto_class=self.opened.auto_class)
+
+    def _read_again(self, plain: nn.Module, tool: str, tolerance: float) -> str:
+        """What was written, put on a plain base by the rules of the tool that reads it, gives the same logits."""
         with torch.inference_mode():
             tuned = probe(self.opened.model)
-        plain = load_base(location, self.opened.source, auto_class=self.opened.auto_class)
         load(plain, self.staging.path, converting=True)
         difference = float((probe(plain) - tuned).abs().max())
-        if not difference <= _PROBE_TOLERANCE * max(1.0, float(tuned.abs().max())):
+        if not difference <= tolerance * max(1.0, float(tuned.abs().max())):
             raise CheckFailed(
-                f"read again by mlx-lm's rules the files give logits that differ by {difference:.3g}; nothing was written",
+                f"read again by the rules of {tool.partition(',')[0]} the files give logits that differ by "
+                f"{difference:.3g}; nothing was written",
                 where=self.where,
                 fix="report this",
             )
-        return f"not run: mlx-lm; read again by its rules, logits differ by {difference:.2g} at most"
+        return f"not run: {tool}; read again by its rules, logits differ by {difference:.2g} at most"
 
     def _llama_cpp(self) -> tuple[str | None, str, tuple[str, ...]]:
         stops = answer_stops(self.opened)

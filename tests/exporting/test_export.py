@@ -97,7 +97,6 @@ def test_usage(tmp_path: Path) -> None:
     folder = make_adapter("builtin:tiny", tmp_path / "adapter", {"type": "lora", "r": 2})
     for settings, said in (
         ({"to": "onnx"}, "cannot export to 'onnx'"),
-        ({"to": "adapterhub"}, "not supported yet"),
         ({"to": "mlx", "merged": True}, "takes an adapter"),
         ({"to": "peft", "kind": "f16"}, "--type has no effect"),
     ):

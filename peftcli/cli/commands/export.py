@@ -12,7 +12,7 @@ from peftcli.cli.output import AsJson, Model, Quiet, RunAdapterOrModel, say, sho
 
 def command(
     path: RunAdapterOrModel,
-    to: Annotated[str, typer.Option("--to", help="peft, gguf, ollama or mlx.")],
+    to: Annotated[str, typer.Option("--to", help="peft, adapterhub, gguf, ollama or mlx.")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")],
     merged: Annotated[
         bool, typer.Option("--merged", help="The whole model with the adapter baked in (gguf, ollama).")

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from peftcli.adapters.foreign import ForeignFolder, Translation
-from peftcli.adapters.foreign_sublayers import config_of, is_sublayers, shared_fields, sublayer_tensors
+from peftcli.adapters.base import Adapter
+from peftcli.adapters.foreign import Expression, ForeignFolder, Translation
+from peftcli.adapters.foreign_sublayers import (
+    config_of,
+    expressed_fields,
+    expressed_tensors,
+    is_sublayers,
+    shared_fields,
+    sublayer_tensors,
+)
 from peftcli.adapters.methods.bottleneck.config import BottleneckConfig
+from peftcli.models.structure import structure
 
 
 def reads(fields: Mapping[str, Any]) -> bool:
@@ -25,3 +35,19 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     }
     config = config_of(BottleneckConfig, foreign, fields)
     return Translation(config, sublayer_tensors(model, foreign, norm_before=config.ln_before))
+
+
+def express(plain: nn.Module, adapter: Adapter, name: str, where: str) -> Expression:
+    """The adapter in AdapterHub's terms. Its projections always have biases: those that are missing are zero."""
+    config = adapter.config
+    assert isinstance(config, BottleneckConfig), "of this method"
+    tensors = expressed_tensors(plain, adapter, name)
+    if not config.bias:
+        weights = [key for key in tensors if ".adapter_down." in key or ".adapter_up." in key]
+        tensors |= {
+            f"{key.removesuffix('weight')}bias": torch.zeros(tensors[key].shape[0])
+            for key in weights
+            if tensors[key].dim() == 2
+        }
+    fields = expressed_fields(config, len(structure(plain).blocks))
+    return Expression(fields | {"phm_layer": False}, tensors)

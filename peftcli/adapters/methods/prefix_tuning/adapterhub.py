@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftcli.adapters.foreign import ForeignFolder, Translation, head_modules, head_tensors
+from peftcli.adapters.base import Adapter
+from peftcli.adapters.foreign import Expression, ForeignFolder, Translation, head_modules, head_tensors
 from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
+from peftcli.adapters.methods.prefix_tuning.method import PrefixTuningAdapter
 from peftcli.adapters.prompts import HEAD_PREFIX, NAME, PROMPT_KEY, SLOT
 from peftcli.errors import AdapterError
+from peftcli.models.rotary import turned_back
 
 _KEY = re.compile(r".*prefix_tunings\.[^.]+\.(?P<place>[^.]+)\.(?P<rest>.+)")
 _FLAT = "control_trans"
@@ -103,3 +106,34 @@ def _tensors(foreign: ForeignFolder) -> dict[str, Tensor]:
 
 def _incomplete(foreign: ForeignFolder) -> AdapterError:
     return AdapterError("the prefix is incomplete, or of odd shapes", where=str(foreign.path), fix="get it again")
+
+
+def express(plain: nn.Module, adapter: Adapter, name: str, where: str) -> Expression:
+    """The prefix in AdapterHub's terms: the table that a network makes, and positions that do not count it.
+
+    Where ours does count it, every query and key of the input is turned further by its length: the same scores come of
+    keys in the prefix that are turned back by as much. Raises `AdapterError` where positions are no such turn.
+    """
+    assert isinstance(adapter, PrefixTuningAdapter), "of this method"
+    config, site = adapter.config, adapter.site
+    rows = adapter.encoder.stored().detach()
+    if config.shift_positions and site.positions.taken:
+        slots = rows.reshape(rows.shape[0], site.num_layers, 2, site.num_heads, site.head_dim).clone()
+        keys = turned_back(plain, slots[:, :, 0], rows.shape[0])
+        if keys is None:
+            raise AdapterError(
+                "AdapterHub's library does not count the prefix as positions, and this adapter was trained so",
+                where=where,
+                fix="train with method.shift_positions=false",
+            )
+        slots[:, :, 0] = keys
+        rows = slots.reshape(rows.shape)
+    prefix = getattr(plain, "base_model_prefix", "")
+    place = f"{prefix}." if prefix and hasattr(plain, prefix) else ""
+    fields = {
+        "architecture": PrefixTuningConfig.name, "flat": True, "prefix_length": rows.shape[0], "dropout": 0.0,
+        "encoder_prefix": True, "cross_prefix": True, "leave_out": [], "non_linearity": "tanh", "bottleneck_size": 512,
+        "use_gating": False, "shared_gating": True, "init_weights_seed": None,
+    }  # fmt: skip
+    key = f"{place}prefix_tuning.prefix_tunings.{name}.self_prefix.{_FLAT}"
+    return Expression(fields, {key: rows.reshape(-1).clone()})
