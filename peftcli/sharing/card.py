@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftcli import files
-from peftcli.adapters.storage import read_config
+from peftcli.adapters.documents import read_config
 from peftcli.errors import ModelError, PeftcliError
 from peftcli.jobs.adapter_base import base_of
 from peftcli.models.licence import base_licence

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peftcli.adapters.storage import CONFIG_NAME, read_config
+from peftcli.adapters.documents import CONFIG_NAME, read_config
 from peftcli.errors import CheckFailed, RecipeError
 from peftcli.models.hub_repository import Repository, look_up, own_name, upload
 from peftcli.reports import numbers

@@ -68,7 +68,7 @@ def express(plain: nn.Module, adapter: Adapter, name: str, where: str) -> Expres
     }
     rank = max(lora_A.shape[0] for lora_A, _ in pairs.values())
     fields, covered = linear_fields(plain, set(pairs), where)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for site in covered:
         rows, columns = weight_view(plain.get_submodule(site.path)).shape
         lora_A, lora_B = torch.zeros(rank, columns), torch.zeros(rows, rank)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from peftcli.adapters.adapterhub_sites import linear_sites
 from peftcli.adapters.base import Adapter
 from peftcli.adapters.foreign import Expression, ForeignFolder, Translation, head_modules, head_tensors
 from peftcli.adapters.methods.prefix_tuning.config import PrefixTuningConfig
@@ -135,5 +136,8 @@ def express(plain: nn.Module, adapter: Adapter, name: str, where: str) -> Expres
         "encoder_prefix": True, "cross_prefix": True, "leave_out": [], "non_linearity": "tanh", "bottleneck_size": 512,
         "use_gating": False, "shared_gating": True, "init_weights_seed": None,
     }  # fmt: skip
-    key = f"{place}prefix_tuning.prefix_tunings.{name}.self_prefix.{_FLAT}"
-    return Expression(fields, {key: rows.reshape(-1).clone()})
+    # the one pool, as the library writes it: at the bare model, and again in each attention that reads it
+    attentions = {site.path.rpartition(".")[0] for site in linear_sites(plain).values() if site.matrix == "k"}
+    pools = [f"{place}prefix_tuning", *(f"{path}.prefix_tuning.pool" for path in sorted(attentions))]
+    flat = rows.reshape(-1)
+    return Expression(fields, {f"{pool}.prefix_tunings.{name}.self_prefix.{_FLAT}": flat.clone() for pool in pools})
