@@ -6,6 +6,7 @@ A method whose adapters such servers know has a file `serving.py` beside its `me
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from peftcli.adapters.documents import COMPANIONS_NAME, CONFIG_NAME, OWN_NAME, T
 from peftcli.adapters.registry import method_of_pairs
 from peftcli.errors import AdapterError
 from peftcli.models.companions import tokenizer_files
+from peftcli.models.tensor_header import tensor_header
 
 
 def write_folder(staging: files.StagedFolder, adapter: Path, config: MethodConfig) -> list[str]:
@@ -35,14 +37,15 @@ def write_folder(staging: files.StagedFolder, adapter: Path, config: MethodConfi
     for name, path in tokenizer_files(adapter).items():
         if name not in (OWN_NAME, COMPANIONS_NAME):
             staging.copy(path, name)
-    return serving_notes(read_config(adapter), config.name)
+    shapes = {key: shape for key, (_, shape) in tensor_header(adapter / TENSORS_NAME).items()}
+    return serving_notes(read_config(adapter), config.name, shapes)
 
 
-def serving_notes(document: dict[str, Any], name: str) -> list[str]:
+def serving_notes(document: dict[str, Any], name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What stands between an adapter of the method `name` and a server of many adapters; nothing: it can be served."""
     place = f"peftcli.adapters.methods.{name}"
     if importlib.util.find_spec(place) is None or importlib.util.find_spec(f"{place}.serving") is None:
         way = f"`peft convert ADAPTER --to {method_of_pairs()}`, or merge it"
         return [f"vLLM and SGLang cannot serve it: its method is {name}; {way}"]
-    found: list[str] = importlib.import_module(f"{place}.serving").serving_notes(document)
+    found: list[str] = importlib.import_module(f"{place}.serving").serving_notes(document, shapes)
     return found

@@ -70,10 +70,32 @@ def test_peft_files_are_the_adapters_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_server_can_serve(fields: dict[str, Any], said: str) -> None:
-    found = serving_notes({"r": 8, "bias": "none", **fields}, "lora")
+    document = {"r": 8, "bias": "none", **fields}
+    found = serving_notes(document, "lora", pairs_of(document["r"]))
     assert said in " ".join(found)
     assert bool(said) == bool(found)
-    assert "its method is ia3" in serving_notes({}, "ia3")[0]
+    assert "its method is ia3" in serving_notes({}, "ia3", {})[0]
+
+
+def pairs_of(rank: int) -> dict[str, tuple[int, ...]]:
+    path = "base_model.model.model.layers.0.self_attn.q_proj"
+    return {f"{path}.lora_A.weight": (rank, 32), f"{path}.lora_B.weight": (64, rank)}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"base_model.model.model.embed_tokens.lora_embedding_A": (8, 100)}, "no pair of a linear layer"),
+        ({"base_model.model.model.layers.0.mlp.experts.lora_A.weight": (4, 8, 32)}, "no pair of a linear layer"),
+        ({"base_model.model.lm_head.weight": (100, 32)}, "no pair of a linear layer"),
+        ({"base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight": (4, 32)}, "pairs of rank 4"),
+    ],
+)
+def test_what_the_tensors_say_of_serving(more: dict[str, tuple[int, ...]], said: str) -> None:
+    """A configuration may say nothing of it: a pattern that matches embeddings, a file of another tool."""
+    (found,) = serving_notes({"r": 8}, "lora", pairs_of(8) | more)
+    assert said in found
+    assert "cannot serve it" in found
 
 
 @pytest.mark.parametrize(

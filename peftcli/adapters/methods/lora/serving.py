@@ -6,15 +6,21 @@ file, no magnitude, no bias, nothing trained beside the pairs. A pattern of rank
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
+_KEY = re.compile(r"base_model\.model\..+\.lora_(?P<side>[AB])\.weight")
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank may be."""
 _VLLM_DEFAULT = 16
 
 
-def serving_notes(document: dict[str, Any]) -> list[str]:
-    """What stands between the adapter of a configuration and such a server, one sentence each; nothing: it can be served."""
+def serving_notes(document: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What stands between an adapter and such a server, one sentence each; nothing: it can be served.
+
+    `shapes`: of its tensors, by their keys in the file.
+    """
     faults = []
     if document.get("use_dora"):
         faults.append(_cannot("it has DoRA's magnitudes", "`peft convert ADAPTER --to lora --r N`, or merge it"))
@@ -27,6 +33,8 @@ def serving_notes(document: dict[str, Any]) -> list[str]:
         if document.get(name):
             faults.append(_cannot(f"they read past its {name}", "`peft convert ADAPTER --to lora --r N`"))
     rank = document.get("r")
+    if not faults:
+        faults += _in_tensors(shapes, rank)
     if not faults and isinstance(rank, int):
         least = next((size for size in _RANKS if size >= rank), None)
         if least is None:
@@ -34,6 +42,22 @@ def serving_notes(document: dict[str, Any]) -> list[str]:
         elif least > _VLLM_DEFAULT:
             faults.append(f"vLLM needs --max-lora-rank {least} for it")
     return faults
+
+
+def _in_tensors(shapes: Mapping[str, tuple[int, ...]], rank: Any) -> list[str]:
+    """What the configuration does not say: tensors beside the pairs, pairs of other ranks than its own."""
+    odd = [key for key, shape in shapes.items() if not _KEY.fullmatch(key) or len(shape) != 2]
+    if odd:
+        return [_cannot(f"`{odd[0]}` is no pair of a linear layer", "merge it")]
+    sides = {key: "AB".index(match["side"]) for key in shapes if (match := _KEY.fullmatch(key))}
+    others = sorted({shapes[key][side] for key, side in sides.items()} - {rank})
+    if others:
+        return [
+            _cannot(
+                f"it has pairs of rank {others[0]} beside its r of {rank}", "`peft convert ADAPTER --to lora --r N`"
+            )
+        ]
+    return []
 
 
 def _cannot(why: str, way: str) -> str:
