@@ -50,9 +50,11 @@ class Library:
 
 
 ADAPTERHUB = Library("AdapterHub", "adapterhub", "adapter.safetensors", "model_name")
+"""The library `adapters`."""
 MLX = Library("MLX", "mlx", "adapters.safetensors", "model")
 """mlx-lm, Apple's."""
 HEAD_NAME = "model_head.safetensors"
+"""Where that library keeps a head of labels, beside the adapter."""
 _PICKLED = ("pytorch_adapter.bin", "pytorch_model_head.bin")
 
 

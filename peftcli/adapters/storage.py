@@ -47,6 +47,7 @@ from peftcli.models.auto_class import purpose_of
 from peftcli.models.fingerprint import Fingerprint
 
 METADATA = {"format": "pt"}
+"""Of every file of tensors, as other libraries write and want it."""
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "merge": "bake the adapter into its base, verified",
     "export": "the adapter in another tool's format, tried there",
     "push": "adapter, card, recipe, lock and report to the Hub",
+    "serve": "the command by which vLLM serves runs",
     "convert": "an adapter as LoRA, or a foreign one in our format",
     "combine": "several adapters of one base into one",
     "inspect": "what an adapter, run or model folder is",

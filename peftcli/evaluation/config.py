@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from peftcli.errors import FieldFault, RecipeError
 from peftcli.evaluation.registry import resolve_metric_name
 
+JSON_PACKAGE = "llguidance"
+"""What keeps answers to a JSON schema."""
+JSON_EXTRA = "pip install 'peftcli[json]'"
+"""How it is installed."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(
@@ -46,7 +51,7 @@ class GenerationConfig(_Section):
     """How text is written, in reports, metrics, `peft generate` and `peft chat`. What is set here goes with the adapter
     and into what is merged from it, there also into `generation_config.json` for other tools."""
 
-    free_text: ClassVar[tuple[str, ...]] = ("system_prompt",)
+    free_text: ClassVar[tuple[str, ...]] = ("system_prompt", "json_schema")
     """Fields whose text may hold anything, `${...}` too."""
 
     max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
@@ -61,6 +66,12 @@ class GenerationConfig(_Section):
     system_prompt: str | None = None
     """A system message in front of what `peft generate` and `peft chat` are asked, unless it brings its own; needs a
     chat template. Validation rows are answered as they stand."""
+
+    num_return_sequences: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Answers to each prompt of `peft generate`. Needs `do_sample: true`: greedy answers are all the same."""
+    json_schema: dict[str, Any] | None = None
+    """Every answer is JSON of this schema (https://json-schema.org): no other token can be written. Needs the package
+    llguidance."""
 
     def stated(self) -> dict[str, Any]:
         """The values that are no defaults: what an adapter, and what is merged from it, take along."""
@@ -78,7 +89,7 @@ class GenerationConfig(_Section):
         """Warnings for settings that have no effect beside the others."""
         if self.do_sample:
             return []
-        idle = [name for name in ("temperature", "top_p") if getattr(self, name) != 1.0]
+        idle = [name for name in ("temperature", "top_p", "num_return_sequences") if getattr(self, name) != 1]
         return [f"generation.{name} has no effect without `do_sample: true`" for name in idle]
 
 

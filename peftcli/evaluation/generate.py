@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from peftcli.evaluation.sharing import ALONE, Sharing, turns
 from peftcli.models.device import is_out_of_memory
 from peftcli.models.modes import evaluating
 from peftcli.models.structure import input_embedding
+
+if TYPE_CHECKING:
+    from peftcli.evaluation.constrained import JsonGrammar
 
 Stream = Callable[[str], None]
 """Called with each new piece of text as it is written."""
@@ -72,13 +75,20 @@ def generate(
     _check_known(model, tokenizer, prompts)
     answers: dict[int, GeneratedAnswer] = {}
     with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed, chat=chat) as stops:
+<<<<<<< HEAD
         pad = _filler(tokenizer, stops)
         cut = batches(model, prompts, batch_size=batch_size, pad=pad)
         for chosen in turns(cut, ALONE if config.do_sample else sharing):
             if chosen is None:
                 continue
+=======
+        pad, grammar = _filler(tokenizer, stops), _grammar(tokenizer, config, stops)
+        for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
+>>>>>>> 78a3316 (Answers kept to a JSON schema, several answers by seed, and the command by which vLLM serves runs)
             asked = [prompts[index] for index in chosen]
-            written = _write_batch(model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget))
+            written = _write_batch(
+                model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget), grammar=grammar
+            )
             for index, ids in zip(chosen, written, strict=True):
                 answers[index] = _answer(_Decoder(tokenizer, _context(model, prompts[index]), stops), ids)
             if progress:
@@ -118,6 +128,7 @@ def generate_stream(
             pad=_filler(tokenizer, stops),
             new_tokens=_new_tokens(model, [prompt], config, OPEN_BUDGET),
             streamer=_Pieces(decoder, stream),
+            grammar=_grammar(tokenizer, config, stops),
         )
         return _answer(decoder, written[0])
 
@@ -269,6 +280,7 @@ def _write_batch(
     pad: int,
     new_tokens: int,
     streamer: BaseStreamer | None = None,
+    grammar: JsonGrammar | None = None,
 ) -> list[list[int]]:
     """At most `new_tokens` new ids of each prompt, up to the longest answer of the batch."""
     length = max(len(prompt) for prompt in prompts)
@@ -286,10 +298,21 @@ def _write_batch(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
         streamer=streamer,
+        **({} if grammar is None else {"logits_processor": [grammar.processor()]}),
     )
     # an encoder-decoder gives back its start token and the answer, without the prompt
     new: list[list[int]] = output[:, 1 if encoded else length :].tolist()
     return new
+
+
+def _grammar(tokenizer: Any, config: GenerationConfig, stops: Sequence[int]) -> JsonGrammar | None:
+    """What answers are kept to; None where they are free."""
+    if config.json_schema is None:
+        return None
+    # imported where it is asked for: the package is an extra
+    from peftcli.evaluation.constrained import JsonGrammar
+
+    return JsonGrammar(config.json_schema, tokenizer, stops)
 
 
 def _is_encoder_decoder(model: Any) -> bool:

@@ -14,7 +14,7 @@ from peftcli import files
 from peftcli.errors import AdapterError, DataError, Fault
 from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
-from peftcli.evaluation.generate import generate, generate_stream
+from peftcli.evaluation.generate import GeneratedAnswer, generate, generate_stream
 from peftcli.evaluation.prompts import encode_row
 from peftcli.jobs.opening import OpenModel
 from peftcli.models.auto_class import WRITING
@@ -34,18 +34,33 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """The tuned model's answer, and the base's where it was asked for."""
+    """The tuned model's answers to one prompt (mostly one), and the base's where they were asked for."""
 
     request: Request
-    text: str
-    base: str | None
+    texts: tuple[str, ...]
+    bases: tuple[str, ...] | None
+    cut: int = 0
+    """Answers of the tuned model that ended at the budget and not by themselves."""
+
+    @property
+    def text(self) -> str:
+        """The first answer."""
+        return self.texts[0]
+
+    @property
+    def base(self) -> str | None:
+        """The base's first answer."""
+        return None if self.bases is None else self.bases[0]
 
     def to_dict(self) -> dict[str, Any]:
         """The input row with `answer`, and `base_answer` where there is one.
 
         A row that brings a field of such a name keeps it: what was written then stands under `generated_answer`.
         """
-        written = {"answer": self.text} | ({} if self.base is None else {"base_answer": self.base})
+        several = len(self.texts) > 1
+        written: dict[str, Any] = {"answer": self.text} | ({"answers": list(self.texts)} if several else {})
+        if self.bases is not None:
+            written |= {"base_answer": self.base} | ({"base_answers": list(self.bases)} if several else {})
         prefix = "generated_" if written.keys() & self.request.row.keys() else ""
         return {**self.request.row, **{prefix + name: text for name, text in written.items()}}
 
@@ -130,28 +145,49 @@ def prompt_ids(request: Request, opened: OpenModel, config: GenerationConfig) ->
 def answer_all(
     opened: OpenModel, requests: Sequence[Request], config: GenerationConfig, *, with_base: bool = False, seed: int = 0
 ) -> list[Answer]:
-    """Batched, left-padded answers in the order of the requests."""
+    """Batched, left-padded answers in the order of the requests, as many to each as the configuration says."""
     prompts = [prompt_ids(request, opened, config) for request in requests]
     plain = [_is_plain(request, opened) for request in requests]
 
-    def run(model: nn.Module) -> list[str]:
-        written: dict[int, str] = {}
+    number = config.num_return_sequences
+
+    def run(model: nn.Module) -> list[list[GeneratedAnswer]]:
+        written: dict[int, list[GeneratedAnswer]] = {}
         for style in sorted(set(plain)):
             chosen = [index for index, found in enumerate(plain) if found is style]
-            origins = [requests[index].origin for index in chosen]
-            asked = [prompts[index] for index in chosen]
+            # the same prompt again draws another answer
+            repeated = [index for index in chosen for _ in range(number)]
+            origins = [requests[index].origin for index in repeated]
+            asked = [prompts[index] for index in repeated]
             answers = generate(
                 model, opened.tokenizer, asked, config=config, seed=seed, origins=origins, chat=not style
             )
-            written |= {index: answer.text for index, answer in zip(chosen, answers, strict=True)}
+            for index, answer in zip(repeated, answers, strict=True):
+                written.setdefault(index, []).append(answer)
         return [written[index] for index in range(len(requests))]
 
     tuned = run(opened.model)
-    base: Sequence[str | None] = [None] * len(tuned)
+    base: Sequence[list[GeneratedAnswer] | None] = [None] * len(tuned)
     if with_base:
         with opened.as_base() as model:
             base = run(model)
-    return [Answer(*parts) for parts in zip(requests, tuned, base, strict=True)]
+    return [
+        Answer(
+            request,
+            tuple(answer.text for answer in own),
+            None if bases is None else tuple(answer.text for answer in bases),
+            cut=sum(answer.finish == "length" for answer in own),
+        )
+        for request, own, bases in zip(requests, tuned, base, strict=True)
+    ]
+
+
+def cut_note(answers: Sequence[Answer], config: GenerationConfig) -> str | None:
+    """What to know of answers that were to be JSON: one that was cut at the budget is not whole."""
+    cut = sum(answer.cut for answer in answers)
+    if config.json_schema is None or not cut:
+        return None
+    return f"{cut} answers were cut before their JSON ended: raise generation.max_new_tokens"
 
 
 def stream_answer(
@@ -193,8 +229,10 @@ def chat_turns(
 
 def answers_text(answers: Sequence[Answer]) -> str:
     """What `peft generate` prints: the base's answer above the tuned one where both are wanted."""
-    blocks = []
-    for answer in answers:
-        lines = [answer.text] if answer.base is None else [f"base:  {answer.base}", f"tuned: {answer.text}"]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+    return "\n\n".join(_answer_text(answer) for answer in answers)
+
+
+def _answer_text(answer: Answer) -> str:
+    if answer.bases is None:
+        return "\n".join(answer.texts)
+    return "\n".join([*(f"base:  {text}" for text in answer.bases), *(f"tuned: {text}" for text in answer.texts)])

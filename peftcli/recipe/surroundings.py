@@ -16,6 +16,7 @@ from peftcli.data.first_row import first_row
 from peftcli.data.names import format_names, own_format_names
 from peftcli.data.sources import is_local, resolve
 from peftcli.errors import DataError, DeviceError, Fault, ModelError, PeftcliError, RecipeError
+from peftcli.evaluation.config import JSON_EXTRA, JSON_PACKAGE
 from peftcli.evaluation.registry import packages_of
 from peftcli.models.source import BUILTIN_PREFIX, resolve_base
 from peftcli.models.storage_names import PACKAGES
@@ -122,6 +123,8 @@ def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
     for name in recipe.evaluation.metrics:
         for package in packages_of(name):
             yield _Need("evaluation.metrics", f"metric {name}", (package,), "pip install 'peftcli[metrics]'")
+    if recipe.generation.json_schema is not None:
+        yield _Need("generation.json_schema", "generation.json_schema", (JSON_PACKAGE,), JSON_EXTRA)
     for name in recipe.tracking:
         modules = TRACKER_MODULES.get(name, (name,))
         yield _Need("tracking", f"tracking by {name}", modules, f"pip install {TRACKER_PACKAGES[name]}")

@@ -123,6 +123,7 @@ CALLS: dict[str, list[str]] = {
     "chat": ["run"],
     "merge": ["run", "--output", "merged"],
     "export": ["run", "--to", "peft", "--output", "exported"],
+    "serve": ["run"],
     "push": ["run", "me/run", "--yes"],
     "convert": ["run", "--to", "lora", "--output", "converted"],
     "combine": ["run", "other", "--weights", "1,1", "--how", "cat", "--output", "combined"],

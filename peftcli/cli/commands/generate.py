@@ -29,7 +29,7 @@ def command(
     Example:  peft generate runs/first --prompt "My parcel is late" --base
     """
     from peftcli.errors import RecipeError, StorageError
-    from peftcli.jobs.generate import answer_all, answers_text, read_requests, stream_answer, text_request
+    from peftcli.jobs.generate import answer_all, answers_text, cut_note, read_requests, stream_answer, text_request
     from peftcli.jobs.opening import writing_of
     from peftcli.jobs.predict import gives_labels, predict_all, predictions_text
     from peftcli.jobs.whole_models import open_to_answer
@@ -52,13 +52,15 @@ def command(
     for warning in writing.warnings:
         say(f"warning: {warning}")
     # only a lone prompt is written as it comes: two answers side by side, or a document, need the whole text
-    if prompt is not None and not base and not as_json:
+    if prompt is not None and not base and not as_json and writing.config.num_return_sequences == 1:
         stream_answer(
             opened, requests[0], writing.config, lambda piece: print(piece, end="", flush=True), seed=writing.seed
         )
         print()
         return
     answers = answer_all(opened, requests, writing.config, with_base=base, seed=writing.seed)
+    if (note := cut_note(answers, writing.config)) is not None:
+        say(f"warning: {note}")
     documents = [answer.to_dict() for answer in answers]
     _put(documents, answers_text(answers), output, "answers", quiet=quiet, as_json=as_json)
 

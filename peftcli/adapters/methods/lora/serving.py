@@ -7,7 +7,7 @@ file, no magnitude, no bias, nothing trained beside the pairs. A pattern of rank
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _KEY = re.compile(r"base_model\.model\..+\.lora_(?P<side>[AB])\.weight")
@@ -42,6 +42,13 @@ def serving_notes(document: dict[str, Any], shapes: Mapping[str, tuple[int, ...]
         elif least > _VLLM_DEFAULT:
             faults.append(f"vLLM needs --max-lora-rank {least} for it")
     return faults
+
+
+def server_flags(documents: Sequence[dict[str, Any]]) -> list[str]:
+    """What vLLM must be told to take some adapters that it can serve: its default rank is lower than many."""
+    rank = max(int(document["r"]) for document in documents)
+    least = next(size for size in _RANKS if size >= rank)
+    return ["--max-lora-rank", str(least)] if least > _VLLM_DEFAULT else []
 
 
 def _in_tensors(shapes: Mapping[str, tuple[int, ...]], rank: Any) -> list[str]:
