@@ -24,6 +24,7 @@ from peftcli.models.structure import input_embedding
 
 GENERATION_NAME = "generation_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
+"""The chat template in a file of its own, as newer releases of transformers keep it."""
 _CONFIG_LIMIT_BYTES = 64 << 20
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _TOKENIZER_NAME = re.compile(
