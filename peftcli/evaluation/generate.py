@@ -75,16 +75,11 @@ def generate(
     _check_known(model, tokenizer, prompts)
     answers: dict[int, GeneratedAnswer] = {}
     with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed, chat=chat) as stops:
-<<<<<<< HEAD
-        pad = _filler(tokenizer, stops)
+        pad, grammar = _filler(tokenizer, stops), _grammar(tokenizer, config, stops)
         cut = batches(model, prompts, batch_size=batch_size, pad=pad)
         for chosen in turns(cut, ALONE if config.do_sample else sharing):
             if chosen is None:
                 continue
-=======
-        pad, grammar = _filler(tokenizer, stops), _grammar(tokenizer, config, stops)
-        for chosen in batches(model, prompts, batch_size=batch_size, pad=pad):
->>>>>>> 78a3316 (Answers kept to a JSON schema, several answers by seed, and the command by which vLLM serves runs)
             asked = [prompts[index] for index in chosen]
             written = _write_batch(
                 model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget), grammar=grammar
