@@ -10,12 +10,22 @@ from peftcli.models.fingerprint import Fingerprint, PackedValues, fingerprint
 from peftcli.models.load import new_head_keys
 from peftcli.models.storage import storage_of, was_transposed
 
+_KNOWN = "_peftcli_fingerprint"
+
 
 def base_fingerprint(model: nn.Module) -> Fingerprint:
     """The fingerprint of the base's own parameters. A task head that the base's files do not hold is not the base's: it
     was drawn when the model was loaded, and is another one each time."""
+    known = model.__dict__.get(_KNOWN)
+    if isinstance(known, Fingerprint):
+        return known
     drawn = set(new_head_keys(model))
     return fingerprint((name, _values(module, leaf)) for name, module, leaf in base_places(model) if name not in drawn)
+
+
+def keep_fingerprint(model: nn.Module, known: Fingerprint) -> None:
+    """Notes the fingerprint of a base whose bits no process will have all of."""
+    model.__dict__[_KNOWN] = known
 
 
 def _values(module: nn.Module, leaf: str) -> Tensor | PackedValues:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import MergeError
+from peftcli.models.spread import whole
 from peftcli.models.weights import is_adaptable, is_linear, weight_view
 
 _PIECE = 1 << 14
@@ -100,7 +101,7 @@ def _original(base: nn.Module, name: str, value: Tensor) -> Tensor:
     if name == "weight" and is_adaptable(base):
         view = weight_view(base)
         return view.stored(view.dense())
-    return base.get_parameter(name).detach().float() if _has(base, name) else torch.zeros_like(value)
+    return whole(base.get_parameter(name).detach()).float() if _has(base, name) else torch.zeros_like(value)
 
 
 def _has(module: nn.Module, name: str) -> bool:

@@ -181,11 +181,11 @@ def score(
     cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     done = 0
     with evaluating(model), memory_errors("evaluating", "a smaller evaluation.batch_size"):
-        for chosen in turns(cut, sharing):
-            if chosen is None:
-                continue
+        for chosen, is_own in turns(cut, sharing):
             batch = task.collate([store[int(row)] for row in chosen], pad_token_id=pad_token_id)
             part = task.score_rows(model, batch)
+            if not is_own:
+                continue
             for name in _SCORES:
                 getattr(found, name)[chosen] = getattr(part, name)
             if part.labelled is not None:

@@ -69,17 +69,18 @@ def generate(
     `chat`: whether prompts went through the chat template, whose end of a turn then ends an answer too.
     `origins` name the rows in the `DataError` for prompts that are empty or do not fit the model's context together
     with their answer. `sharing`: the processes that each write some of the batches, and return all answers; sampled
-    ones are written by each, since a batch draws from where the one before it has ended.
+    ones are written by each, since a batch draws from where the one before it has ended, and all by each that must keep
+    in step, since no two answers are equally long.
     """
     check_fits(model, prompts, config=config, origins=origins)
     _check_known(model, tokenizer, prompts)
     answers: dict[int, GeneratedAnswer] = {}
     with _writing(model, tokenizer, config, prompts[0] if prompts else [], seed=seed, chat=chat) as stops:
         pad, grammar = _filler(tokenizer, stops), _grammar(tokenizer, config, stops)
+        if config.do_sample or sharing.in_step:
+            sharing = ALONE
         cut = batches(model, prompts, batch_size=batch_size, pad=pad)
-        for chosen in turns(cut, ALONE if config.do_sample else sharing):
-            if chosen is None:
-                continue
+        for chosen, _ in turns(cut, sharing):
             asked = [prompts[index] for index in chosen]
             written = _write_batch(
                 model, asked, pad=pad, new_tokens=_new_tokens(model, asked, config, budget), grammar=grammar
@@ -88,8 +89,7 @@ def generate(
                 answers[index] = _answer(_Decoder(tokenizer, _context(model, prompts[index]), stops), ids)
             if progress:
                 progress(len(answers), len(prompts))
-    if not config.do_sample:
-        answers = _of_all(answers, sharing)
+    answers = _of_all(answers, sharing)
     return [answers[index] for index in range(len(prompts))]
 
 

@@ -22,6 +22,10 @@ class Sharing(Protocol):
     def size(self) -> int:
         """How many there are."""
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all must compute equally often, each holding a part of the model."""
+
     def meet(self, what: str, said: Any = None) -> list[Any]:
         """What each says (JSON), in their order."""
 
@@ -30,7 +34,7 @@ class Sharing(Protocol):
 
 
 class _Alone:
-    rank, size = 0, 1
+    rank, size, in_step = 0, 1, False
 
     def meet(self, what: str, said: Any = None) -> list[Any]:
         return [said]
@@ -43,12 +47,18 @@ ALONE: Sharing = _Alone()
 """One process, which has all batches."""
 
 
-def turns(batches: Sequence[Batch], sharing: Sharing) -> Iterator[Batch | None]:
-    """The batches of this process, one a turn; None in a turn that has none for it. All take equally many turns."""
+def turns(batches: Sequence[Batch], sharing: Sharing) -> Iterator[tuple[Batch, bool]]:
+    """The batches of this process, one a turn, and whether it is this one's own. All take equally many turns.
+
+    In a turn that has none for it a process that must keep in step computes the last batch for nothing.
+    """
     for start in range(0, len(batches), sharing.size):
         sharing.pause()
         place = start + sharing.rank
-        yield batches[place] if place < len(batches) else None
+        if place < len(batches):
+            yield batches[place], True
+        elif sharing.in_step:
+            yield batches[-1], False
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:

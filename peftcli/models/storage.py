@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from peftcli.errors import AdapterError
+from peftcli.models.spread import whole
 
 _PLANNED = "_peftcli_planned_storage"
 _BY_BLOCKS = "_peftcli_read_by_blocks"
@@ -85,7 +86,7 @@ class Plain(Storage):
         return self._weight(module).device
 
     def dense(self, module: nn.Module) -> Tensor:
-        return self._weight(module).detach()
+        return whole(self._weight(module).detach())
 
 
 class Planned(Plain):

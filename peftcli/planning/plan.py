@@ -562,7 +562,19 @@ def _warnings(
         # a default is no wish that a short run could disappoint
         if every and every > resolved.steps and loaded.is_wish(key):
             found.append(f"{key} {every} is more than the {resolved.steps} steps of this run")
-    return [*found, *_idle_early_stopping(recipe, resolved.steps)]
+    return [*found, *_idle_processes(recipe, resolved), *_idle_early_stopping(recipe, resolved.steps)]
+
+
+def _idle_processes(recipe: Recipe, resolved: Resolved) -> list[str]:
+    """Processes that have no part of a batch: what a recipe says of its parts is not changed behind its back."""
+    rows, processes = recipe.training.batch_size, recipe.training.processes
+    parts = -(-rows // resolved.micro_batch_size)
+    # how many packs a batch will make is known when it is packed
+    if recipe.data.packing or parts >= processes:
+        return []
+    most = max(1, -(-rows // processes))
+    fix = f"lower training.micro_batch_size to {most}" if most < resolved.micro_batch_size else "raise batch_size"
+    return [f"{processes - parts} of {processes} processes have no rows of a batch, which is cut into {parts}: {fix}"]
 
 
 def _idle_early_stopping(recipe: Recipe, steps: int) -> list[str]:

@@ -39,6 +39,7 @@ def broken_rules(recipe: Recipe, is_given: Callable[[str], bool]) -> list[Broken
         *_metrics(recipe, is_given),
         *_task(recipe, is_given),
         *_arithmetic(recipe),
+        *_sharding(recipe),
     ]
 
 
@@ -50,6 +51,11 @@ def idle_settings(recipe: Recipe) -> list[str]:
     if _only_builtin(recipe.data.validation_sources) and not _only_builtin(recipe.data.train_sources):
         found.append(
             "data.validation is rows that ship with peftcli, not yours: it measures a different task from the one you train"
+        )
+    if recipe.training.sharding != "none" and recipe.training.processes == 1:
+        found.append(
+            "training.sharding spreads the base over processes, of which there is one: start the run by a launcher, "
+            "or set training.processes"
         )
     rate = recipe.training.learning_rate
     if isinstance(rate, float) and rate > SUSPICIOUS_RATE:
@@ -185,3 +191,17 @@ def _arithmetic(recipe: Recipe) -> Iterator[BrokenRule]:
             f"`precision: fp32` with `dtype: {recipe.model.dtype}` would compute in {recipe.model.dtype}",
             "leave one of the two at auto",
         )
+
+
+def _sharding(recipe: Recipe) -> Iterator[BrokenRule]:
+    """What cannot go with a base that is spread over processes."""
+    training, model = recipe.training, recipe.model
+    if training.sharding == "none":
+        return
+    refused = {
+        "model.quantization": (model.quantization, "packed weights are not cut apart", "leave one of the two out"),
+        "training.compile": (training.compile, "compiled layers would not gather their weights", "set it to false"),
+    }
+    for key, (value, why, fix) in refused.items():
+        if value:
+            yield BrokenRule((key, "training.sharding"), f"`{key}` does not go with `training.sharding`: {why}", fix)

@@ -49,7 +49,7 @@ from peftcli.training.world import ALONE, World
 INIT_BATCHES = 8
 FREE_KEYS = (
     "name", "output", "tracking", "expect", "generation.", "evaluation.", "checkpoint.", "training.epochs",
-    "training.max_steps", "training.processes", "threads", "extends", "data.checks",
+    "training.max_steps", "training.processes", "training.sharding", "threads", "extends", "data.checks",
 )  # fmt: skip
 """Recipe keys that a resumed run may change: logging, length, place."""
 
@@ -71,6 +71,8 @@ class Assembly:
     progress: TrainingProgress
     world: World = ALONE
     """The processes of the run; only the leading one writes."""
+    base_bytes: tuple[int, int] | None = None
+    """Of a base that is spread: bytes of the whole, and of what this process holds of it."""
     trackers: Trackers | None = None
     scores: dict[int, Evaluation] = field(default_factory=dict)
     followers: list[Callable[[Path], None]] = field(default_factory=list)
@@ -149,7 +151,8 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
         auto_class=prepared.task.auto_class,
         dtype=DTYPES[resolved.dtype],
         attention=None if attention == "auto" else attention,
-        device=resolved.device,
+        # one that will be spread may not fit a device as a whole
+        device=resolved.device if prepared.loaded.recipe.training.sharding == "none" else "cpu",
         quantization=prepared.loaded.recipe.model.quantization,
         head=prepared.head,
     )
@@ -239,7 +242,7 @@ def init_context(assembly: Assembly) -> InitContext:
         order = assembly.prepared.order
         for index in range(min(INIT_BATCHES, order.steps_per_epoch)):
             batch = assembly.collate(assembly.rows(order.batch(0, index)))
-            yield {name: tensor.to(assembly.accelerator.device) for name, tensor in batch.items()}
+            yield {name: tensor.to(next(assembly.model.parameters()).device) for name, tensor in batch.items()}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         found = assembly.task.loss(model, batch)

@@ -197,6 +197,7 @@ class Draft:
             facts["parameters"] = Parameters(trainable=self.attached.trainable, total=self.attached.total)
         if self.assembly is not None:
             facts |= _machine_facts(self.assembly)
+            facts["settings"] |= _spread_facts(self.assembly)
         if self.result is not None:
             facts["settings"] |= {"kernels": self.result.kernels or OFF}
             if self.result.compiled is not None:
@@ -301,6 +302,16 @@ def _planned_facts(prepared: Prepared) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "rows": shown_rows(prepared),
     }
+
+
+def _spread_facts(assembly: Assembly) -> dict[str, Any]:
+    """How many processes trained, and what each holds of a base that is spread over them."""
+    if assembly.world.size == 1:
+        return {}
+    found: dict[str, Any] = {"processes": assembly.world.size}
+    if assembly.base_bytes is not None:
+        found |= {"base_bytes": assembly.base_bytes[0], "base_bytes_per_process": assembly.base_bytes[1]}
+    return found
 
 
 def _machine_facts(assembly: Assembly) -> dict[str, Any]:

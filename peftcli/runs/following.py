@@ -16,6 +16,8 @@ from peftcli.planning.plan import Prepared, Resolved, prepare_run
 from peftcli.recipe import LoadedRecipe, Recipe
 from peftcli.runs.assembly import Assembly, assemble, fit_setup, require_fit_base, require_same_start, score_run
 from peftcli.runs.attaching import attach_method
+from peftcli.runs.base_sharding import shard_base
+from peftcli.runs.scoring import updates_of
 from peftcli.training.loop import fit
 from peftcli.training.signals import RunSignals, StopNow, run_signals
 from peftcli.training.world import World
@@ -70,8 +72,12 @@ def _take_part(world: World, order: dict[str, Any]) -> None:
     require_fit_base(assembly)
     attach_method(assembly, resuming=order["resuming"])
     require_same_start(assembly)
+    shard_base(assembly)
     result = fit(fit_setup(assembly, resuming=order["resuming"], has_begun_well=lambda: _move(assembly)))
     score_run(assembly, result)
+    if world.in_step:
+        # the leader measures how far it moved the base, of which each has a part
+        updates_of(assembly.model)
 
 
 def _prepared(order: dict[str, Any]) -> Prepared:

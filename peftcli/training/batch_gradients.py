@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from peftcli.training.input_gradients import carry_through_inputs
 from peftcli.training.interfaces import parts_alone
 from peftcli.training.seeding import seed_forward
 from peftcli.training.setup import FitSetup
+from peftcli.training.world import World
 
 KEPT_NUMBERS = 1 << 28
 """Gradients that a process keeps part by part, 1 GiB of them: enough for 256 million trained numbers in one part."""
@@ -103,11 +104,6 @@ def read_rows(setup: FitSetup, indices: Sequence[int]) -> OptimizerBatch:
     )
 
 
-def rows_at_once(micro_batch_size: int, rows: int, processes: int) -> int:
-    """Rows of one forward pass: as configured, fewer where a process would have none of the batch."""
-    return min(micro_batch_size, -(-rows // processes))
-
-
 def _parts(setup: FitSetup, rows: Sequence[TrainingRow], micro_batch_size: int) -> Sequence[Batch]:
     """The batches of the forward passes, on the CPU."""
     if setup.pack is not None:
@@ -158,12 +154,9 @@ def accumulate(
     one_by_one = _can_be_kept(owners, trained, world.size)
     shares: list[Tensor] = []
     loss = torch.zeros((), device=device)
-    for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-        if weight == 0.0:
-            continue  # nothing to learn from, and 0/0 in a loss that means by itself
-        if owners and owner(number, world.size) != world.rank:
-            continue
-        computed_here = number
+    for number, counts in _passes(weights, owners, world):
+        part, weight = parts[number], weights[number]
+        held = None if counts else [parameter.grad for parameter in trained]
         seed_forward(setup.seed, step, number, device)
         with precision:
             computed = setup.compute_loss(setup.model, part)
@@ -178,6 +171,11 @@ def accumulate(
         extra = setup.adapter.extra_loss()
         # over the micro-batches the extra term adds up to itself once
         setup.accelerator.backward(share if extra is None else share + extra * (weight / total_weight))
+        if held is not None:
+            for parameter, gradient in zip(trained, held, strict=True):
+                parameter.grad = gradient
+            continue
+        computed_here = number
         loss += share.detach()
         for name, value in computed.facts.items():
             facts[name] = facts[name] + value if name in facts else value
@@ -201,6 +199,21 @@ def _told(setup: FitSetup, parts: Sequence[Batch], precision: AbstractContextMan
             return setup.whole_batch(setup.model, parts)
     finally:
         setup.adapter.set_training(True)
+
+
+def _passes(weights: Sequence[float], owners: Sequence[int], world: World) -> Iterator[tuple[int, bool]]:
+    """Numbers of the parts that this process computes, and whether they count.
+
+    `owners`: of the parts that carry loss; none where it takes all of them. Where all must keep in step, those with fewer
+    parts compute the last one once more, for nothing.
+    """
+    # others have nothing to learn from, and would be 0/0 in a loss that means by itself
+    numbers = [number for number, weight in enumerate(weights) if weight != 0.0]
+    mine = [number for number in numbers if not owners or owner(number, world.size) == world.rank]
+    yield from ((number, True) for number in mine)
+    if owners and world.in_step:
+        most = max(owners.count(rank) for rank in range(world.size))
+        yield from ((numbers[-1], False) for _ in range(most - len(mine)))
 
 
 def _owners(weights: Sequence[float], processes: int) -> tuple[int, ...]:

@@ -163,6 +163,9 @@ class TrainingConfig(_Section):
     add up to those of one process. Started by a launcher (torchrun, accelerate, srun), the run takes its number."""
     offload: Literal["none", "activations"] = "none"
     """Where the activations of long rows are kept; activations (in host memory) is not supported yet."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: each process holds a part of the base, whose layers are gathered as they compute; for a base beyond one
+    device. The adapter is whole in each."""
     neftune_noise_alpha: Annotated[float, Field(gt=0.0)] | None = None
     """Scale of uniform noise on the input embeddings of training passes (NEFTune; 5 is usual); null: none."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"

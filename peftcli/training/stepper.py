@@ -16,7 +16,7 @@ from peftcli.models.device import OUT_OF_MEMORY_TYPES, is_out_of_memory
 from peftcli.tasks.base import Batch
 from peftcli.training.acceleration import forward_precision
 from peftcli.training.agreement import put_back, shared_length
-from peftcli.training.batch_gradients import OptimizerBatch, Passes, accumulate, read_batch, read_rows, rows_at_once
+from peftcli.training.batch_gradients import OptimizerBatch, Passes, accumulate, read_batch, read_rows
 from peftcli.training.config import TrainingConfig
 from peftcli.training.guards import (
     SCALER_SKIP_LIMIT,
@@ -49,6 +49,11 @@ def smaller(config: TrainingConfig) -> str:
     """What makes a run need less memory, without what it does already."""
     checkpointing = "" if config.gradient_checkpointing is True else " set training.gradient_checkpointing: true,"
     return f"lower data.max_length,{checkpointing} or use a smaller base"
+
+
+def smaller_parts(config: TrainingConfig) -> str:
+    """The same where the rows of a pass are not halved by themselves."""
+    return f"lower training.micro_batch_size; {smaller(config)}"
 
 
 class Stepper:
@@ -135,10 +140,8 @@ class Stepper:
     ) -> tuple[Tensor, str, Mapping[str, Tensor]]:
         """The loss of the batch, a digest of the random state that its last pass left, and this process's shares in the
         facts of the batch."""
-        # the rows of a whole batch, though a probe reads fewer: it tries as many at once as a step will
-        rows = self.setup.config.batch_size if only_first else len(batch.rows)
         while True:
-            size = rows_at_once(self.keeper.state.micro_batch_size, rows, self.setup.world.size)
+            size = self.keeper.state.micro_batch_size
             part = batch.first(size) if only_first else batch
             found, refused = self._try(step, part, size, everything=only_first)
             # after the passes and before the rest of the step, where evaluations or checks could draw as well
@@ -194,6 +197,9 @@ class Stepper:
             refused = refused_operation(error) if refuses_determinism(error) else None
             if refused is None and not is_out_of_memory(error):
                 raise
+            if self.setup.world.in_step:
+                # the others wait in the middle of a pass for this one's part of the base
+                raise MemoryLimitError("out of memory in training", fix=smaller_parts(self.setup.config)) from error
             return None, refused
 
     def _allow_other_kernels(self, step: int, operation: str) -> None:

@@ -47,6 +47,8 @@ class World:
     """The processes of a run as one of them sees them. The base class is a run of one process: it talks to nobody."""
 
     place = Place()
+    in_step = False
+    """Whether no process may compute alone: each holds a part of the base, which a pass of any needs of all."""
 
     @property
     def rank(self) -> int:
@@ -102,6 +104,8 @@ class Group(World):
 
     def __init__(self, found: Place) -> None:
         self.place = found
+        # what is said never waits behind tensors, nor meets those of a process that has failed among them
+        self._talk = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._asked: Callable[[], int | None] | None = None
         self._broken = False
 
@@ -132,16 +136,22 @@ class Group(World):
     def _exchange(self, message: dict[str, Any], patience: timedelta = _PATIENCE) -> list[Any]:
         blob = json.dumps(message).encode()
         with self._connection():
-            frames = _gathered(
-                len(blob).to_bytes(_HEAD, "little") + blob[: _FRAME - _HEAD], _FRAME, self.size, patience
-            )
+            head = len(blob).to_bytes(_HEAD, "little")
+            frames = self._gathered(head + blob[: _FRAME - _HEAD], _FRAME, patience)
             lengths = [int.from_bytes(frame[:_HEAD], "little") for frame in frames]
             if max(lengths) <= _FRAME - _HEAD:
                 return [
                     json.loads(frame[_HEAD : _HEAD + length]) for frame, length in zip(frames, lengths, strict=True)
                 ]
-            whole = _gathered(blob, max(lengths), self.size, patience)
+            whole = self._gathered(blob, max(lengths), patience)
         return [json.loads(each[:length]) for each, length in zip(whole, lengths, strict=True)]
+
+    def _gathered(self, blob: bytes, length: int, patience: timedelta) -> list[bytes]:
+        mine = torch.zeros(length, dtype=torch.uint8)
+        mine[: len(blob)] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+        found = torch.empty(self.size * length, dtype=torch.uint8)
+        _all_gather(found, mine, group=self._talk, async_op=True).wait(patience)
+        return [bytes(part.numpy().tobytes()) for part in found.split(length)]
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[None]:
@@ -177,15 +187,6 @@ class Group(World):
         heard = next((number for number in numbers if number is not None), None)
         if heard is not None:
             raise StopNow(heard)
-
-
-def _gathered(blob: bytes, length: int, size: int, patience: timedelta) -> list[bytes]:
-    mine = torch.zeros(length, dtype=torch.uint8)
-    mine[: len(blob)] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
-    found = torch.empty(size * length, dtype=torch.uint8)
-    work = _all_gather(found, mine, async_op=True)
-    work.wait(patience)
-    return [bytes(part.numpy().tobytes()) for part in found.split(length)]
 
 
 def _summed(shares: Sequence[Tensor], owners: Sequence[int], rank: int, size: int) -> Tensor:

@@ -18,7 +18,7 @@ from peftcli.evaluation.sharing import packed, turns, unpacked
 from peftcli.launching.places import Place, place
 from peftcli.runs.processes import load_for
 from peftcli.training.agreement import put_back, taken
-from peftcli.training.batch_gradients import owner, rows_at_once
+from peftcli.training.batch_gradients import owner
 from peftcli.training.world import ALONE, World
 
 RECIPE = """
@@ -87,12 +87,6 @@ def test_every_part_has_one_owner_and_none_has_two_more_than_another(processes: 
     counts = [found[rank] for rank in range(processes)]
     assert sum(counts) == parts
     assert max(counts) - min(counts) <= 1
-
-
-def test_a_batch_is_cut_so_that_each_process_has_rows() -> None:
-    assert [rows_at_once(16, 16, processes) for processes in (1, 2, 3, 32)] == [16, 8, 6, 1]
-    # never more than configured
-    assert rows_at_once(2, 16, 2) == 2
 
 
 def test_every_process_takes_as_many_turns() -> None:
