@@ -16,6 +16,8 @@ import peftcli
 from peftcli.errors import DataError, DeviceError, Interrupted, RecipeError, error_facts, error_from
 from peftcli.evaluation.sharing import packed, turns, unpacked
 from peftcli.launching.places import Place, place
+from peftcli.planning.plan import make_plan
+from peftcli.recipe import load_recipe
 from peftcli.runs.processes import load_for
 from peftcli.training.agreement import put_back, taken
 from peftcli.training.batch_gradients import owner
@@ -100,8 +102,13 @@ def test_every_process_takes_as_many_turns() -> None:
 
     worlds = [One(rank, 3) for rank in range(3)]
     taken_turns = [list(turns(range(7), world)) for world in worlds]
-    assert taken_turns == [[0, 3, 6], [1, 4, None], [2, 5, None]]
+    assert taken_turns == [[(0, True), (3, True), (6, True)], [(1, True), (4, True)], [(2, True), (5, True)]]
     assert [world.pauses for world in worlds] == [3, 3, 3]
+    # where each holds a part of the model, none computes what the others do not
+    for world in worlds:
+        world.in_step = True
+    assert [len(list(turns(range(7), world))) for world in worlds] == [3, 3, 3]
+    assert list(turns(range(7), worlds[2]))[-1] == (6, False)
 
 
 def test_gradients_go_and_come_back() -> None:
@@ -185,3 +192,40 @@ def test_a_launcher_counts_where_the_recipe_says_nothing(tmp_path: Path) -> None
     path.write_text(RECIPE, encoding="utf-8")
     with pytest.raises(RecipeError, match="processes is 2, and the launcher has started 4"):
         load_for(Four(), path, ())
+
+
+# -- recipes -------------------------------------------------------------------------------------------------------
+
+
+def test_auto_cuts_a_batch_for_all_processes_and_a_number_is_obeyed(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("micro_batch_size: 2, ", ""), encoding="utf-8")
+    plans = [make_plan(load_recipe(path, [f"training.processes={count}"])) for count in (1, 2)]
+    assert [plan.resolved.micro_batch_size for plan in plans] == [5, 3]
+    told = make_plan(load_recipe(path, ["training.processes=4", "training.micro_batch_size=2"]))
+    assert told.resolved.micro_batch_size == 2
+    assert any("1 of 4 processes have no rows of a batch" in warning for warning in told.warnings)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("model.quantization=nf4", "packed weights"), ("training.compile=true", "compiled layers")],
+)
+def test_what_a_spread_base_cannot_have_is_refused(tmp_path: Path, override: str, words: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(path, ["training.sharding=fsdp", override])
+
+
+@pytest.mark.slow
+def test_a_base_spread_over_two_processes_trains_the_same_bytes(runs: dict[int, Path], tmp_path: Path) -> None:
+    """Five rows in parts of two: one process has a part less, and keeps in step with the other."""
+    run = tmp_path / "spread"
+    peftcli.train(runs[1].parent / "r.yaml", overrides={"training.sharding": "fsdp"}, output=run)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "peftcli.json"):
+        assert (run / "adapter" / name).read_bytes() == (runs[1] / "adapter" / name).read_bytes()
+    one, two = (json.loads((each / "run.json").read_text(encoding="utf-8")) for each in (runs[1], run))
+    assert one["updates"] == two["updates"]
+    assert one["evaluation"]["tuned"] == two["evaluation"]["tuned"]
+    assert two["settings"]["base_bytes_per_process"] <= 0.6 * two["settings"]["base_bytes"]
