@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ class TinyRow:
 class TinyLoss:
     total: Tensor
     weight: float
+    facts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class TinyOrder:
