@@ -1,4 +1,4 @@
-"""`--budget`: how long each member trains, in steps."""
+"""`--budget`: how long each member trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from peftcli.errors import RecipeError
 
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([kMB]?)\s*(steps?|tokens?|min|s|h)")
 _FACTORS = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
-_FIX = "for instance 200steps or 1Mtokens"
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_FIX = "for instance 200steps, 1Mtokens or 10min"
 STEP_KEYS = ("training.max_steps", "training.epochs")
 """Recipe keys that a budget takes the place of."""
 
@@ -21,23 +22,24 @@ class Budget:
 
     text: str
     amount: float
-    unit: Literal["steps", "tokens"]
+    unit: Literal["steps", "tokens", "seconds"]
 
     def steps(self, tokens_per_step: float) -> int:
-        """Optimizer steps, at least one. `tokens_per_step`: the mean of the member, without padding."""
+        """Optimizer steps, at least one, of a budget that is no time. `tokens_per_step`: the mean of the member, without
+        padding."""
         return max(1, round(self.amount if self.unit == "steps" else self.amount / tokens_per_step))
 
 
 def parse_budget(text: str) -> Budget:
-    """`200steps` or `1Mtokens`. Raises `RecipeError`."""
+    """`200steps`, `1Mtokens` or `10min`. Raises `RecipeError`."""
     match = _BUDGET.fullmatch(text.strip())
     if match is None:
         raise RecipeError(f"--budget {text} is no budget", fix=_FIX)
     amount, unit = float(match[1]) * _FACTORS[match[2]], match[3]
-    if unit in ("min", "s", "h"):
-        raise RecipeError("a budget in time is not supported yet", fix=_FIX)
     if amount <= 0:
         raise RecipeError(f"--budget {text} trains nothing", fix=_FIX)
+    if unit in _SECONDS:
+        return Budget(text.strip(), amount * _SECONDS[unit], "seconds")
     return Budget(text.strip(), amount, "steps" if unit.startswith("step") else "tokens")
 
 

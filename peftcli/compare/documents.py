@@ -14,6 +14,7 @@ from peftcli.compare.figures import Variant, member_line
 from peftcli.compare.judging import Verdict
 from peftcli.compare.page import render_page
 from peftcli.compare.session import NAME, Ended
+from peftcli.compare.timing import Timed
 from peftcli.compare.tuning import Tuned
 from peftcli.redaction import redacted_name
 from peftcli.runs.own_files import RECIPE_NAME
@@ -28,14 +29,18 @@ class Document:
 
     folder: Path
     request: dict[str, Any]
+    timed: list[Timed] = field(default_factory=list)
     tuned: list[Tuned] = field(default_factory=list)
+    lost: list[Ended] = field(default_factory=list)
+    """What failed while it was measured, in place of its members."""
 
     def write(self, ended: Sequence[Ended], verdict: Verdict | None = None) -> dict[str, Any]:
         """Writes the file and returns what it holds."""
         document = {
             "request": self.request,
+            **({"timing": {each.name: each.to_dict() for each in self.timed}} if self.timed else {}),
             **({"tuning": {each.name: each.to_dict() for each in self.tuned}} if self.tuned else {}),
-            "members": [member_line(each, self.folder) for each in ended],
+            "members": [member_line(each, self.folder) for each in (*ended, *self.lost)],
             "recommended": None if verdict is None else verdict.best.name,
             "why": [] if verdict is None else verdict.sentences(),
         }
@@ -46,7 +51,9 @@ class Document:
         """Writes every file of a comparison that came to its end; returns `compare.json`."""
         document = self.write(ended, verdict)
         files.write_text(self.folder / "compare.csv", _csv(document["members"]))
-        files.write_text(self.folder / "report.html", redacted_name(render_page(ended, variants, verdict)))
+        files.write_text(
+            self.folder / "report.html", redacted_name(render_page([*ended, *self.lost], variants, verdict))
+        )
         recipe = (verdict.best.members[0].run / RECIPE_NAME).read_text(encoding="utf-8")
         files.write_text(self.folder / RECOMMENDED_NAME, recipe)
         return document

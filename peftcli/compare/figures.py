@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,17 +138,3 @@ def best_of(variants: Sequence[Variant], facts: MetricFacts) -> Variant:
     """The best by the headline metric; of equal ones the one with fewer trained parameters."""
     sign = 1.0 if facts.better == "lower" else -1.0
     return min(variants, key=lambda variant: (sign * variant.value, variant.trainable))
-
-
-def pareto_front(variants: Sequence[Variant], facts: MetricFacts, cost: Mapping[str, float]) -> set[str]:
-    """Names that no other beats in quality and `cost` (by name) at once."""
-    sign = 1.0 if facts.better == "lower" else -1.0
-    places = {variant.name: (sign * variant.value, cost[variant.name]) for variant in variants}
-
-    def beaten(name: str) -> bool:
-        own = places[name]
-        return any(
-            other[0] <= own[0] and other[1] <= own[1] and other != own for key, other in places.items() if key != name
-        )
-
-    return {name for name in places if not beaten(name)}

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from peftcli import files
-from peftcli.compare.budget import as_settings, parse_budget
+from peftcli.compare.budget import Budget, as_settings, parse_budget
 from peftcli.compare.documents import RECOMMENDED_NAME, Document
 from peftcli.compare.figures import Variant, variants_of
 from peftcli.compare.judging import Verdict, judge
 from peftcli.compare.members import Member, build_members, parse_vary
+from peftcli.compare.places import member_places
 from peftcli.compare.plans import AUTO_RATE, Known, parts_of, plans_of, require_one_length, require_tunable, within
 from peftcli.compare.session import Course, Ended, begin, require_free
+from peftcli.compare.timing import MEASURED_STEPS, measure
 from peftcli.compare.tuning import tune
 from peftcli.compare.validation_rows import Key, RowParts
 from peftcli.errors import DataError, Fault
@@ -48,6 +50,7 @@ def compare(
     seeds: int = 1,
     budget: str | None = None,
     candidates: int = 0,
+    jobs: int | None = None,
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     quiet: bool = True,
@@ -55,8 +58,9 @@ def compare(
 ) -> Comparison:
     """Trains every member that `output` does not hold yet and says which is best.
 
-    `vary`: `KEY=a,b,c` each. `budget`: `200steps` or `1Mtokens` for each member (default: what the recipe says).
+    `vary`: `KEY=a,b,c` each. `budget`: `200steps`, `1Mtokens` or `10min` for each member (default: what the recipe says).
     `candidates`: choose each name's learning rate among so many first, on validation rows that score no member.
+    `jobs`: members that train at a time (default: one for each GPU, one on a CPU).
     Raises `RecipeError` with every fault of every member before anything is trained, `DataError` where no member came to
     its end, `StorageError` where `output` holds something else or is full, `Interrupted`.
     """
@@ -70,35 +74,50 @@ def compare(
     request = _request(loaded, members, overrides, {"budget": budget, "tune": candidates})
     require_free(folder, request)
     say(f"planning {len(members)} members")
-    plans = plans_of(path, overrides, members, [AUTO_RATE] if candidates else [])
-    if wanted is not None:
-        plans = within(plans, wanted)
-        members = [member.with_settings(*as_settings(plans[member.name].steps)) for member in members]
-    document = Document(folder, request)
-    course = Course(folder, path, tuple(overrides), quiet=quiet, say=say)
-    rows: Mapping[Key, np.ndarray] = {}
+    plans: Mapping[str, Known] = plans_of(path, overrides, members, [AUTO_RATE] if candidates else [])
     if candidates:
         require_tunable(plans, varied)
-        parts = parts_of(path, overrides, members, plans)
-        rows = parts.final
-        begin(folder, request)
-        members = _tuned(document, course, members, plans, parts, candidates)
+    parts = parts_of(path, overrides, members, plans) if candidates else None
+    final = parts.final if parts is not None else {}
+    document = Document(folder, request)
+    places = member_places(loaded.recipe.device, jobs)
+    course = Course(folder, path, tuple(overrides), places, quiet=quiet, say=say)
+    if wanted is not None:
+        members, plans = _within(document, course, members, plans, wanted)
     begin(folder, request)
-    ended = _scored(course.bring(members, told=lambda found: _tell(document, found, rows)), rows)
+    if parts is not None:
+        members = _tuned(document, course, members, plans, parts, candidates)
+    ended = _scored(course.bring(members, told=lambda found: _tell(document, found, final)), final)
     metric = _headline(loaded)
     variants = variants_of(ended, metric)
     if not variants:
-        raise DataError("no member came to its end", faults=_failures(ended))
-    verdict = judge(variants, metric, metric_facts(metric), _notes(document, rows))
+        raise DataError("no member came to its end", faults=_failures([*ended, *document.lost]))
+    verdict = judge(variants, metric, metric_facts(metric), _notes(document, wanted, final))
     return Comparison(folder, document.write_all(ended, variants, verdict), tuple(variants), verdict)
 
 
-def _tell(document: Document, found: Sequence[Ended], rows: Mapping[Key, np.ndarray]) -> None:
-    document.write(_scored(found, rows))
+def _within(
+    document: Document, course: Course, members: Sequence[Member], plans: Mapping[str, Known], budget: Budget
+) -> tuple[list[Member], Mapping[str, Known]]:
+    """Members with the steps of a budget; one in time is measured, and names whose measurement failed are left out."""
+    if budget.unit == "seconds":
+        begin(document.folder, document.request)
+        first = [member for member in members if member.seed == members[0].seed]
+        plans, document.timed, document.lost = measure(first, plans, budget, course.bring)
+        for each in document.timed:
+            course.say(each.sentence())
+    else:
+        plans = within(plans, budget)
+    kept = [member for member in members if member.name in plans]
+    return [member.with_settings(*as_settings(plans[member.name].steps)) for member in kept], plans
 
 
-def _scored(ended: Sequence[Ended], rows: Mapping[Key, np.ndarray]) -> list[Ended]:
-    return [replace(each, final=rows.get((each.member.name, each.member.seed))) for each in ended]
+def _tell(document: Document, found: Sequence[Ended], final: Mapping[Key, np.ndarray]) -> None:
+    document.write(_scored(found, final))
+
+
+def _scored(ended: Sequence[Ended], final: Mapping[Key, np.ndarray]) -> list[Ended]:
+    return [replace(each, final=final.get((each.member.name, each.member.seed))) for each in ended]
 
 
 def _tuned(
@@ -112,7 +131,8 @@ def _tuned(
     """The members under the settings that tuning chose; those of a name for which no trial came to its end stay as they
     are, and fail or not by themselves."""
     chosen: dict[str, tuple[str, ...]] = {}
-    for member in (member for member in members if member.seed == members[0].seed):
+    # a name's first member has the first seed
+    for member in (member for member in members if member.name not in chosen):
         known = plans[member.name]
         found = tune(
             member, known.recipe, auto=known.auto, whole=known.steps, candidates=candidates,
@@ -125,12 +145,19 @@ def _tuned(
     return [member.with_settings(*chosen[member.name]) for member in members]
 
 
-def _notes(document: Document, rows: Mapping[Key, np.ndarray]) -> list[str]:
-    if not document.tuned:
-        return []
-    final = len(next(iter(rows.values())))
-    lines = [f"Tuned by the loss on validation rows of their own; scores are on the other {final}."]
-    return [*lines, *(f"{each.sentence()}." for each in document.tuned)]
+def _notes(document: Document, budget: Budget | None, final: Mapping[Key, np.ndarray]) -> list[str]:
+    lines = []
+    if document.timed and budget is not None:
+        steps = "; ".join(each.sentence() for each in document.timed)
+        lines.append(
+            f"{budget.text} of training each, as measured over {MEASURED_STEPS} steps before ({steps}); evaluation comes "
+            "on top, and a rerun takes the same numbers of steps."
+        )
+    if document.tuned:
+        scored = len(next(iter(final.values())))
+        lines.append(f"Tuned by the loss on validation rows of their own; scores are on the other {scored}.")
+        lines += [f"{each.sentence()}." for each in document.tuned]
+    return lines
 
 
 def _folder(loaded: LoadedRecipe, output: str | Path | None) -> Path:

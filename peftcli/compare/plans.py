@@ -72,14 +72,19 @@ def within(plans: Mapping[str, Known], budget: Budget) -> dict[str, Known]:
     """The plans with the steps of a budget, which differ where a name has other rows. Raises `RecipeError` where a
     schedule does not go with them."""
     found = {name: replace(known, steps=budget.steps(known.tokens_per_step)) for name, known in plans.items()}
+    require_schedules(found, budget)
+    return found
+
+
+def require_schedules(plans: Mapping[str, Known], budget: Budget) -> None:
+    """Raises `RecipeError` where a schedule does not go with the steps of a budget."""
     faults = [
-        Fault(f"{name}: {fault}", "training.scheduler", SCHEDULE_FIX)
-        for name, known in found.items()
+        Fault(f"{name}, {budget.text}: {fault}", "training.scheduler", SCHEDULE_FIX)
+        for name, known in plans.items()
         if (fault := known.recipe.training.schedule_fault(known.steps)) is not None
     ]
     if faults:
-        raise RecipeError(f"--budget {budget.text} does not go with the schedule; nothing was trained", faults=faults)
-    return found
+        raise RecipeError(f"--budget {budget.text} does not go with the schedule; no member was trained", faults=faults)
 
 
 def require_one_length(budget: Budget | None, vary: Mapping[str, Sequence[str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from peftcli.compare.session import Ended
 from peftcli.runs.row_scores import read_row_scores
 from peftcli.training.config import TrainingConfig
 
+BringAll = Callable[[Sequence[Member]], list[Ended]]
+"""Brings members to their end, in the order given."""
 METRIC = "eval_loss"
 """What a trial is judged by: every task measures it, and it tells on few rows what a share of right answers cannot."""
 _ONLY_TRAINS = (
@@ -45,7 +47,12 @@ class Setting:
 def trial_of(member: Member, setting: Setting, steps: int, training: TrainingConfig, whole: int) -> Member:
     """A run of `steps` under a setting, its schedule that of the `whole` run laid over them."""
     title = f"{setting.title.replace(', ', '-').replace(' ', '-')}-steps-{steps}"
-    return member.as_trial(title, *setting.overrides, *short_schedule(steps, training, whole), *_ONLY_TRAINS)
+    return member.as_trial(title, *setting.overrides, *short_run(steps, training, whole))
+
+
+def short_run(steps: int, training: TrainingConfig, whole: int) -> tuple[str, ...]:
+    """What makes a trial of a run of `whole` steps, as for `--set`."""
+    return (*short_schedule(steps, training, whole), *_ONLY_TRAINS)
 
 
 def short_schedule(steps: int, training: TrainingConfig, whole: int) -> list[str]:

@@ -10,12 +10,8 @@ import numpy as np
 
 from peftcli.compare.halving import best_of, rate_grid, rungs
 from peftcli.compare.members import Member
-from peftcli.compare.session import Ended
-from peftcli.compare.trials import Setting, lighten, score_of, trial_of
+from peftcli.compare.trials import BringAll, Setting, lighten, score_of, trial_of
 from peftcli.recipe import Recipe
-
-BringAll = Callable[[Sequence[Member]], list[Ended]]
-"""Brings members to their end, in the order given."""
 
 
 @dataclass(frozen=True)

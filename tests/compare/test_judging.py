@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from peftcli.compare.figures import Variant, pareto_front
+from peftcli.compare.figures import Variant
 from peftcli.compare.judging import judge
 from peftcli.evaluation.registry import get_metric
 from peftcli.evaluation.result import Table
+from peftcli.reports.fronts import pareto_front
 
 ROWS = 60
 HIDDEN = np.random.default_rng(0).normal(2.0, 0.5, ROWS)
@@ -62,5 +63,5 @@ def test_the_front_holds_what_nobody_beats_in_both() -> None:
     cheap, good, bad = variant("cheap", 0.3, memory=1), variant("good", 0.0, memory=50), variant("bad", 0.4, memory=60)
     twin = replace(good, name="twin")
     found = [cheap, good, bad, twin]
-    front = pareto_front(found, FACTS, {each.name: float(each.peak_memory_bytes) for each in found})
+    front = pareto_front({each.name: (each.value, float(each.peak_memory_bytes)) for each in found}, FACTS)
     assert front == {"cheap", "good", "twin"}

@@ -57,7 +57,15 @@ def test_budgets(text: str, steps: int) -> None:
     assert parse_budget(text).steps(tokens_per_step=500.0) == steps
 
 
-@pytest.mark.parametrize("text", ["", "200", "steps", "-3steps", "0steps", "10min", "1e3steps", "5 epochs"])
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10min", 600.0), ("1.5h", 5400.0)])
+def test_budgets_in_time(text: str, seconds: float) -> None:
+    found = parse_budget(text)
+    assert (found.unit, found.amount) == ("seconds", seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "200", "steps", "-3steps", "0steps", "0min", "10 minutes", "1e3steps", "5 epochs"]
+)
 def test_what_is_no_budget(text: str) -> None:
     with pytest.raises(RecipeError):
         parse_budget(text)

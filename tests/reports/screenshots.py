@@ -20,6 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from example_comparison import example_comparison
 from example_run import bare_run, example_run, failed_run, interrupted_run, planted, sibling_runs
 from hostile import HOSTILE
 
@@ -35,6 +36,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "interrupted": lambda: render_html(interrupted_run()),
     "bare": lambda: render_html(bare_run()),
     "comparison": lambda: render_comparison_html(sibling_runs()),
+    "compare": example_comparison,
     "hostile": lambda: render_html(planted("\u202e<img src=x onerror=alert(1)> " + "unbroken" * 60)),
 }
 FLAGS = (

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import html5lib
 import pytest
+from example_comparison import example_comparison
 from example_run import bare_run, example_run, failed_run, interrupted_run, planted, sibling_runs
 
 from peftcli.reports import numbers
@@ -27,6 +28,7 @@ PAGES = {
     "interrupted": lambda: render_html(interrupted_run()),
     "bare": lambda: render_html(bare_run()),
     "comparison": lambda: render_comparison_html(sibling_runs()),
+    "compare": example_comparison,
 }
 
 
@@ -257,3 +259,13 @@ def test_each_of_several_sources_has_its_scores_in_every_rendering():
         assert text in html
         assert text in markdown
     assert "<b>calls" not in html
+
+
+def test_several_runs_begin_with_quality_against_cost():
+    runs = sibling_runs()
+    page = render_comparison_html(runs)
+    assert page.index("Quality and cost") < page.index("Results")
+    assert page.count('class="ring"') >= 3
+    # a run that measured nothing has no place, and one alone no front
+    assert "Quality and cost" not in render_comparison_html(runs[:1])
+    assert "Quality and cost" not in render_comparison_html([bare_run(), bare_run()])

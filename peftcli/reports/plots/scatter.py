@@ -10,9 +10,12 @@ from markupsafe import Markup
 from peftcli.reports.plots.elements import tag
 from peftcli.reports.plots.frame import Figure, LegendKey, horizontal_grid, picture, place, tick_label
 from peftcli.reports.plots.scale import Scale, cover, cover_log
+from peftcli.reports.visible import clipped
 
 _HEIGHT = 240
 _RIGHT_HALF = 0.6
+_MAX_LABEL = 20
+"""Characters beside a dot, as far as a phone has room; the legend has the whole name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _dot(dot: Dot, along: Scale, up: Scale) -> list[Markup]:
     x, y = place(along.fraction(dot.cost)), place(1 - up.fraction(dot.value))
     at_right = along.fraction(dot.cost) > _RIGHT_HALF
     label = tag(
-        "text", dot.name, x=x, y=y, dx="-12" if at_right else "12", dy="0.32em", class_="tick",
+        "text", clipped(dot.name, _MAX_LABEL), x=x, y=y, dx="-12" if at_right else "12", dy="0.32em", class_="tick",
         text_anchor="end" if at_right else "start",
     )  # fmt: skip
     # a ring marks the front, for those who do not see colours too
