@@ -18,6 +18,8 @@ from peftcli.tasks.registry import task_names
 EVALUATION_KEYS = ("every", "batch_size", "rows", "metrics", "samples")
 HALF = ("bfloat16", "float16")
 SUSPICIOUS_RATE = 1.0
+SMALLEST_NORM = 1e-6
+"""Below it single entries come near the term of 1e-8 that optimizers add to what they divide by."""
 SCHEDULE_FIX = "warm up over a tenth of the steps or less, or let the decay take a smaller share"
 """Advice for a schedule whose parts do not fit into the run."""
 
@@ -190,6 +192,21 @@ def _arithmetic(recipe: Recipe) -> Iterator[BrokenRule]:
             ("training.precision", "model.dtype"),
             f"`precision: fp32` with `dtype: {recipe.model.dtype}` would compute in {recipe.model.dtype}",
             "leave one of the two at auto",
+        )
+    rate, decay = recipe.training.learning_rate, recipe.training.weight_decay
+    # decoupled decay takes `rate * decay` of a weight in each step (arXiv:1711.05101)
+    if isinstance(rate, float) and rate * decay >= 1:
+        yield BrokenRule(
+            ("training.weight_decay", "training.learning_rate"),
+            f"`weight_decay: {decay:g}` with `learning_rate: {rate:g}` takes away all that was learned at each step",
+            "a weight_decay of 0 to 0.1, which is what most recipes have",
+        )
+    norm = recipe.training.max_grad_norm
+    if norm and norm < SMALLEST_NORM:
+        yield BrokenRule(
+            ("training.max_grad_norm",),
+            f"`max_grad_norm: {norm:g}` leaves nothing of any gradient",
+            "most recipes have 1; 0 or null does not clip",
         )
 
 

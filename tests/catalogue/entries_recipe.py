@@ -56,6 +56,8 @@ RECIPES = [
     Entry("19 NaN", 2, ("is nan", "finite", "r.yaml:4:27"), recipe=with_line("training: {learning_rate: .nan}")),
     Entry("19 infinite", 2, ("is inf", "finite", "r.yaml:4:27"), recipe=with_line("training: {learning_rate: 1e999}")),
     Entry("20 rate above 1", 0, ("learning_rate 2 is above 1",), recipe=with_line("training: {learning_rate: 2.0}")),
+    Entry("20 decay of everything", 2, ("`weight_decay: 1000`", "r.yaml:4:12"), recipe=with_line("training: {weight_decay: 1000, learning_rate: 1e-3}")),
+    Entry("20 no gradient left", 2, ("`max_grad_norm: 1e-20`", "r.yaml:4:12"), recipe=with_line("training: {max_grad_norm: 1e-20}")),
     Entry("21 rank 0", 2, ("`method.r` is 0", "at least 1", "r.yaml:3:25"), recipe=method("r: 0")),
     Entry("21 negative rank", 2, ("`method.r` is -4", "at least 1", "r.yaml:3:25"), recipe=method("r: -4")),
     Entry("22 rank too large", 4, ("r = 1000 is larger", "q_proj", "use r <= 128"), recipe=GOOD.replace("r: 2", "r: 1000"), command="plan r.yaml", lines=20),
