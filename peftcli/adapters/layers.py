@@ -134,6 +134,7 @@ class StandInBlocks(nn.ModuleList):
 
     @property
     def bare(self) -> nn.ModuleList | None:
+        """The model's own list; None where it has none."""
         return self._bare[0]
 
 

@@ -34,6 +34,7 @@ class StartAdapter:
 
     @property
     def folder(self) -> Path:
+        """Where its files lie."""
         return self.source.folder
 
     @property

@@ -198,6 +198,7 @@ class SublayersMethod(Method, Generic[ConfigT]):
         return adapter
 
     def new_adapter(self, model: nn.Module, config: ConfigT) -> SublayersAdapter:
+        """An adapter without layers; a method with a state of its own overrides it."""
         return SublayersAdapter(model, config)
 
     @abstractmethod

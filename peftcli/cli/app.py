@@ -47,6 +47,7 @@ class LazyCommands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, made from its module, which is imported only now; None for a name that is none."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"peftcli.cli.commands.{cmd_name}")
@@ -56,6 +57,7 @@ class LazyCommands(TyperGroup):
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the parser does it; a name that is none fails with those that are near it."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.5)
             hint = f"; did you mean {' or '.join(f'`peft {name}`' for name in near)}?" if near else ""
@@ -63,6 +65,7 @@ class LazyCommands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the table of commands, for which no command is imported."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

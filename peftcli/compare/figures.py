@@ -39,6 +39,7 @@ class Variant:
 
     @property
     def records(self) -> list[RunRecord]:
+        """The records of its members that ended well."""
         return [ended.record for ended in self.members if ended.record is not None]
 
 

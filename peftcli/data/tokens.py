@@ -65,6 +65,7 @@ class TokenizerFacts:
 
     @cached_property
     def template_sha256(self) -> str | None:
+        """Of all that decides how a conversation is written; None without a chat template."""
         if self.template is None:
             return None
         facts: list[Any] = [self.template, sorted(self.template_variables.items())]

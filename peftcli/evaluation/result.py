@@ -56,6 +56,7 @@ class Table:
         return low, high
 
     def of_source(self, source: int) -> Table:
+        """Of the rows of one source alone."""
         return self.take(self.sources == source)
 
     def take(self, rows: np.ndarray) -> Table:

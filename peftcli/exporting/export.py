@@ -59,6 +59,7 @@ class ExportReport:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints, as plain data."""
         return {**asdict(self), "files": list(self.files), "notes": list(self.notes)}
 
 

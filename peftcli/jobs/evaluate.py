@@ -44,6 +44,7 @@ class EvaluateReport:
     """The two as a record holds them, compared in pairs."""
 
     def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints, as plain data."""
         facts: dict[str, Any] = self.evaluation.model_dump(mode="json")
         return {"recipe": self.recipe, **facts}
 

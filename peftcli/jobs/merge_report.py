@@ -45,6 +45,7 @@ class MergeReport:
     files: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints, as plain data."""
         return {**asdict(self), "files": list(self.files), "unmet": list(self.unmet)}
 
 

@@ -54,6 +54,7 @@ class OpenModel:
 
     @property
     def has_base(self) -> bool:
+        """Whether there is a base to compare with: always, but for a whole model without its own."""
         return self.base is not None or not self.location.whole
 
     @property

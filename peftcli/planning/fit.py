@@ -51,6 +51,7 @@ class Needs:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest training row."""
         return len(self.train[0].input_ids)
 
     def estimate(self, micro: int, every: int) -> MemoryEstimate:

@@ -120,6 +120,7 @@ class Plan:
     """The mode in which conversations are written: variables of the chat template, and the date in it."""
 
     def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints, as plain data."""
         resolved = {**vars(self.resolved), "kernels": list(self.resolved.kernels)}
         facts = {key: value for key, value in vars(self).items() if key not in ("resolved", "memory", "warnings")}
         facts["targets"] = list(self.targets)

@@ -20,19 +20,24 @@ class FindingLike(Protocol):
     """What is shown of a finding."""
 
     @property
-    def check(self) -> str: ...
+    def check(self) -> str:
+        """Name of the check."""
 
     @property
-    def severity(self) -> str: ...
+    def severity(self) -> str:
+        """`fail` or `warn`."""
 
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """What is wrong."""
 
     @property
-    def file(self) -> str: ...
+    def file(self) -> str:
+        """The file as the recipe names it."""
 
     @property
-    def row(self) -> int: ...
+    def row(self) -> int:
+        """Its line or row, from 1; of the first, where there are many."""
 
 
 def _coloured() -> bool:

@@ -41,6 +41,7 @@ class OptimizerBatch:
 
     @property
     def trained_tokens(self) -> int:
+        """Tokens that carry loss, of all its micro-batches."""
         return sum(self.targets)
 
     def digest(self) -> str:

@@ -46,7 +46,7 @@ class TrainingProgress(Protocol):
         """Leaves the screen as it was; called however training ends."""
 
 
-class NoProgress:
+class NoProgress(TrainingProgress):
     """Says nothing (`--quiet`)."""
 
     def start(self, step: int, total_steps: int) -> None: ...
@@ -62,7 +62,7 @@ class NoProgress:
     def stop(self) -> None: ...
 
 
-class PlainProgress:
+class PlainProgress(TrainingProgress):
     """Lines for a log file: the first and the last step, and one every ten seconds."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class PlainProgress:
     def stop(self) -> None: ...
 
 
-class RichProgress:
+class RichProgress(TrainingProgress):
     """A live bar."""
 
     def __init__(self, console: Console) -> None:

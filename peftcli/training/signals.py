@@ -59,6 +59,7 @@ class StopRequest:
             self._interruptible = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal: the first asks for a stop after the step, or for a checkpoint; a second ends at once."""
         if number in _SAVES:
             self.save_requested = True
             return
@@ -98,6 +99,7 @@ class RunSignals:
             self._finishing = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal: ends the work by `StopNow`, or waits for what is being finished; then a second ends at once."""
         if not self._finishing:
             raise StopNow(number)
         if self.late is not None:

@@ -52,10 +52,12 @@ class World:
 
     @property
     def rank(self) -> int:
+        """Number of this process, from 0."""
         return self.place.rank
 
     @property
     def size(self) -> int:
+        """How many processes there are."""
         return self.place.size
 
     @property

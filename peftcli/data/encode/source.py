@@ -84,9 +84,11 @@ class SourceReader:
             pass
 
     def place(self, file: int, line: int) -> str:
+        """File and line, or row, of a row, as messages name it."""
         return place(self._source.names[file], line, by_row=self._source.by_row(file))
 
     def place_in(self, chunk: ParsedChunk, position: int) -> str:
+        """The same of a row by its position in a chunk."""
         return self.place(chunk.file, chunk.lines[position])
 
     def log(self, chunk: ParsedChunk, encoded: EncodedRows, faults: FaultLog, bos_id: int | None) -> None:

@@ -22,6 +22,7 @@ _GLUE = (
 
 
 def recognise(row: Columns) -> str | None:
+    """By a label beside a text, or beside the texts of a GLUE task."""
     label = next((name for name in _LABELS if name in row), None)
     if label is None:
         return None
@@ -38,6 +39,7 @@ def _as_in_glue(row: Columns) -> tuple[str, str | None] | None:
 
 
 def parse(row: Columns) -> LabelRow:
+    """The text, or the two, with its labels. Raises `RowFault` for a label that is none."""
     if "text" not in row and (named := _as_in_glue(row)) is not None:
         first, second = named
         row = {**row, "text": row[first], **({} if second is None else {"text_pair": row[second]})}

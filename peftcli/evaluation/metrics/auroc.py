@@ -9,6 +9,7 @@ from peftcli.evaluation.ranking import mean_over_labels, scored_rows
 
 
 def value(numbers: np.ndarray) -> np.ndarray:
+    """Of labels and scores of all rows, as `by_label` lays them."""
     from sklearn.metrics import roc_auc_score
 
     return np.array(mean_over_labels(numbers, roc_auc_score, 0.5))

@@ -9,6 +9,7 @@ from peftcli.evaluation.ranking import mean_over_labels, scored_rows
 
 
 def value(numbers: np.ndarray) -> np.ndarray:
+    """Of labels and scores of all rows."""
     from sklearn.metrics import average_precision_score
 
     return np.array(mean_over_labels(numbers, average_precision_score, 0.0))

@@ -21,6 +21,7 @@ def rows(labelled: Labelled) -> np.ndarray:
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """Mean over bins of |right - confidence|, each weighed by its rows; (...,) of (..., 3 * BINS)."""
     count, right, confidence = np.split(totals, 3, axis=-1)
     found: np.ndarray = np.abs(right - confidence).sum(axis=-1) / count.sum(axis=-1)
     return found

@@ -9,6 +9,7 @@ from peftcli.evaluation.metric import Metric
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """Mean of 2 * right / (said + truth) over labels, (...,) of counts by label."""
     return mean_of_labels(f1(totals), totals)
 
 

@@ -9,6 +9,7 @@ from peftcli.evaluation.metric import Metric
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """2 * right / (said + truth) of all labels together, (...,) of counts by label."""
     right, said, truth = parts(totals)
     return share(2.0 * right.sum(axis=-1), (said + truth).sum(axis=-1))
 

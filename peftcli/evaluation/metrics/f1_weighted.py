@@ -9,6 +9,7 @@ from peftcli.evaluation.metric import Metric
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """Mean of the F1 of labels by how often they are true, (...,) of counts by label."""
     _, _, truth = parts(totals)
     return share((f1(totals) * truth).sum(axis=-1), truth.sum(axis=-1))
 

@@ -10,6 +10,7 @@ from peftcli.models.heads import SINGLE
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """Covariance of said and true labels over the root of the product of their variances, (...,) of counts by label."""
     right, said, truth = parts(totals)
     rows = truth.sum(axis=-1)
     covariance = right.sum(axis=-1) * rows - (said * truth).sum(axis=-1)

@@ -10,6 +10,7 @@ from peftcli.tasks.labels.labelled import Labelled
 
 
 def rows(labelled: Labelled) -> np.ndarray:
+    """(rows, 2): the mean (said - true)^2 of its outputs, and 1."""
     error = ((labelled.scores - labelled.truth) ** 2).mean(axis=1)
     return labelled.by_row(np.stack([error, np.ones(len(error))], axis=1))
 

@@ -15,6 +15,7 @@ def rows(labelled: Labelled) -> np.ndarray:
 
 
 def value(numbers: np.ndarray) -> np.ndarray:
+    """Covariance over the product of both deviations, the mean over outputs, of (rows, 2 * outputs)."""
     said, truth = np.split(numbers - numbers.mean(axis=0), 2, axis=1)
     spread = np.sqrt((said**2).sum(axis=0) * (truth**2).sum(axis=0))
     products = (said * truth).sum(axis=0)

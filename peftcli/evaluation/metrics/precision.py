@@ -9,6 +9,7 @@ from peftcli.evaluation.metric import Metric
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """Mean of right / said over labels, (...,) of counts by label."""
     right, said, _ = parts(totals)
     return mean_of_labels(share(right, said), totals)
 

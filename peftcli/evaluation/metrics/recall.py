@@ -9,6 +9,7 @@ from peftcli.evaluation.metric import Metric
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """Mean of right / truth over labels, (...,) of counts by label."""
     right, _, truth = parts(totals)
     return mean_of_labels(share(right, truth), totals)
 

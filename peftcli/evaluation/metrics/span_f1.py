@@ -49,6 +49,7 @@ def rows(labelled: Labelled) -> np.ndarray:
 
 
 def value(totals: np.ndarray) -> np.ndarray:
+    """2 * right / (said + true), (...,) of (..., 3)."""
     return share(2.0 * totals[..., 0], totals[..., 1] + totals[..., 2])
 
 

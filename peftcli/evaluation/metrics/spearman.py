@@ -10,6 +10,7 @@ from peftcli.models.heads import MEASURED
 
 
 def value(numbers: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of ranks, ties by their mean, of (rows, 2 * outputs)."""
     from scipy.stats import rankdata
 
     return pearson.value(rankdata(numbers, axis=0))

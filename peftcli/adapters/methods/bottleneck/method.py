@@ -67,6 +67,7 @@ class Bottleneck(SublayersMethod[BottleneckConfig]):
     config_class = BottleneckConfig
 
     def new_adapter(self, model: nn.Module, config: BottleneckConfig) -> BottleneckAdapter:
+        """An adapter without layers."""
         return BottleneckAdapter(model, config)
 
     def layer(

@@ -163,6 +163,7 @@ class Compacter(SublayersMethod[CompacterConfig]):
     config_class = CompacterConfig
 
     def new_adapter(self, model: nn.Module, config: CompacterConfig) -> CompacterAdapter:
+        """An adapter without layers."""
         return CompacterAdapter(model, config)
 
     def layer(
