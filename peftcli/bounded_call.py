@@ -22,7 +22,7 @@ _running: set[threading.Thread] = set()
 
 @dataclass(frozen=True)
 class Bounds:
-    """`seconds` by the clock; `extra_bytes` above the most that this process has had."""
+    """`seconds`: here by the clock; `extra_bytes`: above the most that this process has had."""
 
     seconds: float
     extra_bytes: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,15 +10,12 @@ from peftcli.data.config import DataConfig, SourceConfig
 from peftcli.data.encode.base import EncodeSettings, Encoding
 from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.encode.language import LANGUAGE
-from peftcli.data.encode.source import SourceReader, encode_source
+from peftcli.data.encode.source import Progress, SourceReader, encode_source
 from peftcli.data.faults import FaultLog
 from peftcli.data.readers.compressed import plain_suffix
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts, RowSource, resolve
 from peftcli.data.tokens import TokenizerFacts
-
-Progress = Callable[[str, int], None]
-"""Called with the name of a source and the number of rows that were encoded since the last call."""
 
 # a larger source is read through before it is encoded, so that a broken line near its end is told within seconds
 READ_FIRST_BYTES = 4 << 20

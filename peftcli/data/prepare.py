@@ -17,8 +17,9 @@ from peftcli.data.doctor.base import Finding, Review, Tallies, trained_on
 from peftcli.data.doctor.run import findings_of, grave_severities, raise_failures, review
 from peftcli.data.encode.base import Encoding
 from peftcli.data.encode.language import LANGUAGE
+from peftcli.data.encode.source import Progress
 from peftcli.data.facts import DataFacts
-from peftcli.data.load_source import Progress, SourceLoader
+from peftcli.data.load_source import SourceLoader
 from peftcli.data.order import BatchOrder
 from peftcli.data.source_data import SourceData
 from peftcli.data.store import TokenStore
@@ -102,16 +103,13 @@ def prepare(
     for split in splits:
         split.raise_if_empty()
     known = DataFacts(
-        train=splits[0].facts,
-        validation=splits[1].facts if len(splits) > 1 else None,
+        **_split_facts(splits),
+        **_source_facts(sources),
         tokenizer_sha256=facts.sha256,
         template_sha256=facts.template_sha256,
-        # on all rows, also those of no split: a token beyond the base's table fails before training
-        max_token_id=max((int(data.columns.tokens.max()) for data in sources if len(data.columns.tokens)), default=-1),
         max_length=config.max_length,
         seconds=time.perf_counter() - began,
         cached=loader.cached,
-        sources=len(sources),
         findings={severity: sum(each.severity == severity for each in findings) for severity in ("fail", "warn")},
         streaming=config.streaming,
         validation_trained_on=len(trained_on(compared)),
@@ -120,6 +118,16 @@ def prepare(
     return PreparedData(
         splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings, open_stream, warnings
     )
+
+
+def _split_facts(splits: Sequence[SplitData]) -> dict[str, Any]:
+    return {"train": splits[0].facts, "validation": splits[1].facts if len(splits) > 1 else None}
+
+
+def _source_facts(sources: Sequence[SourceData]) -> dict[str, Any]:
+    # of all rows, also those of no split: a token beyond the base's table fails before training
+    highest = (int(data.columns.tokens.max()) for data in sources if len(data.columns.tokens))
+    return {"sources": len(sources), "max_token_id": max(highest, default=-1)}
 
 
 def _findings(

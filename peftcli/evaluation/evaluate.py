@@ -16,7 +16,7 @@ from peftcli.errors import DataError, Fault, ModelError, NumericalError, RecipeE
 from peftcli.evaluation.config import EvaluationConfig, GenerationConfig
 from peftcli.evaluation.generate import fits, generate
 from peftcli.evaluation.memory import memory_errors
-from peftcli.evaluation.metric import Answer, Metric
+from peftcli.evaluation.metric import AnswerPair, Metric
 from peftcli.evaluation.registry import REPORT_PREFIX, load_metrics
 from peftcli.evaluation.result import AnswerSample, Evaluation, Table, intervals, values, values_by_source
 from peftcli.evaluation.sharing import ALONE, Sharing, packed, turns, unpacked
@@ -101,39 +101,23 @@ def evaluate(
     if device is not None:
         model.to(device)
     store = store.take(np.arange(min(len(store), config.rows or len(store))))
-    scores = score(
-        model,
-        task,
-        store,
-        batch_size=config.batch_size,
-        pad_token_id=pad_token_id,
-        progress=progress,
-        sharing=sharing,
-    )
+    sizes = {"batch_size": config.batch_size, "pad_token_id": pad_token_id}
+    scores = score(model, task, store, **sizes, progress=progress, sharing=sharing)
     metrics = applicable(metrics, task, scores.problem)
     writes = "generations" in task.metric_needs
     asked = Written(store, task.written)
     cases = _cases(metrics, asked, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
     budget = answer_budget(asked) if generation.max_new_tokens == "auto" else generation.max_new_tokens
+    answer = partial(_answer, cases, model, tokenizer, config, generation, budget=budget, seed=seed, chat=chat)
+    samples: list[AnswerSample] = []
     unanswered: str | None = None
     try:
-        samples = _answer(
-            cases,
-            model,
-            tokenizer,
-            config,
-            generation,
-            budget=budget,
-            seed=seed,
-            chat=chat,
-            progress=progress,
-            sharing=sharing,
-        )
+        samples = answer(progress=progress, sharing=sharing)
     except ModelError as error:
         if _compares_texts(metrics):
             raise
         # samples are to look at: a base that cannot write may still be trained and scored
-        samples, unanswered = [], error.message
+        unanswered = error.message
     tables = (
         _loss_tables(metrics, scores, store)
         | _label_tables(metrics, scores, store)
@@ -335,7 +319,7 @@ def _answer(
             answer.text,
             origin,
             cut=answer.finish == "length",
-            judged=Answer(
+            judged=AnswerPair(
                 answer_text(tokenizer, answer.token_ids, answer.text),
                 answer_text(tokenizer, case.reference_ids.tolist(), case.reference_text),
             ),

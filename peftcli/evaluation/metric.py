@@ -41,7 +41,7 @@ class Losses(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerPair:
     """A generated text and what the row holds in its place, both without special tokens."""
 
     prediction: str
@@ -63,7 +63,7 @@ class Metric:
     """Which way is an improvement."""
     losses: Callable[[Losses], np.ndarray] | None = None
     """Additive numbers of each row, (rows, k), from the task's scores."""
-    answers: Callable[[Sequence[Answer]], np.ndarray] | None = None
+    answers: Callable[[Sequence[AnswerPair]], np.ndarray] | None = None
     """The same from generated texts."""
     labels: Callable[[Labelled], np.ndarray] | None = None
     """The same from what the model says of labelled rows or words."""
@@ -118,10 +118,10 @@ class Metric:
         return float(self.value(numbers.sum(axis=0) if self.additive else numbers))
 
 
-def mean_over_answers(score: Callable[[Answer], float]) -> Callable[[Sequence[Answer]], np.ndarray]:
+def mean_over_answers(score: Callable[[AnswerPair], float]) -> Callable[[Sequence[AnswerPair]], np.ndarray]:
     """Additive numbers (score, 1) of each answer, so that `ratio` gives the mean score."""
 
-    def rows(answers: Sequence[Answer]) -> np.ndarray:
+    def rows(answers: Sequence[AnswerPair]) -> np.ndarray:
         return np.array([(score(answer), 1.0) for answer in answers], dtype=np.float64).reshape(-1, 2)
 
     return rows

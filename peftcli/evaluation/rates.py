@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Interval = tuple[float, float]
+from peftcli.evaluation.bootstrap import Interval
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution: the central 95 %."""

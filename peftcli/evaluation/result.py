@@ -10,7 +10,7 @@ import numpy as np
 
 from peftcli.errors import DataError
 from peftcli.evaluation.bootstrap import Interval, interval, resample, resample_rows
-from peftcli.evaluation.metric import Answer, Metric
+from peftcli.evaluation.metric import AnswerPair, Metric
 from peftcli.evaluation.rates import is_binary, mcnemar, paired_interval, wilson
 from peftcli.reports.metric_facts import Better, MetricFacts
 from peftcli.tasks.labels.labelled import Labelled
@@ -73,7 +73,7 @@ class AnswerSample:
     prediction: str
     origin: str
     """`file:line` of the row."""
-    judged: Answer
+    judged: AnswerPair
     """What metrics compare: both without thoughts."""
     cut: bool = False
     """Whether the answer was ended by its length and not by itself."""

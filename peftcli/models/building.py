@@ -10,27 +10,18 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from peftcli import system
+from peftcli.bounded_call import Bounds
 from peftcli.errors import ModelError
 from peftcli.models.source import describes_sizes
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """`seconds` of computing; `extra_bytes` above the most that this process has had."""
-
-    seconds: float
-    extra_bytes: int
-
-
 READING = Bounds(10.0, 192 << 20)
-"""For a configuration."""
+"""For a configuration; seconds of computing, not of the clock."""
 LAYING_OUT = Bounds(30.0, 1 << 30)
 """For the modules of a model: the largest take a few seconds."""
 MAX_MODULES = 150_000

@@ -8,15 +8,15 @@ import pytest
 
 from peftcli.errors import DeviceError, RecipeError
 from peftcli.evaluation import registry
-from peftcli.evaluation.metric import Answer, Metric, ratio
+from peftcli.evaluation.metric import AnswerPair, Metric, ratio
 from peftcli.evaluation.registry import get_metric, load_metrics, metric_names, resolve_metric_name
 
 OURS = ("bleu", "chrf", "exact_match", "f1", "json_valid", "loss", "perplexity", "rouge", "token_accuracy")
 PAIRS = [
-    Answer("the cat sat on the mat", "the cat sat on a mat"),
-    Answer("", "nothing was said"),
-    Answer("Grüße aus Köln!", "Grüße aus Köln!"),
-    Answer("completely different words here", "no overlap whatsoever, friend"),
+    AnswerPair("the cat sat on the mat", "the cat sat on a mat"),
+    AnswerPair("", "nothing was said"),
+    AnswerPair("Grüße aus Köln!", "Grüße aus Köln!"),
+    AnswerPair("completely different words here", "no overlap whatsoever, friend"),
 ]
 
 
@@ -31,7 +31,7 @@ class Losses:
 LOSSES = Losses(np.array([6.0, 1.0]), np.array([3.0, 1.0]), np.array([1.0, 1.0]), np.array([4.0, 1.0]))
 
 
-def value(name: str, *answers: Answer) -> float:
+def value(name: str, *answers: AnswerPair) -> float:
     metric = get_metric(name)
     assert metric.answers is not None
     return float(metric.value(metric.answers(answers).sum(axis=0)))
@@ -59,9 +59,9 @@ def test_losses_are_weighted_by_token() -> None:
 
 
 def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
-    assert value("exact_match", Answer(" yes\n", "yes"), Answer("Yes", "yes"), Answer("y es", "yes")) == pytest.approx(
-        1 / 3
-    )
+    assert value(
+        "exact_match", AnswerPair(" yes\n", "yes"), AnswerPair("Yes", "yes"), AnswerPair("y es", "yes")
+    ) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
     ],
 )
 def test_json_valid(text: str, valid: bool) -> None:
-    assert value("json_valid", Answer(text, "")) == float(valid)
+    assert value("json_valid", AnswerPair(text, "")) == float(valid)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_json_valid(text: str, valid: bool) -> None:
     ],
 )
 def test_f1_counts_shared_words(prediction: str, reference: str, wanted: float) -> None:
-    assert value("f1", Answer(prediction, reference)) == pytest.approx(wanted)
+    assert value("f1", AnswerPair(prediction, reference)) == pytest.approx(wanted)
 
 
 def test_f1_is_the_mean_over_rows() -> None:
-    assert value("f1", Answer("a", "a"), Answer("b b b b", "c")) == 0.5
+    assert value("f1", AnswerPair("a", "a"), AnswerPair("b b b b", "c")) == 0.5
 
 
 def test_chrf_by_hand() -> None:
-    assert value("chrf", Answer("ab", "ab")) == pytest.approx(100.0)
-    assert value("chrf", Answer("", "ab")) == 0.0
+    assert value("chrf", AnswerPair("ab", "ab")) == pytest.approx(100.0)
+    assert value("chrf", AnswerPair("", "ab")) == 0.0
     # 1-grams: 1 of 2 shared both ways; 2-grams: none; orders above 2 do not exist
-    assert value("chrf", Answer("ab", "ac")) == pytest.approx(25.0)
+    assert value("chrf", AnswerPair("ab", "ac")) == pytest.approx(25.0)
 
 
 def test_corpus_scores_equal_the_packages() -> None:
@@ -116,7 +116,7 @@ def test_corpus_scores_equal_the_packages() -> None:
 
 def test_rouge_is_the_mean_f_measure() -> None:
     pytest.importorskip("rouge_score", reason="the extra `metrics` is not installed")
-    assert value("rouge", Answer("a b c d", "a b x d"), Answer("q", "z")) == pytest.approx(0.75 / 2)
+    assert value("rouge", AnswerPair("a b c d", "a b x d"), AnswerPair("q", "z")) == pytest.approx(0.75 / 2)
 
 
 @pytest.mark.parametrize("name", ["chrf", "exact_match", "f1", "json_valid"])

@@ -126,7 +126,8 @@ def replace_points(kind: str, place: Path, stride: int, report: dict[str, Any]) 
             assert code != 0, (kind, point)
             report["kept"] = report.get("kept", 0) + 1
         elif code != 0:
-            assert in_a_fork(["resume", str(run), "--quiet"])[0] == 0, (kind, point)
+            resumed, text = in_a_fork(["resume", str(run), "--quiet"])
+            assert resumed == 0, (kind, point, text)
         if contents(run) != as_it_was:
             assert adapter_bytes(run) == adapter_bytes(new), (kind, point)
         code, text = in_a_fork(arguments)

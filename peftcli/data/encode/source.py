@@ -30,7 +30,7 @@ from peftcli.data.store import UNLABELLED, TokenColumns
 from peftcli.streams import tell
 
 Progress = Callable[[str, int], None]
-"""Called with the source's name and how many rows more have been encoded."""
+"""Called with the source's name and how many rows were encoded since the last call."""
 PATIENCE_SECONDS = 60.0
 """A chunk takes a second or two."""
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from peftcli.data.faults import excerpt
-from peftcli.data.readers.base import CHUNK_BYTES, CHUNK_ROWS, Chunk, Reading
-from peftcli.data.readers.lines import read_lines
+from peftcli.data.readers.base import Chunk, Reading
+from peftcli.data.readers.lines import chunks_of_lines
 
 
 class NotFinite(ValueError):
@@ -43,23 +43,18 @@ class Decoder:
 
 def read(reading: Reading) -> Iterator[Chunk]:
     """Chunks of objects; blank lines are passed over, broken lines become faults."""
-    chunk, size, decoder = Chunk(), 0, Decoder()
-    for number, line in read_lines(reading):
-        if not line or line.isspace():
-            continue
+    decoder = Decoder()
+
+    def add(chunk: Chunk, line: str, number: int) -> None:
         row = parse_line(line, number, reading, decoder)
         if row is None:
-            continue
+            return
         chunk.add(row, number)
         if decoder.doubled:
             # one key a line is told: the doctor counts lines
             chunk.doubled += [(number, name) for name in decoder.take_doubled()[:1]]
-        size += len(line)
-        if len(chunk.rows) == CHUNK_ROWS or size > CHUNK_BYTES:
-            yield chunk
-            chunk, size = Chunk(), 0
-    if chunk.rows:
-        yield chunk
+
+    return chunks_of_lines(reading, add)
 
 
 def parse_line(line: str, number: int, reading: Reading, decoder: Decoder) -> dict[str, Any] | None:

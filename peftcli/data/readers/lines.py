@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from peftcli.data.faults import excerpt
-from peftcli.data.readers.base import MAX_LINE_BYTES, Reading
+from peftcli.data.readers.base import CHUNK_BYTES, CHUNK_ROWS, MAX_LINE_BYTES, Chunk, Reading
 from peftcli.data.readers.compressed import open_bytes
 from peftcli.errors import DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def chunks_of_lines(reading: Reading, add: Callable[[Chunk, str, int], None]) -> Iterator[Chunk]:
+    """Chunks of what `add(chunk, line, number)` makes of each line that is not blank: a row, or a fault and none."""
+    chunk, size = Chunk(), 0
+    for number, line in read_lines(reading):
+        if not line or line.isspace():
+            continue
+        before = len(chunk.rows)
+        add(chunk, line, number)
+        if len(chunk.rows) == before:
+            continue
+        size += len(line)
+        if len(chunk.rows) == CHUNK_ROWS or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = Chunk(), 0
+    if chunk.rows:
+        yield chunk
 
 
 def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:

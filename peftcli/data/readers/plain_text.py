@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peftcli.data.readers.base import CHUNK_BYTES, CHUNK_ROWS, Chunk, Reading
-from peftcli.data.readers.lines import read_lines
+from peftcli.data.readers.base import Chunk, Reading
+from peftcli.data.readers.lines import chunks_of_lines
 
 
 def read(reading: Reading) -> Iterator[Chunk]:
     """Chunks of `{"text": line}`."""
-    chunk, size = Chunk(), 0
-    for number, line in read_lines(reading):
-        if not line or line.isspace():
-            continue
-        chunk.add({"text": line}, number)
-        size += len(line)
-        if len(chunk.rows) == CHUNK_ROWS or size > CHUNK_BYTES:
-            yield chunk
-            chunk, size = Chunk(), 0
-    if chunk.rows:
-        yield chunk
+    return chunks_of_lines(reading, lambda chunk, line, number: chunk.add({"text": line}, number))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftcli.evaluation.metric import Answer, Metric
+from peftcli.evaluation.metric import AnswerPair, Metric
 
 
-def rows(answers: Sequence[Answer]) -> np.ndarray:
+def rows(answers: Sequence[AnswerPair]) -> np.ndarray:
     """Matches and totals of 1- to 4-grams, then both lengths: (rows, 10)."""
     from sacrebleu.metrics import BLEU
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftcli.evaluation.metric import Answer, Metric
+from peftcli.evaluation.metric import AnswerPair, Metric
 
 ORDERS = range(1, 7)
 BETA_SQUARED = 4.0
 
 
-def rows(answers: Sequence[Answer]) -> np.ndarray:
+def rows(answers: Sequence[AnswerPair]) -> np.ndarray:
     """(n-grams of the answer, of the reference, shared) for each order: (rows, 18)."""
     numbers = [
         number

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
+from peftcli.evaluation.metric import AnswerPair, Metric, mean_over_answers
 
 
-def score(answer: Answer) -> float:
+def score(answer: AnswerPair) -> float:
     """1 where both are the same text, else 0."""
     return float(answer.prediction.strip() == answer.reference.strip())
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
+from peftcli.evaluation.metric import AnswerPair, Metric, mean_over_answers
 
 _WORD = re.compile(r"\w+")
 
 
-def score(answer: Answer) -> float:
+def score(answer: AnswerPair) -> float:
     """2 x shared words / words of both; without words on one side, 1 where the other has none either."""
     predicted = Counter(_WORD.findall(answer.prediction.lower()))
     wanted = Counter(_WORD.findall(answer.reference.lower()))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
+from peftcli.evaluation.metric import AnswerPair, Metric, mean_over_answers
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def score(answer: Answer) -> float:
+def score(answer: AnswerPair) -> float:
     """1 for one JSON document, else 0."""
     try:
         json.loads(answer.prediction, parse_constant=_no_constant)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftcli.evaluation.metric import Answer, Metric, mean_over_answers
+from peftcli.evaluation.metric import AnswerPair, Metric, mean_over_answers
 
 
-def rows(answers: Sequence[Answer]) -> np.ndarray:
+def rows(answers: Sequence[AnswerPair]) -> np.ndarray:
     """ROUGE-L of each answer, (rows, 1)."""
     from rouge_score.rouge_scorer import RougeScorer
 
