@@ -42,6 +42,7 @@ class Share:
 
     @property
     def rank(self) -> int:
+        """Rows of its A."""
         return len(self.lora_A)
 
 

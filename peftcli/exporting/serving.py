@@ -38,6 +38,7 @@ class ServeCommand:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints, as plain data."""
         return {**asdict(self), "words": list(self.words), "notes": list(self.notes), "command": shlex.join(self.words)}
 
 

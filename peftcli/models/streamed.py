@@ -50,10 +50,12 @@ class InFile(Held):
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """As the header of its file says."""
         return self.stored.shape
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The type that it is stored in."""
         assert self.stored.dtype is not None
         return self.stored.dtype
 
@@ -70,10 +72,12 @@ class Fused(Held):
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """(experts, rows, columns)."""
         return len(self.experts), sum(part.shape[0] for part in self.experts[0]), self.experts[0][0].shape[1]
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The type that its parts are stored in."""
         found = self.experts[0][0].dtype
         assert found is not None
         return found

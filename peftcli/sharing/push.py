@@ -48,6 +48,7 @@ class PushReport:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints, as plain data."""
         document = asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
 

@@ -12,6 +12,7 @@ from peftcli.tasks.preferences.scores import PAIRS, Preferences
 
 
 def rows(compared: Preferences) -> np.ndarray:
+    """(rows, 2): 1 where the chosen answer has more reward, 0.5 for a tie, else 0; and 1."""
     won = 0.5 + 0.5 * np.sign(compared.rewards[:, 0] - compared.rewards[:, 1])
     return np.stack([won, np.ones(len(won))], axis=1)
 
