@@ -9,7 +9,7 @@ from peftcli.tasks.preferences.scores import PAIRS, VERDICTS, Preferences
 
 
 def rows(compared: Preferences) -> np.ndarray:
-    """(rows, 2): summed log-probability of the rejected answer, and what it is divided by."""
+    """(rows, 2): log-probability of the rejected answer, and 1; zeros where the row has none."""
     return compared.mean_of(compared.log_probabilities, 1)
 
 

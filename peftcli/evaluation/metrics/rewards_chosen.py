@@ -9,7 +9,7 @@ from peftcli.tasks.preferences.scores import PAIRS, VERDICTS, Preferences
 
 
 def rows(compared: Preferences) -> np.ndarray:
-    """(rows, 2): reward of the chosen answer, and its weight."""
+    """(rows, 2): reward of the chosen answer, and 1; zeros where the row has none."""
     return compared.mean_of(compared.rewards, 0)
 
 
