@@ -268,7 +268,7 @@ def lay_out(
     reading = read_keys(parts.header(), model, owner, converting=converting, where=where)
     config, file = owner.adopt(model, config, parts.file(reading))
     with bounded_allocation(model, file.shapes, where=str(folder / CONFIG_NAME)):
-        adapter = build(model, config.with_heads(heads), file.shapes)
+        adapter = build(model, config.with_heads(heads) if heads else config, file.shapes)
     try:
         adapter.kept_fields = {**adapter.kept_fields, **kept}
         # names and shapes of all before a value of any: a half-filled adapter would look whole

@@ -430,3 +430,11 @@ def test_an_attention_whose_queries_cannot_be_had_is_refused() -> None:
     for family in ("gpt_neox", "bert", "t5"):
         with pytest.raises(AdapterError, match="adaption_prompt needs"):
             adapters.attach(tiny_model(family), {"type": "adaption_prompt"})
+
+
+def test_a_method_without_heads_is_read_from_disk(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    adapters.attach(model, {"type": "prompt_tuning", "num_virtual_tokens": 2})
+    adapters.save(model, tmp_path)
+    adapters.detach(model)
+    assert adapters.load(model, tmp_path).trainable == 0
