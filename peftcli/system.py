@@ -7,6 +7,7 @@ opened, and a peak of memory; a network disk may have no locks.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import importlib
 import os
@@ -61,6 +62,21 @@ def total_memory_bytes() -> int:
     """Memory of the machine, whatever is in use."""
     ask = getattr(os, "sysconf", None)
     return ask("SC_PAGE_SIZE") * ask("SC_PHYS_PAGES") if ask is not None else int(_psutil().virtual_memory().total)
+
+
+_MMAP_THRESHOLD = -3
+"""Of glibc's `mallopt`."""
+
+
+def give_back_freed_memory() -> None:
+    """From now on a large block goes back to the system when it is freed. glibc raises the size from which blocks are
+    given back to 32 MiB as it sees them freed, and smaller ones then stay with the process in pieces."""
+    try:
+        option = ctypes.CDLL(None).mallopt
+    # other C libraries, and systems without one that can be asked, keep their own rule
+    except (OSError, TypeError, AttributeError):
+        return
+    option(_MMAP_THRESHOLD, 1 << 20)
 
 
 def peak_memory_bytes() -> int:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import files, system
 from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.merging import merge as merge_one_by_one
 from peftcli.adapters.surgery import disabled
@@ -71,6 +71,7 @@ class StreamedMerge:
     @staticmethod
     def open(path: str | Path, base: str | None, dtype: torch.dtype | None) -> StreamedMerge:
         """Base and adapter on the CPU, computed with in float32. Raises `NotStreamed`."""
+        system.give_back_freed_memory()
         bases: list[StreamedBase] = []
 
         def read(

@@ -114,18 +114,18 @@ def choose(
     needs: Needs, training: TrainingConfig, *, device: str, device_memory: int | None, processes: int = 1
 ) -> Choice:
     """The first of the settings that the recipe leaves open which fits, from the fastest on; else the smallest."""
-    there = total_memory_bytes(device, processes)
-    budget = device_memory * CARD_SHARE if device_memory is not None else MEMORY_SHARE * there
+    # a card that is named need not be here to be asked
+    there = total_memory_bytes(device, processes) if device_memory is None else device_memory
+    budget = there * (MEMORY_SHARE if device_memory is None else CARD_SHARE)
     for micro, every in (settings := list(_settings(needs, training, device))):
         memory = needs.estimate(micro, every)
         if memory.peak_bytes <= budget:
             notes = _notes(training, micro, every, memory, settings)
             return Choice(micro, every, memory, device_memory, True, (*notes, *_uncounted(needs)))
     # a recipe that says everything itself is run as it says, and is told only against a card that was named
-    told = device_memory if device_memory is not None else there
-    fits = memory.peak_bytes <= told
+    fits = memory.peak_bytes <= there
     notes = _notes(training, micro, every, memory, settings)
-    return Choice(micro, every, memory, int(told), fits, (*notes, *_uncounted(needs)))
+    return Choice(micro, every, memory, there, fits, (*notes, *_uncounted(needs)))
 
 
 def _uncounted(needs: Needs) -> tuple[str, ...]:
