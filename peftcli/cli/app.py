@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "diff": "two runs or adapters, compared",
     "report": "render a run's report again, or compare runs",
     "compare": "methods or settings on the same data and budget",
+    "migrate": "a recipe from another tool's configuration",
     "lock": "pin what a recipe or run depends on",
     "reproduce": "run again what a lock pins, and compare",
     "methods": "the methods and their fields",

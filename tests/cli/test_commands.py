@@ -22,8 +22,8 @@ from peftcli.data.builtin import data_names
 from peftcli.recipe import load_recipe
 
 CONTRACT = """
-    init validate plan data train resume evaluate generate chat merge export convert combine inspect diff report compare lock
-    reproduce methods explain schema doctor
+    init validate plan data train resume evaluate generate chat merge export convert combine inspect diff report compare
+    migrate lock reproduce methods explain schema doctor
 """.split()  # noqa: SIM905  a table of names reads better as text
 SHORT = "model: builtin:tiny\ndata: builtin:support\nmethod: lora\n"
 
@@ -83,6 +83,7 @@ FLAGS = {
     "inspect": "--model",
     "diff": "",
     "compare": "--methods --vary --seeds --budget --tune --output --set",
+    "migrate": "--output",
     "reproduce": "--steps --strict --junit",
     "doctor": "--clear-cache",
 }

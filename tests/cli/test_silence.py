@@ -129,6 +129,7 @@ CALLS: dict[str, list[str]] = {
     "combine": ["run", "other", "--weights", "1,1", "--how", "cat", "--output", "combined"],
     "inspect": ["run"],
     "compare": ["tiny.yaml", "--methods", "lora,ia3", "--budget", "1step", "--output", "compared"],
+    "migrate": ["run/adapter/adapter_config.json"],
     "diff": ["run", "other"],
     "report": ["run"],
     "lock": ["run"],

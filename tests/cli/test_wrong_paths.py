@@ -42,6 +42,8 @@ RUN: dict[str, Call] = {
 EITHER: dict[str, Call] = {"lock": lambda path: ["lock", path], "reproduce": lambda path: ["reproduce", path]}
 RESUME: dict[str, Call] = {"resume": lambda path: ["resume", path]}
 WITHOUT_A_PATH = {"init", "methods", "explain", "schema", "doctor"}
+OF_OTHERS = {"migrate"}
+"""Takes files of other tools: tests/migrating."""
 
 NEITHER = "this is neither a run nor an adapter"
 AS_A_RUN = {
@@ -91,7 +93,7 @@ def _there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_has_every_command() -> None:
     named = {name.split()[0] for name in (*RECIPE, *RUN, *EITHER, *RESUME)}
-    assert named | WITHOUT_A_PATH == set(COMMANDS)
+    assert named | WITHOUT_A_PATH | OF_OTHERS == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("arguments", "code", "said"), cells(), ids=lambda value: str(value)[:40])

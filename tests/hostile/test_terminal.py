@@ -119,6 +119,7 @@ USES: dict[str, list[str]] = {
     "diff": ["diff run run/adapter", "diff run {evil}"],
     "report": ["report run"],
     "compare": ["compare r.yaml", "compare r.yaml --methods lora,{evil}"],
+    "migrate": ["migrate run/adapter/adapter_config.json", "migrate {evil}"],
     "lock": ["lock r.yaml"],
     "reproduce": ["reproduce r.yaml", "reproduce run/recipe.lock"],
     "methods": ["methods {evil}"],
