@@ -162,8 +162,8 @@ def test_names_say_something() -> None:
     assert not [path for path in _files() if path.stem in empty]
 
 
-OWNERS = ("adapters/methods", "data/formats", "tasks")
-"""Where names of methods, formats and tasks are at home."""
+OWNERS = ("adapters/methods", "data/formats", "tasks", "migrating/tools")
+"""Where names of methods, formats and tasks are at home, and where other tools' words for them are."""
 KINDS = ("format", "method", "peft_type", "task", "task_type")
 """What holds such a name: never compared with a word."""
 

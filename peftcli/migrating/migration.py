@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftcli import files
+from peftcli.adapters.registry import method_of_pairs
 from peftcli.errors import Fault, RecipeError, StorageError
 from peftcli.migrating.draft import Draft, KeyFate
 from peftcli.migrating.telling import tool_of
@@ -16,21 +17,9 @@ from peftcli.migrating.tools import adapter_config, hugging_face
 from peftcli.recipe.checking import check
 from peftcli.recipe.foreign_names import ADVICE
 from peftcli.recipe.resolved import flat_recipe
+from peftcli.recipe.schema import Recipe
 from peftcli.yaml import flow, node_of, parse, plain
 
-_SECTIONS = (
-    "task",
-    "model",
-    "data",
-    "method",
-    "preference",
-    "training",
-    "evaluation",
-    "checkpoint",
-    "seed",
-    "tracking",
-    "device",
-)
 _BASE, _ROWS = "NAME-OR-FOLDER-OF-THE-BASE", "ROWS.jsonl"
 _BESIDE = {
     adapter_config.NAME: ("training_args.json", "training_arguments.json"),
@@ -117,8 +106,8 @@ def _completed(recipe: dict[str, Any]) -> list[str]:
         recipe["data.train"] = _ROWS
         to_do.append("data.train: the file names no rows")
     if "method.type" not in recipe:
-        recipe["method.type"] = "lora"
-        to_do.append("method: the file names none; lora is written")
+        recipe["method.type"] = method_of_pairs()
+        to_do.append(f"method: the file names none; {method_of_pairs()} is written")
     return to_do
 
 
@@ -176,7 +165,7 @@ def _text(recipe: Mapping[str, Any], fates: list[KeyFate], origin: str) -> str:
     sources = {fate.ours: _source(fate) for fate in fates if fate.ours is not None}
     document = _nested(recipe)
     lines = [f"# {origin}"]
-    for name in sorted(document, key=_SECTIONS.index):
+    for name in sorted(document, key=list(Recipe.model_fields).index):
         section = document[name]
         if not isinstance(section, Mapping):
             lines.append(_line("", name, section, sources.get(name)))

@@ -1,1 +1,1 @@
-"""One module for each tool whose configurations become recipes, and `common.py` for what several of them share."""
+"""One module for each tool whose configurations become recipes, and `shared_words.py` for what several of them share."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common, hugging_face
+from peftcli.migrating.tools import hugging_face, shared_words
 
 NAME = "Axolotl"
 _FORMATS = {
@@ -71,7 +71,7 @@ def _data(draft: Draft) -> None:
     tests = [_source(draft, one) for one in draft.look("test_datasets") or [] if isinstance(one, Mapping)]
     if tests:
         draft.put("test_datasets", "data.validation", tests[0] if len(tests) == 1 else tests)
-    size = common.number(draft.look("val_set_size"))
+    size = shared_words.number(draft.look("val_set_size"))
     if size and not tests:
         draft.put("val_set_size", "data.validation", int(size) if size >= 1 else size)
     draft.idle({"val_set_size": (0, 0.0)}, "no validation rows, as here")
@@ -110,18 +110,18 @@ def _method(draft: Draft) -> None:
     if name in (None, ""):
         draft.recipe["method.type"] = "full"
         draft.drop("adapter", "all weights are trained: method full")
-        common.quantized(draft)
+        shared_words.quantized(draft)
         return
     draft.put("adapter", "method.type", "lora" if name == "qlora" else name)
     if name == "qlora":
         draft.recipe["model.quantization"] = "nf4"
-    common.quantized(draft)
-    common.lora(draft, rank=8, alpha=16, dropout=0.0, why="the default there")
+    shared_words.quantized(draft)
+    shared_words.lora(draft, rank=8, alpha=16, dropout=0.0, why="the default there")
     if draft.look("lora_target_linear") is True:
         draft.put("lora_target_linear", "method.target_modules", "all-linear")
         draft.drop("lora_target_modules", "all linear layers hold them")
     draft.idle({"lora_target_linear": (False,)})
-    draft.same({"lora_target_modules": "method.target_modules"}, common.targets)
+    draft.same({"lora_target_modules": "method.target_modules"}, shared_words.targets)
     draft.same(
         {
             "peft_use_dora": "method.use_dora",
@@ -135,31 +135,31 @@ def _method(draft: Draft) -> None:
 
 
 def _training(draft: Draft) -> None:
-    common.batch(draft, "micro_batch_size", "gradient_accumulation_steps", 1)
-    draft.same({"learning_rate": "training.learning_rate", "max_steps": "training.max_steps"}, common.number)
+    shared_words.batch(draft, "micro_batch_size", "gradient_accumulation_steps", 1)
+    draft.same({"learning_rate": "training.learning_rate", "max_steps": "training.max_steps"}, shared_words.number)
     if "training.max_steps" in draft.recipe:
         draft.drop("num_epochs", "`max_steps` rules")
-    draft.same({"num_epochs": "training.epochs"}, lambda value: float(common.number(value)))
+    draft.same({"num_epochs": "training.epochs"}, lambda value: float(shared_words.number(value)))
     if "training.max_steps" not in draft.recipe:
         draft.assume("training.epochs", 1.0, "the default there")
-    common.scheduler(draft, "lr_scheduler")
-    common.warmup(draft)
-    common.optimizer(draft, "optimizer", {"adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps"})
+    shared_words.scheduler(draft, "lr_scheduler")
+    shared_words.warmup(draft)
+    shared_words.optimizer(draft, "optimizer", {"adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps"})
     draft.same(
         {
             "weight_decay": "training.weight_decay",
             "max_grad_norm": "training.max_grad_norm",
             "neftune_noise_alpha": "training.neftune_noise_alpha",
         },
-        common.number,
+        shared_words.number,
     )
-    common.precision(draft, {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"})
+    shared_words.precision(draft, {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"})
     draft.drop("tf32", "torch's own setting of the matrix product is left as it is")
     value = draft.look("gradient_checkpointing")
     if value in (True, "true", "offload"):
         draft.put("gradient_checkpointing", "training.gradient_checkpointing", True)
     draft.idle({"gradient_checkpointing": (False,)})
-    common.attention(
+    shared_words.attention(
         draft,
         (
             "flash_attention",
@@ -176,7 +176,7 @@ def _training(draft: Draft) -> None:
 
 def _evaluation(draft: Draft) -> None:
     for theirs, ours in (("eval_steps", "evaluation.every"), ("save_steps", "checkpoint.every")):
-        every = common.number(draft.look(theirs))
+        every = shared_words.number(draft.look(theirs))
         if every and every >= 1:
             draft.put(theirs, ours, int(every))
         else:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common
+from peftcli.migrating.tools import shared_words
 
 NAME = "Hugging Face TrainingArguments or TRL"
 _OWN = ("per_device_train_batch_size", "num_train_epochs", "lr_scheduler_type", "output_dir", "learning_rate")
@@ -55,12 +55,12 @@ def carry(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
-    common.quantized(draft)
+    shared_words.quantized(draft)
     for theirs in ("dtype", "torch_dtype"):
         if draft.has(theirs):
             kind = str(draft.look(theirs)).removeprefix("torch.")
             draft.put(theirs, "model.dtype", {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(kind, kind))
-    common.attention(draft, ("attn_implementation",))
+    shared_words.attention(draft, ("attn_implementation",))
 
 
 def _trl(draft: Draft) -> None:
@@ -84,8 +84,8 @@ def _trl(draft: Draft) -> None:
         return
     draft.put("use_peft", "method.type", "lora")
     why = "TRL's default"
-    common.lora(draft, rank=16, alpha=32, dropout=0.05, why=why)
-    draft.same({"lora_target_modules": "method.target_modules"}, common.targets)
+    shared_words.lora(draft, rank=16, alpha=32, dropout=0.05, why=why)
+    draft.same({"lora_target_modules": "method.target_modules"}, shared_words.targets)
     draft.same(
         {
             "use_dora": "method.use_dora",
@@ -104,30 +104,30 @@ def training(
 ) -> None:
     """The fields of TrainingArguments, which other tools take over under the same names."""
     why = "the default there"
-    common.batch(draft, "per_device_train_batch_size", "gradient_accumulation_steps", rows, accumulation)
-    draft.same({"learning_rate": "training.learning_rate"}, common.number)
+    shared_words.batch(draft, "per_device_train_batch_size", "gradient_accumulation_steps", rows, accumulation)
+    draft.same({"learning_rate": "training.learning_rate"}, shared_words.number)
     draft.assume("training.learning_rate", learning_rate, why)
-    if isinstance(steps := common.number(draft.look("max_steps")), int | float) and steps > 0:
+    if isinstance(steps := shared_words.number(draft.look("max_steps")), int | float) and steps > 0:
         draft.put("max_steps", "training.max_steps", int(steps))
         draft.drop("num_train_epochs", "`max_steps` rules")
     else:
         draft.drop("max_steps", "the epochs rule")
-        draft.same({"num_train_epochs": "training.epochs"}, lambda value: float(common.number(value)))
+        draft.same({"num_train_epochs": "training.epochs"}, lambda value: float(shared_words.number(value)))
         draft.assume("training.epochs", 3.0, why)
-    common.scheduler(draft, "lr_scheduler_type")
+    shared_words.scheduler(draft, "lr_scheduler_type")
     draft.assume("training.scheduler", "linear", why)
-    common.warmup(draft)
+    shared_words.warmup(draft)
     if "training.warmup_ratio" not in draft.recipe:
         draft.assume("training.warmup_steps", 0, why)
-    common.optimizer(draft, "optim", {"adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps"})
+    shared_words.optimizer(draft, "optim", {"adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps"})
     names = {
         "weight_decay": "training.weight_decay",
         "max_grad_norm": "training.max_grad_norm",
         "seed": "seed",
         "neftune_noise_alpha": "training.neftune_noise_alpha",
     }
-    draft.same(names, common.number)
-    common.precision(draft, {"bf16": "bf16", "fp16": "fp16"})
+    draft.same(names, shared_words.number)
+    shared_words.precision(draft, {"bf16": "bf16", "fp16": "fp16"})
     draft.same({"gradient_checkpointing": "training.gradient_checkpointing"})
     if recomputed:
         draft.assume("training.gradient_checkpointing", True, why)
@@ -138,15 +138,15 @@ def training(
 def _evaluation(draft: Draft) -> None:
     if draft.look("eval_strategy") in ("no", None) and draft.look("evaluation_strategy") in ("no", None):
         draft.drop("eval_steps", "no evaluation was asked for; here it needs data.validation alone")
-    elif (every := common.number(draft.look("eval_steps"))) and every >= 1:
+    elif (every := shared_words.number(draft.look("eval_steps"))) and every >= 1:
         draft.put("eval_steps", "evaluation.every", int(every))
     for theirs in ("eval_strategy", "evaluation_strategy"):
         draft.drop(theirs, "evaluated every `evaluation.every` steps, before training, and at the end")
     draft.same({"per_device_eval_batch_size": "evaluation.batch_size"})
-    if (every := common.number(draft.look("save_steps"))) and every >= 1 and draft.look("save_strategy") != "no":
+    if (every := shared_words.number(draft.look("save_steps"))) and every >= 1 and draft.look("save_strategy") != "no":
         draft.put("save_steps", "checkpoint.every", int(every))
     draft.drop("save_strategy", "a checkpoint every `checkpoint.every` steps and at the end")
-    if common.number(draft.look("save_total_limit")):
+    if shared_words.number(draft.look("save_total_limit")):
         draft.put("save_total_limit", "checkpoint.keep", int(draft.look("save_total_limit")))
     best = draft.look("metric_for_best_model")
     if draft.look("load_best_model_at_end") and best in (None, "loss", "eval_loss"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common
+from peftcli.migrating.tools import shared_words
 
 NAME = "LitGPT"
 _LAYERS = {
@@ -48,7 +48,7 @@ def carry(draft: Draft) -> None:
             "training.precision",
             {"bf16-true": "bf16", "bf16-mixed": "bf16", "16-true": "fp16", "16-mixed": "fp16"}.get(word, "fp32"),
         )
-    common.lora(draft, rank=8, alpha=16, dropout=0.05, why="the default there")
+    shared_words.lora(draft, rank=8, alpha=16, dropout=0.05, why="the default there")
     chosen = []
     for theirs, (ours, usual) in _LAYERS.items():
         said = draft.look(theirs)
@@ -85,7 +85,7 @@ def _data(draft: Draft) -> None:
         draft.recipe["data.format"] = form
     inner = "data.init_args"
     draft.same({f"{inner}.json_path": "data.train"})
-    share = common.number(draft.look(f"{inner}.val_split_fraction"))
+    share = shared_words.number(draft.look(f"{inner}.val_split_fraction"))
     if share:
         draft.put(f"{inner}.val_split_fraction", "data.validation", share)
     if draft.look(f"{inner}.mask_prompt") is not True:
@@ -117,7 +117,10 @@ def _training(draft: Draft) -> None:
     )
     if "data.max_length" not in draft.recipe:
         draft.to_do.append("data.max_length: rows are never cut there; here at 1,024 tokens unless you name a length")
-    lowest, peak = common.number(draft.look("train.min_lr")), common.number(draft.look("optimizer.init_args.lr"))
+    lowest, peak = (
+        shared_words.number(draft.look("train.min_lr")),
+        shared_words.number(draft.look("optimizer.init_args.lr")),
+    )
     if lowest and peak and lowest < peak:
         draft.put("train.min_lr", "training.scheduler", {"type": "cosine", "min_ratio": lowest / peak})
     draft.assume("training.warmup_steps", 100, "the default there")
@@ -128,7 +131,7 @@ def _training(draft: Draft) -> None:
             "optimizer.init_args.lr": "training.learning_rate",
             "optimizer.init_args.weight_decay": "training.weight_decay",
         },
-        common.number,
+        shared_words.number,
     )
     if betas := draft.look("optimizer.init_args.betas"):
         draft.put(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common, hugging_face
+from peftcli.migrating.tools import hugging_face, shared_words
 
 NAME = "LLaMA-Factory"
 _TASKS = {"sft": "causal-lm", "pt": "causal-lm", "dpo": "preference", "kto": "preference", "rm": "reward"}
@@ -52,7 +52,7 @@ def carry(draft: Draft) -> None:
         _preference(draft, stage)
     hugging_face.training(draft, learning_rate=5e-5, recomputed=True)
     draft.drop("disable_gradient_checkpointing", "training.gradient_checkpointing says it")
-    common.attention(draft, ("flash_attn",))
+    shared_words.attention(draft, ("flash_attn",))
     draft.without(_AWAY)
 
 
@@ -63,11 +63,11 @@ def _data(draft: Draft, stage: str) -> None:
             listed = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
             draft.put(theirs, ours, listed[0] if len(listed) == 1 else listed)
             draft.to_do.append(f"{ours}: names of its dataset_info.json; put the paths of the files in their place")
-    size = common.number(draft.look("val_size"))
+    size = shared_words.number(draft.look("val_size"))
     if size:
         draft.put("val_size", "data.validation", int(size) if size >= 1 else size)
     draft.idle({"val_size": (0, 0.0)}, "no validation rows, as here")
-    draft.same({"cutoff_len": "data.max_length"}, common.number)
+    draft.same({"cutoff_len": "data.max_length"}, shared_words.number)
     draft.assume("data.max_length", 2048, "the default there")
     if draft.look("neat_packing") is True or draft.look("packing") is True:
         draft.put("packing", "data.packing", True, "rows of a pack never see each other here")
@@ -85,14 +85,14 @@ def _data(draft: Draft, stage: str) -> None:
 def _method(draft: Draft) -> None:
     name = draft.look("finetuning_type") or "lora"
     draft.put("finetuning_type", "method.type", _METHODS.get(name, name))
-    bits = common.number(draft.look("quantization_bit"))
+    bits = shared_words.number(draft.look("quantization_bit"))
     if bits in (4, 8):
         draft.put("quantization_bit", "model.quantization", "nf4" if bits == 4 else "int8")
     draft.drop("quantization_method", "model.quantization is bitsandbytes'")
     if name != "lora":
         return
-    common.lora(draft, rank=8, alpha=None, dropout=0.0, why="the default there")
-    draft.same({"lora_target": "method.target_modules"}, common.targets)
+    shared_words.lora(draft, rank=8, alpha=None, dropout=0.0, why="the default there")
+    draft.same({"lora_target": "method.target_modules"}, shared_words.targets)
     draft.same(
         {
             "use_dora": "method.use_dora",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common
+from peftcli.migrating.tools import shared_words
 
 NAME = "mlx-lm"
 _SCHEDULES = {"cosine_decay": "cosine", "linear_schedule": "linear"}
@@ -50,7 +50,7 @@ def _method(draft: Draft) -> None:
         draft.drop("lora_parameters", "all weights are trained")
         return
     rank = int(draft.look("lora_parameters.rank") or 8)
-    scale = common.number(draft.look("lora_parameters.scale"))
+    scale = shared_words.number(draft.look("lora_parameters.scale"))
     scale = 20.0 if scale is None else scale
     draft.put("lora_parameters.rank", "method.r", rank) if draft.has("lora_parameters.rank") else draft.assume(
         "method.r", 8, "the default there"
@@ -60,7 +60,7 @@ def _method(draft: Draft) -> None:
         draft.put("lora_parameters.scale", "method.lora_alpha", scale * rank, f"scale {scale:g} x rank {rank}")
     else:
         draft.assume("method.lora_alpha", scale * rank, f"scale {scale:g}, the default there, x rank {rank}")
-    draft.same({"lora_parameters.dropout": "method.lora_dropout"}, common.number)
+    draft.same({"lora_parameters.dropout": "method.lora_dropout"}, shared_words.number)
     if keys := draft.look("lora_parameters.keys"):
         draft.put("lora_parameters.keys", "method.target_modules", [str(key).rsplit(".", 1)[-1] for key in keys])
     layers = draft.look("num_layers")
@@ -73,8 +73,8 @@ def _method(draft: Draft) -> None:
 
 
 def _training(draft: Draft) -> None:
-    common.batch(draft, "batch_size", "grad_accumulation_steps", 4)
-    draft.same({"iters": "training.max_steps"}, lambda value: int(common.number(value)))
+    shared_words.batch(draft, "batch_size", "grad_accumulation_steps", 4)
+    draft.same({"iters": "training.max_steps"}, lambda value: int(shared_words.number(value)))
     draft.assume("training.max_steps", 1000, "the default there")
     name = draft.look("lr_schedule.name")
     arguments = draft.look("lr_schedule.arguments")
@@ -87,16 +87,16 @@ def _training(draft: Draft) -> None:
         draft.put(
             "lr_schedule.arguments",
             "training.learning_rate",
-            common.number(peak),
+            shared_words.number(peak),
             "its first number; the decay ends with the run",
         )
         draft.drop("learning_rate", "the schedule's rules")
-    draft.same({"learning_rate": "training.learning_rate"}, common.number)
+    draft.same({"learning_rate": "training.learning_rate"}, shared_words.number)
     draft.assume("training.learning_rate", 1e-5, "the default there")
     if steps := draft.look("lr_schedule.warmup"):
         draft.put("lr_schedule.warmup", "training.warmup_steps", int(steps))
     draft.assume("training.warmup_steps", 0, "none there")
-    common.optimizer(draft, "optimizer")
+    shared_words.optimizer(draft, "optimizer")
     if draft.look("grad_checkpoint") is True:
         draft.put("grad_checkpoint", "training.gradient_checkpointing", True)
     draft.idle({"grad_checkpoint": (False,)})

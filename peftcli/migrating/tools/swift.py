@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common, hugging_face
+from peftcli.migrating.tools import hugging_face, shared_words
 
 NAME = "ms-swift"
 
@@ -32,20 +32,23 @@ def carry(draft: Draft) -> None:
                 else None
             )
             draft.put(theirs, ours, names[0] if len(names) == 1 else names, remark)
-    share = common.number(draft.look("split_dataset_ratio"))
+    share = shared_words.number(draft.look("split_dataset_ratio"))
     if share:
         draft.put("split_dataset_ratio", "data.validation", share)
     draft.idle({"split_dataset_ratio": (0, 0.0)}, "no validation rows, as here")
     draft.same({"max_length": "data.max_length", "packing": "data.packing"})
     kind = "train_type" if draft.has("train_type") else "tuner_type"
     draft.put(kind, "method.type", draft.look(kind))
-    if common.number(draft.look("quant_bits")) in (4, 8):
-        draft.put("quant_bits", "model.quantization", "nf4" if common.number(draft.look("quant_bits")) == 4 else "int8")
+    if shared_words.number(draft.look("quant_bits")) in (4, 8):
+        draft.put(
+            "quant_bits", "model.quantization", "nf4" if shared_words.number(draft.look("quant_bits")) == 4 else "int8"
+        )
     draft.drop("quant_method", "model.quantization is bitsandbytes'")
     if draft.recipe["method.type"] == "lora":
-        common.lora(draft, rank=8, alpha=32, dropout=0.05, why="the default there")
+        shared_words.lora(draft, rank=8, alpha=32, dropout=0.05, why="the default there")
         draft.same(
-            {"target_modules": "method.target_modules", "modules_to_save": "method.modules_to_save"}, common.targets
+            {"target_modules": "method.target_modules", "modules_to_save": "method.modules_to_save"},
+            shared_words.targets,
         )
         draft.same({"use_dora": "method.use_dora", "use_rslora": "method.use_rslora", "lora_bias": "method.bias"})
     for ours, value in (
@@ -63,7 +66,7 @@ def carry(draft: Draft) -> None:
         rows=1,
         accumulation=16,
     )
-    common.attention(draft, ("attn_impl",))
+    shared_words.attention(draft, ("attn_impl",))
     draft.without(
         {"template": "the tokenizer's own chat template is used", "system": "a system turn belongs to the rows"}
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftcli.migrating.draft import Draft
-from peftcli.migrating.tools import common
+from peftcli.migrating.tools import shared_words
 
 NAME = "torchtune"
 _PARTS = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "output_proj": "o_proj"}
@@ -44,8 +44,8 @@ def carry(draft: Draft) -> None:
     """Each component by the last part of its name."""
     _model(draft)
     _data(draft)
-    common.batch(draft, "batch_size", "gradient_accumulation_steps", 1)
-    if common.number(draft.look("max_steps_per_epoch")):
+    shared_words.batch(draft, "batch_size", "gradient_accumulation_steps", 1)
+    if shared_words.number(draft.look("max_steps_per_epoch")):
         draft.drop("max_steps_per_epoch", "training.max_steps counts the steps of the whole run")
     draft.same({"epochs": "training.epochs"}, float)
     draft.assume("training.epochs", 1.0, "the default there")
@@ -105,7 +105,7 @@ def _lora(draft: Draft, builder: str) -> None:
         ("lora_alpha", "lora_alpha", 16),
         ("lora_dropout", "lora_dropout", 0.0),
     ):
-        draft.same({f"model.{theirs}": f"method.{ours}"}, common.number)
+        draft.same({f"model.{theirs}": f"method.{ours}"}, shared_words.number)
         draft.assume(f"method.{ours}", usual, "the default there")
     if draft.look("model.use_dora") is True or builder.startswith(("dora_", "qdora_")):
         draft.recipe["method.use_dora"] = True
@@ -142,7 +142,8 @@ def _data(draft: Draft) -> None:
 def _optimizer(draft: Draft) -> None:
     name = _name(draft, "optimizer").lower()
     draft.same(
-        {"optimizer.lr": "training.learning_rate", "optimizer.weight_decay": "training.weight_decay"}, common.number
+        {"optimizer.lr": "training.learning_rate", "optimizer.weight_decay": "training.weight_decay"},
+        shared_words.number,
     )
     draft.assume("training.weight_decay", 0.01, "the default of torch's AdamW")
     if name:
