@@ -176,7 +176,8 @@ def _names() -> set[str]:
     formats = [load_format(name) for name in own_format_names()]
     found |= {each.name for each in formats} - {part for each in formats for part in each.parts}
     found |= {name.replace("-", "_") for name in found}
-    return (found | _fields_of_one_method()) - set(get_args(Placement))
+    # a function of torch has that name too
+    return (found | _fields_of_one_method()) - set(get_args(Placement)) - {"embedding"}
 
 
 def _fields_of_one_method() -> set[str]:

@@ -89,9 +89,11 @@ def assemble(
     context: int | None,
     keep: Keep | None = None,
     alternatives: Sequence[int] = (),
+    apart: bool = False,
 ) -> SplitData:
     """Cuts and mixes the rows of a split. `begin`: the token that begins a text. `context`: the base's positions.
     `keep`: how rows of several parts are shortened. `alternatives`: parts of which a model reads one at a time.
+    `apart`: every text of a row is read by itself, and `max_length` is of each.
 
     Raises `DataError` when truncation would take too much.
     """
@@ -117,11 +119,13 @@ def assemble(
             begin=begin,
             keep=keep,
             alternatives=alternatives,
+            apart=apart,
         )
         columns = cut.columns
         cuts.append(cut)
         tally_cut(cut, index, files, tallies)
-    longest = max((int(read_lengths(columns, index, alternatives).max(initial=0)) for index in indexes), default=0)
+    sizes = [read_lengths(columns, index, alternatives, apart=apart) for index in indexes]
+    longest = max((int(each.max(initial=0)) for each in sizes), default=0)
     _check_losses(plan, config, indexes, cuts, files, context, longest)
     store = _mixed(plan, columns, cuts, files, seed)
     return SplitData(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)

@@ -90,7 +90,7 @@ def prepare(
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
     open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
     splits = [
-        assemble(plan, config, seed, facts.bos_id, context, encoding.keep, encoding.alternatives)
+        assemble(plan, config, seed, facts.bos_id, context, encoding.keep, encoding.alternatives, encoding.apart)
         for plan in plan_splits(config, train, validation, seed, by_class=encoding.by_class)
     ]
     # by identity: a source that is named twice is read and reviewed once

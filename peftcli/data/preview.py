@@ -17,7 +17,18 @@ from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_of
 from peftcli.data.encode.source import SourceReader
 from peftcli.data.faults import FaultLog
-from peftcli.data.rows import ChatRow, LabelRow, Message, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
+from peftcli.data.rows import (
+    ChatRow,
+    ContrastRow,
+    LabelRow,
+    Message,
+    PairRow,
+    PiecesRow,
+    PreferenceRow,
+    Row,
+    TagRow,
+    TextRow,
+)
 from peftcli.data.sources import resolve
 from peftcli.data.store import EncodedRow, Origin
 
@@ -149,7 +160,17 @@ def part_spans(row: Row) -> list[TextSpan]:
         ]
     if isinstance(row, PairRow):
         return [_context(row.source), _name("\ntarget: "), _trained(row.target)]
+    if isinstance(row, ContrastRow):
+        return _compared(row)
     return _preference(row)
+
+
+def _compared(row: ContrastRow) -> list[TextSpan]:
+    anchor, match, *others = row.texts
+    if row.score is not None:
+        return [_context(anchor), _name("\nand: "), _context(match), _name("\nscore: "), _trained(f"{row.score:g}")]
+    spans = [_context(anchor), _name("\npositive: "), _trained(match)]
+    return spans + [span for text in others for span in (_name("\nnegative: "), _context(text))]
 
 
 def _preference(row: PreferenceRow) -> list[TextSpan]:

@@ -86,5 +86,16 @@ class PreferenceRow:
     liked: bool | None = None
 
 
-Row = TextRow | PiecesRow | ChatRow | LabelRow | TagRow | PairRow | PreferenceRow
+@dataclass(frozen=True, slots=True)
+class ContrastRow:
+    """Texts that are compared with the first: the second is its match, those after it are not.
+
+    `score`: how alike the two texts of a row are, -1 to 1; None where they are a match.
+    """
+
+    texts: tuple[str, ...]
+    score: float | None = None
+
+
+Row = TextRow | PiecesRow | ChatRow | LabelRow | TagRow | PairRow | PreferenceRow | ContrastRow
 """A row in the shape of its format; the encoder is chosen by the class."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from peftcli.data.config import Truncation
+from peftcli.data.parts import texts
 from peftcli.data.store import RowIndex, TokenColumns, count_trained, gather
 
 MAX_DROPPED = 0.05
@@ -51,18 +52,19 @@ def cut_rows(
     begin: int | None,
     keep: Keep | None = None,
     alternatives: Sequence[int] = (),
+    apart: bool = False,
 ) -> Cut:
     """Applies the policy to the rows of one source. For `error` and a too large `drop` see `too_long` and decide.
 
     `begin`: id of the token that begins a text (BOS), which `left` keeps in front; None: the tokenizer has none.
     `keep`: how rows of several parts are shortened on a side; None: as one run. `alternatives`: parts of which a model
-    reads one at a time.
+    reads one at a time. `apart`: every text of a row is read by itself.
     """
     # documents are joined only where cutting is wanted: the other policies are about single rows
     if joins and policy in ("auto", "split"):
         return _joined(columns, index, max_length)
     trained = count_trained(columns, index)
-    long = read_lengths(columns, index, alternatives) > max_length
+    long = read_lengths(columns, index, alternatives, apart=apart) > max_length
     cut = Cut(columns, index, len(index.length), too_long=np.flatnonzero(long))
     # counted before the cut, for the losses are a difference
     before = int(index.length.sum()), int(trained.sum())
@@ -89,8 +91,13 @@ def cut_rows(
     return _without_unlearnt(cut, trained)
 
 
-def read_lengths(columns: Sequence[TokenColumns], index: RowIndex, alternatives: Sequence[int]) -> np.ndarray:
-    """Tokens of the longest reading of each row, (rows,): all of a row, but one only of parts that are alternatives."""
+def read_lengths(
+    columns: Sequence[TokenColumns], index: RowIndex, alternatives: Sequence[int], *, apart: bool = False
+) -> np.ndarray:
+    """Tokens of the longest reading of each row, (rows,): all of a row, but one only of parts that are alternatives;
+    `apart`: of its longest text."""
+    if apart:
+        return text_lengths(columns, index)
     found: np.ndarray = index.length.astype(np.int64)
     if not alternatives:
         return found
@@ -142,6 +149,19 @@ def _joined(columns: list[TokenColumns], index: RowIndex, max_length: int) -> Cu
         index.line[document],
     )
     return Cut([*columns, flat], blocks, len(index.length), tokens_lost=lost, trained_lost=lost)
+
+
+def text_lengths(columns: Sequence[TokenColumns], index: RowIndex) -> np.ndarray:
+    """Tokens of the longest text of each row, (rows,)."""
+    flat = gather(columns, index)
+    # texts stand one after the other: a text begins with its row, or where the number of the text changes
+    row = np.repeat(np.arange(len(index.length)), index.length)
+    text = texts(flat.parts)
+    begins = np.flatnonzero(np.diff(row, prepend=-1) | np.diff(text, prepend=-1))
+    sizes = np.diff(begins, append=len(row))
+    found = np.zeros(len(index.length), dtype=np.int64)
+    np.maximum.at(found, row[begins], sizes)
+    return found
 
 
 def _with_length(index: RowIndex, start: np.ndarray, length: np.ndarray) -> RowIndex:

@@ -26,6 +26,8 @@ from peftcli.tasks.base import RowScores
 from peftcli.tasks.labels.labelled import Labelled, joined
 from peftcli.tasks.preferences.scores import Preferences
 from peftcli.tasks.preferences.scores import joined as joined_preferences
+from peftcli.tasks.vectors.found import Vectors
+from peftcli.tasks.vectors.found import joined as joined_vectors
 
 __all__ = ["Evaluation", "evaluate", "score"]
 
@@ -59,6 +61,10 @@ class ScoringTask(Protocol):
 
     def written(self, row: EncodedRow) -> EncodedRow:
         """A row as a prompt and an answer."""
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether a row is worth what it is beside the others."""
 
     @property
     def metric_needs(self) -> tuple[str, ...]:
@@ -103,7 +109,8 @@ def evaluate(
     store = store.take(np.arange(min(len(store), config.rows or len(store))))
     sizes = {"batch_size": config.batch_size, "pad_token_id": pad_token_id}
     scores = score(model, task, store, **sizes, progress=progress, sharing=sharing)
-    metrics = applicable(metrics, task, scores.problem)
+    matches = scores.vectors is not None and not scores.vectors.scored.all()
+    metrics = applicable(metrics, task, scores.problem, matches=matches)
     writes = "generations" in task.metric_needs
     asked = Written(store, task.written)
     cases = _cases(metrics, asked, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
@@ -122,6 +129,7 @@ def evaluate(
         _loss_tables(metrics, scores, store)
         | _label_tables(metrics, scores, store)
         | _preference_tables(metrics, scores, store)
+        | _vector_tables(metrics, scores, store)
         | _answer_tables(metrics, samples, cases)
     )
     return Evaluation(
@@ -157,10 +165,14 @@ def score(
         raise DataError(
             "there is nothing to evaluate: no row has a token that carries loss", fix="check the validation data"
         )
+    if task.compares_rows:
+        # what one process has seen is compared with all there is: each sees everything
+        sharing = ALONE
     rows = len(store)
     found = RowScores(np.zeros(rows), np.zeros(rows), np.zeros(rows), np.zeros(rows))
     said: list[Labelled] = []
     compared: list[Compared] = []
+    vectors: list[Vectors] = []
     order = np.argsort(-store.lengths, kind="stable")
     cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     done = 0
@@ -176,12 +188,15 @@ def score(
                 said.append(replace(part.labelled, rows=chosen[part.labelled.rows]))
             if part.preferences is not None:
                 compared.append((chosen, part.preferences))
+            if part.vectors is not None:
+                vectors.append(replace(part.vectors, rows=chosen[part.vectors.rows]))
             if progress:
                 done = min(done + batch_size * sharing.size, len(order))
                 progress("score", done, len(order))
     said, compared = _of_all(found, said, compared, sharing)
     found = replace(found, labelled=joined(said, rows) if said else None)
-    found = task.settled(replace(found, preferences=joined_preferences(compared, rows) if compared else None))
+    found = replace(found, preferences=joined_preferences(compared, rows) if compared else None)
+    found = task.settled(replace(found, vectors=joined_vectors(vectors, rows) if vectors else None))
     _require_finite(found.sums, store)
     return found
 
@@ -213,16 +228,26 @@ def _of_all(
     return labels_of_all, answers_of_all
 
 
-def applicable(metrics: Mapping[str, Metric], task: ScoringTask, problem: str | None) -> dict[str, Metric]:
+def applicable(
+    metrics: Mapping[str, Metric], task: ScoringTask, problem: str | None, *, matches: bool = False
+) -> dict[str, Metric]:
     """The metrics that a task can be measured by; its own defaults are left out where its labels give them no meaning.
 
-    `problem`: what its labels mean. Raises `RecipeError` for any other metric that has none.
+    `problem`: what its labels mean. `matches`: whether there are texts whose match is looked for.
+    Raises `RecipeError` for any other metric that has none.
     """
     found = {}
     for name, metric in metrics.items():
         if metric.needs not in task.metric_needs:
             raise RecipeError(
                 f"metric `{name}` reads {metric.needs}, which this task has none of",
+                where="evaluation.metrics",
+                fix="leave it out",
+            )
+        idle = metric.needs == "vectors" and not matches
+        if idle and name not in task.default_metrics:
+            raise RecipeError(
+                f"metric `{name}` looks for the match of a text, and no validation row has one",
                 where="evaluation.metrics",
                 fix="leave it out",
             )
@@ -234,7 +259,8 @@ def applicable(metrics: Mapping[str, Metric], task: ScoringTask, problem: str | 
                 where="evaluation.metrics",
                 fix="leave it out" + (", or set classification.problem_type" if metric.needs == "labels" else ""),
             )
-        found[name] = metric
+        if not idle:
+            found[name] = metric
     return found
 
 
@@ -351,6 +377,14 @@ def _preference_tables(metrics: Mapping[str, Metric], scores: RowScores, store: 
         if look is not None and scores.preferences is not None:
             found[REPORT_PREFIX + name] = Table(metric, look(scores.preferences), store.index.source)
     return found
+
+
+def _vector_tables(metrics: Mapping[str, Metric], scores: RowScores, store: TokenStore) -> dict[str, Table]:
+    return {
+        REPORT_PREFIX + name: Table(metric, metric.vectors(scores.vectors), store.index.source)
+        for name, metric in metrics.items()
+        if metric.vectors is not None and scores.vectors is not None
+    }
 
 
 def _answer_tables(

@@ -16,8 +16,9 @@ from peftcli.models.heads import SEVERAL, SINGLE
 from peftcli.reports.metric_facts import Better, MetricFacts
 from peftcli.tasks.labels.labelled import Labelled
 from peftcli.tasks.preferences.scores import Preferences
+from peftcli.tasks.vectors.found import Vectors
 
-Needs = Literal["losses", "generations", "labels", "preferences", "likelihoods"]
+Needs = Literal["losses", "generations", "labels", "preferences", "likelihoods", "vectors"]
 
 
 class Losses(Protocol):
@@ -57,7 +58,8 @@ def ratio(totals: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; one of `losses`, `answers`, `labels`, `preferences` and `likelihoods` is given."""
+    """A metric; one of `losses`, `answers`, `labels`, `preferences`, `likelihoods` and `vectors`
+    is given."""
 
     better: Better
     """Which way is an improvement."""
@@ -71,6 +73,8 @@ class Metric:
     """The same from what the model makes of compared answers."""
     likelihoods: Callable[[Preferences], np.ndarray] | None = None
     """The same from the log-probabilities of compared answers."""
+    vectors: Callable[[Vectors], np.ndarray] | None = None
+    """The same from one vector of each text."""
     problems: tuple[str, ...] = (SINGLE, SEVERAL)
     """Kinds of labels, or of compared answers, that it has a meaning for."""
     additive: bool = True
@@ -90,7 +94,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if len(self._read) != 1:
-            raise ValueError("a metric reads losses, answers, labels, preferences or likelihoods")
+            raise ValueError("a metric reads losses, answers, labels, preferences, likelihoods or vectors")
 
     @property
     def _read(self) -> list[Needs]:
@@ -100,6 +104,7 @@ class Metric:
             "labels": self.labels,
             "preferences": self.preferences,
             "likelihoods": self.likelihoods,
+            "vectors": self.vectors,
         }
         return [needs for needs, given in fields.items() if given is not None]
 

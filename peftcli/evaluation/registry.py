@@ -30,6 +30,7 @@ _NEEDS = {
     "labels": "labels",
     "preferences": "preferences",
     "likelihoods": "likelihoods",
+    "vectors": "vectors",
 }
 """Field of a metric -> what a metric that has it looks at."""
 
@@ -50,7 +51,7 @@ def resolve_metric_name(name: str) -> str:
 
     Raises `RecipeError` with the nearest names.
     """
-    key = name.strip().lower().replace("-", "_").removeprefix(REPORT_PREFIX)
+    key = name.strip().lower().replace("-", "_").replace("@", "_at_").removeprefix(REPORT_PREFIX)
     if key in metric_names():
         return key
     near = difflib.get_close_matches(key, metric_names(), n=3, cutoff=0.5)

@@ -17,6 +17,7 @@ from peftcli.errors import AdapterError, HubError, ModelError
 from peftcli.models.auto_class import LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_config, load_model, meta_model
+from peftcli.models.poolers import has_pooler
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.storage_names import PACKAGES, quantization_of
 from peftcli.models.streamed import NotStreamed
@@ -119,6 +120,7 @@ def load_base(
             device=device,
             head=head,
             quantization=trained_storage(location, source),
+            pooler=has_pooler(read_header(location.adapter / TENSORS_NAME)),
         )
 
 

@@ -21,6 +21,7 @@ from peftcli.jobs.opening import OpenModel, run_recipe
 from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
 from peftcli.models.heads import LabelHead
+from peftcli.models.load import sentence_folder
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of
@@ -121,6 +122,8 @@ def _compared_with_start(opened: OpenModel, loaded: LoadedRecipe, task: Task, st
 def _task_of(opened: OpenModel, loaded: LoadedRecipe) -> Task:
     """The recipe's task, told the labels that the model gives."""
     task = loaded.recipe.learns()
+    if task.reads_base:
+        return task.for_base(opened.location.adapter, sentence_folder(opened.source))
     return task.with_head(LabelHead.of_config(opened.model.config)) if task.learns_labels else task
 
 

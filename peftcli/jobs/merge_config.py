@@ -11,6 +11,7 @@ from torch import nn
 
 from peftcli import files
 from peftcli.jobs.merge_changes import Changes
+from peftcli.models.auto_class import FEATURES, purpose_of
 from peftcli.models.load import load_config
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
@@ -46,7 +47,9 @@ def merged_config(source: BaseSource, model: nn.Module, changes: Changes, names:
     if changes.dtype is not None and changes.dtype != changes.main:
         _set_type(document, str(changes.dtype).removeprefix("torch."))
     head = {name for name, _ in model.named_parameters()} - names
-    if document.get("architectures") and any("." in name and _is_task_head(model, name) for name in head):
+    # a model without a head is saved without its prefix, so its class is no longer the base's
+    bare = getattr(model, "base_model", model) is model and purpose_of(model) is FEATURES
+    if document.get("architectures") and (bare or any("." in name and _is_task_head(model, name) for name in head)):
         document["architectures"] = [type(model).__name__]
     return raw if document == before else files.to_json(document).encode("utf-8")
 

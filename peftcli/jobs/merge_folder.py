@@ -26,6 +26,7 @@ from peftcli.models.companions import (
     write_tokenizer,
 )
 from peftcli.models.load import load_tokenizer
+from peftcli.models.sentences import files_of_shape
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
 from peftcli.models.stored import StoredTensor, tensors_in
@@ -106,6 +107,7 @@ def write_beside(
     if "tokenizer.json" in own and not same_tokenizer(load_tokenizer(source), tokenizer):
         beside = {name: path for name, path in beside.items() if name not in tokenizer_files(folder)}
         write_tokenizer(staging, tokenizer, adapter)
+    beside |= files_of_shape(adapter) or files_of_shape(folder)
     for name, path in beside.items():
         staging.copy(path, name)
 

@@ -32,6 +32,8 @@ WRITES_ON = Purpose("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel"), "CAU
 """Goes on with a text; what a model without a name is taken for."""
 REWRITES = Purpose("AutoModelForSeq2SeqLM", ("ForConditionalGeneration",), "SEQ_2_SEQ_LM", writes=True)
 """Has an encoder for what is read and a decoder that writes."""
+FEATURES = Purpose("AutoModel", (), "FEATURE_EXTRACTION")
+"""Has no head: its states are what is wanted."""
 PURPOSES = (
     WRITES_ON,
     REWRITES,
@@ -39,7 +41,7 @@ PURPOSES = (
     Purpose("AutoModelForTokenClassification", ("ForTokenClassification",), "TOKEN_CLS", labels=True),
     Purpose("AutoModelForQuestionAnswering", ("ForQuestionAnswering",), "QUESTION_ANS"),
     Purpose("AutoModelForMaskedLM", ("ForMaskedLM",), None),
-    Purpose("AutoModel", (), "FEATURE_EXTRACTION"),
+    FEATURES,
 )
 AUTO_CLASSES = tuple(purpose.auto_class for purpose in PURPOSES)
 """Those that adapters are made for; a class that stands in several tables belongs to the first."""
@@ -58,12 +60,15 @@ def purpose_named(class_name: str) -> Purpose | None:
 
 
 def purpose_of(model: nn.Module) -> Purpose | None:
-    """What a model is for, as the reference names it: a head of labels counts, then an encoder, then a head of tokens."""
+    """What a model is for, as the reference names it: a head of labels counts, then an encoder, then a head of tokens, and
+    no head at all."""
     named = purpose_named(type(model).__name__)
     if named is not None and named.labels:
         return named
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return REWRITES
+    if named is None and type(model).__name__ in _class_names(FEATURES.auto_class):
+        return FEATURES
     return named if named is WRITES_ON else None
 
 

@@ -25,13 +25,16 @@ def token_inputs(model: nn.Module, row: Tensor) -> dict[str, Any]:
 
 
 def class_scores(output: Any) -> Tensor:
-    """The scores in a model's output as (positions, classes): tokens of the vocabulary, or labels.
+    """The scores in a model's output as (positions, classes): tokens of the vocabulary, or labels; of a model without
+    any head the states of its positions.
 
-    Raises `ModelError` for an output without `logits`.
+    Raises `ModelError` for an output that has neither.
     """
-    logits = getattr(output, "logits", None)
+    logits = getattr(output, "logits", getattr(output, "last_hidden_state", None))
     if not isinstance(logits, Tensor):
-        raise ModelError(f"{type(output).__name__} holds no logits", fix="a language model or a classifier is needed")
+        raise ModelError(
+            f"{type(output).__name__} holds neither logits nor states", fix="a language model or a classifier is needed"
+        )
     return logits.reshape(-1, logits.shape[-1])
 
 

@@ -77,6 +77,11 @@ def cached_folder(source: BaseSource, *, weights: bool) -> Path:
     return folder
 
 
+def folder_with(source: BaseSource, patterns: list[str]) -> Path:
+    """The snapshot folder of a Hub base, with further small files than every base has. Raises as `cached_folder` does."""
+    return _fetch(source.location, _small_files(source).name, patterns)
+
+
 def known_folder(source: BaseSource) -> Path | None:
     """The folder that this process has read a Hub base from; None where it has read none yet."""
     return _known.get((source.location, source.revision, constants.HF_HUB_CACHE))

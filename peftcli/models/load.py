@@ -24,7 +24,8 @@ from peftcli.models.conversions import conversion_faults
 from peftcli.models.dequantized import is_quantized
 from peftcli.models.device import is_out_of_memory, loading_options, says_out_of_memory
 from peftcli.models.heads import LabelHead
-from peftcli.models.hub import cached_folder, hub_errors, offline
+from peftcli.models.hub import cached_folder, folder_with, hub_errors, offline
+from peftcli.models.poolers import without_pooler
 from peftcli.models.quantization import (
     import_library,
     plan_quantization,
@@ -33,6 +34,7 @@ from peftcli.models.quantization import (
     settle_quantized,
 )
 from peftcli.models.quantized import packed_type, quantized_base, require_readable
+from peftcli.models.sentences import MODULES_NAME
 from peftcli.models.source import (
     BUILTIN_PREFIX,
     CONFIG_NAME,
@@ -105,6 +107,12 @@ def load_config(source: BaseSource) -> PretrainedConfig:
     """The configuration of a base that peftcli can use, without its weights."""
     with _loading(source, "the configuration"), shown_folder(source, weights=False) as shown:
         return _config_of(source, shown)
+
+
+def sentence_folder(source: BaseSource) -> Path:
+    """The base's folder, with what sentence-transformers notes in folders below it."""
+    with _loading(source, "the files beside the weights"):
+        return source.folder or folder_with(source, [MODULES_NAME, f"[0-9]*_*/{CONFIG_NAME}"])
 
 
 def _config_of(source: BaseSource, shown: Shown) -> PretrainedConfig:
@@ -217,6 +225,7 @@ def load_model(
     device: torch.device | str = "cpu",
     head: LabelHead | None = None,
     quantization: str | None = None,
+    pooler: bool = False,
 ) -> nn.Module:
     """The base with its weights in `dtype` on `device`, in evaluation mode, `use_cache` left to the caller.
 
@@ -224,6 +233,7 @@ def load_model(
     the base has none of that size.
     `quantization`: packs the linear layers of the backbone as they are read, one after the other and on the device;
     `dtype` is then what they compute in, and that of everything else. A checkpoint that is packed already stays so.
+    `pooler`: with the layer that states alone do not need (`poolers`).
     Raises `ModelError` (4), `HubError` (11) or `DeviceError` (5).
     """
     extra = loading_options(device) | ({} if attention is None else {"attn_implementation": attention})
@@ -236,6 +246,7 @@ def load_model(
         _check_architecture(source, config, auto_class)
         if head is not None:
             head.write_to(config)
+        extra |= without_pooler(auto_class, config, pooler=pooler)
         if (storage := packed_type(sorted(shown.path.rglob("*.safetensors")))) is not None:
             raise quantized_base(source.name, storage, source.location if source.is_local else None)
         with _drawing(head):
@@ -343,13 +354,14 @@ def meta_model(
     auto_class: str = "AutoModelForCausalLM",
     quantization: str | None = None,
     head: LabelHead | None = None,
+    pooler: bool = False,
 ) -> nn.Module:
     """The model without weights (every tensor on the meta device): structure and exact parameter counts. Layers that
     will be packed, as asked or since the checkpoint is, are marked as such.
 
-    `head`: its labels, where they are not the base's own.
+    `head`: its labels, where they are not the base's own. `pooler`: as for `load_model`.
     """
-    model = laid_out(source, torch.device("meta"), auto_class=auto_class, head=head)
+    model = laid_out(source, torch.device("meta"), auto_class=auto_class, head=head, pooler=pooler)
     stored = quantization_of(model.config.to_dict())  # type: ignore[union-attr, operator]
     if stored is not None:
         plan_quantization(model, stored.storage, stored.kept)
@@ -365,6 +377,7 @@ def laid_out(
     *,
     auto_class: str,
     head: LabelHead | None = None,
+    pooler: bool = False,
     **settings: Any,
 ) -> nn.Module:
     """The modules of a base, no value of its files read; `placing` says where tensors are made, `settings` go to
@@ -380,7 +393,8 @@ def laid_out(
         quiet_about_nothing(),
         placing,
     ):
-        model: nn.Module = _auto_class(auto_class).from_config(config, **settings)
+        left_out = without_pooler(auto_class, config, pooler=pooler)
+        model: nn.Module = _auto_class(auto_class).from_config(config, **settings, **left_out)
     require_values(model, source.name, where, config.to_dict())
     model.tie_weights()  # type: ignore[operator]
     return model

@@ -13,10 +13,18 @@ from peftcli.data.faults import excerpt, listed
 from peftcli.data.prepare import PreparedData
 from peftcli.errors import DataError
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import trained_head
+from peftcli.models.load import sentence_folder, trained_head
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import structure
 from peftcli.tasks.base import Task
+
+
+def known_to(task: Task, source: BaseSource, start: StartAdapter | None = None) -> Task:
+    """The task as the base, or the adapter that training goes on from, is used. Raises `ModelError` for a use that is not
+    computed here."""
+    if not task.reads_base:
+        return task
+    return task.for_base(*([] if start is None else [start.folder]), sentence_folder(source))
 
 
 def label_head(

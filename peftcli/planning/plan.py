@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from peftcli.adapters.surgery import attached, build, detach, layer_kernels, sum
 from peftcli.data.cache import default_cache_dir
 from peftcli.data.chat_variables import chat_mode
 from peftcli.data.config import AUTO, DataConfig
+from peftcli.data.encode.base import Encoding
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.data.store import TokenStore
@@ -43,7 +44,7 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
 from peftcli.models.weights import stored_bytes, weight_view
 from peftcli.planning.fit import Choice, Needs, choose, longest_rows, remedies
-from peftcli.planning.labels import label_head, trained_with_head
+from peftcli.planning.labels import known_to, label_head, trained_with_head
 from peftcli.planning.memory import MemoryEstimate, Stored
 from peftcli.planning.padding import Padding, idle_packing, padding_of, require_packable
 from peftcli.planning.sizes import size_text
@@ -181,6 +182,7 @@ def prepare_run(
     quantization = storage_name(skeleton)
     method = trained_with_head(recipe.method, task, skeleton)
     start = None if recipe.model.init_adapter is None else _fitting(read_start(recipe.model.init_adapter), loaded, task)
+    task = known_to(task, source, start)
     if start is not None and loaded.claims:
         _require_same_layers(loaded, skeleton, method, start)
     # the head that an adapter brings may have another size than the base's: counted once the labels are known
@@ -218,7 +220,7 @@ def prepare_run(
         train=task.arrange(data.train),
         validation=None if data.validation is None else task.arrange(data.validation),
     )
-    _check_positions(loaded, skeleton, counts, data, task.encoding.alternatives)
+    _check_positions(loaded, skeleton, counts, data, task.encoding)
     check = partial(_check_tokens, tokenizer, not_embedded)
     for store in (data.train, data.validation):
         check(store)
@@ -405,7 +407,7 @@ def _attached_counts(
 
 
 def _check_positions(
-    loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData, alternatives: Sequence[int]
+    loaded: LoadedRecipe, skeleton: nn.Module, counts: _Counts, data: PreparedData, encoding: Encoding
 ) -> None:
     """Positions that are learned one by one end somewhere: a longer row cannot be read."""
     limit, config = learned_positions(skeleton), loaded.recipe.data
@@ -413,11 +415,7 @@ def _check_positions(
         return
     stores = [store for store in (data.train, data.validation) if store is not None and len(store)]
     # what a stream will bring is not known, only how it is cut
-    longest = (
-        config.max_length
-        if config.streaming
-        else max(int(read_lengths(store.columns, store.index, alternatives).max()) for store in stores)
-    )
+    longest = config.max_length if config.streaming else max(_longest(store, encoding) for store in stores)
     added = counts.added_positions
     if longest + added > limit:
         virtual = f" and {added} virtual tokens" if added else ""
@@ -426,6 +424,11 @@ def _check_positions(
             where="data.max_length",
             fix=f"data.max_length: {limit - added}" if added < limit else "fewer virtual tokens",
         )
+
+
+def _longest(store: TokenStore, encoding: Encoding) -> int:
+    """Tokens of the longest run that the model reads at once."""
+    return int(read_lengths(store.columns, store.index, encoding.alternatives, apart=encoding.apart).max())
 
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[int], store: TokenStore | None) -> None:

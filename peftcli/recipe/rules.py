@@ -89,6 +89,12 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
             f"{recipe.method.name} trains no head, and `task: {task.name}` draws a new one",
             f"use one of {', '.join(able)}",
         )
+    if task.compares_rows and recipe.training.batch_size == 1:
+        yield BrokenRule(
+            ("training.batch_size", "task"),
+            f"`task: {task.name}` compares the rows of a batch, and one row has none beside it",
+            "set `training.batch_size: 32`, or more: each other row is an example of what does not belong together",
+        )
     if recipe.data.streaming and not task.streams:
         yield BrokenRule(
             ("data.streaming", "task"),

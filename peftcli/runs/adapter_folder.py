@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -29,17 +31,19 @@ def write_adapter_folder(
     revision: str | None,
     card: str | None = None,
     notes: WritingNotes,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> int:
     """Writes adapter, tokenizer, chat template, generation config and model card as one committed folder.
 
     Tokenizer and generation config are the files of `tokenizer_source` and `source`, but for a template that the recipe
     gave and for the token by which that ends an answer and what the recipe says of writing.
+    `beside`: further files, of the task.
 
     Returns the bytes of the adapter's own tensors file. Replaces an older adapter only once the new one is complete.
     """
     contents = adapter_files(model, base_name=base_name, revision=revision, notes=notes.to_dict())
     with files.staged_folder(folder, replace=True) as staging:
-        for name, data in contents.items():
+        for name, data in (*contents.items(), *beside.items()):
             staging.write(name, data)
         write_tokenizer(staging, tokenizer, _folder_of(tokenizer_source))
         stops = stop_token_ids(model, tokenizer, chat=notes.prompt != PLAIN)

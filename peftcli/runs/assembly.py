@@ -304,6 +304,7 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         collate=assembly.collate,
         pack=pack_of(assembly.prepared, assembly.task, pad_token_id=assembly.pad_token_id),
         whole_batch=assembly.task.whole_batch if assembly.task.reads_whole_batches else parts_alone,
+        share=assembly.task.share if assembly.task.compares_rows else None,
         compute_loss=assembly.task.loss,
         accelerator=assembly.accelerator,
         config=settled_training(recipe.training, resolved),

@@ -20,6 +20,8 @@ from peftcli.lock.document import LOCK_NAME, Lock, write_lock
 from peftcli.lock.environment import summary_of_machine
 from peftcli.lock.trace import run_trace, steps_taken
 from peftcli.models.device import peak_memory_bytes
+from peftcli.models.snapshot import snapshot
+from peftcli.models.structure import structure
 from peftcli.planning.plan import Prepared
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.redaction import redacted_name
@@ -126,9 +128,15 @@ class Draft:
             else self.assembly.prepared.source.location,
             revision=recipe.model.revision,
             notes=notes_of(self.assembly.prepared),
+            beside=self._files_of_the_task(),
             card=run_card(RunFacts(record.masked(), label=redacted_name(self.folder.name)), recipe),
         )
         self.adapter_files = adapter_hashes(self.folder / "adapter")
+
+    def _files_of_the_task(self) -> dict[str, bytes]:
+        assert self.assembly is not None, "called after the fit"
+        folder = snapshot(self.assembly.prepared.source).folder
+        return self.assembly.task.files_beside(folder, structure(self.assembly.model).hidden_size)
 
     def write_predictions(self) -> None:
         """`predictions.jsonl`, where the task has labels."""

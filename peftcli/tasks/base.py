@@ -6,8 +6,9 @@ A batch is a plain dict of tensors: the model's arguments, and beside them what 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from peftcli.tasks.labels.answers import Prediction
     from peftcli.tasks.labels.labelled import Labelled
     from peftcli.tasks.preferences.scores import Preferences
+    from peftcli.tasks.vectors.found import Vectors
 
 Batch = dict[str, "Tensor"]
 """Name -> tensor, (rows, ...)."""
+Seeded = Callable[[int, Callable[[], "Tensor"]], "Tensor"]
+"""Number of a part and a forward pass -> its answer, computed with the draws and the precision of that part's training."""
 
 
 class TrainingRow(Protocol):
@@ -79,6 +83,9 @@ class RowScores:
     preferences: Preferences | None = None
     """What the model makes of compared answers; None for a task without any."""
 
+    vectors: Vectors | None = None
+    """One vector of each text; None for a task without any."""
+
     @property
     def problem(self) -> str | None:
         """What labels mean, or how answers are compared; None where there are neither."""
@@ -105,7 +112,7 @@ class Task(ABC):
     """Formats of rows that it trains on."""
     metric_needs: ClassVar[tuple[str, ...]] = ("losses",)
     """What it gives metrics to read: `losses`, `generations` (written answers), `labels`, `preferences` (rewards of
-    compared answers), `likelihoods` (their log-probabilities)."""
+    compared answers), `likelihoods` (their log-probabilities), `vectors` (of texts)."""
     default_metrics: ClassVar[tuple[str, ...]] = ("loss",)
     """What is measured where the recipe does not say."""
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
@@ -124,6 +131,10 @@ class Task(ABC):
     """Whether `whole_batch` has to tell the parts of an optimizer step anything."""
     options: ClassVar[str | None] = None
     """The section of the recipe that holds its own settings."""
+    reads_base: ClassVar[bool] = False
+    """Whether `for_base` tells it more than it knows."""
+    compares_rows: ClassVar[bool] = False
+    """Whether rows of an optimizer batch are compared with each other, so that one row alone teaches nothing."""
 
     kernels: ClassVar[frozenset[str]] = frozenset()
     """Names of the fast paths that the loss takes where they are on."""
@@ -165,6 +176,15 @@ class Task(ABC):
         Asked before the first of them passes, in evaluation mode and without a graph.
         """
         return parts
+
+    def for_base(self, *folders: Path) -> Task:
+        """The task as a base is used. `folders`: of the adapter or the base, the first that says how counts."""
+        return self
+
+    def files_beside(self, base: Path, width: int) -> dict[str, bytes]:
+        """Name -> content of files by which other tools use the model as the task does. `base`: the base's folder;
+        `width`: of its hidden states."""
+        return {}
 
     def head_for(self, train: TokenStore, validation: TokenStore | None, base: LabelHead | None) -> LabelHead | None:
         """The labels of a model that learns these rows. `base`: those that the base has been trained for already.
@@ -212,6 +232,11 @@ class Task(ABC):
     def require_rows_apart(self, model: nn.Module, token_ids: Sequence[int]) -> None:
         """Asked before training on packs, in evaluation mode, of the base and again with its adapter: raises `ModelError`
         where a row's answers are not its own in a pack. `token_ids`: a row of the data."""
+
+    def share(self, model: nn.Module, parts: Sequence[Batch], seeded: Seeded) -> Sequence[Batch]:
+        """The parts of an optimizer batch with what each has to know of the others, before any of them has its loss.
+        Asked for only where `compares_rows`, and where there are several."""
+        return parts
 
     @abstractmethod
     def weigh(self, batch: Batch) -> float:

@@ -48,3 +48,20 @@ class ClassificationConfig(BaseModel):
     def problem(self) -> str | None:
         """What labels mean; None where the rows are to tell."""
         return None if self.problem_type == "auto" else self.problem_type
+
+
+class EmbeddingConfig(BaseModel):
+    """How a model makes one vector of a text, and how vectors are compared; only with `task: embedding`."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    pooling: Literal["auto", "mean", "cls", "lasttoken"] = "auto"
+    """What of a text's states is its vector: their mean, the first token's or the last one's; auto: as the base's
+    sentence-transformers configuration says (modules.json), mean where it has none."""
+    normalize: Literal["auto"] | bool = "auto"
+    """Whether vectors are brought to length 1 where the model is used; in training cosines are compared in any case.
+    auto: as the base's configuration says, true where it has none."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.05
+    """Divides the cosines before they compete: 1 over the `scale` of sentence-transformers' losses."""

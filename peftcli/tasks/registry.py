@@ -24,6 +24,8 @@ FOREIGN_TASK_NAMES = {
     **dict.fromkeys(("CAUSAL_LM", "sft", "pt", "clm"), "causal-lm"),
     **dict.fromkeys(("dpo", "orpo", "simpo", "cpo", "ipo", "kto", "apo"), "preference"),
     **dict.fromkeys(("rm", "reward-model", "reward-modeling"), "reward"),
+    "FEATURE_EXTRACTION": "embedding",
+    "sentence-similarity": "embedding",
 }
 """What other tools call a task -> the name here."""
 

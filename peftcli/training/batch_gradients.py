@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -154,6 +154,14 @@ def accumulate(
     trained = tuple(setup.adapter.trainable_parameters().values()) if owners else ()
     one_by_one = _can_be_kept(owners, trained, world.size)
     shares: list[Tensor] = []
+
+    def seeded(number: int, forward: Callable[[], Tensor]) -> Tensor:
+        seed_forward(setup.seed, step, number, device)
+        with precision:
+            return forward()
+
+    if setup.share is not None and len(parts) > 1:
+        parts = setup.share(setup.model, parts, seeded)
     loss = torch.zeros((), device=device)
     for number, counts in _passes(weights, owners, world):
         part, weight = parts[number], weights[number]

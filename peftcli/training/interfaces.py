@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from peftcli.tasks.base import Batch, TrainingRow
+from peftcli.tasks.base import Batch, Seeded, TrainingRow
 
 Metrics = dict[str, float]
 """Reported name -> value."""
@@ -83,6 +83,8 @@ WholeBatch = Callable[[Any, Sequence[Batch]], Sequence[Batch]]
 """Model and the parts of an optimizer step to these parts, each told what its loss has to know of all of them."""
 Pack = Callable[[Sequence[Any], int], Sequence[Batch]]
 """Rows of an optimizer step, longest first, and how many sequences go into a forward pass -> packed batches on the CPU."""
+Share = Callable[[Any, Sequence[Batch], Seeded], Sequence[Batch]]
+"""Model, parts of an optimizer batch, and what runs a forward pass as in training -> the parts as their losses are taken."""
 ComputeLoss = Callable[[Any, Batch], Loss]
 """Model and batch to a loss that is a sum, with the weight to divide by."""
 Evaluate = Callable[[int], Metrics]

@@ -21,6 +21,7 @@ from peftcli.training.interfaces import (
     KeepBatch,
     Order,
     Pack,
+    Share,
     Trainable,
     WholeBatch,
     next_targets,
@@ -88,6 +89,8 @@ class FitSetup:
     """From an enclosing `stop_signals()`; None: `fit` listens itself."""
     pack: Pack | None = None
     """Puts several rows into one sequence; None: each row is one, padded by `collate`."""
+    share: Share | None = None
+    """Tells the parts of an optimizer batch what they have to know of each other, before the first of them has its loss."""
     blocks: Sequence[nn.Module] = ()
     """The model's layers, for gradient checkpointing."""
     has_begun_well: Callable[[], None] = _nothing

@@ -173,6 +173,6 @@ def test_an_installed_package_adds_a_metric(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_metric_reads_one_thing() -> None:
-    with pytest.raises(ValueError, match="reads losses, answers or labels"):
+    with pytest.raises(ValueError, match="reads losses, answers, labels, preferences, likelihoods or vectors"):
         Metric(better="lower")
     assert np.isnan(ratio(np.zeros(2)))

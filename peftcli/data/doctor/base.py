@@ -12,7 +12,7 @@ import numpy as np
 
 from peftcli.data.config import Severity
 from peftcli.data.names import check_names
-from peftcli.data.rows import ChatRow, LabelRow, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
+from peftcli.data.rows import ChatRow, ContrastRow, LabelRow, PairRow, PiecesRow, PreferenceRow, Row, TagRow, TextRow
 
 # enough to look at; all of a systematic fault are alike
 MAX_ROWS_NAMED = 5
@@ -170,6 +170,8 @@ def row_text(row: Row) -> str:
         return " ".join(row.words)
     if isinstance(row, PairRow):
         return f"{row.source}\n{row.target}"
+    if isinstance(row, ContrastRow):
+        return "\n".join(row.texts)
     return "\n".join(_part_text(part) for part in _parts(row))
 
 

@@ -108,6 +108,8 @@ class Encoding:
     """What is trained of conversations, where that is no choice of the recipe."""
     by_class: bool = False
     """Whether rows that are held out keep the proportions of the labels."""
+    apart: bool = False
+    """Whether the model reads each text of a row by itself, so that `max_length` is of a text."""
 
 
 def end_token(eos_id: int | None, settings: EncodeSettings) -> list[int]:

@@ -16,6 +16,7 @@ from peftcli.data.encode.chat import encode_chats
 from peftcli.data.encode.language import LANGUAGE
 from peftcli.data.rows import (
     ChatRow,
+    ContrastRow,
     LabelRow,
     PairRow,
     PiecesRow,
@@ -129,6 +130,7 @@ _KINDS = {
     LabelRow: "texts with labels (format classification)",
     TagRow: "words with tags (format token-classification)",
     PairRow: "pairs of source and target (format seq2seq)",
+    ContrastRow: "texts that are compared (format embedding)",
 }
 
 

@@ -1,0 +1,1 @@
+"""What tasks share whose models make one vector of a text."""
