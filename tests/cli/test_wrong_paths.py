@@ -36,6 +36,8 @@ RUN: dict[str, Call] = {
     "combine": lambda path: ["combine", path, path, "--weights", "1,1", "--how", "cat", "--output", "made"],
     "inspect": lambda path: ["inspect", path],
     "diff": lambda path: ["diff", path, path],
+    "push": lambda path: ["push", path, "me/mine", "--yes"],
+    "serve": lambda path: ["serve", path],
     "report": lambda path: ["report", path],
     "report of two": lambda path: ["report", path, path],
 }

@@ -119,6 +119,8 @@ USES: dict[str, list[str]] = {
     "diff": ["diff run run/adapter", "diff run {evil}"],
     "report": ["report run"],
     "compare": ["compare r.yaml", "compare r.yaml --methods lora,{evil}"],
+    "push": ["push run {evil} --yes", "push {evil} me/mine --yes"],
+    "serve": ["serve run", "serve {evil}"],
     "migrate": ["migrate run/adapter/adapter_config.json", "migrate {evil}"],
     "lock": ["lock r.yaml"],
     "reproduce": ["reproduce r.yaml", "reproduce run/recipe.lock"],
