@@ -210,6 +210,10 @@ class Task(ABC):
         assert labelled is not None, "a task with labels scores them"
         return self.told(labelled)
 
+    def vectors(self, model: nn.Module, batch: Batch) -> Tensor:
+        """One vector of each text of a batch, (texts, width), as other tools make them; for tasks of vectors."""
+        raise NotImplementedError(f"{self.name} makes no vectors")
+
     def with_head(self, head: LabelHead, train: TokenStore | None = None) -> Task:
         """The task for the labels of a model. `train`: rows to count labels in; None where nothing is trained."""
         return self

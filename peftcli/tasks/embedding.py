@@ -101,6 +101,12 @@ class Embedding(Task):
 
         return embed(model, batch, self._shape.pooling)
 
+    def vectors(self, model: nn.Module, batch: Batch) -> Tensor:
+        from peftcli.tasks.vectors.pooling import unit
+
+        found = self.logits(model, batch)
+        return unit(found) if self._shape.normalize else found
+
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         from peftcli.tasks.vectors.losses import row_losses
         from peftcli.tasks.vectors.sharing import GRADIENT, carried

@@ -69,6 +69,12 @@ def labelling_task(auto_class: str) -> Task:
     return next(each for each in found if each.learns_labels and each.auto_class == auto_class)
 
 
+def vector_task(auto_class: str) -> Task:
+    """The task whose models an auto class opens and that answers with one vector of a text."""
+    found = (task(name) for name in task_names())
+    return next(each for each in found if "vectors" in each.metric_needs and each.auto_class == auto_class)
+
+
 def task(name: str) -> Task:
     """The task of a name; ours import no torch until they compute. Raises `RecipeError` as `resolve_task_name` does."""
     key = resolve_task_name(name)

@@ -11,7 +11,19 @@ from peftcli.evaluation import registry
 from peftcli.evaluation.metric import AnswerPair, Metric, ratio
 from peftcli.evaluation.registry import get_metric, load_metrics, metric_names, resolve_metric_name
 
-OURS = ("bleu", "chrf", "exact_match", "f1", "json_valid", "loss", "perplexity", "rouge", "token_accuracy")
+OURS = (
+    "answer_match",
+    "bleu",
+    "chrf",
+    "exact_match",
+    "f1",
+    "json_fields",
+    "json_valid",
+    "loss",
+    "perplexity",
+    "rouge",
+    "token_accuracy",
+)
 PAIRS = [
     AnswerPair("the cat sat on the mat", "the cat sat on a mat"),
     AnswerPair("", "nothing was said"),
@@ -79,6 +91,46 @@ def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
 )
 def test_json_valid(text: str, valid: bool) -> None:
     assert value("json_valid", AnswerPair(text, "")) == float(valid)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "right"),
+    [
+        ("so she has 12.\n#### 12", "3 * 4 = 12\n#### 12", True),
+        ("the answer is $1,234.00.", "#### 1234", True),
+        ("First 5, then 7", "#### 7", True),
+        ("First 7, then 5", "#### 7", False),
+        ("#### 7 of 9", "#### 7", True),
+        ("#### 3\n#### 4", "#### 4", True),
+        ("about -3", "#### 3", False),
+        ("-3", "#### -3", True),
+        (".5", "0.50", True),
+        ("from 9 to 12-3", "#### 3", True),
+        ("no idea", "#### 3", False),
+        ("####", "#### 3", False),
+        ("no idea", "none either", False),
+    ],
+)
+def test_answer_match(said: str, wanted: str, right: bool) -> None:
+    assert value("answer_match", AnswerPair(said, wanted)) == float(right)
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        ('{"a": 1, "b": {"c": [1, 2]}}', 1.0),
+        ('{"b": {"c": [1, 2]}, "a": 1.0}', 1.0),
+        ('{"a": 2, "b": {"c": [1, 2]}}', 2 / 3),
+        ('{"a": true, "b": {"c": [1, 2]}}', 2 / 3),
+        ('{"a": 1}', 1 / 3),
+        ('{"a": 1, "b": {"c": [1, 2]}, "d": null}', 3 / 4),
+        ('{"a": "1", "b": {"c": []}}', 0.0),
+        ("a: 1", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_json_fields(said: str, share: float) -> None:
+    assert value("json_fields", AnswerPair(said, '{"a": 1, "b": {"c": [1, 2]}}')) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,11 @@ from peftcli.data.parts import is_frame, part, texts
 from peftcli.data.prepare import PreparedData, prepare
 from peftcli.errors import DataError, ModelError, PeftcliError, RecipeError
 from peftcli.jobs.evaluate import evaluate_adapter
+from peftcli.jobs.generate import Request
 from peftcli.jobs.merge import merge_adapter
 from peftcli.jobs.opening import open_adapter
+from peftcli.jobs.vectors import embed_all
+from peftcli.jobs.whole_models import open_to_answer
 from peftcli.models.load import load_model
 from peftcli.models.sentences import SentenceShape, read_shape, shape_files
 from peftcli.models.source import resolve_base
@@ -360,6 +363,11 @@ def test_from_data_to_a_merged_model(tmp_path: Path, write: Callable[[Path], Pat
     assert read_shape(tmp_path / "run" / "adapter") == read_shape(tmp_path / "merged") == shape
     model = transformers.AutoModel.from_pretrained(tmp_path / "merged").eval()
     assert type(model).__name__ in json.loads((tmp_path / "merged" / "config.json").read_text())["architectures"]
+    texts_asked = [Request({"text": text}, "here") for text in ("a cat", "the owl too")]
+    vectors = [each.tuned for each in embed_all(open_adapter(tmp_path / "run", device="cpu"), texts_asked)]
+    merged = [each.tuned for each in embed_all(open_to_answer(tmp_path / "merged"), texts_asked)]
+    assert np.allclose(vectors, merged, atol=1e-5)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6) == shape.normalize
     # the merged folder is a model of its own, and is worth the same
     again = evaluate_adapter(tmp_path / "merged", tmp_path / "run" / "recipe.yaml").evaluation.tuned
     assert again == pytest.approx(tuned, abs=1e-5)

@@ -32,6 +32,7 @@ def command(
     from peftcli.jobs.generate import answer_all, answers_text, cut_note, read_requests, stream_answer, text_request
     from peftcli.jobs.opening import writing_of
     from peftcli.jobs.predict import gives_labels, predict_all, predictions_text
+    from peftcli.jobs.vectors import embed_all, gives_vectors, vectors_text
     from peftcli.jobs.whole_models import open_to_answer
 
     if (prompt is None) == (input_file is None):
@@ -47,6 +48,11 @@ def command(
         predicted = predict_all(opened, requests, with_base=base)
         rows, text = [each.to_dict() for each in predicted], predictions_text(predicted)
         _put(rows, text, output, "predictions", quiet=quiet, as_json=as_json)
+        return
+    if gives_vectors(opened):
+        embedded = embed_all(opened, requests, with_base=base)
+        rows, text = [each.to_dict() for each in embedded], vectors_text(embedded)
+        _put(rows, text, output, "embeddings", quiet=quiet, as_json=as_json)
         return
     writing = writing_of(opened.location, overrides or ())
     for warning in writing.warnings:
