@@ -20,7 +20,7 @@ from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
 from peftcli.runs.assembly import assemble, fit_setup, require_fit_base, require_same_start, score_run
 from peftcli.runs.attaching import attach_method
-from peftcli.runs.base_sharding import require_several, shard_base
+from peftcli.runs.base_sharding import in_turn, require_several, shard_base
 from peftcli.runs.draft import Draft
 from peftcli.runs.folder import (
     choose_output,
@@ -202,7 +202,10 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False, world: World
             say(f"warning: {warning}")
         require_several(prepared, world)
         lead(world, prepared, folder, resuming=resuming)
-        with memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"):
+        with (
+            memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"),
+            in_turn(prepared, world),
+        ):
             # set before any computation of the run: sums depend on how many threads share them
             waits = draft.place is not None and draft.place.waits
             draft.assembly = assembly = assemble(prepared, folder, quiet=quiet, track=not waits, world=world)
@@ -210,8 +213,8 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False, world: World
                 require_locked_weights(draft.lock, assembly)
             require_fit_base(assembly)
             draft.attached = attach_method(assembly, resuming=resuming)
+            shard_base(assembly)
         require_same_start(assembly)
-        shard_base(assembly)
         draft.write_lock()
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))

@@ -74,6 +74,13 @@ def run_in_workers(arguments: Sequence[str], processes: int) -> dict[str, Any]:
 
     Raises what the run raised in whichever process it was, and `ProcessLost` where one was killed.
     """
+    with _ended_workers(arguments, processes) as workers:
+        return _outcome(workers)
+
+
+@contextlib.contextmanager
+def _ended_workers(arguments: Sequence[str], processes: int) -> Iterator[list[_Worker]]:
+    """The workers once all of them have ended, with what they said."""
     with tempfile.TemporaryDirectory(prefix="peftcli-processes-") as folder, _lifeline() as line:
         environment = {**os.environ, **_surroundings(Path(folder), processes)}
         workers = [_start(arguments, rank, environment, Path(folder), line) for rank in range(processes)]
@@ -83,10 +90,25 @@ def run_in_workers(arguments: Sequence[str], processes: int) -> dict[str, Any]:
         finally:
             _end(workers)
         try:
-            return _outcome(workers)
+            yield workers
         finally:
             for worker in workers:
                 worker.close()
+
+
+def relay_workers(arguments: Sequence[str], processes: int) -> int:
+    """Runs `peft ARGUMENTS` in so many processes, and says on stdout what the leading one said; returns its exit code.
+
+    Raises `ProcessLost` where one was killed.
+    """
+    with _ended_workers(arguments, processes) as workers:
+        leader = workers[0]
+        killed = _killed_of(workers)
+        if leader.ended_by_us or leader.code is None or leader.code < 0 or (leader.code and killed):
+            raise _killed(*killed[0], len(workers)) if killed else ProcessLost("a process did not end", fix=_GO_ON)
+        leader.said.seek(0)
+        sys.stdout.write(leader.said.read().decode("utf-8", "replace"))
+        return leader.code
 
 
 def _surroundings(folder: Path, processes: int) -> dict[str, str]:
@@ -185,14 +207,17 @@ def _outcome(workers: Sequence[_Worker]) -> dict[str, Any]:
     if not leader.ended_by_us and document and "error" not in document:
         # done, or done with an expectation that was not met: the document says so
         return document
-    killed = [
-        (rank, worker) for rank, worker in enumerate(workers) if (worker.code or 0) < 0 and not worker.ended_by_us
-    ]
+    killed = _killed_of(workers)
     if killed:
         raise _killed(*killed[0], len(workers))
     errors = [_error(worker.document().get("error"), worker) for worker in workers if worker.code]
     known = [error for error in errors if not isinstance(error, ProcessLost)]
     raise next(iter(known or errors), ProcessLost("the processes ended without a word", fix=_GO_ON))
+
+
+def _killed_of(workers: Sequence[_Worker]) -> list[tuple[int, _Worker]]:
+    """Those that a signal has ended, and not we."""
+    return [(rank, worker) for rank, worker in enumerate(workers) if (worker.code or 0) < 0 and not worker.ended_by_us]
 
 
 _GO_ON = "`peft resume` goes on from the newest checkpoint"

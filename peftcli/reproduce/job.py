@@ -23,15 +23,19 @@ from peftcli.recipe import LoadedRecipe
 from peftcli.reproduce.comparing import compare, terms
 from peftcli.reproduce.result import Reproduction, SeedResult
 from peftcli.run import run_draft
-from peftcli.runs.assembly import assemble, fit_setup
+from peftcli.runs.assembly import assemble, beginning_of, fit_setup, require_fit_base, require_same_start
 from peftcli.runs.attaching import attach_method
+from peftcli.runs.base_sharding import in_turn, require_several, shard_base
 from peftcli.runs.draft import Draft
+from peftcli.runs.following import end_following, lead
 from peftcli.runs.locating import no_run
 from peftcli.runs.locking import Overrides, inputs_of, pinned_recipe
 from peftcli.runs.own_files import RECIPE_NAME
+from peftcli.runs.processes import run_processes
 from peftcli.runs.seeds import of_seed, seed_folder
 from peftcli.streams import Say
 from peftcli.training.loop import fit
+from peftcli.training.world import World
 
 _RUNS = "runs"
 
@@ -54,14 +58,15 @@ def reproduce(
     started = time.monotonic()
     recipe = recipe_of(Path(path).expanduser())
     lock, expected = _read(recipe)
-    with _fresh_folder(recipe) as (folder, keep):
-        job = _Job(recipe, lock, expected, folder, quiet=quiet, say=say)
+    with run_processes() as world, _fresh_folder(recipe) as (folder, keep):
+        job = _Job(recipe, lock, expected, folder, world, quiet=quiet, say=say)
         try:
             seeds = job.first_steps(overrides, steps) if steps is not None else job.whole(overrides)
         except Interrupted as error:
             raise Interrupted(
                 "interrupted; nothing is kept", signal_number=error.signal_number, fix="run it again"
             ) from error
+        end_following(world, folder)
         result = Reproduction(
             recipe=str(recipe),
             lock=str(lock_path(recipe)),
@@ -130,11 +135,14 @@ def _fresh_folder(recipe: Path) -> Iterator[tuple[Path, Callable[[], Path]]]:
 class _Job:
     """One reproduction: what differs before it, and a result for each seed."""
 
-    def __init__(self, recipe: Path, lock: Lock, expected: Expected, folder: Path, *, quiet: bool, say: Say) -> None:
+    def __init__(
+        self, recipe: Path, lock: Lock, expected: Expected, folder: Path, world: World, *, quiet: bool, say: Say
+    ) -> None:
         self.recipe = recipe
         self.lock = lock
         self.expected = expected
         self.folder = folder
+        self.world = world
         self.quiet = quiet
         self.say = say
         self.inputs: Sequence[Difference] = ()
@@ -153,7 +161,7 @@ class _Job:
             if number == 0:
                 # of the whole recipe, not of one seed's: the lock names all seeds
                 here = self._tell(dataclasses.replace(draft.prepared, loaded=loaded))
-            record = run_draft(draft, quiet=self.quiet)
+            record = run_draft(draft, quiet=self.quiet, world=self.world)
             own = read_lock(folder / LOCK_NAME)
             assert own.expected is not None, "a finished run writes its results into its lock"
             if number == 0:
@@ -171,12 +179,20 @@ class _Job:
         own = self._tell(dataclasses.replace(prepared, loaded=loaded))
         raise_failures(prepared.data.findings)
         torch.set_num_threads(prepared.plan.resolved.threads)
-        assembly = assemble(prepared, self.folder, quiet=self.quiet)
-        attach_method(assembly, resuming=False)
-        setup = fit_setup(assembly, resuming=False)
-        # early stopping asks for scores, and none are taken here
-        config = setup.config.model_copy(update={"early_stopping": None})
-        fit(dataclasses.replace(setup, config=config, last_step=steps, evaluate=None))
+        require_several(prepared, self.world)
+        lead(self.world, prepared, self.folder, resuming=False, steps=steps)
+        with in_turn(prepared, self.world):
+            assembly = assemble(prepared, self.folder, quiet=self.quiet, world=self.world)
+            require_fit_base(assembly)
+            attach_method(assembly, resuming=False)
+            shard_base(assembly)
+        require_same_start(assembly)
+        setup = fit_setup(
+            assembly,
+            resuming=False,
+            has_begun_well=lambda: self.world.told_by_leader("folder", str(self.folder)),
+        )
+        fit(beginning_of(setup, steps))
         taken = read_steps(self.folder / "metrics.jsonl")
         self._compare_inputs(inputs_of(dataclasses.replace(prepared, loaded=loaded), self._lock_folder, assembly))
         trace = trace_of(taken, seed=loaded.recipe.seed, steps=min(steps, prepared.plan.resolved.steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +328,13 @@ def fit_setup(assembly: Assembly, *, resuming: bool, has_begun_well: Callable[[]
         kernels=resolved.kernels,
         higher_is_better=lambda metric: metric_facts(metric).better == "higher",
     )
+
+
+def beginning_of(setup: FitSetup, steps: int) -> FitSetup:
+    """The same for the first steps alone: on the schedule of the whole run, and without evaluations."""
+    # early stopping asks for scores, and none are taken
+    config = setup.config.model_copy(update={"early_stopping": None})
+    return replace(setup, config=config, last_step=steps, evaluate=None)
 
 
 def settled_training(config: TrainingConfig, resolved: Resolved) -> TrainingConfig:

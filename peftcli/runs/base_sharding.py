@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -30,6 +31,17 @@ def require_several(prepared: Prepared, world: World) -> None:
             where=prepared.loaded.origin(KEY),
             fix="set training.processes, or start the run by torchrun; or training.sharding: none",
         )
+
+
+@contextlib.contextmanager
+def in_turn(prepared: Prepared, world: World) -> Iterator[None]:
+    """Around loading a base that is spread: one process after the other, so that the host has it whole only once."""
+    waits = is_sharded(prepared)
+    for _ in range(world.rank if waits else 0):
+        world.meet("turn")
+    yield
+    for _ in range(world.size - world.rank if waits else 0):
+        world.meet("turn")
 
 
 def shard_base(assembly: Assembly) -> None:

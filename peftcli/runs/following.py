@@ -14,9 +14,17 @@ import torch
 
 from peftcli.planning.plan import Prepared, Resolved, prepare_run
 from peftcli.recipe import LoadedRecipe, Recipe
-from peftcli.runs.assembly import Assembly, assemble, fit_setup, require_fit_base, require_same_start, score_run
+from peftcli.runs.assembly import (
+    Assembly,
+    assemble,
+    beginning_of,
+    fit_setup,
+    require_fit_base,
+    require_same_start,
+    score_run,
+)
 from peftcli.runs.attaching import attach_method
-from peftcli.runs.base_sharding import shard_base
+from peftcli.runs.base_sharding import in_turn, shard_base
 from peftcli.runs.scoring import updates_of
 from peftcli.training.loop import fit
 from peftcli.training.signals import RunSignals, StopNow, run_signals
@@ -25,8 +33,8 @@ from peftcli.training.world import World
 _ORDER = "order"
 
 
-def lead(world: World, prepared: Prepared, folder: Path, *, resuming: bool) -> None:
-    """Tells the other processes to take part in a run from here on."""
+def lead(world: World, prepared: Prepared, folder: Path, *, resuming: bool, steps: int | None = None) -> None:
+    """Tells the other processes to take part in a run from here on, or in its first `steps` alone."""
     if world.size == 1:
         return
     loaded = prepared.loaded
@@ -35,6 +43,7 @@ def lead(world: World, prepared: Prepared, folder: Path, *, resuming: bool) -> N
         "path": str(loaded.path),
         "folder": str(folder),
         "resuming": resuming,
+        "steps": steps,
         "resolved": vars(prepared.plan.resolved),
     }
     world.told_by_leader(_ORDER, order)
@@ -68,12 +77,17 @@ def _next_order(world: World, signals: RunSignals) -> dict[str, Any]:
 def _take_part(world: World, order: dict[str, Any]) -> None:
     prepared = _prepared(order)
     torch.set_num_threads(prepared.plan.resolved.threads)
-    assembly = assemble(prepared, Path(order["folder"]), quiet=True, track=False, world=world)
-    require_fit_base(assembly)
-    attach_method(assembly, resuming=order["resuming"])
+    with in_turn(prepared, world):
+        assembly = assemble(prepared, Path(order["folder"]), quiet=True, track=False, world=world)
+        require_fit_base(assembly)
+        attach_method(assembly, resuming=order["resuming"])
+        shard_base(assembly)
     require_same_start(assembly)
-    shard_base(assembly)
-    result = fit(fit_setup(assembly, resuming=order["resuming"], has_begun_well=lambda: _move(assembly)))
+    setup = fit_setup(assembly, resuming=order["resuming"], has_begun_well=lambda: _move(assembly))
+    if order["steps"] is not None:
+        fit(beginning_of(setup, order["steps"]))
+        return
+    result = fit(setup)
     score_run(assembly, result)
     if world.in_step:
         # the leader measures how far it moved the base, of which each has a part

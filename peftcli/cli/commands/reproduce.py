@@ -37,13 +37,27 @@ def command(
     """
     from peftcli import files
     from peftcli.errors import CheckFailed
+    from peftcli.launching.places import place
+    from peftcli.launching.workers import relay_workers
     from peftcli.recipe import load_recipe
     from peftcli.reproduce.job import recipe_of, reproduce
     from peftcli.reproduce.junit import junit_xml, result_paths
     from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text, verdict
+    from peftcli.runs.following import follow
+    from peftcli.runs.processes import as_options
+    from peftcli.training.world import current_world
 
     # a fault in the recipe, or in the paths to write, comes before hours of training
-    load_recipe(recipe_of(path), overrides or ())
+    loaded = load_recipe(recipe_of(path), overrides or ())
+    if loaded.recipe.training.processes > 1 and place().size == 1:
+        flags = {"--strict": strict, "--quiet": quiet, "--json": as_json}
+        named = {"--steps": steps, "--junit": junit}
+        options = [*as_options(overrides or ()), *(name for name, on in flags.items() if on)]
+        options += [part for name, value in named.items() if value is not None for part in (name, str(value))]
+        raise typer.Exit(relay_workers(["reproduce", str(path), *options], loaded.recipe.training.processes))
+    if not place().leads:
+        follow(current_world())
+        return
     markdown = None if junit is None else result_paths(junit)
     result = reproduce(
         path,
