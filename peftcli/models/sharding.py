@@ -38,7 +38,6 @@ def require_shardable(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
 def shard(
     model: nn.Module,
     blocks: Sequence[nn.Module],
-    tables: Sequence[nn.Module],
     trained: Collection[nn.Parameter],
     *,
     device: torch.device,
@@ -46,15 +45,15 @@ def shard(
 ) -> None:
     """Spreads the frozen parameters of a model over all processes, block by block, in place.
 
-    `tables`: embeddings and heads that share no weight with another, each gathered by itself; the rest is gathered with
-    the model. `trained`: what stays whole in every process. All else ends on `device`.
+    `trained`: what stays whole in every process. All else ends on `device`.
     """
     mesh = init_device_mesh(device.type, (processes,))
     kept = set(trained)
     _move(trained, device)
-    for module in (*blocks, *tables):
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
-    # what is left belongs to the model: whole from its forward pass to the end of its backward pass
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
+    # embeddings, head and norms belong to the model: whole from its forward pass to the end of its backward pass, since a
+    # loss may go through the head once more, and backward, in between
     fully_shard(model, mesh=mesh, ignored_params=kept)
     _move(model.buffers(), device)
     _keep_names(model)

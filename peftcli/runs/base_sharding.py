@@ -10,7 +10,6 @@ from torch import nn
 from peftcli.adapters.identity import keep_fingerprint
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import ModelError, RecipeError
-from peftcli.models.structure import input_embedding
 from peftcli.planning.plan import Prepared
 from peftcli.runs.assembly import Assembly
 from peftcli.training.world import Group, World
@@ -61,7 +60,6 @@ def shard_base(assembly: Assembly) -> None:
     shard(
         model,
         assembly.blocks,
-        _tables(model),
         trained,
         device=assembly.accelerator.device,
         processes=world.size,
@@ -81,12 +79,3 @@ def _require_gain(assembly: Assembly, trained: Sequence[nn.Parameter]) -> None:
             where=assembly.prepared.loaded.origin(KEY),
             fix="use a method with few tensors of its own, or training.sharding: none",
         )
-
-
-def _tables(model: nn.Module) -> list[nn.Module]:
-    """Input embedding and head, where they share no weight."""
-    getter = getattr(model, "get_output_embeddings", None)
-    found = [input_embedding(model), getter() if callable(getter) else None]
-    tables = [table for table in found if isinstance(table, nn.Module)]
-    ids = [{id(parameter) for parameter in table.parameters()} for table in tables]
-    return [] if len(ids) == 2 and ids[0] & ids[1] else tables

@@ -174,11 +174,9 @@ def _worker(folder: str) -> None:
     found["bytes of gradients"] = (counted.sent, gradient_bytes(numbers, 2, 1))
     computing = _seconds_of(one_pass)
     whole = local_bytes(model, trained)
-    head = model.get_output_embeddings()
     shard(
         model,
         tuple(structure(model).blocks.values()),
-        [model.get_input_embeddings(), head],
         trained,
         device=torch.device("cpu"),
         processes=2,

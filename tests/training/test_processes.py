@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import peftcli
 from peftcli.errors import DataError, DeviceError, Interrupted, RecipeError, error_facts, error_from
 from peftcli.evaluation.sharing import packed, turns, unpacked
 from peftcli.launching.places import Place, place
+from peftcli.models.builtin import builtin_base
 from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.runs.processes import load_for
@@ -229,3 +231,17 @@ def test_a_base_spread_over_two_processes_trains_the_same_bytes(runs: dict[int, 
     assert one["updates"] == two["updates"]
     assert one["evaluation"]["tuned"] == two["evaluation"]["tuned"]
     assert two["settings"]["base_bytes_per_process"] <= 0.6 * two["settings"]["base_bytes"]
+
+
+@pytest.mark.slow
+def test_a_spread_base_whose_head_is_its_own(tmp_path: Path) -> None:
+    """A loss that goes through the head once more, and backward, must find its weights whole."""
+    config = AutoConfig.from_pretrained(builtin_base("tiny"), tie_word_embeddings=False)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(builtin_base("tiny")).save_pretrained(tmp_path / "base")
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("builtin:tiny", "./base"), encoding="utf-8")
+    for name, overrides in {"one": {"training.processes": 1}, "two": {"training.sharding": "fsdp"}}.items():
+        peftcli.train(tmp_path / "r.yaml", overrides=overrides, output=tmp_path / name)
+    one, two = ((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
