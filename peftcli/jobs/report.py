@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftcli.errors import Fault, PeftcliError
-from peftcli.reports.writing import write_comparison, write_reports_again
+from peftcli.jobs.failures import find_failures
+from peftcli.reports.writing import write_comparison, write_for_users, write_reports_again
 from peftcli.runs.locating import recorded_run
 
 
 def render_again(run: Path) -> list[Path]:
-    """`report.html` and `report.md` of a run, from its record. Raises what `recorded_run` raises."""
-    return write_reports_again(recorded_run(run))
+    """`report.html` and `report.md` of a run, from its record; `report-users.html` for those who use the model, and every
+    figure as an SVG file. Raises what `recorded_run` raises."""
+    folder = recorded_run(run)
+    return [*write_reports_again(folder), *write_for_users(folder, find_failures(folder))]
 
 
 def render_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:

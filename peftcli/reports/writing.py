@@ -9,11 +9,18 @@ from peftcli.ownership import HTML_MARK, MARKDOWN_MARK, require_writable
 from peftcli.redaction import redacted_name
 from peftcli.reports.compare import render_comparison_markdown
 from peftcli.reports.compare_html import render_comparison_html
+from peftcli.reports.failures import Failures
+from peftcli.reports.figures import figure_files
 from peftcli.reports.folder import read_run, read_runs
 from peftcli.reports.html import render_html
 from peftcli.reports.markdown import render_markdown
+from peftcli.reports.users import render_users
 
 _RUN_NAMES = ("report.html", "report.md")
+USERS_NAME = "report-users.html"
+"""The page for the model's users."""
+FIGURES_FOLDER = "figures"
+"""Where the figures are, as SVG files."""
 _COMPARISON_NAMES = ("compare.html", "compare.md")
 
 
@@ -27,6 +34,23 @@ def write_reports_again(folder: Path) -> list[Path]:
     """The same after the run. Raises `StorageError` where somebody's own file has one of the names."""
     _require_writable(folder, _RUN_NAMES)
     return write_reports(folder)
+
+
+def write_for_users(folder: Path, failures: Failures) -> list[Path]:
+    """Writes `report-users.html`, and the figures as `figures/*.svg`; returns their paths.
+
+    Raises `StorageError` where somebody's own file has one of the names.
+    """
+    run = read_run(folder)
+    page, figures = folder / USERS_NAME, folder / FIGURES_FOLDER
+    texts = {figures / name: text for name, text in figure_files(run).items()}
+    require_writable(page, HTML_MARK)
+    for path in texts:
+        require_writable(path, MARKDOWN_MARK)
+    files.write_text(page, redacted_name(render_users(run, failures)))
+    for path, text in texts.items():
+        files.write_text(path, redacted_name(text))
+    return [page, *texts]
 
 
 def write_comparison(folders: list[Path], output: Path) -> list[Path]:

@@ -45,7 +45,8 @@ _RESOLVED_KEYS = frozenset(
 
 _TEMPORARY = rf"{re.escape(files.TEMPORARY_PREFIX)}[^/]+-\d+-[0-9a-f]{{8}}"
 _BY_RUNS = re.compile(
-    r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|predictions\.jsonl|report\.(html|md)"
+    r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|predictions\.jsonl|report\.(html|md)|report-users\.html"
+    r"|figures/[a-z0-9-]+\.svg"
     rf"|data/({re.escape(FINDINGS_NAME)}|{re.escape(SCORES_NAME)}|stream\.jsonl|{BATCH_PREFIX}\d{{8}}\.jsonl)"
     r"|checkpoints/step-\d{8}/((adapter|optimizer|best)\.safetensors|state\.json|manifest\.json)"
     rf"|((adapter|data|checkpoints)/)?{_TEMPORARY}(/.+)?"
@@ -57,7 +58,7 @@ _BY_TRACKERS = re.compile(
     r"tracking/(mlflow\.db.*|(wandb|trackio|mlruns|mlartifacts|\.aim|\.clearml|dvclive|comet|swanlog)/.+"
     r"|([^/]+/)*(events\.out\.tfevents\.[^/]+|hparams\.yml))"
 )
-_FOLDERS = re.compile(rf"adapter(/[^/]+)?|data|checkpoints(/step-\d{{8}})?|tracking(/.+)?|{_SEED.pattern}")
+_FOLDERS = re.compile(rf"adapter(/[^/]+)?|data|figures|checkpoints(/step-\d{{8}})?|tracking(/.+)?|{_SEED.pattern}")
 
 
 def holds_a_run(folder: Path) -> bool:

@@ -68,7 +68,12 @@ def logits(folder: Path, base: str = "builtin:tiny") -> Tensor:
 def ask(folder: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
     """What the library makes of each job: logits with the adapter and without."""
     whole = [
-        {"base": str(builtin_base("tiny")), "cls": "LlamaForCausalLM", "ids": IDS, "out": str(folder / f"{number}")}
+        {
+            "base": str(builtin_base("tiny")),
+            "cls": "LlamaForCausalLM",
+            "ids": IDS,
+            "out": str(folder / f"logits-{number}.safetensors"),
+        }
         | job
         for number, job in enumerate(jobs)
     ]

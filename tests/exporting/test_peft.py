@@ -29,6 +29,12 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 ]
 TABLE = [(name, {}) for name in METHODS] + VARIANTS + MORE
 WITHIN = 1e-5
+THEIR_OWN = {
+    # it says so of every AdaLoRA that it has trained itself: the keys name tensors, as its own code writes them
+    "adalora": "rank_pattern keys did not match any targeted module",
+}
+OF_TRANSFORMERS = "is deprecated and will be removed"
+"""What the reference's own calls of the newest transformers make it say."""
 
 
 def bare() -> Any:
@@ -58,8 +64,9 @@ def test_the_reference_loads_what_was_trained(
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING):
         warnings.simplefilter("always")
         theirs = peft.PeftModel.from_pretrained(bare(), str(tmp_path / "out")).eval()
-    assert not [str(warning.message) for warning in caught]
-    assert not caplog.messages
+    said = [*(str(warning.message) for warning in caught), *caplog.messages]
+    known = (OF_TRANSFORMERS, THEIR_OWN.get(name, OF_TRANSFORMERS))
+    assert not [text for text in said if not any(part in text for part in known)]
     ours = bare()
     adapters.load(ours, tmp_path / "run" / "adapter")
     ids = torch.stack([torch.arange(20, 60), torch.arange(300, 340)])

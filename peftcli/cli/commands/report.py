@@ -19,7 +19,8 @@ def command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Render a run's report again, or a comparison of several (into compare.html and compare.md here).
+    """Render a run's report again, with a page for the model's users and its figures as SVG files; or a comparison of
+    several runs (into compare.html and compare.md here).
 
     Example:  peft report runs/first
     """

@@ -33,7 +33,8 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
     theirs = foreign.fields
     foreign.refuse(["gated factors (use_gating)"] if theirs.get("use_gating") else [])
     foreign.refuse_strangers(key for key in foreign.tensors if not _KEY.fullmatch(key))
-    fields = {"target_modules": None, "feedforward_modules": [], "modules_to_save": head_modules(model, foreign)}
+    paths = sorted(matched["path"] for key in foreign.tensors if (matched := _KEY.fullmatch(key)))
+    fields = {"target_modules": paths, "feedforward_modules": [], "modules_to_save": head_modules(model, foreign)}
     scale = float(theirs.get("alpha", 1))
     tensors = {}
     for key, tensor in foreign.tensors.items():

@@ -38,7 +38,7 @@ def translate(model: nn.Module, foreign: ForeignFolder) -> Translation:
         "r": theirs.get("r"),
         "lora_alpha": theirs.get("alpha"),
         "lora_dropout": theirs.get("dropout", 0.0),
-        "target_modules": None,
+        "target_modules": sorted({matched["path"] for key in foreign.tensors if (matched := _KEY.fullmatch(key))}),
         "modules_to_save": head_modules(model, foreign),
     }
     tensors = {}
