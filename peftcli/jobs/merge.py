@@ -47,6 +47,7 @@ from peftcli.models.load import DTYPES, fetch_weights
 from peftcli.models.source import BaseSource
 from peftcli.models.stored import tensors_of_base
 from peftcli.models.streamed import NotStreamed
+from peftcli.planning.memory import HELD_WHOLE
 from peftcli.planning.sizes import parse_size
 from peftcli.runs.locating import locate
 from peftcli.runs.writing_notes import CHAT, read_notes
@@ -58,8 +59,6 @@ LEAST_SHARE = 0.9
 LEAST_SHARE_OF_ONE = 0.5
 """The same for a single weight that carries a tenth of the mean update or more."""
 MOST_POSITIONS = 0.9
-HELD_WHOLE = 1 << 25
-"""Values of a base that is held whole; of a larger one the weights stay in their files."""
 SAMPLE_PROMPTS = 8
 REMEDY = "merge with --dtype float32, which keeps all of it"
 PROMPTS = (

@@ -15,7 +15,7 @@ import torch
 from peftcli import system
 from peftcli.data.store import EncodedRow, TokenStore
 from peftcli.planning.live_memory import Bytes
-from peftcli.planning.memory import MemoryEstimate, Stored, estimate
+from peftcli.planning.memory import HELD_WHOLE, MemoryEstimate, Stored, estimate
 from peftcli.planning.sizes import size_text
 from peftcli.planning.step_memory import Rehearsal
 from peftcli.tasks.base import Batch
@@ -40,6 +40,8 @@ class Needs:
     rehearsal: Rehearsal
     stored: Stored
     num_parameters: int
+    largest_matrix: int
+    """Values of the largest linear layer."""
     """Of the base."""
     train: Sequence[EncodedRow]
     validation: Sequence[EncodedRow] | None
@@ -58,8 +60,11 @@ class Needs:
         """Memory with `micro` of the longest rows at once and every `every`-th layer recomputed (0: none)."""
         batch, pads = self._batch(self.train[:micro])
         training = self._tried(lambda: self.rehearsal.training(batch, pads=pads, checkpoint_every=every))
-        # a merge holds the model in float32 twice, the merged one and the one read back, and what it changes
-        merging = 8 * self.num_parameters + self.stored.base_bytes
+        # held whole, a model is there in float32 twice, the merged one and the one read back, and what it changes; else
+        # one matrix is, in float32 before and after, in float64 while it is proven, and in its file's type
+        whole = self.num_parameters <= HELD_WHOLE or self.stored.dense_bytes > 0
+        merging = 8 * self.num_parameters + self.stored.base_bytes if whole else 24 * self.largest_matrix
+        merging += self.stored.adapter_bytes
         return estimate(self.stored, training, self._evaluation, device=self.device, merge_bytes=merging)
 
     @cached_property

@@ -13,6 +13,8 @@ HEAP_SHARE = 0.6
 more. Measured with glibc 2.36 on seven trainings of a base of 28M: 0.3 to 0.9, by the sizes of the tensors."""
 CACHE_SHARE = 0.04
 """The same of torch's own allocator on a GPU."""
+HELD_WHOLE = 1 << 25
+"""Values of a base that a merge holds whole; of a larger one the weights stay in their files."""
 FIRST_USE_BYTES = 30 << 20
 """Code and tables of the kernels, read in when they are first used."""
 

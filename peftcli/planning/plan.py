@@ -158,22 +158,27 @@ class Prepared:
 
 def make_plan(loaded: LoadedRecipe, *, device_memory: int | None = None) -> Plan:
     """The plan of a recipe. Loads no weights. Raises the same errors as `train` would, as early as possible."""
-    return prepare_run(loaded, device_memory=device_memory).plan
+    return prepare_run(loaded, device_memory=device_memory, planning=True).plan
 
 
 def prepare_run(
-    loaded: LoadedRecipe, *, device_memory: int | None = None, progress: Callable[..., Any] | None = None
+    loaded: LoadedRecipe,
+    *,
+    device_memory: int | None = None,
+    planning: bool = False,
+    progress: Callable[..., Any] | None = None,
 ) -> Prepared:
     """Resolves base, device and data, and plans; everything but the weights.
 
-    `device_memory`: of a card that need not be here; `device: auto` is then a GPU.
+    `device_memory`: of a card that need not be here; `device: auto` is then a GPU. `planning`: no run follows, so what
+    only a run needs need not be installed.
     """
     recipe = loaded.recipe
     task = recipe.learns()
     elsewhere = device_memory is not None and recipe.device in ("auto", "cuda")
     device = "cuda" if elsewhere else resolve_device(recipe.device)
     require_device(recipe.training.optimizer, device=device)
-    require_packages(loaded)
+    lacking = require_packages(loaded, planning=planning)
     if recipe.training.compile and not elsewhere:
         require_compiler(device)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
@@ -255,6 +260,7 @@ def prepare_run(
         budget_bytes=choice.budget_bytes,
         warnings=(
             *loaded.warnings,
+            *lacking,
             *_warnings(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
             *_idle_kernels(recipe.training.kernels, _usable_kernels(recipe.training, counts)),
             *counts.notes,
@@ -461,9 +467,9 @@ def _needs(
     skeleton.to(DTYPES[dtype])
     blocks = structure(skeleton).blocks
     base_bytes = stored_bytes(skeleton, DTYPES[dtype])
+    largest = max((math.prod(weight_view(module).shape) for module in structure(skeleton).linears.values()), default=0)
     # a packed matrix is unpacked for each product, one at a time
-    sizes = [math.prod(weight_view(module).shape) for module in structure(skeleton).linears.values()] if packed else []
-    dense_bytes = max(sizes, default=0) * DTYPES[dtype].itemsize
+    dense_bytes = largest * DTYPES[dtype].itemsize if packed else 0
     num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     adapter = laid_out(skeleton, method, start)
     tensors = adapter.trainable_parameters().values()
@@ -472,6 +478,7 @@ def _needs(
         rehearsal=Rehearsal(skeleton, adapter, task, blocks),
         stored=Stored(base_bytes, trained, trained, int(trained * recipe.training.optimizer.state_size), dense_bytes),
         num_parameters=num_parameters,
+        largest_matrix=largest,
         train=longest_rows(data.train),
         validation=None if data.validation is None else longest_rows(data.validation),
         evaluation_rows=recipe.evaluation.batch_size,

@@ -33,9 +33,13 @@ def require_surroundings(loaded: LoadedRecipe) -> None:
     _require(loaded, (_data, _files, _base, _packages, _device))
 
 
-def require_packages(loaded: LoadedRecipe) -> None:
-    """The same for what is installed alone: asked before a base is looked at, not when the package is first used."""
-    _require(loaded, (_packages,))
+def require_packages(loaded: LoadedRecipe, *, planning: bool = False) -> tuple[str, ...]:
+    """The same for what is installed alone: asked before a base is looked at, not when the package is first used.
+
+    `planning`: what only training needs is returned as warnings instead.
+    """
+    _require(loaded, (partial(_packages, trains=False if planning else None),))
+    return tuple(f"{fault.message}: {fault.fix}" for _, fault in _packages(loaded, trains=True)) if planning else ()
 
 
 def _require(loaded: LoadedRecipe, looks: Sequence[Callable[[LoadedRecipe], Iterator[Lacking]]]) -> None:
@@ -109,6 +113,8 @@ class _Need:
     what: str
     modules: tuple[str, ...]
     fix: str
+    trains: bool = False
+    """Whether only training needs it, and a plan does not."""
 
 
 def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
@@ -118,7 +124,7 @@ def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
         yield _Need("training.optimizer.type", f"optimizer {optimizer.type}", (package,), f"pip install {package}")
     if (storage := recipe.model.quantization) is not None:
         yield _Need(
-            "model.quantization", f"quantization: {storage}", (PACKAGES[storage],), "pip install 'peftcli[quant]'"
+            "model.quantization", f"quantization: {storage}", (PACKAGES[storage],), "pip install 'peftcli[quant]'", True
         )
     for name in recipe.evaluation.metrics:
         for package in packages_of(name):
@@ -130,10 +136,11 @@ def _needs(loaded: LoadedRecipe) -> Iterator[_Need]:
         yield _Need("tracking", f"tracking by {name}", modules, f"pip install {TRACKER_PACKAGES[name]}")
 
 
-def _packages(loaded: LoadedRecipe) -> Iterator[Lacking]:
+def _packages(loaded: LoadedRecipe, *, trains: bool | None = None) -> Iterator[Lacking]:
+    """`trains`: of those alone that only training needs, or of the others."""
     for need in _needs(loaded):
         # `find_spec` imports nothing: some of these packages take seconds
-        if not any(importlib.util.find_spec(module) for module in need.modules):
+        if trains in (None, need.trains) and not any(importlib.util.find_spec(module) for module in need.modules):
             message = f"{need.what} needs the package {need.modules[0]}"
             yield DeviceError, Fault(message, loaded.origin(need.key), need.fix)
 

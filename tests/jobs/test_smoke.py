@@ -84,7 +84,7 @@ def require_full_recipe_passes(name: str, base: Path, **overrides: Any) -> None:
     """Every stage within a minute of computing, from the published recipe on `base`."""
     changes = {"model.base": str(base), "model.revision": None, "data.train": "builtin:support", **overrides}
     started = time.process_time()
-    report = smoke_train(RECIPES / f"{name}.yaml", changes)
+    report = smoke_train(RECIPES / name / "lora.yaml", changes)
     assert [stage.name for stage in report.stages] == STAGES
     assert time.process_time() - started < 60, "of this process, so that other workers do not count"
 
@@ -98,7 +98,7 @@ def test_full_recipes_pass_on_their_published_configuration(name: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_full_recipes_pass_with_their_own_tokenizer_where_it_is_in_the_local_cache(name: str, tmp_path: Path) -> None:
-    repository = load_recipe(RECIPES / f"{name}.yaml").recipe.model.base
+    repository = load_recipe(RECIPES / name / "lora.yaml").recipe.model.base
     found = huggingface_hub.try_to_load_from_cache(repository, "tokenizer.json")
     if not isinstance(found, str):
         pytest.skip(f"the tokenizer of {repository} is not in the local cache")
