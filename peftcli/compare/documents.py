@@ -13,7 +13,7 @@ from peftcli import files
 from peftcli.compare.figures import Variant, member_line
 from peftcli.compare.judging import Verdict
 from peftcli.compare.page import render_page
-from peftcli.compare.session import NAME, Ended
+from peftcli.compare.session import NAME, Ended, begin
 from peftcli.compare.timing import Timed
 from peftcli.compare.tuning import Tuned
 from peftcli.redaction import redacted_name
@@ -29,15 +29,22 @@ class Document:
 
     folder: Path
     request: dict[str, Any]
+    rows: dict[str, str] = field(default_factory=dict)
+    """What the rows of each name are known by."""
     timed: list[Timed] = field(default_factory=list)
     tuned: list[Tuned] = field(default_factory=list)
     lost: list[Ended] = field(default_factory=list)
     """What failed while it was measured, in place of its members."""
 
+    def begin(self) -> None:
+        """Writes what was asked for. Raises what `session.begin` raises."""
+        begin(self.folder, self.request, self.rows)
+
     def write(self, ended: Sequence[Ended], verdict: Verdict | None = None) -> dict[str, Any]:
         """Writes the file and returns what it holds."""
         document = {
             "request": self.request,
+            "rows": self.rows,
             **({"timing": {each.name: each.to_dict() for each in self.timed}} if self.timed else {}),
             **({"tuning": {each.name: each.to_dict() for each in self.tuned}} if self.tuned else {}),
             "members": [member_line(each, self.folder) for each in (*ended, *self.lost)],

@@ -18,7 +18,7 @@ from peftcli.compare.judging import Verdict, judge
 from peftcli.compare.members import Member, build_members, parse_vary
 from peftcli.compare.places import member_places
 from peftcli.compare.plans import AUTO_RATE, Known, parts_of, plans_of, require_one_length, require_tunable, within
-from peftcli.compare.session import Course, Ended, begin, require_free
+from peftcli.compare.session import Course, Ended, require_free
 from peftcli.compare.timing import MEASURED_STEPS, measure
 from peftcli.compare.tuning import tune
 from peftcli.compare.validation_rows import Key, RowParts
@@ -69,7 +69,7 @@ def compare(
     varied = parse_vary(vary)
     wanted = None if budget is None else parse_budget(budget)
     require_one_length(wanted, varied)
-    members = build_members(loaded, methods, varied, seeds)
+    members = build_members(loaded, methods, varied, seeds, overrides)
     folder = _folder(loaded, output)
     request = _request(loaded, members, overrides, {"budget": budget, "tune": candidates})
     require_free(folder, request)
@@ -79,12 +79,12 @@ def compare(
         require_tunable(plans, varied)
     parts = parts_of(path, overrides, members, plans) if candidates else None
     final = parts.final if parts is not None else {}
-    document = Document(folder, request)
+    document = Document(folder, request, {name: known.rows for name, known in plans.items()})
     places = member_places(loaded.recipe.device, jobs)
     course = Course(folder, path, tuple(overrides), places, quiet=quiet, say=say)
     if wanted is not None:
         members, plans = _within(document, course, members, plans, wanted)
-    begin(folder, request)
+    document.begin()
     if parts is not None:
         members = _tuned(document, course, members, plans, parts, candidates)
     ended = _scored(course.bring(members, told=lambda found: _tell(document, found, final)), final)
@@ -101,7 +101,7 @@ def _within(
 ) -> tuple[list[Member], Mapping[str, Known]]:
     """Members with the steps of a budget; one in time is measured, and names whose measurement failed are left out."""
     if budget.unit == "seconds":
-        begin(document.folder, document.request)
+        document.begin()
         first = [member for member in members if member.seed == members[0].seed]
         plans, document.timed, document.lost = measure(first, plans, budget, course.bring)
         for each in document.timed:

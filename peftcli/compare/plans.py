@@ -9,6 +9,7 @@ from pathlib import Path
 from peftcli.compare.budget import STEP_KEYS, Budget
 from peftcli.compare.members import Member
 from peftcli.compare.validation_rows import Key, RowParts, origins_of, part_rows
+from peftcli.data.facts import DataFacts
 from peftcli.errors import Fault, PeftcliError, RecipeError
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import Recipe, load_recipe
@@ -32,6 +33,8 @@ class Known:
     """Whether the validation rows are drawn from the training rows, others under each seed."""
     origins: tuple[str, ...]
     """Of the rows that are scored."""
+    rows: str = ""
+    """What the rows are known by: the hashes of their tokens."""
 
 
 def plans_of(
@@ -53,7 +56,18 @@ def plans_of(
             faults += [Fault(f"{member.name}: {fault.message}", fault.where, fault.fix) for fault in error.faults]
     if errors:
         raise type(errors[0])("some members cannot run; nothing was trained", faults=faults)
+    _require_different(found)
     return found
+
+
+def _require_different(plans: Mapping[str, Known]) -> None:
+    """Raises `RecipeError` where two names stand for one run, written in two ways."""
+    seen: list[tuple[str, Recipe]] = []
+    for name, known in plans.items():
+        for other, recipe in seen:
+            if recipe == known.recipe:
+                raise RecipeError(f"{other} and {name} are the same run", fix="name one of them")
+        seen.append((name, known.recipe))
 
 
 def _known(prepared: Prepared) -> Known:
@@ -64,6 +78,7 @@ def _known(prepared: Prepared) -> Known:
         auto=plan.resolved.learning_rate,
         tokens_per_step=plan.tokens_per_epoch / plan.resolved.steps_per_epoch,
         held_out=plan.held_out,
+        rows=_rows(prepared.data.facts),
         origins=origins_of(prepared.data.validation, recipe.evaluation.rows),
     )
 
@@ -92,6 +107,11 @@ def require_one_length(budget: Budget | None, vary: Mapping[str, Sequence[str]])
     for key in STEP_KEYS:
         if budget is not None and key in vary:
             raise RecipeError(f"--vary {key} and --budget both say how long a member trains", fix="give one of them")
+
+
+def _rows(facts: DataFacts) -> str:
+    parts = [facts.train] if facts.validation is None else [facts.train, facts.validation]
+    return " ".join(part.stream_sha256 for part in parts)
 
 
 def parts_of(path: Path, settings: Sequence[str], members: Sequence[Member], plans: Mapping[str, Known]) -> RowParts:

@@ -76,8 +76,8 @@ def run_commands(
 def _started(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # a session of its own: Ctrl-C reaches it through us, once
     return subprocess.Popen(
-        [sys.executable, "-m", "peftcli", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=True, env={**os.environ, **environment},
+        [sys.executable, "-m", "peftcli.compare.child", str(os.getpid()), *arguments], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **environment},
     )  # fmt: skip
 
 

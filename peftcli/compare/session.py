@@ -13,7 +13,7 @@ import numpy as np
 from peftcli import files
 from peftcli.compare.members import Member
 from peftcli.compare.process import run_commands
-from peftcli.errors import CheckFailed, NumericalError, StorageError
+from peftcli.errors import CheckFailed, DataError, NumericalError, StorageError
 from peftcli.reports.record import RunRecord, load_record
 from peftcli.runs.own_files import RECIPE_NAME, RECORD_NAME
 
@@ -44,7 +44,7 @@ def require_free(folder: Path, request: dict[str, Any]) -> None:
         return
     if not folder.is_dir():
         raise StorageError("the output path is a file, not a folder", where=str(folder), fix="choose another --output")
-    held = _request_in(folder)
+    held = _held(folder).get("request")
     if held == request:
         return
     if held is None and not any(folder.iterdir()):
@@ -53,18 +53,30 @@ def require_free(folder: Path, request: dict[str, Any]) -> None:
     raise StorageError(f"the folder holds {what}", where=str(folder), fix="choose another --output")
 
 
-def _request_in(folder: Path) -> Any:
+def _held(folder: Path) -> dict[str, Any]:
+    """`compare.json` as it stands; empty where there is none."""
     try:
         document = json.loads(files.read_bounded(folder / NAME, limit_bytes=_LIMIT_BYTES))
     except (StorageError, ValueError):
-        return None
-    return document.get("request") if isinstance(document, dict) else None
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
-def begin(folder: Path, request: dict[str, Any]) -> None:
-    """Writes what was asked for, so that only the same command goes on here."""
-    if _request_in(folder) is None:
-        files.write_text(folder / NAME, files.to_json({"request": request, "members": [], "recommended": None}))
+def begin(folder: Path, request: dict[str, Any], rows: dict[str, str]) -> None:
+    """Writes what was asked for, so that only the same command goes on here, and on the same data.
+
+    `rows`: what the rows of each name are known by. Raises `DataError` where they are others than when it began.
+    """
+    held = _held(folder)
+    if "request" not in held:
+        first: dict[str, Any] = {"request": request, "rows": rows, "members": [], "recommended": None}
+        files.write_text(folder / NAME, files.to_json(first))
+    elif held.get("rows", rows) != rows:
+        raise DataError(
+            "the rows are no longer those that this comparison began with, and its members would not be comparable",
+            where=str(folder),
+            fix="put the data back, or begin again in another --output",
+        )
 
 
 @dataclass(frozen=True)

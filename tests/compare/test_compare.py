@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peftcli.compare.job import compare
-from peftcli.errors import Interrupted, PeftcliError, RecipeError, StorageError
+from peftcli.errors import DataError, Interrupted, PeftcliError, RecipeError, StorageError
 from peftcli.recipe import load_recipe
 from peftcli.runs.row_scores import read_row_scores
 
@@ -73,6 +73,11 @@ def test_it_goes_on_where_it_was_stopped(recipe: Path, tmp_path: Path, commands:
         compare(recipe, **wanted)  # type: ignore[arg-type]
     assert json.loads((folder / "compare.json").read_text())["recommended"] is None
     commands.stop_after = None
+    held = (folder / "compare.json").read_text()
+    (folder / "compare.json").write_text(held.replace('"rows": {', '"rows": {"other": "rows", ', 1))
+    with pytest.raises(DataError, match="no longer those that this comparison began with"):
+        compare(recipe, **wanted)  # type: ignore[arg-type]
+    (folder / "compare.json").write_text(held)
     compare(recipe, **wanted)  # type: ignore[arg-type]
     assert commands.trained == ["lora-seed-42", "ia3-seed-42", "bitfit-seed-42"]
 

@@ -37,6 +37,7 @@ def test_every_method_with_every_setting_under_every_seed(tmp_path: Path) -> Non
     [
         (["lora"], [], "there is one thing to compare"),
         (["lora", "lora"], [], "names a method twice"),
+        (["lora", ""], [], "names nothing"),
         ([], ["method.r"], "no list of values"),
         ([], ["method.r=4,4"], "twice"),
         ([], ["method.r=4,8", "method.r=2,3"], "twice"),
@@ -47,6 +48,38 @@ def test_every_method_with_every_setting_under_every_seed(tmp_path: Path) -> Non
 def test_what_is_no_comparison(tmp_path: Path, methods: list[str], vary: list[str], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         build_members(loaded(tmp_path), methods, parse_vary(vary), 1)
+
+
+def test_lists_and_sections_are_values_too() -> None:
+    assert parse_vary(["method.target_modules=[q_proj, v_proj],all-linear"]) == {
+        "method.target_modules": ["[q_proj, v_proj]", "all-linear"]
+    }
+    found = parse_vary(["training.scheduler={type: wsd, decay_ratio: 0.3},linear", "data.path='a,b',it's,c"])
+    assert list(found.values()) == [["{type: wsd, decay_ratio: 0.3}", "linear"], ["'a,b'", "it's", "c"]]
+
+
+def test_names_are_folders_of_their_own(tmp_path: Path) -> None:
+    recipe = loaded(tmp_path)
+
+    def names(*vary: str) -> list[str]:
+        return [member.name for member in build_members(recipe, [], parse_vary(vary), 1)]
+
+    assert names("model.base=a:b,a/b,A?b") == ["lora-base-a-b", "lora-base-a-b-2", "lora-base-A-b-3"]
+    assert names("data.train.rows=8,9", "evaluation.rows=2") == [
+        "lora-data.train.rows-8-evaluation.rows-2", "lora-data.train.rows-9-evaluation.rows-2",
+    ]  # fmt: skip
+    assert max(map(len, names(f"method.target_modules={'x' * 300},{'x' * 299}y"))) <= 82
+
+
+def test_a_recipe_of_a_short_name_is_none_of_its_method(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model: builtin:tiny\ndata: builtin:support\nmethod: {type: dora, r: 4}\ntraining: {learning_rate: 0.1}\n"
+    )
+    members = build_members(load_recipe(path), ["lora", "dora"], {}, 1)
+    plain, own = (load_recipe(path, member.overrides).recipe for member in members)
+    assert (plain.method.use_dora, plain.training.learning_rate) == (False, "auto")
+    assert (own.method.use_dora, own.method.r, own.training.learning_rate) == (True, 4, 0.1)
 
 
 @pytest.mark.parametrize(

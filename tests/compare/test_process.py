@@ -88,3 +88,23 @@ def test_every_gpu_takes_one_and_a_cpu_takes_what_was_asked_for(monkeypatch: pyt
     assert [each["CUDA_VISIBLE_DEVICES"] for each in places.member_places("auto", 3)] == ["4", "GPU-abc", "4"]
     monkeypatch.setattr(places.torch.cuda, "device_count", lambda: 1)
     assert places.member_places("auto", None) == ({},)
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="other systems do not tell a process of its parent's end"
+)
+def test_a_member_ends_with_its_comparison() -> None:
+    inner = (
+        "import os, signal, sys, time; from peftcli.compare.child import end_with_parent\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('stopped', flush=True), os._exit(0)))\n"
+        "end_with_parent(int(sys.argv[1])); print('ready', flush=True); time.sleep(60)"
+    )
+    outer = (
+        "import os, subprocess, sys, time\n"
+        "subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())], start_new_session=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", outer, inner], stdout=subprocess.PIPE, text=True) as comparison:
+        assert comparison.stdout is not None
+        assert comparison.stdout.readline() == "ready\n"
+        comparison.kill()
+        assert comparison.stdout.readline() == "stopped\n"
