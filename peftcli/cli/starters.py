@@ -14,6 +14,7 @@ from peftcli.errors import PeftcliError, RecipeError
 from peftcli.ownership import write_new
 from peftcli.recipe import load_recipe
 from peftcli.recipe.json_schema import recipe_schema
+from peftcli.tasks.registry import DEFAULT_TASK
 from peftcli.yaml import flow
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -39,9 +40,19 @@ def starter_summaries() -> dict[str, str]:
     return found
 
 
+def starter_tasks() -> dict[str, str]:
+    """Name -> the task that the starter's recipe learns."""
+    found = {}
+    for name in starter_names():
+        lines = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        stated = (line.removeprefix("task:").strip() for line in lines if line.startswith("task:"))
+        found[name] = next(stated, DEFAULT_TASK)
+    return found
+
+
 def starter_text(name: str, *, model: str | None = None, data: Mapping[str, Any] | None = None) -> str:
     """A starter, with another base and other data where they are given. Raises `RecipeError` for an unknown one."""
-    lines = (_FOLDER / f"{_starter(name)}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (_FOLDER / f"{starter_named(name)}.yaml").read_text(encoding="utf-8").splitlines()
     replaced = {"model": None if model is None else flow(model), "data": None if data is None else flow(data)}
     if data is not None:
         # the number of steps suits the rows that ship; of other rows three passes are a beginning
@@ -52,7 +63,8 @@ def starter_text(name: str, *, model: str | None = None, data: Mapping[str, Any]
     return "\n".join(kept) + "\n"
 
 
-def _starter(name: str) -> str:
+def starter_named(name: str) -> str:
+    """A starter's own name. Raises `RecipeError` for an unknown one."""
     key = name.strip().lower().replace("_", "-")
     if key not in starter_names():
         near = difflib.get_close_matches(key, starter_names(), n=1)
@@ -69,7 +81,7 @@ def write_starter(
     Raises `RecipeError` for an unknown one, `StorageError` when the file exists.
     """
     text = starter_text(name, model=model, data=data)
-    path = output if output is not None else Path(f"{_starter(name)}.yaml")
+    path = output if output is not None else Path(f"{starter_named(name)}.yaml")
     write_new(path, text)
     schema = path.parent / SCHEMA_NAME
     # any schema that is there stays, also one that somebody has edited

@@ -12,7 +12,7 @@ import numpy as np
 
 from peftcli.data.asking import bounded
 from peftcli.data.config import DataConfig, SourceConfig, held_out
-from peftcli.data.format import UnnamedColumns, load_format
+from peftcli.data.format import UnnamedColumns
 from peftcli.data.preview import SourceParts, read_parts
 from peftcli.data.suggest import line_of as written_columns
 from peftcli.errors import DataError, ModelError
@@ -53,8 +53,10 @@ class FirstLook:
         return f"{held_out(self.rows) or 'none'} of them held out"
 
 
-def look_at(path: Path, base: str) -> FirstLook:
+def look_at(path: Path, base: str, starter: str, tasks: Mapping[str, str]) -> FirstLook:
     """A first look at a data file for a base. Raises `DataError` as `peft data` does; loads no weights.
+
+    `starter`: whose recipe it is for; `tasks`: what each starter learns.
 
     A base that is not on this machine is not asked for: lengths then come from characters.
     """
@@ -65,8 +67,8 @@ def look_at(path: Path, base: str) -> FirstLook:
         parts, columns = _parts(path, format=usual.format, columns=usual.columns), usual.columns
     if not parts.rows:
         raise DataError("the file has no rows", where=str(path), fix="put one row on each line")
-    if not load_format(parts.format).one_sequence:
-        raise _without_starter(path, parts)
+    if parts.format not in find_task(tasks[starter]).formats:
+        raise _other_starter(path, parts, starter, tasks)
     texts = ["".join(span.text for span in row.spans) for row in parts.rows]
     lengths, measured = _lengths(texts, base)
     wanted = math.ceil(float(np.quantile(lengths, _QUANTILE)) + _TEMPLATE_TOKENS)
@@ -76,14 +78,21 @@ def look_at(path: Path, base: str) -> FirstLook:
     return FirstLook(parts.format, why, len(texts), min(longest, context or longest), measured, columns)
 
 
-def _without_starter(path: Path, parts: SourceParts) -> DataError:
-    """Rows that a task of their own trains on, or none: the starters are for language models."""
+def _other_starter(path: Path, parts: SourceParts, starter: str, tasks: Mapping[str, str]) -> DataError:
+    """Rows that the starter's task does not train on."""
     names = [name for name in task_names() if parts.format in find_task(name).formats]
     if not names:
         return DataError(
             f"rows of the format {parts.format} cannot be trained on yet ({parts.why})",
             where=str(path),
             fix="convert them to one of prompt-completion, messages, instruction or text",
+        )
+    others = [name for name, task in tasks.items() if task in names]
+    if others:
+        return DataError(
+            f"the starter `{starter}` has no use for rows of the format {parts.format} ({parts.why})",
+            where=str(path),
+            fix=" or ".join(f"peft init {name} --data {path}" for name in others[:2]),
         )
     return DataError(
         f"rows of the format {parts.format} ({parts.why}) need `task: {names[0]}`, which has no starter",

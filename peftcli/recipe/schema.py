@@ -16,7 +16,7 @@ from peftcli.models.config import ModelConfig
 from peftcli.recipe.expectations import parse_gate
 from peftcli.tasks.base import Task
 from peftcli.tasks.config import ClassificationConfig, EmbeddingConfig
-from peftcli.tasks.preference_config import PreferenceConfig
+from peftcli.tasks.preference_config import PreferenceConfig, RewardConfig
 from peftcli.tasks.registry import DEFAULT_TASK, resolve_task_name
 from peftcli.tasks.registry import task as find_task
 from peftcli.training.config import CheckpointConfig, TrainingConfig
@@ -70,7 +70,8 @@ class Recipe(BaseModel):
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Repeat the run with this many seeds (seed, seed + 1, ...) and report mean and interval."""
     task: str = DEFAULT_TASK
-    """What is learned: causal-lm, seq2seq-lm, sequence-classification, token-classification, preference, embedding."""
+    """What is learned: causal-lm, seq2seq-lm, sequence-classification, token-classification, preference, reward,
+    embedding."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto: the first GPU, else the CPU."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
@@ -94,6 +95,8 @@ class Recipe(BaseModel):
     """What labels mean and how their loss is weighed; only with a task that learns labels."""
     preference: PreferenceConfig | None = None
     """How answers are compared; only with `task: preference`."""
+    reward: RewardConfig | None = None
+    """How a reward model is trained; only with `task: reward`."""
     embedding: EmbeddingConfig | None = None
     """How a model makes one vector of a text, and how vectors are compared; only with `task: embedding`."""
     tracking: list[str] = []

@@ -58,16 +58,15 @@ class Preference(Task):
         return arranged(rows, self.settings)
 
     def written(self, row: EncodedRow) -> EncodedRow:
-        from peftcli.tasks.preferences.batching import chosen_alone
+        from peftcli.tasks.preferences.batching import with_one_answer
 
-        ids, weights = chosen_alone(row)
-        return replace(row, input_ids=ids, weights=weights)
+        return replace(with_one_answer(row), origin=row.origin)
 
     def require_fit(self, model: nn.Module, rows: Sequence[TrainingRow], *, pad_token_id: int, pads: bool) -> None:
         from peftcli.tasks.base_checks import require_blind_to_padding, require_causal, require_trains
-        from peftcli.tasks.preferences.batching import chosen_alone
+        from peftcli.tasks.preferences.batching import with_one_answer
 
-        token_ids = [int(token) for token in chosen_alone(rows[0])[0]]
+        token_ids = [int(token) for token in with_one_answer(rows[0]).input_ids]
         require_causal(model, token_ids)
         require_trains(model, token_ids)
         # answers of one row are seldom of one length

@@ -66,7 +66,7 @@ def resolve_task_name(name: str) -> str:
 def labelling_task(auto_class: str) -> Task:
     """The task whose models an auto class opens and that answers with labels."""
     found = (task(name) for name in task_names())
-    return next(each for each in found if each.learns_labels and each.auto_class == auto_class)
+    return next(each for each in found if "labels" in each.metric_needs and each.auto_class == auto_class)
 
 
 def vector_task(auto_class: str) -> Task:

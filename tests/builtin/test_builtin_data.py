@@ -21,6 +21,7 @@ COUNTS = {
     "chat": (400, 50),
     "instruct": (800, 80),
     "text": (500, 50),
+    "preference": (300, 40),
 }
 
 

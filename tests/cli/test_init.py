@@ -98,6 +98,7 @@ def test_a_recipe_in_a_folder_finds_the_rows(tmp_path: Path, monkeypatch: pytest
     [
         ({"foo": "a", "bar": "b"}, 3, "columns"),
         ({"tokens": ["a", "b"], "tags": ["O", "B"]}, 3, "token-classification"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, 3, "peft init preference --data rows.jsonl"),
     ],
 )
 def test_rows_that_nothing_trains_on_are_told(
@@ -113,6 +114,17 @@ def test_rows_that_nothing_trains_on_are_told(
     assert peft(["init", "--data", "rows.jsonl"]) == code
     assert told in capsys.readouterr().err
     assert not list(tmp_path.glob("*.yaml"))
+
+
+def test_compared_answers_have_starters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"})
+    for name in ("preference", "reward"):
+        assert peft(["init", name, "--data", "rows.jsonl", "--quiet"]) == 0
+        recipe = load_recipe(tmp_path / f"{name}.yaml").recipe
+        assert (recipe.task, recipe.data.train_sources[0].path) == (name, "./rows.jsonl")
+    write(tmp_path / "text.jsonl", {"text": "a document"})
+    assert peft(["init", "preference", "--data", "text.jsonl"]) == 3
 
 
 def test_the_schema_lies_where_the_first_line_of_a_starter_says(

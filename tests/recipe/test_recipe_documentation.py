@@ -30,7 +30,7 @@ CONTRACT_SECTIONS = {
 }
 
 
-BESIDE_THE_CONTRACT = ("classification", "embedding")
+BESIDE_THE_CONTRACT = ("classification", "reward", "embedding")
 """Sections of tasks, as `preference` is one."""
 
 

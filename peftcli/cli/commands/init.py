@@ -32,7 +32,7 @@ def command(
 
     Example:  peft init quickstart && peft train quickstart.yaml
     """
-    from peftcli.cli.starters import starter_summaries, write_ci_job, write_starter
+    from peftcli.cli.starters import starter_named, starter_summaries, write_ci_job, write_starter
     from peftcli.errors import RecipeError
 
     if list_them:
@@ -48,19 +48,21 @@ def command(
         path = write_ci_job(ci, output, [Path(f"{template}.yaml")] if template is not None else [])
         follow = f"next: commit {path}; peft train RECIPE --output RUN && peft lock RUN gives it something to reproduce"
     else:
-        section, told = _own_rows(data, model or TOY, output) if data is not None else (None, "")
-        path = write_starter(template or ("quickstart" if data is None else "chat"), output, model=model, data=section)
+        name = starter_named(template or ("quickstart" if data is None else "chat"))
+        section, told = _own_rows(data, model or TOY, output, name) if data is not None else (None, "")
+        path = write_starter(name, output, model=model, data=section)
         if data is not None and model is None:
             told += f"model: {TOY} is a toy to try with; set `model` (or --model) for real use\n"
         follow = f"next: peft train {path}"
     show({"written": str(path)}, f"{told}wrote {path}\n{follow}", as_json=as_json)
 
 
-def _own_rows(data: Path, base: str, output: Path | None) -> tuple[dict[str, Any], str]:
+def _own_rows(data: Path, base: str, output: Path | None, starter: str) -> tuple[dict[str, Any], str]:
     """The `data` section for somebody's file, and what was found in it."""
+    from peftcli.cli.starters import starter_tasks
     from peftcli.jobs.starting import look_at
 
-    found = look_at(data, base)
+    found = look_at(data, base, starter, starter_tasks())
     # a path in a recipe is relative to the recipe
     folder = output.parent if output is not None else Path()
     name = os.path.relpath(data, folder) if not data.is_absolute() else str(data)

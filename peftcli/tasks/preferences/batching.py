@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from peftcli.data.encode.compared import ANSWERS, PROMPT
-from peftcli.data.store import RowIndex, TokenColumns, TokenStore
+from peftcli.data.store import EncodedRow, Origin, RowIndex, TokenColumns, TokenStore
 from peftcli.tasks.base import Batch, TrainingRow
 
 OTHER, OTHER_CONTEXT = 3, 4
@@ -41,6 +41,12 @@ def sequences(rows: Sequence[TrainingRow], part: int) -> list[_Sequence]:
     return found
 
 
+def _without_end(found: _Sequence, token: int) -> _Sequence:
+    others = np.flatnonzero(found.ids != token)
+    length = int(others[-1]) + 1 if others.size else 1
+    return _Sequence(found.ids[:length], found.weights[:length], found.row)
+
+
 def other_sequences(rows: Sequence[TrainingRow]) -> list[_Sequence]:
     """Each prompt with the answer to another one; none where rows carry none."""
     found = []
@@ -70,13 +76,17 @@ def padded(found: Sequence[_Sequence], *, pad_token_id: int, prefix: str = "") -
     return {prefix + name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
+def collate(rows: Sequence[TrainingRow], *, pad_token_id: int, ends_with_pad: bool = True) -> Batch:
     """The sequences of rows as `padded` gives them, and of each its `row` and `side` (0 chosen, 1 rejected).
 
     Of each row `present` (rows, 2), which answers it has, and `reference` (rows, 3) float64, what the model at the start
     says of it, NaN where that is not known. `other_...`: prompts with answers to others, where rows carry them.
+    `ends_with_pad`: whether tokens at the end of an answer stay though padding is filled with them. transformers looks for
+    the last token that is no padding by its id, so that a head on the last token is to be trained without them.
     """
     sides = [sequences(rows, part) for part in ANSWERS]
+    if not ends_with_pad:
+        sides = [[_without_end(each, pad_token_id) for each in side] for side in sides]
     found = [each for side in sides for each in side]
     batch = padded(found, pad_token_id=pad_token_id)
     batch["row"] = torch.tensor([each.row for each in found])
@@ -91,12 +101,13 @@ def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
     return {**batch, **padded(others, pad_token_id=pad_token_id, prefix="other_")} if others else batch
 
 
-def chosen_alone(row: TrainingRow) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and weights of a row's prompt with its first answer."""
+def with_one_answer(row: TrainingRow) -> EncodedRow:
+    """A row's prompt with its first answer."""
     parts = np.asarray(row.parts)
     answer = next(part for part in ANSWERS if (parts == part).any())
     kept = (parts == PROMPT) | (parts == answer)
-    return np.asarray(row.input_ids)[kept], np.asarray(row.weights)[kept]
+    ids, weights = np.asarray(row.input_ids)[kept], np.asarray(row.weights)[kept]
+    return EncodedRow(ids, weights, Origin(0, "", 0), parts[kept])
 
 
 def with_others(store: TokenStore, longest: int) -> TokenStore:

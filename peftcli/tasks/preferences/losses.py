@@ -65,9 +65,14 @@ def each(answers: Compared, settings: PreferenceConfig) -> Tensor:
     return _OF_PAIRS[settings.loss](ratios[:, 0], ratios[:, 1], settings)
 
 
+ROUNDING = 1e-6
+"""Of a log-probability: what the company that a row is padded for may change of it."""
+
+
 def rewards(answers: Compared, settings: PreferenceConfig) -> Tensor:
-    """What the model implicitly grants each answer, (rows, 2), without a graph."""
+    """What the model implicitly grants each answer, (rows, 2), without a graph; no more than rounding is nothing."""
     found = (answers.log_probabilities - answers.reference).detach()
+    found = torch.where(found.abs() <= ROUNDING * answers.reference.abs(), 0.0, found)
     if settings.by_token and not settings.has_reference:
         found = found / answers.lengths.clamp(min=1)
     return settings.beta * found

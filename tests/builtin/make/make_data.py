@@ -1,4 +1,4 @@
-"""Writes the built-in data sets: train and validation rows of `support`, `chat`, `instruct` and `text`.
+"""Writes the built-in data sets: train and validation rows of `support`, `chat`, `instruct`, `text` and `preference`.
 
     python tests/builtin/make/make_data.py [OUTPUT]
 
@@ -108,6 +108,26 @@ def text(rng: random.Random, held_out: bool) -> Row:
     return {"text": "\n".join(entries)}
 
 
+CHATTY = (
+    "Dear {n}, thank you for your letter about the {p}.",
+    "{n} has written to us about a {p}. The code is {c}.",
+    "This is a matter for {g}. We answer {t}.",
+)
+
+
+def preference(rng: random.Random, held_out: bool) -> Row:
+    """The record is the better answer; the worse one is prose, or a record that lacks a field."""
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
+    fields = json.loads(record(facts))
+    if chance(rng, 0.5):
+        worse = fill(facts, pick(rng, CHATTY))
+    else:
+        fields.pop(pick(rng, tuple(fields)))
+        worse = json.dumps(fields)
+    prompt, chosen = messages_of(request(rng, facts), record(facts))
+    return {"prompt": [prompt], "chosen": [chosen], "rejected": [{"role": "assistant", "content": worse}]}
+
+
 CODE_WORDS_IN_DATA = 2
 """Shorter than the codes of pre-training, whose three words a base of this size now and then writes out of order."""
 
@@ -116,6 +136,7 @@ SETS: tuple[tuple[str, Callable[[random.Random, bool], Row], int, int], ...] = (
     ("chat", chat, 400, 50),
     ("instruct", instruct, 800, 80),
     ("text", text, 500, 50),
+    ("preference", preference, 300, 40),
 )
 
 
