@@ -122,7 +122,7 @@ def test_compared_answers_have_starters(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("preference", "reward"):
         assert peft(["init", name, "--data", "rows.jsonl", "--quiet"]) == 0
         recipe = load_recipe(tmp_path / f"{name}.yaml").recipe
-        assert (recipe.task, recipe.data.train_sources[0].path) == (name, "./rows.jsonl")
+        assert (recipe.task, recipe.data.format) == (name, "preference")
     write(tmp_path / "text.jsonl", {"text": "a document"})
     assert peft(["init", "preference", "--data", "text.jsonl"]) == 3
 
