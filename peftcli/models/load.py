@@ -100,7 +100,11 @@ def _load_error(
             fix="correct config.json, or download the model again",
         )
     sizes = describes_sizes(readable_config(source))
-    return ModelError(f"cannot load {what} of {name}: {text[:300]}{sizes}", where=where, fix="check the files")
+    fix = "check the files"
+    if isinstance(error, AttributeError):
+        # code of the family's reads what its own configuration lacks, which no change of a good file mends
+        fix = "check config.json; where it is as published, transformers cannot build this model for the task: another base"
+    return ModelError(f"cannot load {what} of {name}: {text[:300]}{sizes}", where=where, fix=fix)
 
 
 def load_config(source: BaseSource) -> PretrainedConfig:

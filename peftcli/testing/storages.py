@@ -36,14 +36,15 @@ _CASTS = ("half_precision_works", "checkpointed_gradients_are_the_same", "counts
 
 def quantized_model(family: str, storage: str) -> nn.Module:
     """The tiny model of a family, its linear layers packed; the same weights each time."""
-    folder = _saved(family)
+    folder = _saved(family).name
     return load_model(BaseSource(family, folder, None, Path(folder)), quantization=storage)
 
 
 @functools.cache
-def _saved(family: str) -> str:
-    folder = tempfile.mkdtemp(prefix=f"{family}-")
-    tiny_model(family).save_pretrained(folder)  # type: ignore[operator]
+def _saved(family: str) -> tempfile.TemporaryDirectory[str]:
+    # kept by the cache, and removed as the process ends
+    folder = tempfile.TemporaryDirectory(prefix=f"{family}-")
+    tiny_model(family).save_pretrained(folder.name)  # type: ignore[operator]
     return folder
 
 

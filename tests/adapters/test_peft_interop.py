@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,3 +99,37 @@ def test_biases_of_layers_that_are_saved_whole(bias: str, tmp_path: Path) -> Non
         plain = key.replace(".modules_to_save", "").replace(".original_module", "")
         whole = base().get_parameter(plain.removeprefix("base_model.model."))
         assert torch.equal(written[key], found[plain] if "modules_to_save" in key else whole)
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "embed_tokens"]], ids=["layers", "embeddings"])
+@pytest.mark.parametrize("keeps", [True, False, "auto"])
+def test_save_embedding_layers(keeps: bool | str, targets: list[str], tmp_path: Path) -> None:
+    """Whether the reference puts the base's own tables into the file or not: the same logits, and our file has none."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def base() -> Any:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).eval()
+
+    theirs = peft.get_peft_model(base(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets)).eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(each for each in theirs.parameters() if each.requires_grad):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=keeps)
+    tables = {key for key in load_file(tmp_path / "theirs" / "adapter_model.safetensors") if "lora" not in key}
+    assert bool(tables) == (keeps is True or (keeps == "auto" and "embed_tokens" in targets)), tables
+    ours, ids = base(), torch.arange(8).view(1, -1)
+    adapters.load(ours, tmp_path / "theirs")
+    with torch.no_grad():
+        expected = theirs(ids).logits
+        assert torch.equal(ours(ids).logits, expected)
+        # beside another base, the tables of the file are those that count, as the reference has it
+        other = base()
+        other.get_input_embeddings().weight.mul_(1.5)
+        reread = peft.PeftModel.from_pretrained(copy.deepcopy(other), str(tmp_path / "theirs")).eval()(ids).logits
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            adapters.load(other, tmp_path / "theirs")
+        assert float((other(ids).logits - reread).abs().max()) < 1e-6
+    assert any("embed_tokens" in str(each.message) for each in caught) == bool(tables)
