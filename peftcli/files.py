@@ -346,7 +346,7 @@ def _writer_lives(temporary: Path) -> bool:
 
 def _commit(staging: Path, path: Path, *, replace: bool) -> None:
     if path.exists() and not replace:
-        raise StorageError("the folder exists already", where=str(path), fix="choose another one, or remove it")
+        raise StorageError("the folder already exists", where=str(path), fix="choose another one, or remove it")
     trash = None
     # two renames, as no system call replaces a folder that is not empty; a kill between them leaves both, under `.tmp-`
     if path.exists():

@@ -163,7 +163,7 @@ class MethodConfig(BaseModel):
             tell(f"fields of another version, which change nothing here: {named(strange)}", where=where)
         switches = as_switches(values, cls.model_fields)
         if switches:
-            tell(f"neither true nor false, taken as the reference does: {named(switches)}", where=where)
+            tell(f"neither true nor false; read as Hugging Face PEFT reads them: {named(switches)}", where=where)
         return cls._validated({**values, **switches}, where=where), kept
 
     @classmethod

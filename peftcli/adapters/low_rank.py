@@ -117,7 +117,7 @@ def _changes(path: str, module: nn.Module, before: Values) -> dict[str, Tensor]:
     for name, parameter in module.named_parameters(recurse=False):
         full = f"{path}.{name}" if path else name
         if full not in before:
-            raise AdapterError(f"merging added `{full}` to the base, which LoRA cannot")
+            raise AdapterError(f"merging added `{full}` to the base, which LoRA cannot do")
         change = parameter.detach().float() - before[full].float()
         if bool(change.any()):
             found[name] = change

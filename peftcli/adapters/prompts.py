@@ -205,7 +205,9 @@ class PromptAdapter(Adapter):
         if encoder is None:
             raise AdapterError(f"this {self.config.name} has no prompt encoder, yet one lies beside the adapter")
         own = {f"{SLOT}.{NAME}.{name}": value for name, value in encoder.named_parameters()}
-        faults = [Fault(f"`{key}` is in one of file and method only") for key in sorted(set(own) ^ set(tensors))]
+        faults = [
+            Fault(f"`{key}` is only in one of the file and the method") for key in sorted(set(own) ^ set(tensors))
+        ]
         faults += [
             Fault(f"`{key}` has shape {list(tensors[key].shape)}, this configuration needs {list(own[key].shape)}")
             for key in own

@@ -99,7 +99,7 @@ def attach(
 def build(model: nn.Module, config: MethodConfig, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Adapter:
     """Freezes the base and builds the method on it without start values: the first phase of attach and load."""
     if attached(model) is not None:
-        raise AdapterError("the model carries an adapter already", fix="adapters.detach or adapters.merge it first")
+        raise AdapterError("the model already carries an adapter", fix="adapters.detach or adapters.merge it first")
     model = bare(model)
     _refuse_packed(model)
     _refuse_wrapped(model)

@@ -226,7 +226,7 @@ def _from_folder(
 def _mapped(path: Path, dtype: Any, shape: list[int]) -> np.ndarray:
     count = int(np.prod(shape, dtype=np.int64))
     if path.stat().st_size != count * np.dtype(dtype).itemsize:
-        raise ValueError(f"{path.name} has another size than its shape")
+        raise ValueError(f"{path.name} has a size that does not match its shape")
     if count == 0:
         return np.empty(shape, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))

@@ -85,7 +85,7 @@ def export_adapter(
         raise no_run(path)
     _check(to, merged=merged or whole, kind=kind)
     if output.exists():
-        raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
+        raise StorageError("the output already exists", where=str(output), fix="choose another --output, or remove it")
     say("opening the adapter and its base")
     opened = open_to_answer(path, base=base, with_base=whole and base is not None)
     if opened.device != "cpu" or opened.dtype != torch.float32:

@@ -52,7 +52,7 @@ def _pair(path: str, layer: AdapterLayer, where: str) -> PlainPair:
 
 def _more_than_pairs(what: str, where: str) -> AdapterError:
     return AdapterError(
-        f"{what} is no pair of low rank, and servers of adapters know nothing else",
+        f"{what} is not a low-rank pair, the only form that servers of adapters know",
         where=where,
         fix="add --merged for the whole model, or `peft convert ADAPTER --to lora` first",
     )

@@ -103,7 +103,7 @@ def combine_adapters(
     output = Path(output)
     _require_arguments(paths, weights, how, rank, density, majority_sign, seed)
     if output.exists():
-        raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
+        raise StorageError("the output already exists", where=str(output), fix="choose another --output, or remove it")
     locations = [locate(Path(path).expanduser(), base=base) for path in paths]
     source, auto_class = _one_base(locations)
     model = load_base(locations[0], source, auto_class=auto_class)
@@ -232,7 +232,7 @@ def _share(path: str, layer: AdapterLayer, weight: float, where: str) -> Share:
 
 def _more_than_pairs(what: str, where: str) -> AdapterError:
     return AdapterError(
-        f"{what} is no pair of low rank, and nothing else is combined",
+        f"{what} is not a low-rank pair, and only those are combined",
         where=where,
         fix="`peft convert ADAPTER --to lora` first, where the method has that form",
     )

@@ -118,13 +118,13 @@ def convert_adapter(
     if to == "peft" and r is not None:
         raise RecipeError("--r has no effect with --to peft", fix="it is the rank of --to lora")
     if output.exists():
-        raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
+        raise StorageError("the output already exists", where=str(output), fix="choose another --output, or remove it")
     given = _given(Path(path).expanduser(), base)
     model = given.base()
     # asked with the model built: only its module names say which prefix of a key is a tool's own
     if to == "peft" and given.location is not None and not has_other_keys(model, given.folder):
         raise RecipeError(
-            "the adapter is in this format already", where=str(given.folder), fix="--to lora, or use it as it is"
+            "the adapter is already in this format", where=str(given.folder), fix="--to lora, or use it as it is"
         )
     load(model, given.folder, converting=True)
     if given.location is not None:

@@ -98,7 +98,7 @@ def merge_adapter(
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(DTYPES)}")
     if output.exists():
-        raise StorageError("the output exists already", where=str(output), fix="choose another --output, or remove it")
+        raise StorageError("the output already exists", where=str(output), fix="choose another --output, or remove it")
     kind = None if dtype is None else DTYPES[dtype]
     if _is_small(path, base):
         return _merge(WholeMerge.open(path, base, kind), output, shard_bytes, say)

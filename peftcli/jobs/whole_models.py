@@ -114,7 +114,7 @@ def _require_its_base(
     require_rows(base, opened.tokenizer, location, source)
     if (own.get("base") or {}).get("fingerprint") is None and not same_vocabulary(tokenizer, opened.tokenizer):
         raise ModelError(
-            f"{source.name} has another vocabulary than the model: it is not its base",
+            f"{source.name} has a vocabulary that differs from the model's: it is not its base",
             where=str(location.adapter),
             fix="name the base that it was made from: --model BASE",
         )

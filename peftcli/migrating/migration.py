@@ -52,7 +52,7 @@ def migrate(path: str | Path, output: str | Path | None = None) -> Migration:
     path = Path(path)
     target = None if output is None else Path(output)
     if target is not None and target.exists():
-        raise StorageError("the output exists already", where=str(target), fix="choose another --output, or remove it")
+        raise StorageError("the output already exists", where=str(target), fix="choose another --output, or remove it")
     given = _read(path)
     tool = tool_of(given, str(path))
     draft = Draft(given)

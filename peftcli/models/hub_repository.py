@@ -122,7 +122,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP library
         raise _unreachable(error) from error
     except errors.HFValidationError as error:
-        raise HubError(f"{name} is no name of a repository", fix="owner/name") from error
+        raise HubError(f"{name} is not the name of a repository", fix="owner/name") from error
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise _broken_off(name, error) from error
 
@@ -137,7 +137,7 @@ def _answered(name: str, error: errors.HfHubHTTPError) -> HubError:
     if status == 404:
         return HubError(f"{name} is not there, or not for this token", fix="check the name; set HF_TOKEN")
     if status in (409, 412):
-        return HubError(f"{name} was changed meanwhile: {said}", fix="push again")
+        return HubError(f"{name} was changed in the meantime: {said}", fix="push again")
     if status == 429:
         return HubError("the Hub takes no more requests for now", fix="wait a little, then push again")
     return HubError(f"the Hub refused it ({status}): {said}", fix="push again: what was sent is not sent again")

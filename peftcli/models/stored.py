@@ -85,7 +85,7 @@ def original_weight(source: BaseSource, path: str, transposed: bool) -> Tensor:
     if found is None or not found.is_float:
         raise ModelError(
             f"the files of {source.name} hold no weight before quantization for `{path}`",
-            fix="another start than one from the unquantized weights",
+            fix="choose a start that does not need the unquantized weights",
         )
     weight = found.read().float()
     return weight.T if transposed else weight

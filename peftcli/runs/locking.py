@@ -138,7 +138,7 @@ def locked_run(path: Path, overrides: Overrides, warn: Callable[[str], None]) ->
         headline = f"{path} is not as {locked_path.name} has it"
         raise difference_error(headline, differences, f"put it back, or accept it: peft lock {path}")
     for difference in environment_differences(lock, found):
-        warn(f"warning: another environment than the lock's: {difference.text}")
+        warn(f"warning: the environment differs from the lock's: {difference.text}")
     return prepared
 
 

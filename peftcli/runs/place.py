@@ -84,12 +84,12 @@ def _taken(folder: Path) -> StorageError:
         return StorageError(f"the folder holds {_listed(folder)}", where=str(folder), fix="choose another --output")
     if can_go_on(folder):
         return StorageError(
-            "the folder holds a run that has not come to its end",
+            "the folder holds an unfinished run",
             where=str(folder),
             fix=f"`peft resume {folder}` goes on with it; --replace begins anew; or choose another --output",
         )
     return StorageError(
-        "the folder holds a run already",
+        "the folder already holds a run",
         where=str(folder),
         fix="choose another --output, add --replace, or `peft resume` it",
     )

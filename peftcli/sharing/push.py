@@ -69,7 +69,7 @@ def push_adapter(
     private one is wanted) and `HubError`.
     """
     if not _NAME.match(repository) or ".." in repository or "--" in repository:
-        raise RecipeError(f"{repository!r} is no name of a repository", fix="owner/name")
+        raise RecipeError(f"{repository!r} is not the name of a repository", fix="owner/name")
     location = locate(path)
     # what needs no network comes first: nobody logs in only to learn that there is a credential in the recipe
     places, pieces = _own_files(location)

@@ -106,7 +106,7 @@ class RunSignals:
             _leave(number)
         self.late = number
         tell(
-            f"{signal.Signals(number).name}: the run has come to its end and writes its results; once more leaves at once"
+            f"{signal.Signals(number).name}: training has ended and results are being written; once more leaves at once"
         )
 
 

@@ -364,7 +364,7 @@ def test_an_encoder_of_another_prompt_is_refused(method: str, tmp_path: Path) ->
     key = next(key for key in tensors if key.endswith(".bias"))
     lacking = {name: value for name, value in tensors.items() if name != key}
     shifted = {**tensors, key: tensors[key] + 1.0}
-    for changed, message in ((shifted, "another prompt"), (lacking, "one of file and method")):
+    for changed, message in ((shifted, "another prompt"), (lacking, "one of the file and the method")):
         save_file(changed, tmp_path / "peftcli_encoder.safetensors")
         other = tiny_model("llama")
         with pytest.raises(AdapterError, match=message):

@@ -196,7 +196,7 @@ ADAPTERS = [
     Entry("adapter's file not JSON", 4, ("adapter_config.json is not valid JSON",), command=GENERATE, prepare=adapter(lambda folder: (folder / "adapter_config.json").write_text("{"))),
     Entry("cannot merge", 4, ("prompt_tuning cannot be merged", "serve"), recipe=GOOD.replace("{type: lora, r: 2, target_modules: [q_proj, v_proj]}", "prompt_tuning"),
           command="merge prompts --output m", prepare=lambda place: prompt_run(place)),
-    Entry("merge exists", 6, ("exists already", "--output"), command="merge run --output run", prepare=lambda place: place.run()),
+    Entry("merge exists", 6, ("already exists", "--output"), command="merge run --output run", prepare=lambda place: place.run()),
     Entry("merge type", 2, ("unknown dtype 'fp8'", "float32"), command="merge run --output m --dtype fp8", prepare=lambda place: place.run()),
     Entry("merge shards", 2, ("cannot read the size 'big'", "2GB"), command="merge run --output m --max-shard-size big", prepare=lambda place: place.run()),
     Entry("bare adapter to evaluate", 2, ("has no recipe", "name a recipe"), command="evaluate adapter", prepare=lambda place: place.adapter()),

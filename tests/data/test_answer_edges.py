@@ -194,7 +194,7 @@ def test_a_prompt_that_parts_from_the_text_names_the_setting_that_mends_it(make_
 
 def test_two_names_of_a_thought_that_differ_are_refused(prepared: Any) -> None:
     row = {"messages": [QUESTION, {"role": "assistant", "content": "yes", "thinking": "a", "reasoning": "b"}]}
-    with pytest.raises(DataError, match="are one thing"):
+    with pytest.raises(DataError, match="mean the same"):
         prepared([row])
 
 

@@ -80,7 +80,7 @@ def test_a_signal_while_the_adapter_is_written_lets_the_run_end(
     folder = tmp_path / "run"
     code, text = train(recipe, folder, at("write_adapter_folder", send(number)))
     assert code == 0, text
-    assert f"{number.name}: the run has come to its end" in text
+    assert f"{number.name}: training has ended" in text
     require_whole(folder, whole, number)
 
 

@@ -201,10 +201,10 @@ def test_what_has_no_such_form_is_refused(work: Path) -> None:
     one = adapter(work, "one", LORA, 1)
     for name, section, message in (
         ("ranks", {**LORA, "r": 2}, "needs one rank"),
-        ("dora", {**LORA, "use_dora": True}, "is no pair of low rank"),
-        ("ia3", {"type": "ia3", "target_modules": ["q_proj"], "feedforward_modules": []}, "is no pair of low rank"),
-        ("head", {**LORA, "modules_to_save": ["lm_head"]}, "is no pair of low rank"),
-        ("bias", {**LORA, "lora_bias": True}, "is no pair of low rank"),
+        ("dora", {**LORA, "use_dora": True}, "is not a low-rank pair"),
+        ("ia3", {"type": "ia3", "target_modules": ["q_proj"], "feedforward_modules": []}, "is not a low-rank pair"),
+        ("head", {**LORA, "modules_to_save": ["lm_head"]}, "is not a low-rank pair"),
+        ("bias", {**LORA, "lora_bias": True}, "is not a low-rank pair"),
     ):
         other = adapter(work, name, section, 2)
         with pytest.raises(AdapterError, match=message):
@@ -218,5 +218,5 @@ def test_what_has_no_such_form_is_refused(work: Path) -> None:
         combine_adapters([one], weights=[1], how="cat", output=work / "out")
     assert not (work / "out").exists()
     (work / "out").mkdir()
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="already exists"):
         combine_adapters([one, one], weights=[1, 1], how="cat", output=work / "out")

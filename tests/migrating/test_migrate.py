@@ -151,7 +151,7 @@ def test_what_is_no_such_file(text: str, message: str, tmp_path: Path, capsys: p
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("precious")
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="already exists"):
         migrate(FILES / "trl.yaml", tmp_path / "mine.yaml")
     assert (tmp_path / "mine.yaml").read_text() == "precious"
     with pytest.raises(RecipeError, match="no such file"):

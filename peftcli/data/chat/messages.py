@@ -106,7 +106,7 @@ def _thought(message: Message, number: int) -> str | None:
             raise RowFault(f"message {number}: {name!r} is {json_kind(thought)}, not text")
     if len(set(given.values())) > 1:
         raise RowFault(
-            f"message {number}: {' and '.join(map(repr, given))} differ, and are one thing", "keep one of them"
+            f"message {number}: {' and '.join(map(repr, given))} differ, and mean the same", "keep one of them"
         )
     return next(iter(given.values()), None)
 

@@ -96,7 +96,7 @@ def require_known_tags(store: TokenStore, head: LabelHead) -> None:
         unknown = next((tag for tag in tags if output_of(tag, head) is None), None)
         if unknown is not None:
             raise DataError(
-                f"the tag {excerpt(str(unknown))!r} is none that the model has learned: {listed(head.names)}",
+                f"the tag {excerpt(str(unknown))!r} is not one that the model has learned: {listed(head.names)}",
                 where=_place(store, tags),
                 fix="correct the tag, or train on rows that have it",
             )
@@ -196,7 +196,7 @@ def _require_known(store: TokenStore, head: LabelHead) -> None:
         if unknown or (head.problem == SINGLE and len(labels) != 1):
             what = f"the label {excerpt(str(unknown[0]))!r}" if unknown else f"a row of {len(labels)} labels"
             raise DataError(
-                f"{what} is none that the model has learned: {listed(head.names)}",
+                f"{what} is not one that the model has learned: {listed(head.names)}",
                 where=_place(store, labels),
                 fix="correct the label, or train on rows that have it",
             )

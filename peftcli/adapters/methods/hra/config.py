@@ -41,7 +41,7 @@ class HraConfig(TargetedConfig):
     def _combinations(self) -> Self:
         if self.init_weights and self.apply_GS:
             raise FieldFault(
-                "apply_GS has no start as the base: orthogonal reflections never cancel; init_weights: false"
+                "apply_GS cannot start as the base: orthogonal reflections never cancel; init_weights: false"
             )
         if self.init_weights and self.r % 2:
             raise FieldFault(f"init_weights: true needs an even r, found {self.r}: reflections cancel in pairs")

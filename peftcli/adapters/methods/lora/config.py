@@ -180,7 +180,7 @@ class LoraConfig(TargetedConfig):
             if getattr(self, field) is not None and self.init_lora_weights != start:
                 raise FieldFault(f"{field} has no effect without init_lora_weights: {start}")
         if self.target_parameters and (self.use_dora or self.lora_bias or self.lora_dropout):
-            raise FieldFault("target_parameters goes with none of use_dora, lora_bias and lora_dropout")
+            raise FieldFault("target_parameters cannot be combined with use_dora, lora_bias or lora_dropout")
         return self
 
     def doubled(self) -> LoraConfig:

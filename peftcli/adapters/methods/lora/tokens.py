@@ -40,7 +40,7 @@ class TokenRows(AdapterLayer):
         if beyond or len(set(indices)) != len(indices):
             raise AdapterError(
                 f"trainable_token_indices: {beyond or 'some ids'} "
-                + (f"lie beyond the vocabulary of {vocabulary}" if beyond else "stand there twice"),
+                + (f"lie beyond the vocabulary of {vocabulary}" if beyond else "are given twice"),
                 fix="ids are those of the tokenizer, each once",
             )
         odd = linear_fault(unwrapped(base_layer)) if is_head else table_fault(unwrapped(base_layer))
