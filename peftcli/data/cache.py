@@ -85,6 +85,7 @@ class TokenCache:
         try:
             if not path.is_dir():
                 return None
+            # before mapping: reading past the end of a mapped file that was cut short would end the process by a signal
             files.verify_manifest(path)
             meta = json.loads(files.read_bounded(path / _META, limit_bytes=_META_LIMIT_BYTES))
             return _from_folder(path, meta, key, names, inputs)
@@ -157,6 +158,7 @@ class TokenCache:
         return [*entries, *(path for path in single if _is_ours(path.name.removesuffix(".json")))]
 
     def _path(self, key: str) -> Path:
+        # in 256 folders, since some file systems list a folder of very many entries slowly
         return self._tokens / key[:2] / key
 
 
@@ -199,6 +201,7 @@ def _from_folder(
     path: Path, meta: dict[str, Any], key: str, names: Sequence[str], inputs: Sequence[FileFacts]
 ) -> SourceData:
     arrays = {name: _mapped(path / f"{name}.bin", dtype, meta["shapes"][name]) for name, dtype in _ARRAYS.items()}
+    # the same bytes may lie under another name than when they were encoded; messages name today's
     today = dict(zip(meta["names"], names, strict=True))
     tallies = {(check, today[file]): tally for (check, file), tally in tallies_from(meta["tallies"]).items()}
     return SourceData(

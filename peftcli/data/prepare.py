@@ -88,14 +88,14 @@ def prepare(
     loader.faults.raise_any()
     parts = [part for part in loaded if part is not None]
     train, validation = parts[: len(train_sources)], parts[len(train_sources) :]
-    open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
     splits = [
         assemble(plan, config, seed, facts.bos_id, context, encoding.keep, encoding.alternatives, encoding.apart)
         for plan in plan_splits(config, train, validation, seed, by_class=encoding.by_class)
     ]
+    held_out = splits[1] if len(splits) > 1 else None
     # by identity: a source that is named twice is read and reviewed once
     sources = list({id(part.data): part.data for part in (*train, *validation)}.values())
-    compared = Review(splits[0].rows, splits[1].rows if len(splits) > 1 else None)
+    compared = Review(splits[0].rows, held_out.rows if held_out else None)
     findings = _findings(config, sources, splits, compared, cache)
     # findings before emptiness: a check says better why no row is left than its count
     if stop_on_failures:
@@ -103,25 +103,25 @@ def prepare(
     for split in splits:
         split.raise_if_empty()
     known = DataFacts(
-        **_split_facts(splits),
+        train=splits[0].facts,
+        validation=held_out.facts if held_out else None,
         **_source_facts(sources),
         tokenizer_sha256=facts.sha256,
         template_sha256=facts.template_sha256,
         max_length=config.max_length,
         seconds=time.perf_counter() - began,
         cached=loader.cached,
-        findings={severity: sum(each.severity == severity for each in findings) for severity in ("fail", "warn")},
+        findings=_counts(findings),
         streaming=config.streaming,
         validation_trained_on=len(trained_on(compared)),
     )
-    warnings = (cache.warning,) if cache is not None and cache.warning else ()
-    return PreparedData(
-        splits[0].store, splits[1].store if len(splits) > 1 else None, known, findings, open_stream, warnings
-    )
+    open_stream = partial(RowStream, config, facts, folder, seed) if config.streaming else None
+    warnings = (cache.warning,) if cache and cache.warning else ()
+    return PreparedData(splits[0].store, held_out.store if held_out else None, known, findings, open_stream, warnings)
 
 
-def _split_facts(splits: Sequence[SplitData]) -> dict[str, Any]:
-    return {"train": splits[0].facts, "validation": splits[1].facts if len(splits) > 1 else None}
+def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+    return {severity: sum(each.severity == severity for each in findings) for severity in ("fail", "warn")}
 
 
 def _source_facts(sources: Sequence[SourceData]) -> dict[str, Any]:

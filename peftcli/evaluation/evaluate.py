@@ -116,22 +116,9 @@ def evaluate(
     cases = _cases(metrics, asked, model, tokenizer, config, generation, with_samples=with_samples) if writes else []
     budget = answer_budget(asked) if generation.max_new_tokens == "auto" else generation.max_new_tokens
     answer = partial(_answer, cases, model, tokenizer, config, generation, budget=budget, seed=seed, chat=chat)
-    samples: list[AnswerSample] = []
-    unanswered: str | None = None
-    try:
-        samples = answer(progress=progress, sharing=sharing)
-    except ModelError as error:
-        if _compares_texts(metrics):
-            raise
-        # samples are to look at: a base that cannot write may still be trained and scored
-        unanswered = error.message
-    tables = (
-        _loss_tables(metrics, scores, store)
-        | _label_tables(metrics, scores, store)
-        | _preference_tables(metrics, scores, store)
-        | _vector_tables(metrics, scores, store)
-        | _answer_tables(metrics, samples, cases)
-    )
+    answer = partial(answer, progress=progress, sharing=sharing)
+    samples, unanswered = _samples_or_reason(answer, must=_compares_texts(metrics))
+    tables = _score_tables(metrics, scores, store) | _answer_tables(metrics, samples, cases)
     return Evaluation(
         metrics=_numbers(values(tables)),
         intervals=intervals(tables),
@@ -352,6 +339,28 @@ def _answer(
         )
         for case, answer, origin in zip(cases, answers, origins, strict=True)
     ]
+
+
+def _samples_or_reason(
+    answer: Callable[[], list[AnswerSample]], *, must: bool
+) -> tuple[list[AnswerSample], str | None]:
+    """The answers; or none, and why the model gives none. `must`: a metric compares them, so that the error is raised."""
+    try:
+        return answer(), None
+    except ModelError as error:
+        if must:
+            raise
+        # samples are to look at: a base that cannot write may still be trained and scored
+        return [], error.message
+
+
+def _score_tables(metrics: Mapping[str, Metric], scores: RowScores, store: TokenStore) -> dict[str, Table]:
+    return (
+        _loss_tables(metrics, scores, store)
+        | _label_tables(metrics, scores, store)
+        | _preference_tables(metrics, scores, store)
+        | _vector_tables(metrics, scores, store)
+    )
 
 
 def _loss_tables(metrics: Mapping[str, Metric], scores: RowScores, store: TokenStore) -> dict[str, Table]:

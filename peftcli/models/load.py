@@ -103,7 +103,9 @@ def _load_error(
     fix = "check the files"
     if isinstance(error, AttributeError):
         # code of the family's reads what its own configuration lacks, which no change of a good file mends
-        fix = "check config.json; if it is as published, transformers cannot build it for this task: choose another base"
+        fix = (
+            "check config.json; if it is as published, transformers cannot build it for this task: choose another base"
+        )
     return ModelError(f"cannot load {what} of {name}: {text[:300]}{sizes}", where=where, fix=fix)
 
 

@@ -140,10 +140,12 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
     """Loads the base's weights and makes everything ready for `attach`. `track`: start the recipe's trackers now."""
     _require_processes(prepared, world)
     resolved = prepared.plan.resolved
+    # before the weights, which may take minutes to read
     require_packages(prepared.loaded.recipe.tracking)
     if isinstance(prepared.order, StreamOrder) and world.leads:
         prepared.order.keep_cursors(_cursors_in(folder))
     accelerator = build_accelerator(device=resolved.device, precision=resolved.precision)
+    # from here on, so that the peak holds the base and nothing that planning has freed again
     start_peak_memory(resolved.device)
     attention = prepared.loaded.recipe.model.attention
     model = load_model(
@@ -246,6 +248,7 @@ def init_context(assembly: Assembly) -> InitContext:
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         found = assembly.task.loss(model, batch)
+        # a mean, so that a start from gradients does not depend on how many tokens the first batches have
         return found.total / found.weight
 
     generator = torch.Generator().manual_seed(stream_seed(assembly.prepared.loaded.recipe.seed, "init"))
@@ -407,10 +410,12 @@ def score_run(assembly: Assembly, result: FitResult) -> RunScores:
     if assembly.validation is None:
         return RunScores(None, None)
     base = assembly.scores.get(0)
+    # a run that goes on from an adapter has scored that one at step 0, and not the base
     if base is None or assembly.prepared.start is not None:
         with disabled(assembly.model):
             base = assembly.evaluate(with_samples=True)
     tuned = assembly.scores.get(result.chosen_step)
+    # evaluations within training write no samples, except that of the last step
     if tuned is None or result.chosen_step != assembly.prepared.plan.resolved.steps:
         tuned = assembly.evaluate(with_samples=True)
     return RunScores(base, tuned)
