@@ -31,6 +31,7 @@ from peftcli.runs.folder import (
 from peftcli.runs.folder_lock import owned_folder
 from peftcli.runs.following import lead
 from peftcli.runs.gates import require_met
+from peftcli.runs.lengthening import change_run, parted
 from peftcli.runs.locking import locked_run, require_locked_weights
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.runs.place import require_free, run_place
@@ -149,10 +150,11 @@ def _first(loaded: LoadedRecipe) -> LoadedRecipe:
     return loaded if loaded.recipe.seeds == 1 else of_seed(loaded, loaded.recipe.seed)
 
 
-def resume(path: str | Path, *, overrides: Sequence[str] = (), quiet: bool = True) -> RunRecord:
+def resume(path: str | Path, *, overrides: Sequence[str] | Mapping[str, object] = (), quiet: bool = True) -> RunRecord:
     """Continues an interrupted run from its newest good checkpoint; the result equals the uninterrupted one.
 
-    `overrides`: as `--set`, of keys that say how many processes and threads go on with it.
+    `overrides`: as `--set`, of keys that say how many processes and threads go on with it, or that steer length,
+    evaluation, tracking and checkpoints: a finished run can be made longer. The latter are written into its own recipe.
     Raises `CheckpointError` when there is no run, none of its checkpoints is good, or recipe or data have changed.
     """
     started = time.monotonic()
@@ -160,10 +162,14 @@ def resume(path: str | Path, *, overrides: Sequence[str] = (), quiet: bool = Tru
         if not world.leads:
             return followed(world)[0]
         folder = existing_run(path)
-        overrides = require_resumable(overrides, world)
-        loaded, _ = load_for(world, folder / RECIPE_NAME, overrides)
+        changes, others = parted(overrides)
+        others = require_resumable(others, world)
+        if changes:
+            with owned_folder(folder), run_signals(), _stops_told(None):
+                change_run(folder, changes)
+        loaded, _ = load_for(world, folder / RECIPE_NAME, others)
         if starts_workers(world, loaded):
-            options = [*as_options(overrides), *(["--quiet"] if quiet else [])]
+            options = [*as_options(others), *(["--quiet"] if quiet else [])]
             return in_workers("resume", folder, folder, options, loaded.recipe.training.processes)
         with owned_folder(folder):
             record = _resume(loaded, folder, started, world, quiet=quiet)

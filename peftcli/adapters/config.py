@@ -79,6 +79,10 @@ class MethodConfig(BaseModel):
         {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
     )
     """Fields that say by a rule which layers are meant: two rules may mean the same layers, which only a model tells."""
+    tokens_field: ClassVar[str | None] = None
+    """The field that names tokens whose rows in the embeddings are trained; None where single rows cannot be."""
+    tying_field: ClassVar[str | None] = None
+    """The field that keeps tied embeddings one tensor while a whole one of them is trained."""
     trains_heads: ClassVar[bool] = False
     """Whether a head of labels is among what the method trains anyway."""
     size_fields: ClassVar[tuple[str, ...]] = ()
@@ -101,6 +105,34 @@ class MethodConfig(BaseModel):
             return self
         named = getattr(self, HEADS_FIELD) or []
         return self.model_copy(update={HEADS_FIELD: [*named, *(head for head in heads if head not in named)]})
+
+    @classmethod
+    def can_train_tokens(cls) -> bool:
+        """Whether single rows of an embedding can be trained and saved with the adapter."""
+        return cls.tokens_field is not None
+
+    def trained_tokens(self) -> Mapping[str, list[int]] | list[int]:
+        """Tokens whose rows are trained: of the input embedding, or by the name of the table."""
+        return [] if self.tokens_field is None else getattr(self, self.tokens_field) or []
+
+    def keeps_ties(self) -> bool:
+        """Whether tied embeddings stay one tensor while a whole one of them is trained."""
+        return self.tying_field is not None and bool(getattr(self, self.tying_field))
+
+    def with_tokens(self, tables: Mapping[str, list[int]], *, alone: bool) -> Self:
+        """The configuration that also trains these rows. `alone`: the only table is the input embedding."""
+        assert self.tokens_field is not None, "asked of a method that can train single rows"
+        given = getattr(self, self.tokens_field)
+        if alone and not isinstance(given, dict):
+            (ids,) = tables.values()
+            rows: Any = [*(given or []), *(number for number in ids if number not in (given or []))]
+        else:
+            named = given if isinstance(given, dict) else dict.fromkeys(tables, given or [])
+            rows = named | {
+                name: [*named.get(name, []), *(number for number in ids if number not in named.get(name, []))]
+                for name, ids in tables.items()
+            }
+        return self.model_copy(update={self.tokens_field: rows})
 
     def own_learning_rate(self) -> float:
         """The rate that this very configuration starts from; a method whose variants differ overrides it."""

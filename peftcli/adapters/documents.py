@@ -24,6 +24,8 @@ COMPANIONS_NAME = "peftcli_encoder.safetensors"
 """Tensors that training needs and the reference does not keep, such as a prompt encoder."""
 FORMAT = 1
 """Version of `peftcli.json`: another one is refused, since its fields may mean something else."""
+ADDED_TOKENS = "added_tokens"
+"""The note of the tokens that were added to the base."""
 _JSON_LIMIT_BYTES = 4 << 20
 
 
@@ -92,6 +94,12 @@ def read_own(folder: Path) -> dict[str, Any]:
     if not all(isinstance(document.get(part) or {}, dict) for part in ("base", "fields", "notes")):
         raise AdapterError(f"{OWN_NAME} is damaged", where=str(path), fix="get it again")
     return document
+
+
+def noted_tokens(own: Mapping[str, Any]) -> list[str]:
+    """The tokens that were added to the base for an adapter, as our own file notes them."""
+    found = (own.get("notes") or {}).get(ADDED_TOKENS)
+    return [str(token) for token in found] if isinstance(found, list) else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.layers import base_places
+from peftcli.models.added_tokens import own_rows
 from peftcli.models.fingerprint import Fingerprint, PackedValues, fingerprint
 from peftcli.models.load import new_head_keys
 from peftcli.models.storage import storage_of, was_transposed
@@ -31,7 +32,7 @@ def keep_fingerprint(model: nn.Module, known: Fingerprint) -> None:
 def _values(module: nn.Module, leaf: str) -> Tensor | PackedValues:
     storage = storage_of(module)
     if leaf != "weight" or not storage.is_packed:
-        return module.get_parameter(leaf)
+        return own_rows(module, module.get_parameter(leaf), leaf)
     shape, turned = storage.shape(module), was_transposed(module)
     return PackedValues(
         storage.name,

@@ -10,7 +10,14 @@ from torch import nn
 
 from peftcli.adapters.base import Adapter, Summary
 from peftcli.adapters.config import HEADS_FIELD, MethodConfig
-from peftcli.adapters.documents import TENSORS_NAME, AdapterDocuments, read_config, read_documents, read_own
+from peftcli.adapters.documents import (
+    TENSORS_NAME,
+    AdapterDocuments,
+    noted_tokens,
+    read_config,
+    read_documents,
+    read_own,
+)
 from peftcli.adapters.sources import AdapterSource, resolve_adapter
 from peftcli.adapters.storage import AdapterTensors, fill, lay_out, require_base
 from peftcli.adapters.surgery import build, detach, summary
@@ -41,6 +48,11 @@ class StartAdapter:
     def labels(self) -> LabelHead | None:
         """The labels that its head gives, where its own file names them."""
         return LabelHead.from_notes((self.documents.own.get("notes") or {}).get("labels"))
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """The tokens that were added to its base when it was trained, where its own file names them."""
+        return noted_tokens(self.documents.own)
 
     @property
     def tokenizer(self) -> BaseSource | None:

@@ -10,14 +10,17 @@ import torch
 from torch import nn
 
 from peftcli import files
-from peftcli.adapters.documents import TENSORS_NAME, read_own
+from peftcli.adapters.documents import TENSORS_NAME, noted_tokens, read_own
 from peftcli.adapters.starting import class_made_for
 from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
+from peftcli.models.added_tokens import AddedTokens, added_tokens, give_rows
 from peftcli.models.auto_class import LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import DTYPES, load_config, load_model, meta_model
+from peftcli.models.load import DTYPES, load_config, load_model, load_tokenizer, meta_model
+from peftcli.models.own_files import is_there
 from peftcli.models.poolers import has_pooler
+from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.storage_names import PACKAGES, quantization_of
 from peftcli.models.streamed import NotStreamed
@@ -25,6 +28,7 @@ from peftcli.models.streaming import StreamedBase, open_streamed
 from peftcli.models.structure import structure
 from peftcli.runs.locating import Location
 
+TOKENIZER_NAME = "tokenizer.json"
 _OTHER_BASE = "name it, or another copy of it: --model BASE"
 
 
@@ -113,7 +117,7 @@ def load_base(
     with model_option_named(location):
         auto_class = auto_class or auto_class_of(location, source)
         head = label_head(location, source, auto_class) if auto_class in LABELLING else None
-        return load_model(
+        model = load_model(
             source,
             auto_class=auto_class,
             dtype=dtype,
@@ -122,6 +126,22 @@ def load_base(
             quantization=trained_storage(location, source),
             pooler=has_pooler(read_header(location.adapter / TENSORS_NAME)),
         )
+    if (added := tokens_beside(location, source)) is not None:
+        give_rows(model, added)
+    return model
+
+
+def tokens_beside(location: Location, source: BaseSource) -> AddedTokens | None:
+    """The tokens that the tokenizer beside an adapter has and its base lacks; None where there are none."""
+    own = location.adapter / TOKENIZER_NAME
+    if location.whole or not is_there(own):
+        return None
+    theirs = snapshot(source).folder / TOKENIZER_NAME
+    # the common case, without parsing either
+    if theirs.is_file() and own.read_bytes() == theirs.read_bytes():
+        return None
+    tokenizer = load_tokenizer(BaseSource(str(location.adapter), str(location.adapter), None, location.adapter))
+    return added_tokens(load_tokenizer(source), tokenizer, noted_tokens(read_own(location.adapter)))
 
 
 def stream_base(
@@ -133,6 +153,8 @@ def stream_base(
         head = label_head(location, source, auto_class) if auto_class in LABELLING else None
         if trained_storage(location, source) is not None or quantization_of(load_config(source).to_dict()) is not None:
             raise NotStreamed("its weights were quantized")
+        if tokens_beside(location, source) is not None:
+            raise NotStreamed("it gets rows for tokens that were added")
         return open_streamed(source, auto_class=auto_class, dtype=dtype, head=head)
 
 

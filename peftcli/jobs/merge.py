@@ -191,7 +191,8 @@ def answers_chats(opened: OpenModel) -> bool:
 
 def _prompts(opened: OpenModel) -> list[Tensor]:
     samples = opened.location.record.get("samples", [])[:SAMPLE_PROMPTS]
-    texts = [*PROMPTS, *(str(sample["prompt"]) for sample in samples)]
+    added = read_notes(opened.location.adapter).added_tokens
+    texts = [*PROMPTS, *(str(sample["prompt"]) for sample in samples), *(f"{PROMPTS[0]} {token}" for token in added)]
     return encode_prompts(opened.tokenizer, texts, opened.device)
 
 

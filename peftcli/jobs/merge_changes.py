@@ -11,6 +11,7 @@ import torch
 from peftcli.adapters.surgery import disabled
 from peftcli.jobs.merge_witness import TypeOf, named_tensors
 from peftcli.jobs.opening import OpenModel
+from peftcli.models.added_tokens import own_config
 from peftcli.models.quantized import without_packed
 from peftcli.models.stored import StoredTensor, StoredTypes, main_type, tensors_of_base
 
@@ -57,5 +58,5 @@ def changes_of(
         return torch.float32 if kept else dtype
 
     with disabled(opened.model):
-        config = opened.model.config.to_dict()  # type: ignore[union-attr, operator]
+        config = own_config(opened.model)
     return Changes(base, config, type_of, dtype, main)

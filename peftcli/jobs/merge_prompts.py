@@ -139,11 +139,14 @@ class _Meetings:
         return list(self.waiting)
 
     def _hook(self, path: str) -> Any:
+        several = len(self.waiting[path]) > 1
+
         def met(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             waiting = self.waiting.get(path)
             if waiting is None:
                 return
-            chosen = list(_whole_numbers(args, kwargs))
+            # of a module with one part they are ids of tokens, or whatever else
+            chosen = list(_whole_numbers(args, kwargs)) if several else []
             # without numbers of experts among its arguments the module runs all of them
             waiting -= set(torch.cat(chosen).tolist()) if chosen else set(waiting)
             if not waiting:

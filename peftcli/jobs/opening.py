@@ -14,10 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.storage import load
 from peftcli.adapters.surgery import adapter_of, disabled
+from peftcli.adapters.token_rows import rows_not_brought
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base, trained_storage, trained_type
+from peftcli.models.added_tokens import rows_given
 from peftcli.models.auto_class import LABELLING
 from peftcli.models.heads import settle_padding
 from peftcli.models.load import load_tokenizer, new_head_keys
@@ -122,16 +124,19 @@ def settle(device: str = "auto", threads: int | str = "auto") -> str:
 
 
 def require_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, location: Location, source: BaseSource) -> None:
-    """Tokens were added to the tokenizer beside the adapter, and this base has no rows for them.
+    """Tokens were added to the tokenizer beside the adapter, and neither the adapter nor this base has rows for them.
 
     Some bases come with a tokenizer that has more tokens than they embed; that alone is no fault.
     """
     embedding = input_embedding(model)
     rows = None if embedding is None else weight_view(unwrapped(embedding)).shape[0]
-    if rows is None or len(tokenizer) <= rows or len(tokenizer) <= len(load_tokenizer(source)):
+    own = 0 if embedding is None or location.whole else rows_given(unwrapped(embedding))
+    if rows is not None and own and not rows_not_brought(model, range(own, rows)):
+        return
+    if rows is None or (not own and (len(tokenizer) <= rows or len(tokenizer) <= len(load_tokenizer(source)))):
         return
     raise AdapterError(
-        f"the tokenizer beside the {location.noun} has {len(tokenizer)} tokens, the base embeds {rows}",
+        f"the tokenizer beside the {location.noun} has {len(tokenizer)} tokens, the base embeds {own or rows}",
         where=str(location.adapter),
         fix="give the base that the tokens were added to (--model), or put the base's own tokenizer in its place",
     )

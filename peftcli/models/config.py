@@ -37,6 +37,9 @@ class ModelConfig(BaseModel):
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Variables of the chat template, e.g. `{enable_thinking: false}`: the same in training, evaluation, generation and
     chat. `strftime_now: 2026-11-27` is the date that templates get which ask for today's."""
+    add_tokens: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list)
+    """Tokens to add behind those of the tokenizer: plain text that is never cut again. Their rows start at the mean of the
+    pieces that they replace, and are trained (whole tables where `modules_to_save` names them)."""
     init_adapter: Annotated[str, Field(min_length=1)] | None = None
     """Continue from this adapter: its folder, its run, or `owner/name@revision` of the Hub. Its own fields rule: `method`
     may be left out, and what it says must be what the adapter has."""
@@ -59,6 +62,16 @@ class ModelConfig(BaseModel):
     def _known_form(cls, value: str | None) -> str | None:
         if value is not None and (not _REVISION.fullmatch(value) or ".." in value or value.startswith("refs/pr")):
             raise FieldFault("must be a commit, tag or branch name")
+        return value
+
+    @field_validator("add_tokens")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        for token in value:
+            if token != token.strip():
+                raise FieldFault(f"{token!r} begins or ends with a space, which tokenizers take away")
+            if value.count(token) > 1:
+                raise FieldFault(f"names {token!r} twice", "name each once")
         return value
 
     @field_validator("attention")

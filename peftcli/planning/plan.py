@@ -34,6 +34,7 @@ from peftcli.errors import AdapterError, DataError, DeviceError, MemoryLimitErro
 from peftcli.evaluation.generate import context_length
 from peftcli.kernels.names import GATED_MLP, IN_LAYERS, KERNELS, OFF
 from peftcli.launching.places import place
+from peftcli.models.added_tokens import AddedTokens, give_rows
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import packed_share, storage_name
 from peftcli.models.device import before_start, has_bf16
@@ -49,6 +50,7 @@ from peftcli.planning.memory import MemoryEstimate, Stored
 from peftcli.planning.padding import Padding, idle_packing, padding_of, require_packable
 from peftcli.planning.sizes import size_text
 from peftcli.planning.step_memory import Rehearsal
+from peftcli.planning.tokens import new_tokens, trained_with_tokens
 from peftcli.recipe import LoadedRecipe, Recipe, recipe_template
 from peftcli.recipe.rules import SCHEDULE_FIX
 from peftcli.recipe.surroundings import require_packages
@@ -149,6 +151,8 @@ class Prepared:
     """The labels that the model gives; None for a task without labels."""
     start: StartAdapter | None = None
     """The adapter that training goes on from."""
+    added: AddedTokens | None = None
+    """Tokens that the base lacks and gets rows for."""
 
     @property
     def tokenizer_source(self) -> BaseSource:
@@ -188,19 +192,22 @@ def prepare_run(
     method = trained_with_head(recipe.method, task, skeleton)
     start = None if recipe.model.init_adapter is None else _fitting(read_start(recipe.model.init_adapter), loaded, task)
     task = known_to(task, source, start)
-    if start is not None and loaded.claims:
-        _require_same_layers(loaded, skeleton, method, start)
-    # the head that an adapter brings may have another size than the base's: counted once the labels are known
-    counts = (
-        None
-        if start is not None and task.learns_labels
-        else _attached_counts(skeleton, method, task, start, recipe.data)
-    )
+    # what an adapter or new tokens make of the base is known only with the tokenizer
+    plain = start is None and not recipe.model.add_tokens
+    counts = _attached_counts(skeleton, method, task, start, recipe.data) if plain else None
     tokenizer = load_tokenizer(
         (start.tokenizer if start is not None else None) or source,
         chat_template=recipe_template(loaded),
         chat_template_kwargs=recipe.model.chat_template_kwargs,
     )
+    added = None if plain else new_tokens(loaded, tokenizer, source, start)
+    if added is not None:
+        give_rows(skeleton, added)
+        method = method if start is not None else trained_with_tokens(method, skeleton, added)
+    if start is not None and loaded.claims:
+        _require_same_layers(loaded, skeleton, method, start)
+    if counts is None and not task.learns_labels:
+        counts = _attached_counts(skeleton, method, task, start, recipe.data)
     chats = chat_mode(tokenizer)
     not_embedded = check_vocabulary(skeleton, tokenizer, source.location)
     data = prepare(
@@ -218,6 +225,8 @@ def prepare_run(
     if head is not None:
         task = task.with_head(head, data.train)
         skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
+        if added is not None:
+            give_rows(skeleton, added)
         counts = _attached_counts(skeleton, method, task, start, recipe.data)
     assert counts is not None, "a task that learns labels has a head"
     data = replace(
@@ -274,7 +283,7 @@ def prepare_run(
         else None,
         chat=chats.text if data.facts.holds_chats else "",
     )
-    return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head, start)
+    return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head, start, added)
 
 
 def unfit(plan: Plan) -> MemoryLimitError | None:
@@ -500,6 +509,12 @@ def _resolve(
     training = loaded.recipe.training
     rate, rate_note = _learning_rate(loaded, counts.hidden_size)
     steps = training.num_steps(order.steps_per_epoch)
+    if training.lengths and training.lengths[-1].after >= steps:
+        raise RecipeError(
+            f"`training.lengthened` speaks of step {training.lengths[-1].after} of a run of {steps}",
+            where="training.lengthened",
+            fix="take it out, or give the run its length again",
+        )
     if (fault := training.schedule_fault(steps)) is not None:
         raise RecipeError(fault, where="training.scheduler", fix=SCHEDULE_FIX)
     return Resolved(

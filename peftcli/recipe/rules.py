@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from peftcli.adapters.config import HEADS_FIELD
 from peftcli.adapters.registry import config_class, method_names
 from peftcli.data.config import SourceConfig
 from peftcli.data.names import own_format_names
@@ -95,6 +96,16 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
             f"`task: {task.name}` compares the rows of a batch, and one row has none beside it",
             "set `training.batch_size: 32`, or more: each other row is an example of what does not belong together",
         )
+    method = recipe.method
+    if recipe.model.add_tokens and not (
+        method.can_train_tokens() or method.kind == "selection" or getattr(method, HEADS_FIELD, None)
+    ):
+        able = [name for name in method_names() if config_class(name).can_train_tokens()]
+        yield BrokenRule(
+            ("method.type", "model.add_tokens"),
+            f"{method.name} trains no rows of new tokens",
+            f"use {', '.join(able)}, or a method with `{HEADS_FIELD}` that names the tables of the embeddings",
+        )
     if recipe.data.streaming and not task.streams:
         yield BrokenRule(
             ("data.streaming", "task"),
@@ -126,6 +137,12 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
 
 def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     training = recipe.training
+    if isinstance(training.lengthened, str):
+        yield BrokenRule(
+            ("training.lengthened",),
+            "`training.lengthened` says how the schedule of a run that has begun goes on",
+            f"peft resume RUN --set training.epochs=5 --set training.lengthened={training.lengthened}",
+        )
     if is_given("training.epochs") and is_given("training.max_steps"):
         yield BrokenRule(
             ("training.max_steps", "training.epochs"),

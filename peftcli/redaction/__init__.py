@@ -32,7 +32,7 @@ _KEY = re.compile(
     r"|secret_?keys?|credentials?)$"
 )
 _TOKENIZER_WORDS = re.compile(
-    r"(^|_)(pad|eos|bos|unk|cls|sep|mask|stop|end|start|num|max|min|new|virtual|special|image|trained|total)_tokens?$"
+    r"(^|_)(pad|eos|bos|unk|cls|sep|mask|stop|end|start|num|max|min|new|add|added|virtual|special|image|trained|total)_tokens?$"
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _HEADER = re.compile(

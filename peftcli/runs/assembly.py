@@ -22,6 +22,7 @@ from peftcli.data.stream_order import StreamOrder
 from peftcli.errors import ModelError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
+from peftcli.models.added_tokens import give_rows
 from peftcli.models.device import peak_memory_bytes, start_peak_memory
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.models.heads import settle_padding
@@ -49,7 +50,8 @@ from peftcli.training.world import ALONE, World
 INIT_BATCHES = 8
 FREE_KEYS = (
     "name", "output", "tracking", "expect", "generation.", "evaluation.", "checkpoint.", "training.epochs",
-    "training.max_steps", "training.processes", "training.sharding", "threads", "extends", "data.checks",
+    "training.max_steps", "training.lengthened", "training.processes", "training.sharding", "threads", "extends",
+    "data.checks",
 )  # fmt: skip
 """Recipe keys that a resumed run may change: logging, length, place."""
 
@@ -158,6 +160,8 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
         quantization=prepared.loaded.recipe.model.quantization,
         head=prepared.head,
     )
+    if prepared.added is not None:
+        give_rows(model, prepared.added)
     if prepared.head is not None:
         settle_padding(model, prepared.tokenizer)
     found = Assembly(

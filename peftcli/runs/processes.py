@@ -12,6 +12,7 @@ from peftcli.launching.workers import run_in_workers
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import RunRecord
 from peftcli.runs.following import end_following, follow
+from peftcli.runs.lengthening import CHANGEABLE
 from peftcli.runs.locating import read_record
 from peftcli.training.world import World, current_world, telling_failures
 
@@ -55,9 +56,9 @@ def require_resumable(overrides: Sequence[str], world: World) -> list[str]:
     others = [text for text in overrides if text.partition("=")[0].strip() not in _RESUMABLE]
     if others:
         raise RecipeError(
-            f"a run cannot go on under another {others[0].partition('=')[0].strip()} yet",
+            f"a run cannot go on under another {others[0].partition('=')[0].strip()}",
             where=f"--set {others[0]}",
-            fix=f"with `peft resume` only these can be set: {', '.join(_RESUMABLE)}",
+            fix=f"with `peft resume` only these can be set: {', '.join((*_RESUMABLE, *CHANGEABLE))}",
         )
     return [*overrides, f"{KEY}={world.size}"] if world.size > 1 else list(overrides)
 

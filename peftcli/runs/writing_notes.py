@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from peftcli.adapters.documents import OWN_NAME, read_own
+from peftcli.adapters.documents import ADDED_TOKENS, OWN_NAME, noted_tokens, read_own
 from peftcli.errors import AdapterError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.models.heads import LabelHead
@@ -34,19 +34,24 @@ class WritingNotes:
     """Of the draws, where `generation` draws."""
     labels: LabelHead | None = None
     """What a model that answers with labels can say."""
+    added_tokens: tuple[str, ...] = ()
+    """Tokens that were added to the base."""
 
     def to_dict(self) -> dict[str, Any]:
         """For our own file: what is no default."""
         stated, draws = self.generation.stated(), {} if self.seed is None else {"seed": self.seed}
         labels = {} if self.labels is None else {LABELS: self.labels.to_notes()}
-        return {"prompt": self.prompt, **({"generation": stated} if stated else {}), **draws, **labels}
+        added = {ADDED_TOKENS: list(self.added_tokens)} if self.added_tokens else {}
+        return {"prompt": self.prompt, **({"generation": stated} if stated else {}), **draws, **labels, **added}
 
 
 def notes_of(prepared: Prepared) -> WritingNotes:
     """What a run notes in its adapter."""
     recipe = prepared.loaded.recipe
     style = CHAT if prepared.data.facts.holds_chats else PLAIN
-    return WritingNotes(style, recipe.generation, recipe.seed if recipe.generation.do_sample else None, prepared.head)
+    tokens = recipe.model.add_tokens if prepared.start is None else prepared.start.added_tokens
+    seed = recipe.seed if recipe.generation.do_sample else None
+    return WritingNotes(style, recipe.generation, seed, prepared.head, tuple(tokens))
 
 
 def read_notes(folder: Path) -> WritingNotes:
@@ -68,4 +73,5 @@ def read_notes(folder: Path) -> WritingNotes:
         generation,
         seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else None,
         LabelHead.from_notes(notes.get(LABELS)),
+        tuple(noted_tokens(read_own(folder))),
     )

@@ -98,6 +98,17 @@ SchedulerConfig = CosineConfig | LinearConfig | ConstantConfig | PolynomialConfi
 """`training.scheduler`: the shape of the learning rate over a run."""
 
 
+class LengthenedConfig(_Section):
+    """A run that was given another length on its way, by `peft resume --set`."""
+
+    after: int = Field(ge=1)
+    """Steps that it had taken by then."""
+    planned: int = Field(ge=1)
+    """Steps that its schedule was made for until then."""
+    schedule: Literal["stretch", "constant"]
+    """From there: the schedule of the new length (stretch), or the rate of the step before (constant)."""
+
+
 class EarlyStoppingConfig(_Section):
     """Stops a run whose metric no longer improves."""
 
@@ -140,6 +151,10 @@ class TrainingConfig(_Section):
         SchedulerConfig, Field(discriminator="type", validate_default=True), BeforeValidator(_named)
     ] = CosineConfig()
     """A name or a section with its fields: cosine, linear, constant, polynomial, cosine_with_restarts, wsd."""
+    lengthened: Literal["stretch", "constant"] | list[LengthenedConfig] | None = None
+    """What became of the schedule when a run was given another length. `peft resume RUN --set training.epochs=5 --set
+    training.lengthened=stretch` (or `constant`) asks for it and writes down what it did; a recipe with that list repeats
+    the whole run."""
     warmup_ratio: Fraction | None = None
     """Share of the steps over which the rate rises; 0.03 where `warmup_steps` is not given either."""
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -223,6 +238,19 @@ class TrainingConfig(_Section):
         optimizer = info.data.get("optimizer")
         if isinstance(optimizer, ScheduleFreeConfig) and not isinstance(value, ConstantConfig):
             raise FieldFault("optimizer schedule_free replaces the decay of a schedule", "set scheduler: constant")
+        return value
+
+    @property
+    def lengths(self) -> list[LengthenedConfig]:
+        """The earlier lengths of the run, in order; none for most."""
+        return self.lengthened if isinstance(self.lengthened, list) else []
+
+    @field_validator("lengthened")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        steps = [part.after for part in value] if isinstance(value, list) else []
+        if steps != sorted(set(steps)):
+            raise FieldFault("its parts must follow one another", "put back what the run wrote")
         return value
 
     def num_steps(self, steps_per_epoch: int) -> int:

@@ -144,7 +144,9 @@ class _Run:
 
     def _evaluation_is_due(self) -> bool:
         step, every = self.state.step, self.setup.evaluate_every
-        return step in (0, self.setup.total_steps) or (every is not None and step % every == 0)
+        # an earlier end of the run was evaluated, and so it is when the whole run is repeated
+        ends = (part.planned for part in self.setup.config.lengths if part.after == part.planned)
+        return step in (0, self.setup.total_steps, *ends) or (every is not None and step % every == 0)
 
     def _evaluate(self) -> Metrics:
         assert self.setup.evaluate is not None, "asked for only where there is one"

@@ -12,6 +12,7 @@ from peftcli.training.config import (
     LinearConfig,
     PolynomialConfig,
     SchedulerConfig,
+    TrainingConfig,
     WSDConfig,
 )
 
@@ -31,6 +32,24 @@ def build_schedule(config: SchedulerConfig, *, total_steps: int, warmup_steps: i
             # the first step is not at zero, and the peak comes right after the warm-up
             return (done + 1) / (warmup_steps + 1)
         return shape((done - warmup_steps) / max(1, total_steps - warmup_steps), step)
+
+    return factor
+
+
+def schedule_of(config: TrainingConfig, total_steps: int) -> Schedule:
+    """`factor(step)` of a whole run: of one length, or of each that it had, in turn."""
+    lengths = config.lengths
+    totals = [*(part.planned for part in lengths), total_steps]
+    parts = [
+        build_schedule(config.scheduler, total_steps=total, warmup_steps=config.num_warmup_steps(total))
+        for total in totals
+    ]
+
+    def factor(step: int) -> float:
+        number = sum(part.after < step for part in lengths)
+        if number and lengths[number - 1].schedule == "constant":
+            return factor(lengths[number - 1].after)
+        return parts[number](step)
 
     return factor
 

@@ -116,6 +116,12 @@ class FitSetup:
     higher_is_better: Callable[[str], bool] = _loss_goes_down
     """The direction of a metric by its reported name, which the metric's own file states."""
 
+    @property
+    def first_length(self) -> int:
+        """Steps that the run was planned for at first: what a method plans by them stays when it is made longer."""
+        lengths = self.config.lengths
+        return lengths[0].planned if lengths else self.total_steps
+
 
 @dataclass(frozen=True)
 class FitResult:

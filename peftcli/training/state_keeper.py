@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 from peftcli.errors import CheckpointError, NumericalError
 from peftcli.training.agreement import require_alike, require_same_checkpoint
 from peftcli.training.checkpoint import Snapshot
+from peftcli.training.config import LengthenedConfig
 from peftcli.training.guards import non_finite_tensors
 from peftcli.training.optimizer_state import flatten, parameter_names, unflatten
-from peftcli.training.schedules import build_schedule
+from peftcli.training.schedules import schedule_of
 from peftcli.training.setup import FitSetup
 from peftcli.training.training_state import TrainingState
 
@@ -160,19 +161,22 @@ class Keeper:
         self.state.planned_steps = now
         if before is None or before == now or step >= now:
             return
-        old, new = (self._rate(min(step + 1, total), total) for total in (before, now))
-        said = f"the run takes {now} steps instead of {before}, and the schedule with it: the rate of step {step + 1} "
-        said += f"is {new:.3g}" + (f", it would have been {old:.3g}" if step < before else f", the last was {old:.3g}")
+        lengths = self.setup.config.lengths
+        # what the schedule says without the last change, and with it
+        old = self._rate(min(step + 1, before), before, lengths[:-1])
+        new = self._rate(step + 1, now, lengths)
+        stays = bool(lengths) and lengths[-1].schedule == "constant"
+        said = f"the run takes {now} steps instead of {before}, and "
+        said += "the rate stays where it was" if stays else "the schedule with it"
+        said += f": the rate of step {step + 1} is {new:.3g}"
+        said += f", it would have been {old:.3g}" if step < before else f", the last was {old:.3g}"
         self.setup.progress.say(f"warning: {said}")
         self.state.warnings.append(said)
         self.setup.emit("another_length", step, planned=before, steps=now, message=said)
 
-    def _rate(self, step: int, total_steps: int) -> float:
-        config = self.setup.config
-        schedule = build_schedule(
-            config.scheduler, total_steps=total_steps, warmup_steps=config.num_warmup_steps(total_steps)
-        )
-        return self.setup.learning_rate * schedule(step)
+    def _rate(self, step: int, total_steps: int, lengths: Sequence[LengthenedConfig]) -> float:
+        config = self.setup.config.model_copy(update={"lengthened": list(lengths)})
+        return self.setup.learning_rate * schedule_of(config, total_steps)(step)
 
     def apply(self, snapshot: Snapshot) -> None:
         """Puts a snapshot into adapter, optimizer and scaler."""

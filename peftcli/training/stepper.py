@@ -29,7 +29,7 @@ from peftcli.training.guards import (
 )
 from peftcli.training.interfaces import parts_alone
 from peftcli.training.out_of_memory import memory_limit, release_memory
-from peftcli.training.schedules import build_schedule
+from peftcli.training.schedules import schedule_of
 from peftcli.training.seeding import (
     LENIENT,
     deterministic_kernels,
@@ -67,9 +67,7 @@ class Stepper:
         # as built: the schedule's factor is always of the peak, never of the rate before
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         warmup_steps = setup.config.num_warmup_steps(setup.total_steps)
-        self._schedule = build_schedule(
-            setup.config.scheduler, total_steps=setup.total_steps, warmup_steps=warmup_steps
-        )
+        self._schedule = schedule_of(setup.config, setup.total_steps)
         self._effect = EffectWatch(self._output_changes, warmup_steps=warmup_steps, total_steps=setup.total_steps)
         self._precision = forward_precision(setup.accelerator, setup.model)
         self._liveness = LivenessWatch(
@@ -239,7 +237,7 @@ class Stepper:
         else:
             self.keeper.state.scaler_skips_in_a_row = 0
             self._liveness.observe(last=step == self.setup.total_steps)
-            self.setup.adapter.after_step(step, self.setup.total_steps)
+            self.setup.adapter.after_step(step, self.setup.first_length)
             self._effect.observe(step)
         self.optimizer.zero_grad()
 

@@ -20,6 +20,10 @@ def command(
 ) -> None:
     """Continue an interrupted run from its newest good checkpoint; the result equals the uninterrupted one.
 
+    With --set, other numbers of processes and threads, and what steers length, evaluation, tracking and checkpoints: a
+    finished run can be made
+    longer (--set training.epochs=5).
+
     Example:  peft resume runs/first
     """
     from peftcli.launching.places import place

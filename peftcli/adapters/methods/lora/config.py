@@ -85,6 +85,8 @@ class LoraConfig(TargetedConfig):
         "use_rslora": ("peft_use_rslora", "lora_use_rslora"),
     }
     size_fields: ClassVar[tuple[str, ...]] = ("r",)
+    tokens_field: ClassVar[str | None] = "trainable_token_indices"
+    tying_field: ClassVar[str | None] = "ensure_weight_tying"
     short_names: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "dora": {"use_dora": True},
         "rslora": {"use_rslora": True},
