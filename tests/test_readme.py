@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,10 @@ def test_everything_that_the_guide_tells_to_subclass_or_write_is_there() -> None
         word for word in words - known if not re.search(rf"(?:class|def) {word}\b|^\s*{word}\b.*[:=]", code, re.M)
     ]
     assert not unknown
+
+
+def test_the_figures_of_scaling_are_those_of_the_script() -> None:
+    path = README.parent / "tests" / "benchmarks" / "scaling.py"
+    said = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True).stdout
+    assert len(said.splitlines()) == 14
+    assert said.strip() in README.read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.data.store import EncodedRow, TokenStore
 from peftcli.data.stream_order import StreamOrder
-from peftcli.errors import ModelError, RecipeError
+from peftcli.errors import DeviceError, ModelError, RecipeError
 from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.evaluation.registry import metric_facts
 from peftcli.models.added_tokens import give_rows
@@ -30,7 +30,7 @@ from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating
 from peftcli.models.stored import original_weight
 from peftcli.models.structure import structure
-from peftcli.planning.plan import Prepared, Resolved
+from peftcli.planning.plan import Prepared, Resolved, processes_here
 from peftcli.recipe import flat_recipe
 from peftcli.runs.folder import keep_batch, resolved_values
 from peftcli.runs.packing import pack_of, require_rows_apart
@@ -184,12 +184,21 @@ def assemble(prepared: Prepared, folder: Path, *, quiet: bool, track: bool = Tru
 
 
 def _require_processes(prepared: Prepared, world: World) -> None:
-    wanted = prepared.loaded.recipe.training.processes
+    recipe, device = prepared.loaded.recipe, prepared.plan.resolved.device
+    wanted, where = recipe.training.processes, prepared.loaded.origin("training.processes")
     if wanted != world.size:
         raise RecipeError(
             f"training.processes is {wanted}, and the run has {world.size}",
-            where=prepared.loaded.origin("training.processes"),
+            where=where,
             fix=f"set training.processes: {world.size}",
+        )
+    here = processes_here(recipe)
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, here)
+    if here > there:
+        raise DeviceError(
+            f"{here} processes on this machine need a device each, and it has {there} ({device})",
+            where=where,
+            fix=f"set training.processes: {there}, or device: cpu",
         )
 
 

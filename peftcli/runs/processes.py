@@ -18,7 +18,7 @@ from peftcli.training.world import World, current_world, telling_failures
 
 Overrides = Sequence[str] | Mapping[str, object]
 KEY = "training.processes"
-_RESUMABLE = (KEY, "threads")
+_RESUMABLE = (KEY, "training.sharding", "threads")
 
 
 @contextlib.contextmanager
