@@ -39,6 +39,8 @@ _BUCKET = 1 << 24
 """Elements that are summed at once: bounds what the sum holds beside the gradients."""
 _PATIENCE = timedelta(hours=24)
 """Reading data may take hours in one process while the others wait; a dead one is noticed at once, without it."""
+_FINDING = timedelta(minutes=10)
+"""All processes are there by then, or some were never started."""
 _LAST_WORDS = timedelta(seconds=10)
 _FAILED = "failed"
 
@@ -259,7 +261,7 @@ def _connected(found: Place) -> Group:
             init_method="env://" if file is None else f"file://{file}",
             rank=found.rank,
             world_size=found.size,
-            timeout=_PATIENCE,
+            timeout=_FINDING,
         )
     except (RuntimeError, ValueError, OSError) as error:
         text = " ".join(str(error).split())[:200]
