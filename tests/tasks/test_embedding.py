@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from test_seq2seq_lm import write_t5
 
 import peftcli
+from peftcli import adapters
+from peftcli.adapters.surgery import adapter_of
 from peftcli.data.config import DataConfig
 from peftcli.data.parts import is_frame, part, texts
 from peftcli.data.prepare import PreparedData, prepare
@@ -463,3 +465,21 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path: Path, write: Cal
             own = found_task.logits(opened.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         own = unit(own) if found_task.shape.normalize else own
         assert float((own[0] - torch.from_numpy(vector)).abs().max()) < 1e-5 * max(1.0, float(own.abs().max()))
+
+
+@pytest.mark.parametrize("write", [write_bert, write_llama])
+def test_the_reference_gives_the_same_states(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    peft = pytest.importorskip("peft")
+    model = opened(tmp_path, write)
+    adapters.attach(model, {"type": "lora", "r": 4})
+    for parameter in adapter_of(model).trainable_parameters().values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    adapters.save(model, tmp_path / "adapter")
+    base = transformers.AutoModel.from_pretrained(tmp_path / "base")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert type(theirs).__name__ == "PeftModelForFeatureExtraction"
+    ids = torch.tensor([[2, 9, 8, 7, 6, 3]])
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids).last_hidden_state
+        found = model(input_ids=ids).last_hidden_state
+    assert float((found - wanted).abs().max()) < 1e-5

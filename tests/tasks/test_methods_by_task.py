@@ -33,11 +33,13 @@ CASES = {
     "llama": ("sequence-classification", write_llama),
     "tags": ("token-classification", write_bert),
     "t5": ("seq2seq-lm", write_t5),
+    "vectors": ("embedding", write_bert),
+    "states": ("embedding", write_llama),
 }
 SECTIONS: dict[str, dict[str, Any]] = {"adalora": {"total_step": 10}}
-NO_BASE = {("bitfit", "llama"), ("bitfit", "t5")}
+NO_BASE = {("bitfit", "llama"), ("bitfit", "t5"), ("bitfit", "states")}
 """Their linear layers have no biases."""
-ADAPTED_OTHERWISE = {("adaption_prompt", "t5")}
+ADAPTED_OTHERWISE = {("adaption_prompt", "t5"), ("adaption_prompt", "vectors")}
 DEFAULT = {("lora", "tags"), ("freeze", "bert"), ("prompt_tuning", "llama")}
 
 
@@ -56,6 +58,8 @@ def rows(name: str) -> list[EncodedRow]:
         if name == "seq2seq-lm":
             weights[4:], labels = 1, ()
             parts = np.array([part(text=int(place >= 4)) for place in range(length)], dtype=np.int32)
+        if name == "embedding":
+            labels, parts = (), np.array([part(text=min(2, place // 2)) for place in range(length)], dtype=np.int32)
         found.append(EncodedRow(ids, weights, Origin(0, "rows", number + 1), parts, labels))
     return found
 
@@ -77,7 +81,7 @@ def pairs() -> list[Any]:
 @pytest.mark.parametrize(("method", "case"), pairs())
 def test_a_method_under_a_task(method: str, case: str, tmp_path: Path) -> None:
     name, write = CASES[case]
-    found = task(name)
+    found = task(name).for_base()
     if found.learns_labels and not parse_method(method).can_train_heads():
         recipe = tmp_path / "r.yaml"
         recipe.write_text(f"task: {name}\nmodel: ./base\ndata: rows.jsonl\nmethod: {method}\n")
