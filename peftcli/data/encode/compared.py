@@ -67,7 +67,10 @@ def _answers(row: PreferenceRow) -> list[tuple[int, str | list[Message]]]:
 
 def _answered(prompt: str | list[Message], answer: str | list[Message]) -> Row:
     if isinstance(prompt, str) and isinstance(answer, str):
-        return PiecesRow((Piece(prompt, None), Piece(answer, 1.0)))
+        # as a prompt and its completion are: a chat under a template, else one text after the other
+        plain = PiecesRow((Piece(prompt, None), Piece(answer, 1.0)))
+        turns: list[Message] = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        return ChatRow(turns, [None, None], plain=plain)
     assert isinstance(prompt, list), "parts of a row are all texts or all messages"
     assert isinstance(answer, list), "parts of a row are all texts or all messages"
     # answers of the prompt are context: both sides have them

@@ -9,7 +9,7 @@ from peftcli.tasks.preferences.batching import ALTERNATIVES
 
 
 def encoding_of(task: str) -> Encoding:
-    """By the chat template where rows are messages and the tokenizer has one, else piece by piece."""
+    """By the chat template where the tokenizer has one; texts without one piece by piece."""
     return Encoding(
         task,
         {},
