@@ -183,7 +183,8 @@ def _hangup() -> int | None:
 def _wait(workers: Sequence[_Worker]) -> None:
     """Until all have ended, or one has and the others did not follow in time."""
     first_end: float | None = None
-    while any(worker.process.poll() is None for worker in workers):
+    # each is asked: one that died while the first still waits for it must be seen
+    while None in [worker.process.poll() for worker in workers]:
         # the leader's end is the end of the run; any other's is one only where it failed
         ended = workers[0].code is not None or any(worker.code for worker in workers)
         if ended and first_end is None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import peftcli
 from peftcli.errors import DataError, DeviceError, Interrupted, RecipeError, error_facts, error_from
 from peftcli.evaluation.sharing import packed, turns, unpacked
+from peftcli.launching import workers
 from peftcli.launching.places import Place, place
 from peftcli.models.builtin import builtin_base
 from peftcli.planning.plan import make_plan
@@ -245,3 +250,16 @@ def test_a_spread_base_whose_head_is_its_own(tmp_path: Path) -> None:
         peftcli.train(tmp_path / "r.yaml", overrides=overrides, output=tmp_path / name)
     one, two = ((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def test_a_worker_that_dies_while_the_first_waits_for_it_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.2)
+    started = [
+        workers._Worker(subprocess.Popen([sys.executable, "-c", code]), io.BytesIO(), None)
+        for code in ("import time; time.sleep(60)", "raise SystemExit(3)")
+    ]
+    before = time.monotonic()
+    workers._wait(started)
+    workers._end(started)
+    assert time.monotonic() - before < 30.0
+    assert [(worker.code, worker.ended_by_us) for worker in started] == [(-9, True), (3, False)]
