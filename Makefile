@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help install check lint type test test-newest test-oldest newest oldest test-all test-faults screenshots \
-  templates adapterhub recipes reproduce locks demo bench gpu gpu-wheels clean
+  templates adapterhub recipes reproduce locks demo measured bench gpu gpu-wheels clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from peftcli import errors
 from peftcli.adapters.compatibility import YES, families, storages_of, works_with
+from peftcli.adapters.measured import measured, measured_line, measured_of
 from peftcli.adapters.registry import config_class, method_names, resolve_name, short_names
 from peftcli.errors import PeftcliError, RecipeError
 from peftcli.recipe.foreign_names import ADVICE, foreign_keys
@@ -152,7 +153,7 @@ def methods_document() -> dict[str, Any]:
             "quantized": dict(storages_of(name)),
         }
     short = {name: {"method": method, "fields": dict(fields)} for name, (method, fields) in short_names().items()}
-    return {"methods": methods, "short_names": short}
+    return {"methods": methods, "short_names": short, "measured": list(measured())}
 
 
 def methods_text() -> str:
@@ -165,6 +166,8 @@ def methods_text() -> str:
         section = ", ".join([f"type: {method}", *(f"{key}: {flow(value)}" for key, value in fields.items())])
         lines.append(f"  {short} = {{{section}}}")
     lines += ["", *_compatibility_lines()]
+    for comparison in measured():
+        lines += ["", *textwrap.wrap(measured_line(comparison), WIDTH - 1, subsequent_indent="  ")]
     return "\n".join([*lines, "", "`peft methods NAME` shows a method's fields."])
 
 
@@ -223,6 +226,7 @@ def method_document(name: str) -> dict[str, Any]:
         "learning_rate_width": config.learning_rate_width,
         "works_with": dict(works_with(own)),
         "quantized": dict(storages_of(own)),
+        "measured": measured_of(name),
         "fields": fields,
     }
 
@@ -241,6 +245,7 @@ def method_text(name: str) -> str:
         f"  learning_rate: auto starts from {document['learning_rate']:g} at width {document['learning_rate_width']}",
     ]
     lines += _method_compatibility(document["works_with"])
+    lines += [line for told in document["measured"] for line in _wrapped(told)]
     lines += _storages(document["quantized"])
     if document["preset"]:
         lines += _wrapped(f"{name} sets {', '.join(f'{k}: {flow(v)}' for k, v in document['preset'].items())}")
