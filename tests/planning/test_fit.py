@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_would(tmp_path: Path) ->
 
 
 def test_a_run_that_cannot_fit_stops_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peftcli.planning.fit.total_memory_bytes", lambda device: 200 << 20)
+    monkeypatch.setattr("peftcli.planning.fit.total_memory_bytes", lambda device, processes=1: 200 << 20)
     with pytest.raises(MemoryLimitError, match="estimated"):
         train(recipe(tmp_path, {}), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
