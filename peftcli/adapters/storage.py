@@ -37,14 +37,16 @@ from peftcli.adapters.documents import (
 )
 from peftcli.adapters.file_keys import KeyReading, read_keys
 from peftcli.adapters.identity import base_fingerprint, type_read_in
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.layers import named_base_parameters, unwrapped
 from peftcli.adapters.oddities import tell
 from peftcli.adapters.registry import config_class_of_type, method
 from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.errors import AdapterError, Fault, NumericalError
+from peftcli.models.added_tokens import note_rows, rows_given
 from peftcli.models.auto_class import purpose_of
 from peftcli.models.fingerprint import Fingerprint
+from peftcli.models.structure import input_embedding
 
 METADATA = {"format": "pt"}
 """Of every file of tensors, as other libraries write and want it."""
@@ -116,6 +118,9 @@ def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> 
         base: dict[str, Any] = {"name": base_name, "fingerprint": base_fingerprint(model).to_dict()}
     if (read_in := type_read_in(model)) is not None:
         base["read_in"] = str(read_in).removeprefix("torch.")
+    table = input_embedding(model)
+    if table is not None and (count := rows_given(unwrapped(table))):
+        base["rows"] = count
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     if isinstance(commit, str):
         base["commit"] = commit
@@ -315,6 +320,9 @@ def require_base(model: nn.Module, own: Mapping[str, Any], folder: Path, *, what
         expected = Fingerprint.from_dict(recorded)
     except (KeyError, TypeError) as error:
         raise AdapterError("the recorded fingerprint is damaged", where=str(folder / OWN_NAME)) from error
+    if isinstance(count := own["base"].get("rows"), int):
+        # it was given rows for new tokens, there and perhaps here
+        note_rows(model, count)
     found = base_fingerprint(model)
     if expected.other_storage(found):
         tell(

@@ -128,6 +128,13 @@ def rows_given(table: nn.Module) -> int:
     return 0 if found is None or weight is None or len(weight) == found.count else found.count
 
 
+def note_rows(model: nn.Module, count: int) -> None:
+    """Rows behind the first `count` are none of the base's own: they were added for the tokens of an adapter."""
+    for table in _tables(model):
+        if _OWN not in table.__dict__ and len(table.weight) > count:
+            table.__dict__[_OWN] = _OwnRows(count, (), table.weight.detach()[:0])
+
+
 def own_rows(module: nn.Module, tensor: Tensor, leaf: str) -> Tensor:
     """A parameter of the base as its files have it, without the rows of new tokens."""
     rows: _OwnRows | None = module.__dict__.get(_OWN)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftcli
+from peftcli import adapters
 from peftcli.cli.entry import run as peft
 from peftcli.errors import AdapterError, ModelError, RecipeError
 from peftcli.jobs.opening import open_adapter
@@ -142,6 +143,18 @@ def test_the_reference_answers_the_same(trained: Path) -> None:
         model.resize_token_embeddings(len(tokenizer))
     theirs = reference.PeftModel.from_pretrained(model, trained / "first" / "adapter").eval()
     torch.testing.assert_close(logits(theirs, tokenizer), logits(opened.model, opened.tokenizer), rtol=0, atol=1e-5)
+
+
+def test_from_python_the_base_is_resized_first(trained: Path) -> None:
+    folder = trained / "first" / "adapter"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(trained / "base"), AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        with pytest.raises(AdapterError, match="beyond the vocabulary"):
+            adapters.load(model, folder)
+        model.resize_token_embeddings(len(tokenizer))
+    adapters.load(model, folder)
+    opened = open_adapter(trained / "first")
+    torch.testing.assert_close(logits(model, tokenizer), logits(opened.model, tokenizer), rtol=0, atol=1e-5)
 
 
 def test_training_goes_on_with_them(trained: Path, tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ class TokenRows(AdapterLayer):
             raise AdapterError(
                 f"trainable_token_indices: {beyond or 'some ids'} "
                 + (f"lie beyond the vocabulary of {vocabulary}" if beyond else "are given twice"),
-                fix="ids are those of the tokenizer, each once",
+                fix="model.resize_token_embeddings(len(tokenizer)), with the tokenizer beside the adapter"
+                if beyond
+                else "ids are those of the tokenizer, each once",
             )
         odd = linear_fault(unwrapped(base_layer)) if is_head else table_fault(unwrapped(base_layer))
         if odd is not None:
