@@ -73,7 +73,7 @@ def _require_gain(assembly: Assembly, trained: Sequence[nn.Parameter]) -> None:
     """What trains is whole in every process: a method that trains the base itself leaves nothing to spread."""
     own = sum(parameter.numel() for parameter in trained)
     total = sum(parameter.numel() for parameter in assembly.model.parameters())
-    if 2 * own > total:
+    if 2 * own >= total:
         raise ModelError(
             f"training.sharding spreads what is frozen, and this method trains {own:,} of {total:,} parameters",
             where=assembly.prepared.loaded.origin(KEY),
