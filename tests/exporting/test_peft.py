@@ -29,9 +29,12 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 ]
 TABLE = [(name, {}) for name in METHODS] + VARIANTS + MORE
 WITHIN = 1e-5
+"""Of the largest logit: sums of float32 in another order differ by that much."""
 THEIR_OWN = {
     # it says so of every AdaLoRA that it has trained itself: the keys name tensors, as its own code writes them
     "adalora": "rank_pattern keys did not match any targeted module",
+    # of every norm but torch's own, whoever trained it
+    "ln_tuning": "Unsupported layer type",
 }
 OF_TRANSFORMERS = "is deprecated and will be removed"
 """What the reference's own calls of the newest transformers make it say."""
@@ -73,5 +76,5 @@ def test_the_reference_loads_what_was_trained(
     with torch.no_grad():
         expected, plain, found = ours(ids).logits, bare()(ids).logits, theirs(input_ids=ids).logits
     # the reference returns logits of virtual tokens too
-    assert (found[:, -ids.shape[1] :] - expected).abs().max() <= WITHIN
+    assert (found[:, -ids.shape[1] :] - expected).abs().max() <= WITHIN * expected.abs().max()
     assert (plain - expected).abs().max() > 10 * WITHIN
