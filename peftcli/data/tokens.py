@@ -16,6 +16,10 @@ from peftcli.errors import ModelError
 _GUARDS = ("\n", "\x01", "¶")
 
 
+_TYPING = ('"type_id":1', '"BertProcessing"')
+"""What stands in the definition of a tokenizer that types the second of two texts."""
+
+
 @dataclass(frozen=True)
 class TokenizerFacts:
     """A tokenizer as plain data, so that worker processes can build it again without transformers.
@@ -33,6 +37,8 @@ class TokenizerFacts:
     template_variables: dict[str, str]
     tool_template: str | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    untyped: bool = False
+    """Whether its own frame of two texts types them, and its class keeps that from models: all types are 0 then."""
 
     @staticmethod
     def of(tokenizer: Any) -> TokenizerFacts:
@@ -46,8 +52,10 @@ class TokenizerFacts:
         variables = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
         specials = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         template, with_tools = (chat_template(tokenizer, tools=tools) for tools in (False, True))
+        definition = backend.to_str()
+        types = any(sign in definition for sign in _TYPING)
         return TokenizerFacts(
-            backend.to_str(),
+            definition,
             tokenizer.bos_token_id,
             tokenizer.eos_token_id,
             specials,
@@ -55,12 +63,15 @@ class TokenizerFacts:
             variables,
             with_tools if with_tools != template else None,
             template_kwargs(tokenizer),
+            untyped=types and "token_type_ids" not in tokenizer.model_input_names,
         )
 
     @cached_property
     def sha256(self) -> str:
         """Of everything here but the chat template, which has its own."""
         facts = [self.definition, self.bos_id, self.eos_id, sorted(self.specials.items())]
+        if self.untyped:
+            facts.append("untyped")
         return files.sha256_bytes(files.to_json(facts).encode("utf-8", "surrogatepass"))
 
     @cached_property
@@ -135,7 +146,7 @@ class Codec:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.prefix, self.suffix = self.allowance.bounded(lambda: _surroundings(tokenizer), size=1)
-        self.pair = self.allowance.bounded(lambda: _pair_frame(tokenizer), size=1)
+        self.pair = self.allowance.bounded(lambda: _pair_frame(tokenizer, untyped=facts.untyped), size=1)
         # without post-processor: it would trim the spaces out of the offsets
         tokenizer.post_processor = None
         self._tokenizer = tokenizer
@@ -227,11 +238,11 @@ def _encoded(tokenizer: Any, *texts: str, special: bool) -> Any:
     return tokenizer.encode_batch([texts if len(texts) > 1 else texts[0]], add_special_tokens=special)[0]
 
 
-def _pair_frame(tokenizer: Any) -> PairFrame | None:
+def _pair_frame(tokenizer: Any, *, untyped: bool) -> PairFrame | None:
     """None where the two texts cannot be found again in what the tokenizer makes of them."""
     first, second = (_encoded(tokenizer, text, special=False).ids for text in ("a", "b"))
     whole = _encoded(tokenizer, "a", "b", special=True)
-    ids, kinds = whole.ids, [min(kind, 3) for kind in whole.type_ids]
+    ids, kinds = whole.ids, [0 if untyped else min(kind, 3) for kind in whole.type_ids]
     framed = list(zip(ids, kinds, strict=True))
     starts = range(len(ids))
     start = next((at for at in starts if ids[at : at + len(first)] == first), None)

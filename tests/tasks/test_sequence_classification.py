@@ -56,12 +56,19 @@ def head_of(folder: Path, labels: list[Any], base: LabelHead | None = None, prob
 # -- rows --------------------------------------------------------------------------------------------------------
 
 
-def test_a_pair_is_framed_as_the_tokenizer_itself_frames_it(tmp_path: Path) -> None:
-    data = data_of(tmp_path, [{"text": "ab c", "text_pair": "de", "label": "x"}, {"text": "f", "label": "y"}])
+@pytest.mark.parametrize("typed", [True, False], ids=["types are returned", "types are kept back"])
+def test_a_pair_is_framed_as_the_tokenizer_itself_frames_it(tmp_path: Path, typed: bool) -> None:
+    ours = tokenizer()
+    # by its class: BERT's gives models the types, a generic one keeps back those that it frames a pair with
+    ours.model_input_names = ["input_ids", "attention_mask", *(["token_type_ids"] if typed else [])]
+    path = written(tmp_path, [{"text": "ab c", "text_pair": "de", "label": "x"}, {"text": "f", "label": "y"}])
+    config = DataConfig(train=str(path), validation=0, checks={"duplicates": "off", "label-balance": "off"})
+    data = prepare(config, tokenizer=ours, folder=tmp_path, seed=0, encoding=TASK.encoding)
     row = data.train[0]
-    wanted = tokenizer()("ab c", "de", return_token_type_ids=True)
+    wanted = ours("ab c", "de")
     assert row.input_ids.tolist() == wanted["input_ids"]
-    assert types(row.parts).tolist() == wanted["token_type_ids"]
+    assert types(row.parts).tolist() == wanted.get("token_type_ids", [0] * len(row.input_ids))
+    assert bool(types(row.parts).any()) == typed
     assert row.labels == ("x",)
     assert data.train.trained.tolist() == [1, 1]
 
