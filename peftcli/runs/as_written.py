@@ -27,8 +27,10 @@ _FREE = frozenset({"README.md"})
 def adapter_hashes(folder: Path) -> dict[str, str]:
     # several seeds have an adapter each; the lock of all does not say which lies here
     """Name -> SHA-256 of every file of an adapter folder that is read by anybody."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE)
-    return {name: files.sha256_file(folder / name) for name in names}
+    names = {path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE}
+    # further chat templates lie in a folder of their own
+    names |= {name for name in small_names(folder) if "/" in name}
+    return {name: files.sha256_file(folder / name) for name in sorted(names)}
 
 
 def require_as_written(location: Location, source: BaseSource | None = None) -> None:

@@ -34,7 +34,9 @@ def byte_level(split: str | None = None) -> Tokenizer:
     found.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     found.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    found.train_from_iterator(TEXT, trainers.BpeTrainer(300, special_tokens=SPECIAL, initial_alphabet=alphabet))
+    found.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    )
     return found
 
 
@@ -49,7 +51,7 @@ def pieces() -> Tokenizer:
     found.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     found.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     bytes_ = [f"<0x{number:02X}>" for number in range(256)]
-    found.train_from_iterator(TEXT, trainers.BpeTrainer(400, special_tokens=SPECIAL + bytes_))
+    found.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL + bytes_))
     return found
 
 
@@ -82,7 +84,7 @@ def words() -> Tokenizer:
 def characters() -> Tokenizer:
     found = Tokenizer(models.BPE(unk_token="<unk>"))
     found.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
-    found.train_from_iterator(TEXT, trainers.BpeTrainer(60, special_tokens=SPECIAL))
+    found.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=60, special_tokens=SPECIAL))
     return found
 
 
@@ -155,9 +157,9 @@ def require_the_bases_own(kind: str, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", kind)
     own = tokenizer_bytes(base)
     assert len(own) >= 2
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXT * 4))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXT))
     recipe = {
-        "model": str(base), "data": {"train": "rows.jsonl", "max_length": 16},
+        "model": str(base), "data": {"train": "rows.jsonl", "validation": 0, "max_length": 16},
         "method": {"type": "lora", "r": 2, "target_modules": ["q_proj", "v_proj"]}, "threads": 1,
         "training": {"max_steps": 1, "batch_size": 2}, "checkpoint": {"every": None},
     }  # fmt: skip
