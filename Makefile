@@ -115,6 +115,9 @@ locks: $(STAMP)  ## train the quickstart and every tiny recipe, and write the lo
 	  $(BIN)/peft lock $$run; \
 	done
 
+measured: $(STAMP)  ## compare methods on the shipped base and rows, and write what `peft methods` quotes (recipes/measured)
+	$(BIN)/python tests/benchmarks/measured.py
+
 bench: $(STAMP)  ## speed and memory beside the peers, on this CPU; PROTOCOLS="8x256 dora" or all; ROUNDS=5
 	$(BIN)/python tests/benchmarks/bench/run.py $(PROTOCOLS) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(OUTPUT),--output $(OUTPUT)) $(foreach peer,$(PEERS),--peer $(peer))

@@ -97,6 +97,8 @@ class SourceLoader:
             section.format or self._config.format,
             dict(self._config.columns if section.columns is None else section.columns),
             section.rows,
+            # what is read the same way either way keeps its place in the cache
+            *(["untyped"] if self._tokenizer.untyped else []),
         )
 
 

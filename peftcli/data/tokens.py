@@ -70,8 +70,6 @@ class TokenizerFacts:
     def sha256(self) -> str:
         """Of everything here but the chat template, which has its own."""
         facts = [self.definition, self.bos_id, self.eos_id, sorted(self.specials.items())]
-        if self.untyped:
-            facts.append("untyped")
         return files.sha256_bytes(files.to_json(facts).encode("utf-8", "surrogatepass"))
 
     @cached_property

@@ -18,7 +18,7 @@ from peftcli.models.added_tokens import AddedTokens, added_tokens, give_rows
 from peftcli.models.auto_class import LABELLING, WRITES_ON, auto_class_with
 from peftcli.models.heads import LabelHead
 from peftcli.models.load import DTYPES, load_config, load_model, load_tokenizer, meta_model
-from peftcli.models.own_files import is_there
+from peftcli.models.own_files import file_fault
 from peftcli.models.poolers import has_pooler
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
@@ -134,11 +134,12 @@ def load_base(
 def tokens_beside(location: Location, source: BaseSource) -> AddedTokens | None:
     """The tokens that the tokenizer beside an adapter has and its base lacks; None where there are none."""
     own = location.adapter / TOKENIZER_NAME
-    if location.whole or not is_there(own):
+    # a link or a pipe is refused by who opens the tokenizer; it is not read here
+    if location.whole or file_fault(own, location.adapter) is not None:
         return None
     theirs = snapshot(source).folder / TOKENIZER_NAME
-    # the common case, without parsing either
-    if theirs.is_file() and own.read_bytes() == theirs.read_bytes():
+    # the common case, without parsing either; beside a base without a tokenizer there is nothing to compare with
+    if not theirs.is_file() or own.read_bytes() == theirs.read_bytes():
         return None
     tokenizer = load_tokenizer(BaseSource(str(location.adapter), str(location.adapter), None, location.adapter))
     return added_tokens(load_tokenizer(source), tokenizer, noted_tokens(read_own(location.adapter)))

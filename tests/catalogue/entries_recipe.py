@@ -100,7 +100,6 @@ RECIPES = [
     Entry("42 two warm-ups", 2, ("two ways", "r.yaml:4:26"), recipe=with_line("training: {warmup_steps: 2, warmup_ratio: 0.1}")),
     Entry("42 stopping without rows", 2, ("validation", "r.yaml:4:12", "data.validation"), recipe=with_line("training: {early_stopping: {patience: 2}}").replace(", validation: 4", ", validation: 0")),
     Entry("quantized and trained whole", 4, ("full", "stored as nf4", "r.yaml:3"), recipe=HEAD.replace("builtin:tiny", "{base: builtin:tiny, quantization: nf4}").replace("method: lora", "method: full")),
-    Entry("later: processes", 2, ("not supported yet", "r.yaml:4:23"), recipe=with_line("training: {processes: 2}")),
     Entry("extends nothing", 2, ("recipe not found", "base.yaml", "r.yaml:4:10"), recipe=with_line("extends: base.yaml")),
     Entry("extends itself", 2, ("leads back to itself", "r.yaml:4:10", "break the circle"), recipe=with_line("extends: r.yaml")),
 ]  # fmt: skip

@@ -81,7 +81,7 @@ def in_one_process(commands: list[list[str]], folder: Path) -> list[Ended]:
 OURS = {
     "init": r"wrote \S+|next: peft train \S+",
     "validate": r"\S+ is valid",
-    "plan": r"[\w-]+: lora on builtin:tiny \(causal-lm\)||(  )?(data|validation|parameters|steps|rate|device|memory|disk"
+    "plan": r"[\w-]+: lora on builtin:tiny \([\w-]+\)||(  )?(data|validation|parameters|steps|rate|device|memory|disk"
     r"|process|base|adapter|gradient|optimizer|activation|loss|padding|framework|workspace|evaluation|chosen)s? {2,}\S.*"
     r"| +evaluation takes about .*",
     "train": r"\S+: every stage passed in .*",

@@ -182,7 +182,7 @@ def test_a_base_that_does_not_fit_the_device(
     """Exit 9 wherever it happens, and the run says why it failed."""
     recipe, run = tmp_path / "r.yaml", tmp_path / "run"
     recipe.write_text(
-        "model: builtin:tiny\ndata: {train: {path: builtin:support, rows: 4}}\nmethod: {type: lora, r: 2}\n"
+        "model: builtin:tiny\ndata: {train: {path: builtin:support, rows: 8}, validation: 2}\nmethod: {type: lora, r: 2}\n"
         "training: {max_steps: 1, batch_size: 2}\nthreads: 1\n"
     )
     if "opening" in where:

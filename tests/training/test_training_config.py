@@ -48,7 +48,6 @@ def test_warmup() -> None:
 @pytest.mark.parametrize(
     ("given", "key", "words"),
     [
-        ({"compile": True}, "compile", "not supported yet"),
         ({"kernels": ["x"]}, "kernels", "no kernel 'x'"),
         ({"kernels": []}, "kernels", "names no kernel"),
         ({"kernels": ["low_rank", "low_rank"]}, "kernels", "twice"),

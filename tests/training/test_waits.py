@@ -75,7 +75,7 @@ def test_a_step_waits_once_for_its_line(assembly: Assembly, monkeypatch: pytest.
         return compute(model, batch)
 
     setup.compute_loss = counted
-    run = _Run(setup, StopRequest())
+    run = _Run(setup, StopRequest(), None)
     run._train_mode()
     for _ in range(SETTLED):
         run.stepper.train_step()
