@@ -172,7 +172,7 @@ def test_the_fingerprint_of_the_built_in_base_is_what_it_was() -> None:
     assert fingerprint(model.named_parameters()).exact in lock.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("where", ["peftcli.runs.assembly.load_model", "peftcli.jobs.opening.load_base"])
+@pytest.mark.parametrize("where", ["peftcli.runs.assembly.load_model", "peftcli.jobs.adapter_base.load_model"])
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
 )
@@ -185,7 +185,7 @@ def test_a_base_that_does_not_fit_the_device(
         "model: builtin:tiny\ndata: {train: {path: builtin:support, rows: 8}, validation: 2}\nmethod: {type: lora, r: 2}\n"
         "training: {max_steps: 1, batch_size: 2}\nthreads: 1\n"
     )
-    if "opening" in where:
+    if "adapter_base" in where:
         assert peft(["train", str(recipe), "--output", str(run), "--quiet"]) == 0
 
     def full(*args: Any, **kwargs: Any) -> None:
