@@ -25,9 +25,15 @@ class Budget:
     unit: Literal["steps", "tokens", "seconds"]
 
     def steps(self, tokens_per_step: float) -> int:
-        """Optimizer steps, at least one, of a budget that is no time. `tokens_per_step`: the mean of the member, without
-        padding."""
-        return max(1, round(self.amount if self.unit == "steps" else self.amount / tokens_per_step))
+        """Optimizer steps of a budget that is no time. `tokens_per_step`: the mean of the member, without padding.
+
+        Raises `RecipeError` for less than one."""
+        found = self.amount if self.unit == "steps" else self.amount / tokens_per_step
+        if found < 1:
+            raise RecipeError(
+                f"--budget {self.text} is less than one step, which has {tokens_per_step:,.0f} tokens", fix=_FIX
+            )
+        return round(found)
 
 
 def parse_budget(text: str) -> Budget:

@@ -17,7 +17,16 @@ from peftcli.compare.figures import Variant, variants_of
 from peftcli.compare.judging import Verdict, judge
 from peftcli.compare.members import Member, build_members, parse_vary
 from peftcli.compare.places import member_places
-from peftcli.compare.plans import AUTO_RATE, Known, parts_of, plans_of, require_one_length, require_tunable, within
+from peftcli.compare.plans import (
+    AUTO_RATE,
+    Known,
+    parts_of,
+    plans_of,
+    require_one_choice,
+    require_one_length,
+    require_tunable,
+    within,
+)
 from peftcli.compare.session import Course, Ended, require_free
 from peftcli.compare.timing import MEASURED_STEPS, measure
 from peftcli.compare.tuning import tune
@@ -70,13 +79,16 @@ def compare(
     wanted = None if budget is None else parse_budget(budget)
     require_one_length(wanted, varied)
     members = build_members(loaded, methods, varied, seeds, overrides)
+    if candidates:
+        # before the plans, in which members that differ in the rate alone are the same run
+        require_one_choice(varied)
     folder = _folder(loaded, output)
     request = _request(loaded, members, overrides, {"budget": budget, "tune": candidates})
     require_free(folder, request)
     say(f"planning {len(members)} members")
     plans: Mapping[str, Known] = plans_of(path, overrides, members, [AUTO_RATE] if candidates else [])
     if candidates:
-        require_tunable(plans, varied)
+        require_tunable(plans)
     parts = parts_of(path, overrides, members, plans) if candidates else None
     final = parts.final if parts is not None else {}
     document = Document(folder, request, {name: known.rows for name, known in plans.items()})

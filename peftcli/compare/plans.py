@@ -131,10 +131,14 @@ def parts_of(path: Path, settings: Sequence[str], members: Sequence[Member], pla
     return part_rows(origins, first.seed, first.seed)
 
 
-def require_tunable(plans: Mapping[str, Known], vary: Mapping[str, Sequence[str]]) -> None:
-    """Raises `RecipeError` where there is no rate to tune."""
+def require_one_choice(vary: Mapping[str, Sequence[str]]) -> None:
+    """Raises `RecipeError` where the rate to be tuned is given too."""
     if RATE_KEY in vary:
         raise RecipeError(f"--vary {RATE_KEY} and --tune both choose the rate", fix="give one of them")
+
+
+def require_tunable(plans: Mapping[str, Known]) -> None:
+    """Raises `RecipeError` where there is no rate to tune."""
     for name, known in plans.items():
         optimizer = known.recipe.training.optimizer
         if optimizer.own_rate is not None:

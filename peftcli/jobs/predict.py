@@ -14,7 +14,7 @@ from peftcli.data.encode.encoder import RowEncoder
 from peftcli.data.faults import RowFault
 from peftcli.data.store import EncodedRow, Origin
 from peftcli.data.tokens import TokenizerFacts
-from peftcli.errors import DataError
+from peftcli.errors import AdapterError, DataError
 from peftcli.evaluation.generate import context_length
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.generate import Request
@@ -22,6 +22,7 @@ from peftcli.jobs.opening import OpenModel
 from peftcli.models.auto_class import LABELLING
 from peftcli.models.heads import LabelHead
 from peftcli.models.modes import evaluating
+from peftcli.runs.writing_notes import CHAT, read_notes
 from peftcli.tasks.base import Task
 from peftcli.tasks.labels.answers import Prediction
 from peftcli.tasks.registry import labelling_task
@@ -51,6 +52,7 @@ def gives_labels(opened: OpenModel) -> bool:
 def predict_all(opened: OpenModel, requests: Sequence[Request], *, with_base: bool = False) -> list[Predicted]:
     """The labels of rows, in their order. Raises `DataError` for rows that cannot be read or are too long."""
     task = labelling_task(opened.auto_class).with_head(LabelHead.of_config(opened.model.config))
+    _require_read_alone(opened, task)
     rows = _encoded(task, opened, requests)
     pad = int(opened.tokenizer.pad_token_id or 0)
     tuned = _predictions(task, opened.model, rows, pad)
@@ -59,6 +61,18 @@ def predict_all(opened: OpenModel, requests: Sequence[Request], *, with_base: bo
         with opened.as_base() as plain:
             base = _predictions(task, plain, rows, pad)
     return [Predicted(*parts) for parts in zip(requests, tuned, base, strict=True)]
+
+
+def _require_read_alone(opened: OpenModel, task: Task) -> None:
+    """Raises `AdapterError` for a model that was trained on conversations, or by another task, as one that grants rewards
+    is: a text in the tokenizer's own frame is not what it reads, and its number would mean nothing."""
+    folder = opened.location.adapter
+    if read_notes(folder).prompt == CHAT or opened.location.record.get("task") not in (None, task.name):
+        raise AdapterError(
+            "this model judges answers to prompts, and was not trained to read a text alone",
+            where=str(folder),
+            fix="`peft evaluate` scores its rows; or merge it, and give it whole templated conversations in transformers",
+        )
 
 
 def _encoded(task: Task, opened: OpenModel, requests: Sequence[Request]) -> list[EncodedRow]:

@@ -121,7 +121,8 @@ def _write_base(loaded: LoadedRecipe, folder: Path) -> str:
     layers = None if _names_layers(recipe) else LAYERS
     auto_class = recipe.learns().auto_class
     write_tiny_base(source, folder, auto_class=auto_class, seed=recipe.seed, layers=layers, width=_width(recipe.method))
-    return f"of {source.name}"
+    # an adapter of the base fits no other
+    return f"of {source.name}" + (", where model.init_adapter is left out" if recipe.model.init_adapter else "")
 
 
 def _width(method: MethodConfig) -> int:
@@ -205,6 +206,7 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
             "warmup_steps": None,
             "early_stopping": None,
             "processes": 1,
+            "sharding": "none",
             "precision": "fp32",
         }
     )
@@ -218,7 +220,7 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         # products this small gain nothing from a second thread, which on a busy machine only waits for its turn
         "threads": 1,
         "model": recipe.model.model_copy(
-            # an adapter of the base fits no other: the method starts anew
+            # left out, as the first stage tells: the method starts anew
             update={
                 "base": str(base),
                 "revision": None,

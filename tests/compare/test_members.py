@@ -84,10 +84,16 @@ def test_a_recipe_of_a_short_name_is_none_of_its_method(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("200steps", 200), ("1step", 1), ("1.5ksteps", 1500), ("1Mtokens", 2000), ("10tokens", 1), (" 20 steps ", 20)],
+    [("200steps", 200), ("1step", 1), ("1.5ksteps", 1500), ("1Mtokens", 2000), (" 20 steps ", 20)],
 )
 def test_budgets(text: str, steps: int) -> None:
     assert parse_budget(text).steps(tokens_per_step=500.0) == steps
+
+
+@pytest.mark.parametrize("text", ["10tokens", "0.5steps"])
+def test_less_than_a_step_is_no_budget(text: str) -> None:
+    with pytest.raises(RecipeError, match="less than one step"):
+        parse_budget(text).steps(tokens_per_step=500.0)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10min", 600.0), ("1.5h", 5400.0)])

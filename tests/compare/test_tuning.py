@@ -163,7 +163,7 @@ def _tuning_and_score_share_no_row(folder: Path, found: Any) -> None:
 
 def test_what_cannot_be_tuned_is_told_before_any_training(recipe: Path, tmp_path: Path, commands: Commands) -> None:
     wanted: dict[str, Any] = {"methods": ["lora", "ia3"], "candidates": 3, "output": tmp_path / "out"}
-    with pytest.raises(RecipeError, match=r"both choose the rate|are the same run"):
+    with pytest.raises(RecipeError, match="both choose the rate"):
         compare(recipe, vary=["training.learning_rate=1e-3,1e-2"], **wanted)
     with pytest.raises(DataError, match="too few"):
         compare(recipe, overrides=["data.validation=4"], **wanted)

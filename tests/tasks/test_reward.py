@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from peftcli.cli.entry import run as peft
 from peftcli.jobs.evaluate import evaluate_adapter
 from peftcli.jobs.merge import merge_adapter
 from peftcli.recipe import load_recipe
@@ -90,6 +91,19 @@ def test_a_killed_run_ends_in_the_same_bytes(trained: Path, tmp_path: Path) -> N
     resume(copy)
     name = "adapter/adapter_model.safetensors"
     assert (copy / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_text_alone_is_not_what_it_reads(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the run, out of it, and merged: a number for a text without its prompt would mean nothing."""
+    import shutil
+
+    shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    merge_adapter(trained, output=tmp_path / "merged")
+    for path in (trained, tmp_path / "adapter", tmp_path / "merged"):
+        assert peft(["generate", str(path), "--prompt", "A good answer."]) == 4, path
+        shown = capsys.readouterr()
+        assert "not trained to read a text alone" in shown.err
+        assert not shown.out
 
 
 def test_transformers_grants_what_the_run_measured(trained: Path, tmp_path: Path) -> None:

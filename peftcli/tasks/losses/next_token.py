@@ -23,15 +23,20 @@ INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
     """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (rows, longest), padded on the right."""
-    shape = (len(rows), max(len(row.input_ids) for row in rows))
+    return padded([(row.input_ids, row.weights) for row in rows], pad_token_id=pad_token_id)
+
+
+def padded(runs: Sequence[tuple[Sequence[int] | np.ndarray, np.ndarray]], *, pad_token_id: int) -> Batch:
+    """The same of runs of tokens and their weights, whichever rows they belong to."""
+    shape = (len(runs), max(len(ids) for ids, _ in runs))
     input_ids = np.full(shape, pad_token_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     weights = np.zeros(shape, dtype=np.float32)
-    for index, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[index, :length] = row.input_ids
+    for index, (ids, weight) in enumerate(runs):
+        length = len(ids)
+        input_ids[index, :length] = ids
         attention_mask[index, :length] = 1
-        weights[index, 1:length] = row.weights[1:]  # nothing predicts the first token
+        weights[index, 1:length] = weight[1:]  # nothing predicts the first token
     arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "weights": weights}
     return {key: torch.from_numpy(array) for key, array in arrays.items()}
 

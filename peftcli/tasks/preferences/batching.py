@@ -11,6 +11,7 @@ import torch
 from peftcli.data.encode.compared import ANSWERS, PROMPT
 from peftcli.data.store import EncodedRow, Origin, RowIndex, TokenColumns, TokenStore
 from peftcli.tasks.base import Batch, TrainingRow
+from peftcli.tasks.losses.next_token import padded
 
 OTHER, OTHER_CONTEXT = 3, 4
 """Parts of the answer to another prompt that a row may carry: its trained tokens, and those between them."""
@@ -61,23 +62,12 @@ def other_sequences(rows: Sequence[TrainingRow]) -> list[_Sequence]:
     return found
 
 
-def padded(found: Sequence[_Sequence], *, pad_token_id: int, prefix: str = "") -> Batch:
-    """`input_ids`, `attention_mask` (int64) and `weights` (float32), all (sequences, longest), padded on the right."""
-    shape = (len(found), max(len(each.ids) for each in found))
-    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    weights = np.zeros(shape, dtype=np.float32)
-    for index, each in enumerate(found):
-        length = len(each.ids)
-        input_ids[index, :length] = each.ids
-        attention_mask[index, :length] = 1
-        weights[index, 1:length] = each.weights[1:]  # nothing predicts the first token
-    arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "weights": weights}
-    return {prefix + name: torch.from_numpy(array) for name, array in arrays.items()}
+def _padded(found: Sequence[_Sequence], pad_token_id: int) -> Batch:
+    return padded([(each.ids, each.weights) for each in found], pad_token_id=pad_token_id)
 
 
 def collate(rows: Sequence[TrainingRow], *, pad_token_id: int, ends_with_pad: bool = True) -> Batch:
-    """The sequences of rows as `padded` gives them, and of each its `row` and `side` (0 chosen, 1 rejected).
+    """The sequences of rows as those of single texts are padded, and of each its `row` and `side` (0 chosen, 1 rejected).
 
     Of each row `present` (rows, 2), which answers it has, and `reference` (rows, 3) float64, what the model at the start
     says of it, NaN where that is not known. `other_...`: prompts with answers to others, where rows carry them.
@@ -88,7 +78,7 @@ def collate(rows: Sequence[TrainingRow], *, pad_token_id: int, ends_with_pad: bo
     if not ends_with_pad:
         sides = [[_without_end(each, pad_token_id) for each in side] for side in sides]
     found = [each for side in sides for each in side]
-    batch = padded(found, pad_token_id=pad_token_id)
+    batch = _padded(found, pad_token_id)
     batch["row"] = torch.tensor([each.row for each in found])
     batch["side"] = torch.tensor([number for number, side in enumerate(sides) for _ in side])
     batch["present"] = torch.tensor([[(np.asarray(row.parts) == part).any() for part in ANSWERS] for row in rows])
@@ -98,7 +88,9 @@ def collate(rows: Sequence[TrainingRow], *, pad_token_id: int, ends_with_pad: bo
             known[number] = row.reference
     batch["reference"] = torch.from_numpy(known)
     others = other_sequences(rows)
-    return {**batch, **padded(others, pad_token_id=pad_token_id, prefix="other_")} if others else batch
+    if not others:
+        return batch
+    return {**batch, **{f"other_{name}": tensor for name, tensor in _padded(others, pad_token_id).items()}}
 
 
 def with_one_answer(row: TrainingRow) -> EncodedRow:
