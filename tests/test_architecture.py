@@ -17,7 +17,7 @@ from peftcli.adapters.sublayer_config import Placement, SublayerConfig
 from peftcli.adapters.target_config import TargetedConfig
 from peftcli.data.format import load_format
 from peftcli.data.names import own_format_names
-from peftcli.tasks.registry import PLANNED_TASKS, task_names
+from peftcli.tasks.registry import task_names
 
 PACKAGE = Path(__file__).parents[1] / "peftcli"
 
@@ -172,7 +172,7 @@ def _names() -> set[str]:
     """Every name that shared code may not know; words that are also columns or values of shared fields left out."""
     methods = [config_class(name) for name in own_method_names()]
     found = {config.name for config in methods} | {short for config in methods for short in config.short_names}
-    found |= {config.peft_type for config in methods} | {*task_names(), *PLANNED_TASKS}
+    found |= {config.peft_type for config in methods} | set(task_names())
     formats = [load_format(name) for name in own_format_names()]
     found |= {each.name for each in formats} - {part for each in formats for part in each.parts}
     found |= {name.replace("-", "_") for name in found}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from peftcli.planning.plan import resolve_device
+from peftcli.planning.machine import resolve_device
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 

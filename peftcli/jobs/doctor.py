@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from peftcli.data.cache import TokenCache, default_cache_dir
 from peftcli.lock.environment import summary_of_machine
 from peftcli.planning.fit import total_memory_bytes
-from peftcli.planning.plan import resolve_device, resolve_threads
+from peftcli.planning.machine import resolve_device, resolve_threads
 from peftcli.planning.sizes import size_text
 
 MINIMUM_FREE_BYTES = 2 << 30

@@ -34,7 +34,7 @@ from peftcli.models.dequantized import dequantize, storage_name
 from peftcli.models.load import load_model
 from peftcli.models.source import BaseSource
 from peftcli.planning.fit import total_memory_bytes
-from peftcli.planning.plan import resolve_device
+from peftcli.planning.machine import resolve_device
 
 PRECISE_SHARE = 0.4
 """Of the total memory that may hold a model in float64 while it is compared."""

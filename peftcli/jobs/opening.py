@@ -27,7 +27,7 @@ from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import input_embedding
 from peftcli.models.weights import weight_view
-from peftcli.planning.plan import resolve_device, resolve_threads
+from peftcli.planning.machine import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, generation_from, load_recipe
 from peftcli.runs.as_written import require_as_written
 from peftcli.runs.locating import Location, locate

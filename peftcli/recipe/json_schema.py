@@ -12,7 +12,7 @@ from peftcli.evaluation.registry import metric_names
 from peftcli.recipe.keys import type_names
 from peftcli.recipe.schema import NAME_PATTERN, SHORT_FORMS, Recipe
 from peftcli.recipe.wording import with_standard_bounds
-from peftcli.tasks.registry import PLANNED_TASKS, task_names
+from peftcli.tasks.registry import task_names
 from peftcli.training.config import TrainingConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -27,7 +27,7 @@ def recipe_schema() -> dict[str, Any]:
     properties["method"] = _method(definitions, properties["method"].get("description", ""))
     for key in ("model", "data"):
         properties[key] = _with_short_form(properties[key], definitions, key)
-    properties["task"]["enum"] = [*task_names(), *PLANNED_TASKS]
+    properties["task"]["enum"] = list(task_names())
     properties["name"]["anyOf"][0]["pattern"] = f"^{NAME_PATTERN.pattern}$"
     training = definitions["TrainingConfig"]["properties"]
     for key in ("optimizer", "scheduler"):

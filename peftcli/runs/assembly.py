@@ -30,7 +30,9 @@ from peftcli.models.load import DTYPES, load_model
 from peftcli.models.modes import evaluating
 from peftcli.models.stored import original_weight
 from peftcli.models.structure import structure
-from peftcli.planning.plan import Prepared, Resolved, processes_here
+from peftcli.planning.machine import processes_here
+from peftcli.planning.plan import Prepared
+from peftcli.planning.resolved import Resolved
 from peftcli.recipe import flat_recipe
 from peftcli.runs.folder import keep_batch, resolved_values
 from peftcli.runs.packing import pack_of, require_rows_apart

@@ -15,7 +15,7 @@ from peftcli.data.doctor.base import Finding
 from peftcli.data.doctor.run import findings_lines
 from peftcli.errors import CheckpointError
 from peftcli.kernels.names import OFF
-from peftcli.planning.plan import Resolved
+from peftcli.planning.resolved import Resolved
 from peftcli.recipe import LoadedRecipe, resolved_yaml
 from peftcli.redaction import redacted, redacted_name
 from peftcli.runs.own_files import BATCH_PREFIX, FINDINGS_NAME, RECIPE_NAME, is_run

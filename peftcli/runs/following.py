@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from peftcli.planning.plan import Prepared, Resolved, prepare_run
+from peftcli.planning.plan import Prepared, prepare_run
+from peftcli.planning.resolved import Resolved
 from peftcli.recipe import LoadedRecipe, Recipe
 from peftcli.runs.assembly import (
     Assembly,

@@ -26,7 +26,8 @@ from peftcli.lock.document import (
 from peftcli.lock.inputs import LoadedBase, input_lock, with_loaded
 from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.models.fingerprint import Fingerprint
-from peftcli.planning.plan import Prepared, prepare_run, resolve_device
+from peftcli.planning.machine import resolve_device
+from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe
 from peftcli.reports.seal import changed_beside
 from peftcli.runs.assembly import Assembly

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from peftcli.tasks.base import Task
 
 ENTRY_POINT_GROUP = "peftcli.tasks"
-PLANNED_TASKS: tuple[str, ...] = ()
-"""Names that the contract knows and that have no file yet."""
 DEFAULT_TASK = "causal-lm"
 """What a recipe without `task` learns."""
 FOREIGN_TASK_NAMES = {
@@ -48,17 +46,15 @@ def task_names() -> tuple[str, ...]:
 def resolve_task_name(name: str) -> str:
     """A name as a recipe writes it (hyphens or underscores) -> the task's own name.
 
-    Raises `RecipeError`: "not supported yet" for a planned one, else with the nearest names.
+    Raises `RecipeError` with the nearest names.
     """
     key = name.strip().lower().replace("_", "-")
     if key in task_names():
         return key
-    if key in PLANNED_TASKS:
-        raise RecipeError(f"task `{key}` is not supported yet", fix=f"available: {', '.join(task_names())}")
     theirs = {name.lower().replace("_", "-"): ours for name, ours in FOREIGN_TASK_NAMES.items()}
     if key in theirs:
         raise RecipeError(f"unknown task `{name}`", fix=f"did you mean `{theirs[key]}`?")
-    near = difflib.get_close_matches(key, [*task_names(), *PLANNED_TASKS], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(key, task_names(), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(f'`{other}`' for other in near)}?" if near else f"known: {', '.join(task_names())}"
     raise RecipeError(f"unknown task `{name}`", fix=hint)
 

@@ -22,7 +22,7 @@ from peftcli.models import load
 from peftcli.models.builtin import builtin_base
 from peftcli.models.fingerprint import fingerprint
 from peftcli.models.source import BaseSource
-from peftcli.planning.plan import resolve_device, resolve_precision
+from peftcli.planning.machine import resolve_device, resolve_precision
 from peftcli.training.acceleration import build_accelerator
 
 TINY = builtin_base("tiny")

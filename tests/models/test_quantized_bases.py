@@ -27,7 +27,7 @@ from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.storage import keep_layouts, planned_bytes, storage_of
 from peftcli.models.stored import original_weight
 from peftcli.models.weights import is_linear, stored_bytes, weight_view
-from peftcli.planning.plan import LEAST_PACKED
+from peftcli.planning.doubts import LEAST_PACKED
 from peftcli.testing.case import inputs_for, logits, loss_of
 from peftcli.testing.families import VOCAB, tiny_model
 from peftcli.testing.storages import STORAGES, quantized_model

@@ -8,7 +8,6 @@ import pytest
 
 from peftcli.errors import RecipeError
 from peftcli.tasks import registry
-from peftcli.tasks.registry import PLANNED_TASKS
 
 
 def test_a_task_is_found_by_its_file_in_either_spelling() -> None:
@@ -16,13 +15,6 @@ def test_a_task_is_found_by_its_file_in_either_spelling() -> None:
     assert all(registry.task(name).name == name for name in registry.task_names())
     assert registry.task("causal-lm") is registry.task("Causal_LM")
     assert registry.task("causal-lm").auto_class == "AutoModelForCausalLM"
-
-
-@pytest.mark.parametrize("name", [*PLANNED_TASKS, *(name.replace("-", "_") for name in PLANNED_TASKS)])
-def test_planned_tasks_answer_not_supported_yet(name: str) -> None:
-    with pytest.raises(RecipeError, match="not supported yet") as caught:
-        registry.task(name)
-    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
