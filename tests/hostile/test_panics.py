@@ -18,8 +18,9 @@ def _from(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise error
 
+    # the command first: a module that is imported while `show` is patched would keep the patched one for good
+    monkeypatch.setattr("peftcli.cli.commands.methods.show", fails)
     monkeypatch.setattr("peftcli.cli.output.show", fails)
-    monkeypatch.setattr("peftcli.cli.commands.methods.show", fails, raising=False)
 
 
 def test_a_panic_is_told_as_the_library_s(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
