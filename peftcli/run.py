@@ -18,7 +18,7 @@ from peftcli.planning.plan import Prepared, prepare_run, unfit
 from peftcli.recipe import LoadedRecipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
-from peftcli.runs.assembly import assemble, fit_setup, require_fit_base, require_same_start, score_run
+from peftcli.runs.assembly import Assembly, assemble, fit_setup, require_fit_base, require_same_start, score_run
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.base_sharding import in_turn, require_several, shard_base
 from peftcli.runs.draft import Draft
@@ -189,44 +189,21 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False, world: World
 
     `world`: the processes that train it, of which this one leads.
     """
-    loaded, folder = draft.loaded, draft.folder
     draft.world = world
     with _failures_recorded(draft, resuming=resuming), run_signals() as signals, _stops_told(draft):
         say = _teller(quiet)
-        if draft.prepared is None:
-            say(f"{loaded.name}: reading {_sources(loaded)}")
-        draft.prepared = prepared = draft.prepared or prepare_run(loaded)
-        torch.set_num_threads(prepared.plan.resolved.threads)
-        if not resuming:
-            # the lock first: it knows the recipe that the run's own copy is made of
-            draft.write_first_lock()
-            write_recipe(folder, loaded, prepared.plan.resolved)
-        write_findings(folder, prepared.data.findings)
-        raise_failures(prepared.data.findings)
-        say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {draft.final_folder}")
-        for warning in prepared.plan.warnings:
-            say(f"warning: {warning}")
+        prepared = _begin(draft, say, resuming=resuming)
         require_several(prepared, world)
-        lead(world, prepared, folder, resuming=resuming)
-        with (
-            memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"),
-            in_turn(prepared, world),
-        ):
-            # set before any computation of the run: sums depend on how many threads share them
-            waits = draft.place is not None and draft.place.waits
-            draft.assembly = assembly = assemble(prepared, folder, quiet=quiet, track=not waits, world=world)
-            if draft.lock is not None:
-                require_locked_weights(draft.lock, assembly)
-            require_fit_base(assembly)
-            draft.attached = attach_method(assembly, resuming=resuming)
-            shard_base(assembly)
+        lead(world, prepared, draft.folder, resuming=resuming)
+        assembly = _load_and_attach(draft, prepared, quiet=quiet, resuming=resuming)
         require_same_start(assembly)
+        # written again: the first lock was written before the base was loaded, and knows no weights
         draft.write_lock()
         draft.training_begins()
         draft.result = fit(fit_setup(assembly, resuming=resuming, has_begun_well=draft.has_begun_well))
         draft.scores = score_run(assembly, draft.result)
-        # written again: the first lock was written before the base was loaded, and knows no weights
         draft.updates = updates_of(assembly.model)
+        # from here a signal waits: adapter, lock and record belong together
         with signals.finishing():
             draft.write_adapter()
             draft.write_predictions()
@@ -237,11 +214,47 @@ def run_draft(draft: Draft, *, quiet: bool, resuming: bool = False, world: World
         return record
 
 
+def _begin(draft: Draft, say: Callable[[str], None], *, resuming: bool) -> Prepared:
+    """The plan, written down beside the recipe; raises where the data do not allow a run."""
+    loaded, folder = draft.loaded, draft.folder
+    if draft.prepared is None:
+        say(f"{loaded.name}: reading {_sources(loaded)}")
+    draft.prepared = prepared = draft.prepared or prepare_run(loaded)
+    # set before any computation of the run: sums depend on how many threads share them
+    torch.set_num_threads(prepared.plan.resolved.threads)
+    if not resuming:
+        # the lock first: it knows the recipe that the run's own copy is made of
+        draft.write_first_lock()
+        write_recipe(folder, loaded, prepared.plan.resolved)
+    # written before they are raised: the report of a run that stops here shows them
+    write_findings(folder, prepared.data.findings)
+    raise_failures(prepared.data.findings)
+    say(f"loading {loaded.recipe.model.base} for {prepared.plan.resolved.steps:,} steps into {draft.final_folder}")
+    for warning in prepared.plan.warnings:
+        say(f"warning: {warning}")
+    return prepared
+
+
+def _load_and_attach(draft: Draft, prepared: Prepared, *, quiet: bool, resuming: bool) -> Assembly:
+    """The base on its device with the method attached, spread over the processes where the recipe says so."""
+    with (
+        memory_errors("loading the base and attaching the method", "use a smaller base, or model.dtype: bfloat16"),
+        in_turn(prepared, draft.world),
+    ):
+        # a run that waits for its place starts trackers when it has it: they keep paths
+        waits = draft.place is not None and draft.place.waits
+        draft.assembly = assembly = assemble(prepared, draft.folder, quiet=quiet, track=not waits, world=draft.world)
+        if draft.lock is not None:
+            require_locked_weights(draft.lock, assembly)
+        require_fit_base(assembly)
+        draft.attached = attach_method(assembly, resuming=resuming)
+        # after attaching: a method may start from whole weights, of which each process keeps only a part
+        shard_base(assembly)
+    return assembly
+
+
 def _teller(quiet: bool) -> Callable[[str], None]:
     return (lambda line: None) if quiet else _warn
-
-
-# from here a signal waits: adapter, lock and record belong together
 
 
 def _sources(loaded: LoadedRecipe) -> str:

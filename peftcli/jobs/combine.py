@@ -117,15 +117,17 @@ def combine_adapters(
     pairs, far = _combined(opened, how, ways)
     section, tensors = method(method_of_pairs()).of_pairs(model, Pairs(pairs))
     install(model, parse_method(section), AdapterTensors(output, tensors, {}), kept={}, trainable=False)
+    # what will be written, and not what it was computed from, is held against the pairs
     _require_same_updates(model, pairs, "the combination")
+    parts = tuple(
+        Part(str(one.location.adapter), weight, len(one.updates), one.effect)
+        for one, weight in zip(opened, weights, strict=True)
+    )
     worst = max(far, key=lambda path: far[path])
     report = CombineReport(
         output=str(output),
         how=how,
-        parts=tuple(
-            Part(str(one.location.adapter), weight, len(one.updates), one.effect)
-            for one, weight in zip(opened, weights, strict=True)
-        ),
+        parts=parts,
         layers=len(pairs),
         ranks=tuple(sorted({len(a) for a, _ in pairs.values()})),
         density=ways.density if how in THINNING else None,

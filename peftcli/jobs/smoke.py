@@ -20,6 +20,7 @@ from peftcli.jobs.merge import PROMPTS, merge_adapter
 from peftcli.jobs.merge_answers import logits_of, max_difference
 from peftcli.jobs.merge_prompts import encode_prompts
 from peftcli.jobs.opening import open_adapter
+from peftcli.models.config import ModelConfig
 from peftcli.models.source import resolve_base
 from peftcli.models.tiny_base import LAYERS, WIDTH, write_tiny_base
 from peftcli.planning.plan import Prepared, prepare_run
@@ -28,6 +29,7 @@ from peftcli.run import run_draft
 from peftcli.runs.draft import Draft
 from peftcli.runs.locking import Overrides
 from peftcli.streams import Say
+from peftcli.training.config import TrainingConfig
 
 # three steps: the first with an optimizer that knows nothing, one more, and one after the checkpoint and the evaluation
 STEPS = 3
@@ -195,21 +197,6 @@ def _prepared(loaded: LoadedRecipe, base: Path) -> Prepared:
 
 def small_recipe(recipe: Recipe, base: Path) -> Recipe:
     """The recipe on a tiny base: the same method, data format and metrics, a few rows, three steps."""
-    training = recipe.training.model_copy(
-        update={
-            "epochs": None,
-            "max_steps": STEPS,
-            # one row for each pass, so that accumulation over a batch is tried as well
-            "batch_size": min(2, recipe.training.batch_size),
-            "micro_batch_size": 1,
-            "warmup_ratio": None,
-            "warmup_steps": None,
-            "early_stopping": None,
-            "processes": 1,
-            "sharding": "none",
-            "precision": "fp32",
-        }
-    )
     evaluation = recipe.evaluation.model_copy(
         # after the second step: training goes on after an evaluation
         update={"every": STEPS - 1, "rows": SCORED_ROWS, "samples": 1, "batch_size": 2}
@@ -219,19 +206,10 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         "device": "cpu",
         # products this small gain nothing from a second thread, which on a busy machine only waits for its turn
         "threads": 1,
-        "model": recipe.model.model_copy(
-            # left out, as the first stage tells: the method starts anew
-            update={
-                "base": str(base),
-                "revision": None,
-                "dtype": "float32",
-                "quantization": None,
-                "init_adapter": None,
-            }
-        ),
+        "model": _small_model(recipe.model, base),
         # which labels there are is a matter of all rows
         "data": recipe.data if recipe.learns().learns_labels else _small_data(recipe.data),
-        "training": training,
+        "training": _small_training(recipe.training),
         "evaluation": evaluation,
         "generation": recipe.generation.model_copy(update={"max_new_tokens": 8}),
         # written once before the end, so that a checkpoint is made and left behind
@@ -241,6 +219,31 @@ def small_recipe(recipe: Recipe, base: Path) -> Recipe:
         "output": None,
     }
     return recipe.model_copy(update=changed)
+
+
+def _small_model(model: ModelConfig, base: Path) -> ModelConfig:
+    # `init_adapter` is left out, as the first stage tells: the method starts anew
+    update = {"base": str(base), "revision": None, "dtype": "float32", "quantization": None, "init_adapter": None}
+    return model.model_copy(update=update)
+
+
+def _small_training(training: TrainingConfig) -> TrainingConfig:
+    return training.model_copy(
+        update={
+            "epochs": None,
+            "max_steps": STEPS,
+            # one row for each pass, so that accumulation over a batch is tried as well
+            "batch_size": min(2, training.batch_size),
+            "micro_batch_size": 1,
+            # a warm-up or a patience made for thousands of steps does not fit into three
+            "warmup_ratio": None,
+            "warmup_steps": None,
+            "early_stopping": None,
+            "processes": 1,
+            "sharding": "none",
+            "precision": "fp32",
+        }
+    )
 
 
 def _small_data(data: DataConfig) -> DataConfig:

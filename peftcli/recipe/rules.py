@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from peftcli.adapters.config import HEADS_FIELD
+from peftcli.adapters.config import HEADS_FIELD, MethodConfig
 from peftcli.adapters.registry import config_class, method_names
 from peftcli.data.config import SourceConfig
 from peftcli.data.names import own_format_names
 from peftcli.data.sources import BUILTIN_PREFIX
 from peftcli.evaluation.registry import metric_names, needs_of
 from peftcli.recipe.schema import Recipe
+from peftcli.tasks.base import Task
 from peftcli.tasks.registry import task as find_task
 from peftcli.tasks.registry import task_names
 
@@ -73,21 +74,38 @@ def _only_builtin(sources: Sequence[SourceConfig]) -> bool:
 def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     """What a task allows of formats, metrics, methods and sections of its own."""
     task = find_task(recipe.task)
+    yield from _task_sections(task, is_given)
+    yield from _task_formats(task, recipe)
+    yield from _task_method(task, recipe)
+    yield from _task_rows(task, recipe, is_given)
+    if is_given("evaluation.metrics"):
+        yield from _task_metrics(task, recipe)
+
+
+def _task_sections(task: Task, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     for section in sorted({each.options for each in map(find_task, task_names()) if each.options} - {task.options}):
         if is_given(section):
             yield BrokenRule((section, "task"), f"`{section}` has no meaning for `task: {task.name}`", "leave it out")
+
+
+def _task_formats(task: Task, recipe: Recipe) -> Iterator[BrokenRule]:
     formats = {recipe.data.format, *(source.format for source in recipe.data.train_sources)} - {None, "auto"}
+    # a task lists formats of ours: what one of an outside package fits, no list here can say
     for name in sorted(str(each) for each in formats if each in own_format_names() and each not in task.formats):
         yield BrokenRule(
             ("data.format", "task"),
             f"`task: {task.name}` cannot train on rows of the format {name}",
             f"formats: {', '.join(task.formats)}; or another `task`",
         )
-    if task.learns_labels and not recipe.method.can_train_heads():
+
+
+def _task_method(task: Task, recipe: Recipe) -> Iterator[BrokenRule]:
+    method = recipe.method
+    if task.learns_labels and not method.can_train_heads():
         able = [name for name in method_names() if config_class(name).can_train_heads()]
         yield BrokenRule(
             ("method.type", "task"),
-            f"{recipe.method.name} trains no head, and `task: {task.name}` draws a new one",
+            f"{method.name} trains no head, and `task: {task.name}` draws a new one",
             f"use one of {', '.join(able)}",
         )
     if task.compares_rows and recipe.training.batch_size == 1:
@@ -96,16 +114,21 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
             f"`task: {task.name}` compares the rows of a batch, and one row has none beside it",
             "set `training.batch_size: 32`, or more: each other row is an example of what does not belong together",
         )
-    method = recipe.method
-    if recipe.model.add_tokens and not (
-        method.can_train_tokens() or method.kind == "selection" or getattr(method, HEADS_FIELD, None)
-    ):
+    if recipe.model.add_tokens and not _trains_new_tokens(method):
         able = [name for name in method_names() if config_class(name).can_train_tokens()]
         yield BrokenRule(
             ("method.type", "model.add_tokens"),
             f"{method.name} trains no rows of new tokens",
             f"use {', '.join(able)}, or a method with `{HEADS_FIELD}` that names the tables of the embeddings",
         )
+
+
+def _trains_new_tokens(method: MethodConfig) -> bool:
+    # a selection trains tensors of the base itself, the tables among them
+    return method.can_train_tokens() or method.kind == "selection" or bool(getattr(method, HEADS_FIELD, None))
+
+
+def _task_rows(task: Task, recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:
     if recipe.data.streaming and not task.streams:
         yield BrokenRule(
             ("data.streaming", "task"),
@@ -124,15 +147,17 @@ def _task(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRul
             f"`task: {task.name}` cannot split rows: the answers of one belong together",
             "set `data.truncation: drop`, left or right",
         )
-    if is_given("evaluation.metrics"):
-        for name in recipe.evaluation.metrics:
-            if (needs := needs_of(name)) is not None and needs not in task.metric_needs:
-                fitting = [each for each in metric_names() if needs_of(each) in task.metric_needs]
-                yield BrokenRule(
-                    ("evaluation.metrics", "task"),
-                    f"metric `{name}` reads {needs}, which `task: {task.name}` has none of",
-                    f"metrics: {', '.join(fitting)}",
-                )
+
+
+def _task_metrics(task: Task, recipe: Recipe) -> Iterator[BrokenRule]:
+    for name in recipe.evaluation.metrics:
+        if (needs := needs_of(name)) is not None and needs not in task.metric_needs:
+            fitting = [each for each in metric_names() if needs_of(each) in task.metric_needs]
+            yield BrokenRule(
+                ("evaluation.metrics", "task"),
+                f"metric `{name}` reads {needs}, which `task: {task.name}` has none of",
+                f"metrics: {', '.join(fitting)}",
+            )
 
 
 def _length(recipe: Recipe, is_given: Callable[[str], bool]) -> Iterator[BrokenRule]:

@@ -211,21 +211,9 @@ class Draft:
             if self.result.compiled is not None:
                 facts["settings"] |= {"compiled": self.result.compiled}
         facts |= self._training_facts()
-        if self.prepared is not None and (start := self.prepared.start) is not None:
-            scored = {} if self.result is None else self.result.evaluations.get(0, {})
-            facts["start"] = StartRecord(
-                name=start.source.name, commit=start.source.commit, files=start.hashes, evaluation=scored
-            )
-        if self.scores is not None and self.assembly is not None:
-            facts |= score_facts(self.scores, self.assembly.prepared)
-            if self.scores.base is not None and self.scores.tuned is not None:
-                facts["expect"] = gate_results(recipe.expect, self.scores.base.metrics, self.scores.tuned.metrics)
+        facts |= self._start_facts() | self._score_facts()
         if error is not None:
-            facts["failure"] = Failure(
-                error=type(error).__name__,
-                exit_code=exit_code_of(error),
-                message=error.render().removeprefix("error: "),
-            )
+            facts["failure"] = _failure(error)
         facts["warnings"] = self._warnings(facts.get("evaluation"))
         return RunRecord(**facts)
 
@@ -270,6 +258,27 @@ class Draft:
             "trained_tokens": int(line.get("trained_tokens", 0)),
             "events": events,
         }
+
+    def _start_facts(self) -> dict[str, Any]:
+        """The adapter that training went on from, with its own score, which stands at step 0."""
+        if self.prepared is None or (start := self.prepared.start) is None:
+            return {}
+        scored = {} if self.result is None else self.result.evaluations.get(0, {})
+        return {
+            "start": StartRecord(
+                name=start.source.name, commit=start.source.commit, files=start.hashes, evaluation=scored
+            )
+        }
+
+    def _score_facts(self) -> dict[str, Any]:
+        """Scores of base and tuned model, and the gates that compare them."""
+        if self.scores is None or self.assembly is None:
+            return {}
+        facts = score_facts(self.scores, self.assembly.prepared)
+        base, tuned = self.scores.base, self.scores.tuned
+        if base is not None and tuned is not None:
+            facts |= {"expect": gate_results(self.loaded.recipe.expect, base.metrics, tuned.metrics)}
+        return facts
 
     def _warnings(self, evaluation: EvaluationRecord | None) -> list[str]:
         found: list[str] = []
@@ -329,6 +338,11 @@ def _machine_facts(assembly: Assembly) -> dict[str, Any]:
         "model_memory_bytes": assembly.model_memory_bytes,
         "environment": summary_of_machine(device),
     }
+
+
+def _failure(error: PeftcliError) -> Failure:
+    message = error.render().removeprefix("error: ")
+    return Failure(error=type(error).__name__, exit_code=exit_code_of(error), message=message)
 
 
 def _measured(evaluation: Evaluation | None) -> list[Measured]:

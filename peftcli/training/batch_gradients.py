@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from peftcli.errors import DataError
 from peftcli.kernels.active import next_step
 from peftcli.models.modes import evaluating
-from peftcli.tasks.base import Batch, TrainingRow
+from peftcli.tasks.base import Batch, LossSum, TrainingRow
 from peftcli.training.agreement import taken
 from peftcli.training.input_gradients import carry_through_inputs
 from peftcli.training.interfaces import parts_alone
@@ -134,65 +135,113 @@ def accumulate(
     the order of the parts they are what one process has, bit for bit. A part is seeded by its place in the batch: what
     is drawn for it does not depend on who computes it.
     """
-    world = setup.world
     parts = _parts(setup, batch.rows, micro_batch_size)
     # weighed before the first forward pass: each micro-batch is divided by the weight of all of them
     weights = [setup.weigh(part) for part in parts]
-    total_weight = math.fsum(weights)
-    if not total_weight > 0.0:
+    total_weight = _total_weight(weights, batch, step)
+    parts = _told(setup, parts, precision)
+    next_step()
+    owners = () if everything or setup.world.size == 1 else _owners(weights, setup.world.size)
+    added = _Added(setup, owners)
+    forward = _Forward(setup, step, precision)
+    if setup.share is not None and len(parts) > 1:
+        parts = setup.share(setup.model, parts, forward.seeded)
+    for number, counts in _passes(weights, owners, setup.world):
+        with contextlib.nullcontext() if counts else _without_effect(added.trained):
+            computed = forward.loss(number, parts[number])
+            assert math.isclose(computed.weight, weights[number], rel_tol=1e-4), "task and loop weigh losses alike"
+            share = computed.total / total_weight
+            extra = setup.adapter.extra_loss()
+            # over the micro-batches the extra term adds up to itself once
+            extra = None if extra is None else extra * (weights[number] / total_weight)
+            setup.accelerator.backward(share if extra is None else share + extra)
+        if counts:
+            added.add(number, share, computed.facts)
+    return added.passes(parts[-1])
+
+
+def _total_weight(weights: Sequence[float], batch: OptimizerBatch, step: int) -> float:
+    # rounded once, however many parts there are
+    total = math.fsum(weights)
+    if not total > 0.0:
         raise DataError(
             f"the batch of step {step} has no token that carries loss",
             where=f"rows {', '.join(map(str, batch.indices[:8]))}",
             fix="check train_on, max_length and truncation; `peft data` shows the mask",
         )
-    parts = _told(setup, parts, precision)
-    device = setup.accelerator.device
-    facts: dict[str, Tensor] = {}
-    next_step()
-    computed_here = -1
-    owners = () if everything or world.size == 1 else _owners(weights, world.size)
-    trained = tuple(setup.adapter.trainable_parameters().values()) if owners else ()
-    one_by_one = _can_be_kept(owners, trained, world.size)
-    shares: list[Tensor] = []
+    return total
 
-    def seeded(number: int, forward: Callable[[], Tensor]) -> Tensor:
-        seed_forward(setup.seed, step, number, device)
-        with precision:
+
+@dataclass(frozen=True)
+class _Forward:
+    """The forward passes of one step, each under draws of its own."""
+
+    setup: FitSetup
+    step: int
+    precision: AbstractContextManager[Any]
+
+    def seeded(self, number: int, forward: Callable[[], Any]) -> Any:
+        """What a pass of the part with this number gives."""
+        seed_forward(self.setup.seed, self.step, number, self.setup.accelerator.device)
+        with self.precision:
             return forward()
 
-    if setup.share is not None and len(parts) > 1:
-        parts = setup.share(setup.model, parts, seeded)
-    loss = torch.zeros((), device=device)
-    for number, counts in _passes(weights, owners, world):
-        part, weight = parts[number], weights[number]
-        held = None if counts else [parameter.grad for parameter in trained]
-        seed_forward(setup.seed, step, number, device)
-        with precision:
-            computed = setup.compute_loss(setup.model, part)
-        while not computed.total.requires_grad:
-            carry_through_inputs(setup.model)  # an error the second time
-            # the pass is taken again from its start, so with the same draws
-            seed_forward(setup.seed, step, number, device)
-            with precision:
-                computed = setup.compute_loss(setup.model, part)
-        assert math.isclose(computed.weight, weight, rel_tol=1e-4), "the task and the loop count loss weights alike"
-        share = computed.total / total_weight
-        extra = setup.adapter.extra_loss()
-        # over the micro-batches the extra term adds up to itself once
-        setup.accelerator.backward(share if extra is None else share + extra * (weight / total_weight))
-        if held is not None:
-            for parameter, gradient in zip(trained, held, strict=True):
-                parameter.grad = gradient
-            continue
-        computed_here = number
-        loss += share.detach()
-        for name, value in computed.facts.items():
-            facts[name] = facts[name] + value if name in facts else value
-        if one_by_one:
-            shares.append(taken(share, trained))
-    if owners and not one_by_one:
-        shares, owners = ([taken(loss, trained)] if computed_here >= 0 else []), tuple(sorted(set(owners)))
-    return Passes(loss, parts[-1], computed_here, tuple(shares), owners, facts)
+    def loss(self, number: int, part: Batch) -> LossSum:
+        """The part's loss, with a graph to go backward through."""
+        while True:
+            # taken again from its start, a pass has the same draws
+            computed: LossSum = self.seeded(number, lambda: self.setup.compute_loss(self.setup.model, part))
+            if computed.total.requires_grad:
+                return computed
+            carry_through_inputs(self.setup.model)  # an error the second time
+
+
+class _Added:
+    """What the passes that count add up to in this process.
+
+    `owners`: who has each part of the whole batch that carries loss; none where this process takes all of them.
+    """
+
+    def __init__(self, setup: FitSetup, owners: Sequence[int]) -> None:
+        self.owners = tuple(owners)
+        self.trained = tuple(setup.adapter.trainable_parameters().values()) if owners else ()
+        self.one_by_one = _can_be_kept(owners, self.trained, setup.world.size)
+        self.loss = torch.zeros((), device=setup.accelerator.device)
+        self.facts: dict[str, Tensor] = {}
+        self.shares: list[Tensor] = []
+        self.number = -1
+
+    def add(self, number: int, share: Tensor, facts: Mapping[str, Tensor]) -> None:
+        """Adds a part whose gradients are in place; kept one by one, they are taken from there."""
+        self.number = number
+        self.loss += share.detach()
+        for name, value in facts.items():
+            self.facts[name] = self.facts[name] + value if name in self.facts else value
+        if self.one_by_one:
+            self.shares.append(taken(share, self.trained))
+
+    def passes(self, last: Batch) -> Passes:
+        """All of it, once the last pass is done."""
+        owners = self.owners
+        if owners and not self.one_by_one:
+            # one share of each process that had a part, in the order of the processes
+            owners = tuple(sorted(set(owners)))
+            self.shares = [taken(self.loss, self.trained)] if self.number >= 0 else []
+        return Passes(self.loss, last, self.number, tuple(self.shares), owners, self.facts)
+
+
+@contextlib.contextmanager
+def _without_effect(trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A pass taken for nothing: the gradients are afterwards what they were before."""
+    held = [parameter.grad for parameter in trained]
+    for parameter in trained:
+        # put aside, and not only remembered: a backward pass adds to the tensor that it finds, in place
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in zip(trained, held, strict=True):
+            parameter.grad = gradient
 
 
 def _told(setup: FitSetup, parts: Sequence[Batch], precision: AbstractContextManager[Any]) -> Sequence[Batch]:

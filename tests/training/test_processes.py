@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import json
 import subprocess
@@ -26,8 +28,9 @@ from peftcli.models.builtin import builtin_base
 from peftcli.planning.plan import make_plan
 from peftcli.recipe import load_recipe
 from peftcli.runs.processes import load_for
+from peftcli.training import batch_gradients
 from peftcli.training.agreement import put_back, taken
-from peftcli.training.batch_gradients import owner
+from peftcli.training.batch_gradients import Passes, accumulate, owner, read_rows
 from peftcli.training.world import ALONE, World
 
 RECIPE = """
@@ -116,6 +119,32 @@ def test_every_process_takes_as_many_turns() -> None:
         world.in_step = True
     assert [len(list(turns(range(7), world))) for world in worlds] == [3, 3, 3]
     assert list(turns(range(7), worlds[2]))[-1] == (6, False)
+
+
+@pytest.mark.parametrize("kept", [0, batch_gradients.KEPT_NUMBERS], ids=["added up", "part by part"])
+def test_a_pass_for_nothing_leaves_no_gradient(make_tiny: Any, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Of three parts one of two processes has one more: the other keeps in step, and must not count its part twice."""
+    monkeypatch.setattr(batch_gradients, "KEPT_NUMBERS", kept)
+
+    class InStep(World):
+        in_step = True
+
+        def __init__(self, rank: int) -> None:
+            self.place = Place(rank, 2)
+
+    def passes(world: World) -> tuple[Passes, tuple[torch.nn.Parameter, ...]]:
+        tiny = make_tiny(num_rows=6, micro_batch_size=2)
+        setup = dataclasses.replace(tiny.setup, world=world)
+        batch = read_rows(setup, list(range(6)))
+        found = accumulate(setup, batch, step=1, micro_batch_size=2, precision=contextlib.nullcontext())
+        return found, tuple(setup.adapter.trainable_parameters().values())
+
+    _, wanted = passes(ALONE)
+    halves = [passes(InStep(rank))[0] for rank in range(2)]
+    shares = [share for half in halves for share in half.shares]
+    other = passes(ALONE)[1]
+    put_back(torch.stack(shares).sum(dim=0), other)
+    assert all(torch.allclose(one.grad, two.grad, rtol=1e-5, atol=1e-8) for one, two in zip(wanted, other, strict=True))
 
 
 def test_gradients_go_and_come_back() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from peftcli.cli.output import AsJson, Quiet, Set, conclude, say
+
+if TYPE_CHECKING:
+    from peftcli.reproduce.result import Reproduction
 
 
 def command(
@@ -35,14 +38,13 @@ def command(
 
     Example:  peft reproduce quickstart.yaml --steps 20
     """
-    from peftcli import files
     from peftcli.errors import CheckFailed
     from peftcli.launching.places import place
     from peftcli.launching.workers import relay_workers
     from peftcli.recipe import load_recipe
     from peftcli.reproduce.job import recipe_of, reproduce
-    from peftcli.reproduce.junit import junit_xml, result_paths
-    from peftcli.reproduce.rendering import reproduction_markdown, reproduction_text, verdict
+    from peftcli.reproduce.junit import result_paths
+    from peftcli.reproduce.rendering import reproduction_text, verdict
     from peftcli.runs.following import follow
     from peftcli.runs.processes import as_options
     from peftcli.training.world import current_world
@@ -67,6 +69,17 @@ def command(
         quiet=quiet,
         say=lambda line: say(line, quiet=quiet),
     )
+    _write(result, junit, markdown)
+    error = None if result.held else CheckFailed(verdict(result), where=result.folder)
+    conclude(result.to_dict(), reproduction_text(result), error, as_json=as_json)
+
+
+def _write(result: Reproduction, junit: Path | None, markdown: Path | None) -> None:
+    """The files that continuous integration reads, where they are asked for."""
+    from peftcli import files
+    from peftcli.reproduce.junit import junit_xml
+    from peftcli.reproduce.rendering import reproduction_markdown
+
     if junit is not None:
         files.write_text(junit, junit_xml(result))
     if markdown is not None:
@@ -74,5 +87,3 @@ def command(
     # where GitHub Actions reads what it shows on the job's page
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append_line(Path(summary), reproduction_markdown(result))
-    error = None if result.held else CheckFailed(verdict(result), where=result.folder)
-    conclude(result.to_dict(), reproduction_text(result), error, as_json=as_json)
