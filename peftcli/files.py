@@ -1,8 +1,7 @@
-"""Every artefact is written here: to a temporary name, synced, then renamed, so that no reader ever sees half a file.
+"""Every file is written here: to a temporary name, synced, then renamed, so that no reader ever sees half of it.
 
-Two shapes: one file (`write_bytes`, `write_text`, `write_json`) and one folder (`staged_folder`), whose rename is the
-commit. All system calls that change the disk go through `disk`, one object with few methods, so that a test can kill,
-fill or break the disk at any of them. `append_line` is the one exception to the rename (metrics.jsonl).
+All system calls that change the disk, those of `folders` too, go through `disk`, one object with few methods, so that a
+test can kill, fill or break the disk at any of them. `append_line` is the one exception to the rename (metrics.jsonl).
 
 What a killed process leaves has a name that begins with `.tmp-`; the next writer of the same name removes it.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -19,7 +17,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,9 @@ from peftcli import system
 from peftcli.errors import StorageError
 from peftcli.visible import escaped_json
 
-MANIFEST_NAME = "manifest.json"
-MANIFEST_FORMAT = 1
 TEMPORARY_PREFIX = ".tmp-"
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+"""Read or written at once: little enough to be held, and enough that the number of calls costs nothing."""
 
 
 class Disk:
@@ -138,11 +135,12 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data).cast("B")
     while view:
         # a bounded piece each time: a short write is legal and goes on where it stopped
-        written = disk.write(descriptor, view[:_CHUNK_BYTES])
+        written = disk.write(descriptor, view[:CHUNK_BYTES])
         view = view[written:]
 
 
-def _write_new_file(path: Path, data: bytes | memoryview) -> None:
+def write_new_file(path: Path, data: bytes | memoryview) -> None:
+    """Writes and syncs a file whose name is free; its name is durable once the folder is synced."""
     descriptor = disk.create(path)
     try:
         write_all(descriptor, data)
@@ -170,7 +168,8 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
-def _temporary_name(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for what is not whole yet, with the number of the process that writes it."""
     return path.parent / f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -178,9 +177,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Writes one file atomically and durably; the old content stays until the new one is complete."""
     with storage_errors(path):
         disk.make_folder(path.parent)
-        temporary = _temporary_name(path)
+        temporary = temporary_name(path)
         try:
-            _write_new_file(temporary, data)
+            write_new_file(temporary, data)
             disk.rename(temporary, path)
         # whatever ends the writing, Ctrl-C too: no half file is left, and the exception goes on
         except BaseException:
@@ -213,182 +212,6 @@ def append_line(path: Path, line: str) -> None:
             write_all(descriptor, (line + "\n").encode("utf-8"))
         finally:
             os.close(descriptor)
-
-
-class StagedFolder:
-    """A folder under construction. Files are synced as they are written; `staged_folder` commits them together."""
-
-    def __init__(self, path: Path, target: Path) -> None:
-        self.path = path
-        self.target = target
-        self.files: dict[str, dict[str, Any]] = {}
-
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """Writes `name` (may hold sub-folders) into the staged folder."""
-        with storage_errors(self.target / name):
-            disk.make_folder((self.path / name).parent)
-            _write_new_file(self.path / name, data)
-        self.files[name] = {"bytes": len(memoryview(data).cast("B")), "sha256": hashlib.sha256(data).hexdigest()}
-
-    def write_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """The same for a file that is not held: its bytes come a piece at a time."""
-        digest, size = hashlib.sha256(), 0
-        with storage_errors(self.target / name):
-            disk.make_folder((self.path / name).parent)
-            descriptor = disk.create(self.path / name)
-            try:
-                for piece in pieces:
-                    digest.update(piece)
-                    size += len(memoryview(piece).cast("B"))
-                    write_all(descriptor, piece)
-                disk.sync(descriptor)
-            finally:
-                os.close(descriptor)
-        self.files[name] = {"bytes": size, "sha256": digest.hexdigest()}
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON document under `name`, as `to_json` has it."""
-        self.write(name, to_json(value).encode("utf-8"))
-
-    @contextlib.contextmanager
-    def scratch(self, name: str = "scratch") -> Iterator[Path]:
-        """A folder inside for a library that writes files by itself; when the block ends they become files of ours."""
-        scratch = self.path / f"{TEMPORARY_PREFIX}{name}"
-        with library_errors(self.target):
-            disk.make_folder(scratch)
-            yield scratch
-            for source in sorted(path for path in scratch.rglob("*") if path.is_file() and not path.is_symlink()):
-                self.copy(source, str(source.relative_to(scratch)))
-                source.unlink()
-            shutil.rmtree(scratch)
-
-    def copy(self, source: Path, name: str) -> None:
-        """Copies a file, however large, byte for byte, with our permissions."""
-        digest = hashlib.sha256()
-        with storage_errors(self.target / name), open_regular(source) as stream:
-            disk.make_folder((self.path / name).parent)
-            descriptor = disk.create(self.path / name)
-            try:
-                while piece := stream.read(_CHUNK_BYTES):
-                    digest.update(piece)
-                    write_all(descriptor, piece)
-                disk.sync(descriptor)
-                self.files[name] = {"bytes": stream.tell(), "sha256": digest.hexdigest()}
-            finally:
-                os.close(descriptor)
-
-
-@contextlib.contextmanager
-def staged_folder(
-    path: Path, *, manifest: dict[str, Any] | None = None, replace: bool = False
-) -> Iterator[StagedFolder]:
-    """Builds a folder aside and renames it into place when the block ends without an error.
-
-    `manifest`: facts to write last, with name, size and SHA-256 of each file; None writes no manifest.
-    `replace`: an existing folder at `path` is moved aside and removed after the commit; else it is a `StorageError`.
-    """
-    with storage_errors(path), contextlib.ExitStack() as held:
-        disk.make_folder(path.parent)
-        _remove_leftovers(path)
-        # beside the target, so that the rename stays within one file system
-        staging = StagedFolder(_temporary_name(path), path)
-        disk.make_folder(staging.path)
-        # held while the folder is built: another writer of the same name leaves it alone, even from another container
-        held.enter_context(_lock_of(staging.path))
-        try:
-            yield staging
-            if manifest is not None:
-                body = {"format": MANIFEST_FORMAT, **manifest, "files": staging.files}
-                # written last: a folder with a manifest is a folder that is whole
-                _write_new_file(staging.path / MANIFEST_NAME, to_json(body).encode("utf-8"))
-            # a file's name is durable only when its folder is synced, each sub-folder by itself
-            for folder in sorted({(staging.path / name).parent for name in staging.files} | {staging.path}):
-                sync_folder(folder)
-            _commit(staging.path, path, replace=replace)
-        # Ctrl-C and SystemExit too: nothing of a folder that was not committed stays
-        except BaseException:
-            shutil.rmtree(staging.path, ignore_errors=True)
-            raise
-
-
-@contextlib.contextmanager
-def _lock_of(folder: Path) -> Iterator[bool]:
-    """Holds a folder's lock, which ends with the process; False where it cannot be had (in use, or a network disk)."""
-    if not system.FOLDERS_CAN_BE_OPENED:
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY | system.FOLDER | system.CLOSED_IN_CHILDREN)
-    try:
-        held = system.try_lock(descriptor) is system.Lock.HELD
-    except OSError:
-        held = False
-    try:
-        yield held
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of earlier tries to write the folder `path`, and nothing that is in use."""
-    for leftover in path.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(path.name)}-*"):
-        if is_temporary(leftover) and leftover.is_dir() and not leftover.is_symlink() and not _writer_lives(leftover):
-            with contextlib.suppress(OSError), _lock_of(leftover) as unused:
-                if unused:
-                    shutil.rmtree(leftover)
-
-
-def _writer_lives(temporary: Path) -> bool:
-    """Whether a process of this machine has the number that is in a temporary name."""
-    number = temporary.name.split("-")[-2]
-    # a number that cannot be read may be anybody's: it counts as living
-    return not number.isdecimal() or system.process_lives(int(number))
-
-
-def _commit(staging: Path, path: Path, *, replace: bool) -> None:
-    if path.exists() and not replace:
-        raise StorageError("the folder already exists", where=str(path), fix="choose another one, or remove it")
-    trash = None
-    # two renames, as no system call replaces a folder that is not empty; a kill between them leaves both, under `.tmp-`
-    if path.exists():
-        trash = _temporary_name(path)
-        disk.rename(path, trash)
-    disk.rename(staging, path)
-    sync_folder(path.parent)
-    if trash is not None:
-        remove_path(trash)
-
-
-def verify_manifest(folder: Path) -> dict[str, Any]:
-    """Checks every file of a committed folder against its manifest and returns the manifest.
-
-    Raises `ValueError` whose text says what is wrong: missing, size, hash, an extra file, a symlink.
-    """
-    manifest_path = folder / MANIFEST_NAME
-    if not manifest_path.is_file() or manifest_path.is_symlink():
-        raise ValueError(f"{MANIFEST_NAME} is missing")
-    try:
-        manifest = json.loads(read_bounded(manifest_path, limit_bytes=16 << 20))
-        names = manifest["files"]
-        if manifest["format"] != MANIFEST_FORMAT or not isinstance(names, dict):
-            raise ValueError(f"{MANIFEST_NAME} has an unknown format")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST_NAME} is damaged") from error
-    # links count as files: a link to a folder could bring anything in
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
-    for extra in sorted(present - set(names) - {MANIFEST_NAME}):
-        raise ValueError(f"{extra} does not belong here")
-    for name, facts in names.items():
-        path = folder / name
-        # `lstat`, which follows no link
-        if name not in present or not stat.S_ISREG(path.lstat().st_mode):
-            raise ValueError(f"{name} is missing")
-        if not isinstance(facts, dict) or set(facts) != {"bytes", "sha256"}:
-            raise ValueError(f"{MANIFEST_NAME} is damaged")
-        if path.stat().st_size != facts["bytes"]:
-            raise ValueError(f"{name} has {path.stat().st_size} bytes, not {facts['bytes']}")
-        if sha256_file(path) != facts["sha256"]:
-            raise ValueError(f"{name} is damaged: its SHA-256 differs")
-    return dict(manifest)
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -448,34 +271,6 @@ def names_a_path(value: str, folder: Path) -> bool:
     if value.startswith(("/", "./", "../", "~")) or value in (".", "..") or value.count("/") > 1:
         return True
     return (folder / value.split("/", 1)[0]).exists()
-
-
-def remove_folder(path: Path) -> None:
-    """Removes a folder in two steps, so that a killed removal leaves no half of it under its name."""
-    with storage_errors(path):
-        trash = _temporary_name(path)
-        disk.rename(path, trash)
-        remove_path(trash)
-
-
-def exchange_folders(one: Path, other: Path, *, say: Callable[[str], None]) -> None:
-    """Two folders take each other's place, at once where the file system can; else by three renames.
-
-    `say` gets a line first about where `one` is meanwhile: a process that is killed just then leaves it there.
-    """
-    with storage_errors(one):
-        if not disk.exchange(one, other):
-            between = one.parent / f".{one.name}.old"
-            say(f"note: {one} is kept at {between} until the new one is in place")
-            disk.rename(one, between)
-            try:
-                disk.rename(other, one)
-            # Ctrl-C too: both names stand for what they stood for before
-            except BaseException:
-                disk.rename(between, one)
-                raise
-            disk.rename(between, other)
-        sync_folder(one.parent)
 
 
 def json_line(value: Any) -> str:

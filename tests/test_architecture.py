@@ -30,6 +30,8 @@ FLOORS = {
             ("errors", "redaction", "streams", "system"),
             # `launching`: processes are told apart and started before anything is loaded
             ("files", "bounded_process", "bounded_call", "launching"),
+            # folders that appear whole, made of files
+            ("folders",),
             # which existing files may be written over
             ("ownership",),
             ("yaml",),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.data.doctor.base import Tallies, Tally
 from peftcli.data.source_data import SourceData
 from peftcli.data.sources import FileFacts
@@ -86,12 +86,12 @@ class TokenCache:
             if not path.is_dir():
                 return None
             # before mapping: reading past the end of a mapped file that was cut short would end the process by a signal
-            files.verify_manifest(path)
+            folders.verify_manifest(path)
             meta = json.loads(files.read_bounded(path / _META, limit_bytes=_META_LIMIT_BYTES))
             return _from_folder(path, meta, key, names, inputs)
         except (ValueError, KeyError, TypeError, FileNotFoundError):
             with self._telling():
-                files.remove_folder(path)
+                folders.remove_folder(path)
         except (StorageError, OSError) as error:
             self._tell(error)
         return None
@@ -100,7 +100,7 @@ class TokenCache:
         """Writes an entry; when another process has written it meanwhile, theirs stays."""
         path = self._path(data.identity)
         try:
-            with files.staged_folder(path, manifest={"kind": "tokens"}) as staging:
+            with folders.staged_folder(path, manifest={"kind": "tokens"}) as staging:
                 for name, array in _arrays(data).items():
                     staging.write(f"{name}.bin", np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                 staging.write_json(_META, _meta(data))

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.adapterhub_sites import FAMILIES, VERSION
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry
 from peftcli.adapters.config import HEADS_FIELD
@@ -31,7 +31,7 @@ _PREFIXES = (FILE_PREFIX, HEAD_PREFIX)
 
 
 def write_folder(
-    staging: files.StagedFolder, plain: nn.Module, adapter: Adapter, base_name: str | None, where: str
+    staging: folders.StagedFolder, plain: nn.Module, adapter: Adapter, base_name: str | None, where: str
 ) -> list[str]:
     """Writes the folder; `plain` is the base without the adapter. Returns what to know of it.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.adapters.storage import load
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, DeviceError, RecipeError, StorageError
@@ -90,7 +90,7 @@ def export_adapter(
     opened = open_to_answer(path, base=base, with_base=whole and base is not None)
     if opened.device != "cpu" or opened.dtype != torch.float32:
         opened.model.to(device="cpu", dtype=torch.float32)
-    with files.staged_folder(output) as staging:
+    with folders.staged_folder(output) as staging:
         report = _Export(opened, path, to, kind, merged or whole, base, staging, say).write()
         names = tuple(sorted(staging.files))
     return ExportReport(str(output), to, names, merged or whole, *report)
@@ -119,7 +119,7 @@ class _Export:
     kind: str | None
     merged: bool
     base: str | None
-    staging: files.StagedFolder
+    staging: folders.StagedFolder
     say: Callable[[str], None]
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import COMPANIONS_NAME, CONFIG_NAME, OWN_NAME, TENSORS_NAME, read_config
 from peftcli.adapters.registry import method_of_pairs
@@ -19,7 +19,7 @@ from peftcli.models.companions import tokenizer_files
 from peftcli.models.tensor_header import tensor_header
 
 
-def write_folder(staging: files.StagedFolder, adapter: Path, config: MethodConfig) -> list[str]:
+def write_folder(staging: folders.StagedFolder, adapter: Path, config: MethodConfig) -> list[str]:
     """Copies the two files and the tokenizer byte for byte; returns what to know before serving them.
 
     Raises `AdapterError` for a method that the reference does not have.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.foreign import MLX
 from peftcli.adapters.layers import unwrapped
@@ -25,7 +25,7 @@ from peftcli.models.weights import weight_view
 
 
 def write_folder(
-    staging: files.StagedFolder, model: nn.Module, pairs: Sequence[PlainPair], base: str | None, where: str
+    staging: folders.StagedFolder, model: nn.Module, pairs: Sequence[PlainPair], base: str | None, where: str
 ) -> None:
     """Writes `adapters.safetensors` and `adapter_config.json`. Raises `AdapterError` for a pair outside of the blocks."""
     blocks = list(structure(model).blocks)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftcli import files
+from peftcli import folders
 from peftcli.data.rows import Message
 from peftcli.errors import AdapterError, PeftcliError
 from peftcli.evaluation.prompts import prompt_text
@@ -66,7 +66,7 @@ class ChatPieces:
 
 
 def write_modelfile(
-    staging: files.StagedFolder, opened: OpenModel, *, merged: bool, stops: Sequence[int]
+    staging: folders.StagedFolder, opened: OpenModel, *, merged: bool, stops: Sequence[int]
 ) -> tuple[str, ...]:
     """Writes the Modelfile beside the GGUF file; returns what to know. Raises `AdapterError` for a template that Ollama's
     language cannot express."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.combining import BY_MAJORITY, DRAWING, HOWS, OF_ANY_RANK, SIGNS, THINNING, Share, Ways, distance
 from peftcli.adapters.documents import read_own
 from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
@@ -304,7 +304,7 @@ def _write(
     name = recorded if recorded is not None and not recorded.startswith((".", "~")) else source.location
     contents = adapter_files(model, base_name=name, revision=first.location.revision, notes=notes)
     # the folder appears whole or not at all
-    with files.staged_folder(output) as staging:
+    with folders.staged_folder(output) as staging:
         for file, data in contents.items():
             staging.write(file, data)
         for path in companions:

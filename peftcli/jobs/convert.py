@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import (
     COMPANIONS_NAME,
@@ -209,7 +209,7 @@ def _written(
     }
     contents = adapter_files(model, base_name=given.base_name, revision=given.revision, notes=notes)
     # the folder appears whole or not at all
-    with files.staged_folder(output) as staging:
+    with folders.staged_folder(output) as staging:
         for name, data in contents.items():
             staging.write(name, data)
         # an AdapterHub folder has files of its own beside it

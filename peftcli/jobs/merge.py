@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.documents import OWN_NAME
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, Fault, RecipeError, StorageError
@@ -126,7 +126,7 @@ def _merge(merging: Merging, output: Path, shard_bytes: int, say: Callable[[str]
     tied_before = _says_tied(opened.model)
     require_space(output, opened.model, changes, shard_bytes)
     say("writing the merged model aside, and reading it back")
-    with files.staged_folder(output) as staging:
+    with folders.staged_folder(output) as staging:
         with staging.scratch("merged") as scratch:
             survival = merging.merge(answers, scratch)
             _require_update(survival, changes)
@@ -196,7 +196,7 @@ def _prompts(opened: OpenModel) -> list[Tensor]:
     return encode_prompts(opened.tokenizer, texts, opened.device)
 
 
-def _compare(output: Path, staging: files.StagedFolder, merging: Merging, answers: Answers) -> dict[str, Any]:
+def _compare(output: Path, staging: folders.StagedFolder, merging: Merging, answers: Answers) -> dict[str, Any]:
     """The folder, read back, against what was seen before."""
     folder, changes = BaseSource(str(output), str(staging.path), None, staging.path), merging.changes
     again = merging.reread(folder, answers)

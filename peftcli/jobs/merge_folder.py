@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.errors import StorageError
 from peftcli.jobs.merge_changes import Changes
 from peftcli.jobs.merge_config import merged_config
@@ -32,7 +32,9 @@ from peftcli.models.source import CONFIG_NAME, BaseSource
 from peftcli.models.stored import StoredTensor, tensors_in
 
 
-def write_model(staging: files.StagedFolder, model: nn.Module, source: BaseSource, changes: Changes, limit: int) -> int:
+def write_model(
+    staging: folders.StagedFolder, model: nn.Module, source: BaseSource, changes: Changes, limit: int
+) -> int:
     """Weights and `config.json`. The model's tensors are given up on the way. Returns how many tensors of the base were
     carried over that the model's class does not own."""
     with staging.scratch() as scratch:
@@ -98,7 +100,7 @@ def _is_end(end: str, name: str) -> bool:
 
 
 def write_beside(
-    staging: files.StagedFolder, source: BaseSource, adapter: Path, tokenizer: PreTrainedTokenizerBase
+    staging: folders.StagedFolder, source: BaseSource, adapter: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """The files beside the weights; the tokenizer that belongs to the adapter, where it is another than the base's."""
     folder = snapshot(source).folder

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peftcli import files
+from peftcli import folders
 from peftcli.models.stored import TYPE_NAMES, StoredTensor
 from peftcli.models.streamed import PIECE
 from peftcli.models.weight_files import INDEX_NAME, SINGLE_NAME
@@ -62,7 +62,7 @@ def _rows_of(stored: StoredTensor) -> Iterator[Tensor]:
 
 
 def write_shards(
-    staging: files.StagedFolder,
+    staging: folders.StagedFolder,
     entries: Sequence[Entry],
     limit: int,
     written: Callable[[Sequence[Entry]], None] = lambda rest: None,

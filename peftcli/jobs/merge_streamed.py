@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from peftcli import files, system
+from peftcli import files, folders, system
 from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.merging import merge as merge_one_by_one
 from peftcli.adapters.surgery import disabled
@@ -196,7 +196,7 @@ class StreamedMerge:
 
     # -- the folder --------------------------------------------------------------------------------------------------
 
-    def write(self, staging: files.StagedFolder, limit: int) -> int:
+    def write(self, staging: folders.StagedFolder, limit: int) -> int:
         """Weights and `config.json`; returns how many tensors of the base are carried over that its class does not own."""
         return write_streamed(staging, self.base, self.opened.source, self.changes, limit)
 

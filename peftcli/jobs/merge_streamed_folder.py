@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from peftcli import files
+from peftcli import folders
 from peftcli.jobs.merge_changes import Changes
 from peftcli.jobs.merge_config import merged_config
 from peftcli.jobs.merge_folder import carried_entry
@@ -20,7 +20,7 @@ from peftcli.models.streaming import Place, StreamedBase
 
 
 def write_streamed(
-    staging: files.StagedFolder, base: StreamedBase, source: BaseSource, changes: Changes, limit: int
+    staging: folders.StagedFolder, base: StreamedBase, source: BaseSource, changes: Changes, limit: int
 ) -> int:
     """Weights and `config.json`; returns how many tensors of the base are carried over that its class does not own."""
     live = dict(named_tensors(base.model))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.merging import merge as merge_in_memory
 from peftcli.adapters.surgery import disabled
 from peftcli.errors import MergeError
@@ -79,7 +79,7 @@ class WholeMerge:
         self.written = digests(self.opened.model)
         return self.survival
 
-    def write(self, staging: files.StagedFolder, limit: int) -> int:
+    def write(self, staging: folders.StagedFolder, limit: int) -> int:
         """Weights and `config.json`; returns how many tensors of the base are carried over that its class does not own."""
         return write_model(staging, self.opened.model, self.opened.source, self.changes, limit)
 

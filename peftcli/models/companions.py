@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import ModelError
 from peftcli.models.load import load_tokenizer
@@ -60,7 +60,7 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files_beside_weights(folder).items() if is_tokenizer_name(name)}
 
 
-def write_tokenizer(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def write_tokenizer(staging: folders.StagedFolder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """The files of a tokenizer that was read from `folder`: as they are there, but for a template that was replaced.
 
     Written anew only where the copies would not give the same tokenizer.
@@ -115,7 +115,7 @@ def _is_plain(original: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerB
 
 
 def _write_chats(
-    staging: files.StagedFolder, found: Mapping[str, Path], template: str | None, kwargs: Mapping[str, Any]
+    staging: folders.StagedFolder, found: Mapping[str, Path], template: str | None, kwargs: Mapping[str, Any]
 ) -> None:
     """The files with another template (None: their own) and other variables for it."""
     config = found.get(_TOKENIZER_CONFIG)
@@ -133,7 +133,7 @@ def _write_chats(
             staging.copy(path, name)
 
 
-def _write_anew(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase) -> None:
+def _write_anew(staging: folders.StagedFolder, tokenizer: PreTrainedTokenizerBase) -> None:
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
     backend.no_truncation()
@@ -152,7 +152,7 @@ def _write_anew(staging: files.StagedFolder, tokenizer: PreTrainedTokenizerBase)
 
 
 def write_generation_config(
-    staging: files.StagedFolder,
+    staging: folders.StagedFolder,
     source: BaseSource,
     model: nn.Module,
     stops: list[int],

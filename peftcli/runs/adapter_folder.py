@@ -9,7 +9,7 @@ from types import MappingProxyType
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from peftcli import files
+from peftcli import folders
 from peftcli.adapters.storage import adapter_files
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.models.companions import write_generation_config, write_tokenizer
@@ -42,7 +42,7 @@ def write_adapter_folder(
     Returns the bytes of the adapter's own tensors file. Replaces an older adapter only once the new one is complete.
     """
     contents = adapter_files(model, base_name=base_name, revision=revision, notes=notes.to_dict())
-    with files.staged_folder(folder, replace=True) as staging:
+    with folders.staged_folder(folder, replace=True) as staging:
         for name, data in (*contents.items(), *beside.items()):
             staging.write(name, data)
         write_tokenizer(staging, tokenizer, _folder_of(tokenizer_source))

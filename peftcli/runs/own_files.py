@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.errors import StorageError
 from peftcli.models.companions import is_tokenizer_name
 from peftcli.models.snapshot import TEMPLATES_FOLDER
@@ -180,8 +180,8 @@ def written_adapter(folder: Path) -> set[str]:
 
 def _names(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file, link and folder below a folder; links are not followed."""
-    for place, folders, names in os.walk(folder):
-        for name in (*folders, *names):
+    for place, inner, names in os.walk(folder):
+        for name in (*inner, *names):
             path = Path(place, name)
             yield path.relative_to(folder).as_posix(), path
 
@@ -212,7 +212,7 @@ def _document(path: Path) -> Any:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    manifest = _document(folder / files.MANIFEST_NAME)
+    manifest = _document(folder / folders.MANIFEST_NAME)
     return isinstance(manifest, dict) and manifest.get("kind") == "checkpoint" and "run_id" in manifest
 
 

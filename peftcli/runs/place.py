@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.errors import StorageError
 from peftcli.recipe import LoadedRecipe, flat_recipe
 from peftcli.runs.folder_lock import owned_folder
@@ -45,13 +45,13 @@ class RunPlace:
             return
         # asked again: hours may lie between the start and the first checkpoint
         _require_ours(self.final)
-        files.exchange_folders(self.final, self.aside, say=tell)
+        folders.exchange_folders(self.final, self.aside, say=tell)
         try:
             self.folder = self.final
             move(self.aside, self.final)
         # whatever went wrong, Ctrl-C too: the older run is back in its place before anybody hears of it
         except BaseException:
-            files.exchange_folders(self.final, self.aside, say=tell)
+            folders.exchange_folders(self.final, self.aside, say=tell)
             self.folder = self.aside
             move(self.final, self.aside)
             raise

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from peftcli import files
+from peftcli import files, folders
 from peftcli.errors import CheckpointError, Fault, NumericalError, StorageError
 from peftcli.training.history import history_tensors, take_history
 from peftcli.training.training_state import TrainingState
@@ -87,7 +87,7 @@ class CheckpointStore:
         self._require_space(sum(len(blob) for blob in blobs.values()))
         path = self.path(snapshot.state.step)
         _require_no_strangers(path)
-        with files.staged_folder(path, manifest=self._manifest(snapshot.state.step), replace=True) as staging:
+        with folders.staged_folder(path, manifest=self._manifest(snapshot.state.step), replace=True) as staging:
             for name, blob in blobs.items():
                 staging.write(name, blob)
             staging.write_json(STATE, self._state_json(snapshot))
@@ -124,7 +124,7 @@ class CheckpointStore:
         # only after the new one is in place: at no time is there less to resume from than before
         for path in ours:
             if path not in kept:
-                files.remove_folder(path)
+                folders.remove_folder(path)
 
     def _is_ours(self, path: Path) -> bool:
         try:
@@ -172,7 +172,7 @@ class CheckpointStore:
         # byte for byte first, which `verify_manifest` does not ask for
         _read_manifest(path)
         try:
-            manifest = files.verify_manifest(path)
+            manifest = folders.verify_manifest(path)
         except OSError as error:
             raise ValueError(f"it cannot be read: {error.strerror or error}") from error
         facts = _read_state(path)
@@ -229,7 +229,7 @@ def _require_finite(snapshot: Snapshot) -> None:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, byte for byte as we write it, so that not one flipped bit of it goes unseen."""
-    return _read_canonical(path / files.MANIFEST_NAME)
+    return _read_canonical(path / folders.MANIFEST_NAME)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _require_no_strangers(path: Path) -> None:
     """A folder that a checkpoint replaces holds nothing but a checkpoint, whole or damaged."""
-    own = {ADAPTER, OPTIMIZER, BEST, STATE, files.MANIFEST_NAME}
+    own = {ADAPTER, OPTIMIZER, BEST, STATE, folders.MANIFEST_NAME}
     others = sorted(item.name for item in path.iterdir() if item.name not in own) if path.is_dir() else []
     if others:
         raise StorageError(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from peftcli.errors import AdapterError
 from peftcli.exporting.ollama import chat_pieces, write_modelfile
-from peftcli.files import staged_folder
+from peftcli.folders import staged_folder
 from peftcli.jobs.opening import open_adapter
 
 LLAMA_3 = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from whole_run import LORA, Child, adapter_bytes, at_step, contents, in_a_fork, require_whole, write_recipe
 
-from peftcli import files
+from peftcli import files, folders
 
 pytestmark = pytest.mark.usefixtures("warm")
 BALLAST = "ballast"
@@ -76,7 +76,7 @@ def test_a_run(small_disk: Path, tmp_path: Path, leave: int, look_before: bool) 
     assert checkpoints
     assert leave or checkpoints[-1].name == "step-00000001"
     for checkpoint in checkpoints:
-        files.verify_manifest(checkpoint)
+        folders.verify_manifest(checkpoint)
     (small_disk / BALLAST).unlink()
     code, text = in_a_fork(["resume", str(folder), "--quiet"])
     assert code == 0, text

@@ -10,7 +10,7 @@ import pytest
 import torch
 from whole_run import RECIPE, Child, in_a_fork, losses
 
-from peftcli import files
+from peftcli import folders
 from peftcli.tasks.causal_lm import CausalLm
 from peftcli.training import stepper
 from peftcli.training.checkpoint import CheckpointStore
@@ -74,7 +74,7 @@ def test_nan_at_a_step(tmp_path: Path, step: int) -> None:
     # the folder is loadable, and goes on exactly once the cause is gone
     newest = max((folder / "checkpoints").glob("step-*"))
     assert newest.name == f"step-{step - 1:08d}"
-    files.verify_manifest(newest)
+    folders.verify_manifest(newest)
     assert in_a_fork(["report", str(folder)])[0] == 0
     assert in_a_fork(["resume", str(folder), "--quiet"])[0] == 0
     whole = tmp_path / "whole"
