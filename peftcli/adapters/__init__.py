@@ -1,8 +1,8 @@
 """The methods: attach, load, save, disabled, merge, detach on any transformers model, in place. Importing it is cheap.
 
 Begin with `base` (the life of an adapter: built, then initialised or loaded; one mapping of live tensors to keys on disk),
-then `layers`, `prompts` and `selection`, the three kinds of methods. `surgery` puts one on a model, `storage` reads and
-writes its files, `merging` folds it into the base, `registry` finds it by name. What one method alone does is in
+then `layers_method`, `prompts` and `selection`, the three kinds of methods. `surgery` puts one on a model, `reading` and
+`saving` are its files, `merging` folds it into the base, `registry` finds it by name. What one method alone does is in
 `methods/<name>/`; nothing here names one. How to add one: README.md, "Add a method".
 """
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftcli.adapters.merging import dequantize, merge
-    from peftcli.adapters.storage import load, save
+    from peftcli.adapters.reading import load
+    from peftcli.adapters.saving import save
     from peftcli.adapters.surgery import attach, detach, disabled
 
 __all__ = ["attach", "dequantize", "detach", "disabled", "load", "merge", "save"]
@@ -23,8 +24,8 @@ _HOMES = {
     "dequantize": "merging",
     "detach": "surgery",
     "disabled": "surgery",
-    "load": "storage",
-    "save": "storage",
+    "load": "reading",
+    "save": "saving",
     "merge": "merging",
 }
 

@@ -4,7 +4,7 @@ A method is *built* on a model from its configuration (and, when loading, from t
 *initialised* from a generator of its own or *loaded*. One mapping, `entries()`, ties live tensors to keys on disk and
 serves saving, loading and checking alike.
 
-    layers      wrap modules (LoRA, bottleneck): `adapters.layers`
+    layers      wrap modules (LoRA, bottleneck): `adapters.layers_method`
     prompts     extend the input or the cache (prompt tuning): `adapters.prompts`
     selections  train copies of existing tensors (BitFit): `adapters.selection`
 """

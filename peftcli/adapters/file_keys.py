@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from peftcli.adapters.base import FILE_PREFIX, Method
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.oddities import named, tell
 from peftcli.errors import AdapterError
 from peftcli.models.conversions import Conversions

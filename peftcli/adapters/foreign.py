@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from peftcli.adapters.base import Adapter, Summary
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import CONFIG_NAME
+from peftcli.adapters.reading import AdapterTensors, install
 from peftcli.adapters.registry import method_names
-from peftcli.adapters.storage import AdapterTensors, install
 from peftcli.adapters.tensor_file import read_tensors
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.structure import hidden_size, structure

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.layers import base_places
+from peftcli.adapters.base_modules import base_places
 from peftcli.models.added_tokens import own_rows
 from peftcli.models.fingerprint import Fingerprint, PackedValues, fingerprint
-from peftcli.models.load import new_head_keys
+from peftcli.models.new_heads import new_head_keys
 from peftcli.models.storage import storage_of, was_transposed
 
 _KNOWN = "_peftcli_fingerprint"

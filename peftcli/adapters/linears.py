@@ -10,7 +10,9 @@ from torch import nn
 
 from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import FILE_PREFIX, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter, LayersMethod
 from peftcli.adapters.oddities import tell
 from peftcli.adapters.selection import SelectedParameters, train_named_modules
 from peftcli.adapters.target_config import TargetedConfig

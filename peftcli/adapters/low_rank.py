@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.pairs import Pairs
 from peftcli.adapters.registry import method, method_of_pairs
 from peftcli.errors import AdapterError
-from peftcli.models.load import new_head_keys
+from peftcli.models.new_heads import new_head_keys
 from peftcli.models.structure import embeddings_are_tied, output_embedding
 from peftcli.models.weights import is_linear, weight_view
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.base import Around
-from peftcli.adapters.layers import LayersAdapter, named_base_modules, unwrapped
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.surgery import adapter_of, bare, disabled, forget
 from peftcli.errors import MergeError
 from peftcli.models.calling import token_inputs

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from peftcli.adapters.base import Shapes
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.prompts import PROMPT_KEY
 from peftcli.errors import AdapterError
 from peftcli.models.spelling import cache_name, check_memory_is_known, forward_names

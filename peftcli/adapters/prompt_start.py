@@ -14,9 +14,9 @@ from peftcli.adapters.base import InitContext
 from peftcli.adapters.prompt_sites import PromptSites, is_encoder_decoder
 from peftcli.data.asking import token_ids
 from peftcli.errors import AdapterError
-from peftcli.models.load import load_tokenizer
 from peftcli.models.source import resolve_base
 from peftcli.models.structure import hidden_size
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.models.weights import weight_view
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Around, Entry, InitContext, Shapes, cannot_merge
-from peftcli.adapters.layers import AdapterPart, LayersAdapter
+from peftcli.adapters.layers import AdapterPart
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.prompt_config import PromptConfig
 from peftcli.adapters.selection import selected_entries, train_named_modules
 from peftcli.errors import AdapterError, Fault

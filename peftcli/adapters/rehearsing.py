@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from peftcli.adapters.base import Adapter
-from peftcli.adapters.layers import parent_of
+from peftcli.adapters.base_modules import parent_of
 from peftcli.errors import AdapterError
 from peftcli.models.trace import rehearsal
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from peftcli.adapters.base import FILE_PREFIX, Around, Entry, InitContext, Shapes
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.config import MethodConfig
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules, unwrapped
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter, LayersMethod
 from peftcli.adapters.targets import names_path
 from peftcli.errors import AdapterError, Fault
 from peftcli.models.storage import storage_of

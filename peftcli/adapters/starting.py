@@ -18,8 +18,8 @@ from peftcli.adapters.documents import (
     read_documents,
     read_own,
 )
+from peftcli.adapters.reading import AdapterTensors, fill, lay_out, require_base
 from peftcli.adapters.sources import AdapterSource, resolve_adapter
-from peftcli.adapters.storage import AdapterTensors, fill, lay_out, require_base
 from peftcli.adapters.surgery import build, detach, summary
 from peftcli.errors import AdapterError
 from peftcli.models.auto_class import CLASS_OF_TASK_TYPE, auto_class_with

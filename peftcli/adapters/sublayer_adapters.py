@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import Entry, InitContext, Method, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.selection import SelectedParameters, selected_entries, train_named_modules
 from peftcli.adapters.sublayer_config import SublayerConfig
 from peftcli.errors import AdapterError, MergeError

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from peftcli.adapters.base import Adapter, InitContext, Summary, left_out_notes
+from peftcli.adapters.base_modules import named_base_parameters
 from peftcli.adapters.config import MethodConfig, field_faults
 from peftcli.adapters.file_keys import COMPILED, WRAPPERS
-from peftcli.adapters.layers import AdapterLayer, named_base_parameters
+from peftcli.adapters.layers import AdapterLayer
 from peftcli.adapters.model_methods import override, restore
 from peftcli.adapters.registry import method, parse_method
 from peftcli.errors import AdapterError, Fault, RecipeError

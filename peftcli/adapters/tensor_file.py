@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from peftcli import files
-from peftcli.errors import AdapterError
+from peftcli.errors import AdapterError, NumericalError
 from peftcli.models.own_files import file_fault
 from peftcli.models.tensor_header import DamagedHeader, Header, tensor_header
 
@@ -49,3 +52,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # the library's message can quote the header at length
         raise AdapterError(f"{path.name} is damaged: {error}"[:200], where=str(path), fix="get it again") from error
     return tensors
+
+
+METADATA = {"format": "pt"}
+"""Of every file of tensors, as other libraries write and want it."""
+
+
+def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """safetensors bytes; the library orders the keys, so that equal tensors give equal bytes."""
+    # cloned: safetensors refuses tensors that share memory, as tied ones do
+    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+    data: bytes = save_safetensors(plain, metadata)
+    return data
+
+
+def require_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise NumericalError(
+            f"{len(broken)} of {len(tensors)} tensors are not finite: {', '.join(broken[:3])}",
+            where=where,
+            fix="the run diverged: take an earlier checkpoint, or train at a lower learning rate",
+        )

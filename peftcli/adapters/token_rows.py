@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import nn
 
 from peftcli.adapters.base import FILE_PREFIX, Adapter
-from peftcli.adapters.layers import named_base_modules, unwrapped
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.surgery import adapter_of
 from peftcli.adapters.targets import names_path
 from peftcli.models.structure import input_embedding, output_embedding

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import MergeError
 from peftcli.models.spread import whole

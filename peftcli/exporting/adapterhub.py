@@ -20,7 +20,7 @@ from peftcli.adapters.config import HEADS_FIELD
 from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.foreign import ADAPTERHUB, HEAD_NAME, writer_of
 from peftcli.adapters.prompts import HEAD_PREFIX
-from peftcli.adapters.storage import METADATA, serialise
+from peftcli.adapters.tensor_file import METADATA, serialise
 from peftcli.errors import AdapterError
 from peftcli.models.structure import hidden_size, output_embedding, structure
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from peftcli import files, folders
-from peftcli.adapters.storage import load
+from peftcli.adapters.reading import load
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, DeviceError, RecipeError, StorageError
 from peftcli.exporting import adapterhub, hugging_face, mlx, ollama
@@ -29,8 +29,9 @@ from peftcli.jobs.convert import probe
 from peftcli.jobs.merge import answer_stops, merge_adapter
 from peftcli.jobs.opening import OpenModel
 from peftcli.jobs.whole_models import open_to_answer
-from peftcli.models.load import load_config, load_tokenizer
+from peftcli.models.base_config import load_config
 from peftcli.models.source import BaseSource, resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.runs.locating import holds_a_model, no_run
 
 TARGETS = ("peft", "adapterhub", "gguf", "ollama", "mlx")

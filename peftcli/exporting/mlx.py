@@ -17,7 +17,7 @@ from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.foreign import MLX
 from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.registry import method_of_pairs
-from peftcli.adapters.storage import serialise
+from peftcli.adapters.tensor_file import serialise
 from peftcli.errors import AdapterError
 from peftcli.exporting.plain_pairs import PlainPair
 from peftcli.models.structure import structure

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError
 from peftcli.models.weights import is_linear

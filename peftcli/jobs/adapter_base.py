@@ -16,16 +16,19 @@ from peftcli.adapters.tensor_file import read_header
 from peftcli.errors import AdapterError, HubError, ModelError
 from peftcli.models.added_tokens import AddedTokens, added_tokens, give_rows
 from peftcli.models.auto_class import LABELLING, WRITES_ON, auto_class_with
+from peftcli.models.base_config import load_config
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import DTYPES, load_config, load_model, load_tokenizer, meta_model
+from peftcli.models.load import DTYPES, load_model
 from peftcli.models.own_files import file_fault
 from peftcli.models.poolers import has_pooler
+from peftcli.models.skeleton import meta_model
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BUILTIN_PREFIX, BaseSource, resolve_base
 from peftcli.models.storage_names import PACKAGES, quantization_of
 from peftcli.models.streamed import NotStreamed
 from peftcli.models.streaming import StreamedBase, open_streamed
 from peftcli.models.structure import structure
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.runs.locating import Location
 
 TOKENIZER_NAME = "tokenizer.json"

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from peftcli import folders
 from peftcli.adapters.combining import BY_MAJORITY, DRAWING, HOWS, OF_ANY_RANK, SIGNS, THINNING, Share, Ways, distance
 from peftcli.adapters.documents import read_own
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.pairs import Pairs
+from peftcli.adapters.reading import AdapterTensors, install, load
 from peftcli.adapters.registry import method, method_of_pairs, parse_method
-from peftcli.adapters.storage import AdapterTensors, adapter_files, install, load
+from peftcli.adapters.saving import adapter_files
 from peftcli.adapters.surgery import adapter_of, detach, disabled
 from peftcli.errors import AdapterError, CheckFailed, RecipeError, StorageError
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli import folders
+from peftcli.adapters.base_modules import named_base_parameters
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import (
     COMPANIONS_NAME,
@@ -21,11 +22,12 @@ from peftcli.adapters.documents import (
     read_own,
 )
 from peftcli.adapters.foreign import library_of
-from peftcli.adapters.layers import named_base_parameters, unwrapped
+from peftcli.adapters.layers import unwrapped
 from peftcli.adapters.low_rank import LayerCut, LowRank, as_low_rank, values_of
 from peftcli.adapters.merging import merge
+from peftcli.adapters.reading import AdapterTensors, has_other_keys, install, load
 from peftcli.adapters.registry import method_of_pairs, parse_method
-from peftcli.adapters.storage import AdapterTensors, adapter_files, has_other_keys, install, load
+from peftcli.adapters.saving import adapter_files
 from peftcli.adapters.surgery import adapter_of, disabled, summary
 from peftcli.errors import AdapterError, RecipeError, StorageError
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base

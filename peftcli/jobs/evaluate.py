@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from peftcli.adapters.reading import load
 from peftcli.adapters.starting import read_start
-from peftcli.adapters.storage import load
 from peftcli.data.facts import DataFacts
 from peftcli.data.prepare import prepare
 from peftcli.data.store import TokenStore
@@ -20,8 +20,8 @@ from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.opening import OpenModel, run_recipe
 from peftcli.jobs.whole_models import open_to_score
 from peftcli.lock.document import LOCK_NAME, read_lock
+from peftcli.models.base_config import sentence_folder
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import sentence_folder
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of

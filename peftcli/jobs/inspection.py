@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from peftcli.adapters.documents import TENSORS_NAME, read_config, read_own
-from peftcli.adapters.storage import load
+from peftcli.adapters.reading import load
 from peftcli.adapters.subspaces import effective_rank
 from peftcli.adapters.surgery import summary
 from peftcli.adapters.tensor_file import read_header, read_tensors
 from peftcli.adapters.updates import relative_norm, weight_changes
 from peftcli.errors import AdapterError, ModelError, PeftcliError
 from peftcli.jobs.adapter_base import base_of, load_base
-from peftcli.models.load import load_config
+from peftcli.models.base_config import load_config
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.terminal import score_table

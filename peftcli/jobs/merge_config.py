@@ -12,7 +12,7 @@ from torch import nn
 from peftcli import files
 from peftcli.jobs.merge_changes import Changes
 from peftcli.models.auto_class import FEATURES, purpose_of
-from peftcli.models.load import load_config
+from peftcli.models.base_config import load_config
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
 from peftcli.models.storage_names import CONFIG_KEYS as QUANTIZED_KEYS

@@ -25,11 +25,11 @@ from peftcli.models.companions import (
     tokenizer_files,
     write_tokenizer,
 )
-from peftcli.models.load import load_tokenizer
 from peftcli.models.sentences import files_of_shape
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
 from peftcli.models.stored import StoredTensor, tensors_in
+from peftcli.models.tokenizer import load_tokenizer
 
 
 def write_model(

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftcli.adapters.layers import LayersAdapter, named_base_modules, parent_of, unwrapped
+from peftcli.adapters.base_modules import named_base_modules, parent_of
+from peftcli.adapters.layers import unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, Fault
 from peftcli.models.calling import token_inputs

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.layers import unwrapped
-from peftcli.adapters.storage import load
+from peftcli.adapters.reading import load
 from peftcli.adapters.surgery import adapter_of, disabled
 from peftcli.adapters.token_rows import rows_not_brought
 from peftcli.errors import AdapterError, RecipeError
@@ -22,10 +22,11 @@ from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base, trained
 from peftcli.models.added_tokens import rows_given
 from peftcli.models.auto_class import LABELLING
 from peftcli.models.heads import settle_padding
-from peftcli.models.load import load_tokenizer, new_head_keys
+from peftcli.models.new_heads import new_head_keys
 from peftcli.models.own_files import is_there
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import input_embedding
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.models.weights import weight_view
 from peftcli.planning.machine import resolve_device, resolve_threads
 from peftcli.recipe import LoadedRecipe, generation_from, load_recipe

@@ -21,7 +21,7 @@ from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.generate import Request
 from peftcli.jobs.opening import OpenModel
 from peftcli.models.auto_class import FEATURES
-from peftcli.models.load import sentence_folder
+from peftcli.models.base_config import sentence_folder
 from peftcli.models.modes import evaluating
 from peftcli.tasks.base import Batch, Task
 from peftcli.tasks.registry import vector_task

@@ -12,16 +12,18 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.documents import FORMAT, read_own
-from peftcli.adapters.storage import require_base
+from peftcli.adapters.reading import require_base
 from peftcli.errors import HubError, MemoryLimitError, ModelError, RecipeError
 from peftcli.evaluation.memory import memory_errors
 from peftcli.jobs.adapter_base import base_of, model_option_named
 from peftcli.jobs.opening import OpenModel, open_adapter, require_rows, settle
 from peftcli.models.auto_class import LABELLING, WRITING, auto_class_with
+from peftcli.models.base_config import load_config
 from peftcli.models.companions import same_vocabulary
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import load_config, load_model, load_tokenizer
+from peftcli.models.load import load_model
 from peftcli.models.source import BaseSource, resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.planning.fit import total_memory_bytes
 from peftcli.planning.sizes import size_text
 from peftcli.runs.locating import Location, holds_a_model, locate_model

@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from peftcli import files, folders
 from peftcli.data.tokens import KWARGS, template_kwargs
 from peftcli.errors import ModelError
-from peftcli.models.load import load_tokenizer
 from peftcli.models.own_files import is_own_file
 from peftcli.models.snapshot import TEMPLATES_FOLDER, snapshot
 from peftcli.models.source import CONFIG_NAME, BaseSource
 from peftcli.models.structure import input_embedding
+from peftcli.models.tokenizer import load_tokenizer
 
 GENERATION_NAME = "generation_config.json"
 TEMPLATE_NAME = "chat_template.jinja"

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from peftcli.models.conversions import Conversions
 from peftcli.models.experts import fused_weights
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import laid_out, note_new_heads
+from peftcli.models.new_heads import note_new_heads
+from peftcli.models.skeleton import laid_out
 from peftcli.models.source import BaseSource
 from peftcli.models.stored import StoredTensor, tensors_of_base
 from peftcli.models.streamed import Fused, Held, InFile, NotStreamed, Stream, StreamedWeight

@@ -12,8 +12,9 @@ import transformers
 from transformers import PretrainedConfig
 
 from peftcli.errors import ModelError
-from peftcli.models.load import load_config, load_tokenizer
+from peftcli.models.base_config import load_config
 from peftcli.models.source import BaseSource
+from peftcli.models.tokenizer import load_tokenizer
 
 LAYERS = 2
 """Enough for one block to read what another wrote."""

@@ -12,8 +12,8 @@ from peftcli.adapters.starting import StartAdapter
 from peftcli.data.faults import excerpt, listed
 from peftcli.data.prepare import PreparedData
 from peftcli.errors import DataError
+from peftcli.models.base_config import sentence_folder, trained_head
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import sentence_folder, trained_head
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import structure
 from peftcli.tasks.base import Task

@@ -28,9 +28,11 @@ from peftcli.models.added_tokens import AddedTokens, give_rows
 from peftcli.models.companions import check_vocabulary
 from peftcli.models.dequantized import storage_name
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import DTYPES, load_tokenizer, meta_model
+from peftcli.models.load import DTYPES
+from peftcli.models.skeleton import meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.structure import structure
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.models.weights import stored_bytes, weight_view
 from peftcli.planning.counts import Counts, attached_counts, fitting, require_same_layers
 from peftcli.planning.doubts import doubts_of, idle_kernels

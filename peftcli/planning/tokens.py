@@ -12,9 +12,9 @@ from peftcli.adapters.surgery import build, detach
 from peftcli.adapters.targets import names_path
 from peftcli.errors import RecipeError
 from peftcli.models.added_tokens import AddedTokens, added_tokens, extend_tokenizer
-from peftcli.models.load import load_tokenizer
 from peftcli.models.source import BaseSource
 from peftcli.models.structure import embeddings_are_tied, input_embedding, output_embedding
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.recipe import LoadedRecipe
 
 KEY = "model.add_tokens"

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli import folders
-from peftcli.adapters.storage import adapter_files
+from peftcli.adapters.saving import adapter_files
 from peftcli.evaluation.prompts import stop_token_ids
 from peftcli.models.companions import write_generation_config, write_tokenizer
 from peftcli.models.snapshot import snapshot

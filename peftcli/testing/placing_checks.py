@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peftcli import adapters
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.base_modules import named_base_parameters
 from peftcli.adapters.registry import parse_method
 from peftcli.adapters.surgery import adapter_of, attach, attached, build, summary
 from peftcli.errors import MergeError

@@ -14,9 +14,8 @@ from peftcli import adapters
 from peftcli.adapters.base import Adapter
 from peftcli.adapters.documents import TENSORS_NAME
 from peftcli.adapters.registry import parse_method
-from peftcli.adapters.storage import serialise
 from peftcli.adapters.surgery import adapter_of, attached, build
-from peftcli.adapters.tensor_file import read_tensors
+from peftcli.adapters.tensor_file import read_tensors, serialise
 from peftcli.errors import AdapterError
 from peftcli.testing.case import Case, inputs_for, logits, loss_of
 from peftcli.testing.families import with_every_expert

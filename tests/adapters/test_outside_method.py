@@ -21,7 +21,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from peftcli.adapters.layers import AdapterLayer, LayersMethod, named_base_modules
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersMethod
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.targets import find_targets
 from peftcli.models.structure import structure

@@ -32,8 +32,9 @@ from peftcli import adapters
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.surgery import adapter_of, parse_config
 from peftcli.errors import AdapterError
-from peftcli.models.load import load_model, load_tokenizer
+from peftcli.models.load import load_model
 from peftcli.models.source import resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"type": "lora", "r": 8, "lora_alpha": 16},

@@ -23,8 +23,9 @@ from peftcli import adapters
 from peftcli.adapters.learning_rate import auto_rate
 from peftcli.adapters.surgery import adapter_of, parse_config
 from peftcli.compare.halving import best_of, rate_grid, rungs
-from peftcli.models.load import load_model, load_tokenizer
+from peftcli.models.load import load_model
 from peftcli.models.source import resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 
 METHODS = ("lora", "ia3", "bottleneck", "prompt_tuning", "vera", "oft", "ln_tuning", "reft")
 BATCH, LENGTH, HELD_OUT = 4, 48, 48

@@ -120,7 +120,7 @@ def test_memory_is_bounded(base: Any, tmp_path: Path) -> None:
 
 
 def test_prompts_and_answers_are_bounded(base: Any) -> None:
-    from peftcli.models.load import load_tokenizer
+    from peftcli.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(resolve_base(str(base(_splits)), folder=Path()))
     with pytest.raises(TokenizerLimit):
@@ -129,7 +129,7 @@ def test_prompts_and_answers_are_bounded(base: Any) -> None:
 
 
 def test_a_decoder_is_bounded(base: Any) -> None:
-    from peftcli.models.load import load_tokenizer
+    from peftcli.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(resolve_base(str(base(_decodes)), folder=Path()))
     ids, good = token_ids(tokenizer, SLOW), token_ids(tokenizer, "It is good <|im_end|> so.")

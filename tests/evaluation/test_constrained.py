@@ -11,8 +11,9 @@ import pytest
 from peftcli.errors import DeviceError, RecipeError
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import generate, generate_stream
-from peftcli.models.load import load_model, load_tokenizer
+from peftcli.models.load import load_model
 from peftcli.models.source import resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 
 SCHEMA = {
     "type": "object",

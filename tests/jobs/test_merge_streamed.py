@@ -15,7 +15,7 @@ from merge_case import LORA, family, llama, rewrite, tensors_of, types_of, write
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from peftcli.adapters.layers import LayersAdapter
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.methods.lora.experts import LoraParameter
 from peftcli.adapters.methods.lora.linear import LoraLinear
 from peftcli.errors import CheckFailed

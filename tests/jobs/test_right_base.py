@@ -31,8 +31,9 @@ from peftcli.jobs.inspection import inspect_path
 from peftcli.jobs.opening import auto_class_of, locate, open_adapter, writing_of
 from peftcli.models.builtin import builtin_base
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import load_model, load_tokenizer
+from peftcli.models.load import load_model
 from peftcli.models.source import resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 
 KEY = "model.layers.0.self_attn.q_proj.weight"
 COMMIT, OTHER = "1" * 40, "2" * 40

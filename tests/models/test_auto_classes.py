@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from peftcli.errors import ModelError
-from peftcli.models.load import meta_model
+from peftcli.models.skeleton import meta_model
 from peftcli.models.source import resolve_base
 
 

@@ -21,10 +21,13 @@ from safetensors.torch import load_file, save_file
 from peftcli import files
 from peftcli.errors import DeviceError, HubError, ModelError
 from peftcli.models import hub
+from peftcli.models.base_config import load_config
 from peftcli.models.builtin import builtin_base
-from peftcli.models.load import load_config, load_model, load_tokenizer, meta_model
+from peftcli.models.load import load_model
+from peftcli.models.skeleton import meta_model
 from peftcli.models.snapshot import snapshot
 from peftcli.models.source import BaseSource, resolve_base
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.models.view import shown_folder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

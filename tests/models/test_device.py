@@ -74,7 +74,7 @@ def test_torch_still_tells_emulation_apart() -> None:
 def test_weights_are_read_onto_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers is told where each weight goes; on a CPU it is told nothing, as ever."""
     told: dict[str, Any] = {}
-    auto = load._auto_class("AutoModelForCausalLM")
+    auto = load.auto_class_named("AutoModelForCausalLM")
 
     def from_pretrained(*args: Any, **kwargs: Any) -> Any:
         told.update(kwargs)
@@ -90,7 +90,7 @@ def test_weights_are_read_onto_the_device(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_device_map_of_one_device_gives_the_same_model() -> None:
     """With the CPU in the GPU's place: no hooks, the same weights, the same way of saving."""
-    auto = load._auto_class("AutoModelForCausalLM")
+    auto = load.auto_class_named("AutoModelForCausalLM")
     plain = auto.from_pretrained(TINY, dtype=torch.bfloat16)
     mapped = auto.from_pretrained(TINY, dtype=torch.bfloat16, device_map={"": "cpu"})
     assert fingerprint(plain.named_parameters()) == fingerprint(mapped.named_parameters())

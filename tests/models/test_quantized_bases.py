@@ -22,10 +22,12 @@ from peftcli.adapters.updates import update_norms
 from peftcli.errors import AdapterError, AdapterWarning, MergeError, ModelError
 from peftcli.jobs.merge import merge_adapter
 from peftcli.models.dequantized import dequantize, is_quantized, packed_share, storage_name
-from peftcli.models.load import load_model, load_tokenizer, meta_model
+from peftcli.models.load import load_model
+from peftcli.models.skeleton import meta_model
 from peftcli.models.source import BaseSource, resolve_base
 from peftcli.models.storage import keep_layouts, planned_bytes, storage_of
 from peftcli.models.stored import original_weight
+from peftcli.models.tokenizer import load_tokenizer
 from peftcli.models.weights import is_linear, stored_bytes, weight_view
 from peftcli.planning.doubts import LEAST_PACKED
 from peftcli.testing.case import inputs_for, logits, loss_of

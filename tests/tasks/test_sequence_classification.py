@@ -24,7 +24,8 @@ from peftcli.jobs.merge import merge_adapter
 from peftcli.jobs.opening import open_adapter
 from peftcli.jobs.predict import predict_all
 from peftcli.models.heads import MEASURED, SEVERAL, SINGLE, LabelHead
-from peftcli.models.load import load_model, new_head_keys
+from peftcli.models.load import load_model
+from peftcli.models.new_heads import new_head_keys
 from peftcli.models.source import resolve_base
 from peftcli.recipe import load_recipe
 from peftcli.tasks.config import ClassificationConfig

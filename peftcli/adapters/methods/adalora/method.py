@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX, Entry, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.linears import Biases, LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.adalora.allocation import Importance, Schedule, apply_mask, mask_lowest
 from peftcli.adapters.methods.adalora.config import AdaloraConfig

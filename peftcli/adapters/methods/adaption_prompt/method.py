@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX, InitContext, Shapes, cannot_merge
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter, LayersMethod
 from peftcli.adapters.methods.adaption_prompt.config import AdaptionPromptConfig
 from peftcli.adapters.prompts import check_shape
 from peftcli.adapters.targets import find_targets, names_path

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from peftcli.adapters.base import FILE_PREFIX, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, LayersMethod, named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter, LayersMethod
 from peftcli.adapters.methods.bitfit.config import BitfitConfig
 from peftcli.adapters.selection import SelectedParameters, SelectionAdapter, idle_modules, train_named_modules
 from peftcli.adapters.targets import find_targets, names_path

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from peftcli.adapters.base import Shapes
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.methods.freeze.config import FreezeConfig
 from peftcli.adapters.selection import ModulesMethod
 from peftcli.adapters.targets import find_targets, names_path

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from peftcli.adapters.base import Shapes
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.methods.full.config import FullConfig
 from peftcli.adapters.selection import ModulesMethod
 

@@ -13,7 +13,7 @@ from peftcli.adapters.adapterhub_sites import linear_fields
 from peftcli.adapters.base import FILE_PREFIX, Adapter
 from peftcli.adapters.foreign import Expression, ForeignFolder, Translation, head_modules, head_tensors
 from peftcli.adapters.foreign_sublayers import config_of
-from peftcli.adapters.layers import LayersAdapter
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.methods.ia3.config import Ia3Config
 from peftcli.adapters.methods.ia3.method import Ia3Layer
 from peftcli.errors import AdapterError

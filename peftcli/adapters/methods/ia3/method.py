@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX, InitContext, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, unwrapped
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.ia3.config import Ia3Config
 from peftcli.adapters.patterns import compile_pattern

@@ -14,7 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftcli.adapters.base import Entry, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.linears import LinearsAdapter, LinearsMethod, shortest_names
 from peftcli.adapters.methods.ln_tuning.config import LnTuningConfig
 from peftcli.adapters.selection import SelectedParameters, selected_entries

@@ -13,7 +13,8 @@ from peftcli.adapters.adapterhub_sites import linear_fields
 from peftcli.adapters.base import FILE_PREFIX, Adapter
 from peftcli.adapters.foreign import Expression, ForeignFolder, Translation, head_modules, head_tensors
 from peftcli.adapters.foreign_sublayers import config_of
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.selection import SelectedParameters
 from peftcli.errors import AdapterError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import FILE_PREFIX
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.former_experts import with_fused_experts
 from peftcli.adapters.methods.lora.tokens import ROWS, token_sites

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from peftcli.adapters.layers import named_base_modules, named_base_parameters
+from peftcli.adapters.base_modules import named_base_modules, named_base_parameters
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.oddities import named, tell
 from peftcli.adapters.targets import ALL_LINEAR, names_path, pattern_value

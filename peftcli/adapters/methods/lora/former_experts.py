@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import FILE_PREFIX
-from peftcli.adapters.layers import named_base_modules, named_base_parameters
+from peftcli.adapters.base_modules import named_base_modules, named_base_parameters
 from peftcli.adapters.linears import sites_in_file
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.expert_names import mistaken

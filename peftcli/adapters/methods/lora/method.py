@@ -21,14 +21,9 @@ from torch import nn
 
 from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import Shapes
-from peftcli.adapters.layers import (
-    AdapterLayer,
-    LayersAdapter,
-    named_base_modules,
-    named_base_parameters,
-    parent_of,
-    unwrapped,
-)
+from peftcli.adapters.base_modules import named_base_modules, named_base_parameters, parent_of
+from peftcli.adapters.layers import AdapterLayer, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.linears import Biases, LinearsMethod, rank_faults
 from peftcli.adapters.methods.lora.adapter import LoraAdapter, embedding_modules
 from peftcli.adapters.methods.lora.adoption import adopted

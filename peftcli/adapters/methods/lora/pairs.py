@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.adapters.base import FILE_PREFIX
-from peftcli.adapters.layers import named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.pairs import Pairs
 from peftcli.models.structure import input_embedding, output_embedding

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from peftcli.adapters.layers import StandInBlocks, parent_of
+from peftcli.adapters.base_modules import parent_of
+from peftcli.adapters.layers import StandInBlocks
 from peftcli.errors import AdapterError
 from peftcli.models.structure import structure
 

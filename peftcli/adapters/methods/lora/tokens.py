@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftcli.adapters.base import InitContext
-from peftcli.adapters.layers import AdapterLayer, named_base_modules, unwrapped
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import AdapterLayer, unwrapped
 from peftcli.adapters.lookups import look_up
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.targets import names_path

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftcli.adapters.base import Entry, InitContext, Method, Shapes
-from peftcli.adapters.layers import AdapterLayer, LayersAdapter, named_base_modules
+from peftcli.adapters.base_modules import named_base_modules
+from peftcli.adapters.layers import AdapterLayer
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.methods.reft.config import ReftConfig
 from peftcli.adapters.prompt_sites import decoder_backbone, is_encoder_decoder
 from peftcli.adapters.selection import SelectedParameters, selected_entries, train_named_modules

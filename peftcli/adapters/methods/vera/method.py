@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from peftcli.adapters.base import Entry, InitContext, Shapes
 from peftcli.adapters.draws import kaiming_uniform
-from peftcli.adapters.layers import AdapterLayer, AdapterPart, LayersAdapter, unwrapped
+from peftcli.adapters.layers import AdapterLayer, AdapterPart, unwrapped
+from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.linears import Biases, LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.vera.config import VeraConfig
 from peftcli.errors import AdapterError, Fault

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peftcli import adapters
 from peftcli.adapters.base import Adapter, InitContext
-from peftcli.adapters.layers import named_base_parameters
+from peftcli.adapters.base_modules import named_base_parameters
 from peftcli.adapters.registry import method_names
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import AdapterError

@@ -1,34 +1,26 @@
-"""Adapter folders: the two files that Hugging Face PEFT reads and writes, and one of ours beside them.
+"""Reads adapter folders, ours or Hugging Face PEFT's (`saving` has the files).
 
-    adapter_config.json          the reference's schema, keys sorted
-    adapter_model.safetensors    the reference's keys, metadata {"format": "pt"}
-    peftcli.json                 ours: the base's fingerprint, the method's fields that the schema has no place for
-    peftcli_encoder.safetensors  ours: prompt-encoder weights, where a method has them
-
-Everything is checked before a value is copied: names, shapes, ranks, missing and extra tensors, finiteness, and the base.
+Everything is checked before a value is copied: names, shapes, ranks, missing and extra tensors, finiteness, the base.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from peftcli import files
 from peftcli.adapters.adapter_file import AdapterFile, Header
 from peftcli.adapters.base import FILE_PREFIX, Adapter, Entry, Summary
+from peftcli.adapters.base_modules import named_base_parameters
 from peftcli.adapters.bounds import bounded_allocation
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import (
     COMPANIONS_NAME,
     CONFIG_NAME,
-    FORMAT,
     OWN_NAME,
     TENSORS_NAME,
     read_config,
@@ -36,118 +28,22 @@ from peftcli.adapters.documents import (
     read_documents,
 )
 from peftcli.adapters.file_keys import KeyReading, read_keys
-from peftcli.adapters.identity import base_fingerprint, type_read_in
-from peftcli.adapters.layers import named_base_parameters, unwrapped
+from peftcli.adapters.identity import base_fingerprint
 from peftcli.adapters.oddities import tell
 from peftcli.adapters.registry import config_class_of_type, method
-from peftcli.adapters.surgery import adapter_of, bare, build, detach, disabled, summary
-from peftcli.adapters.tensor_file import read_header, read_tensors
-from peftcli.errors import AdapterError, Fault, NumericalError
-from peftcli.models.added_tokens import note_rows, rows_given
-from peftcli.models.auto_class import purpose_of
+from peftcli.adapters.surgery import adapter_of, bare, build, detach, summary
+from peftcli.adapters.tensor_file import read_header, read_tensors, require_finite
+from peftcli.errors import AdapterError, Fault
+from peftcli.models.added_tokens import note_rows
 from peftcli.models.fingerprint import Fingerprint
-from peftcli.models.structure import input_embedding
 
-METADATA = {"format": "pt"}
-"""Of every file of tensors, as other libraries write and want it."""
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
+
+
 _TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
 _WHOLE_TYPES = frozenset({"I64", "I32", "I16", "U8", "BOOL"})
-
-
-# -- writing -----------------------------------------------------------------------------------------------------
-
-
-def adapter_files(
-    model: nn.Module,
-    *,
-    base_name: str | None = None,
-    revision: str | None = None,
-    notes: Mapping[str, Any] | None = None,
-) -> dict[str, bytes]:
-    """The adapter's files by name, ready to be written. `notes` go into our own file, for whoever uses the adapter.
-
-    Raises `NumericalError` when a tensor is not finite: such an adapter is never written.
-    """
-    model = bare(model)
-    adapter = adapter_of(model)
-    config, tensors = adapter.saved()
-    # a file that was read in half precision is written so again, and gives the same bytes
-    tensors = {key: _in_type(value, adapter.read_types.get(key)) for key, value in tensors.items()}
-    _check_finite(tensors, where="the adapter in memory")
-    document = config.to_file(adapter.kept_fields)
-    base_name = base_name if base_name is not None else document["base_model_name_or_path"]
-    document["base_model_name_or_path"] = base_name
-    if revision is not None:
-        document["revision"] = revision
-    if document["task_type"] is None and document["auto_mapping"] is None and "task_type" not in adapter.kept_fields:
-        purpose = purpose_of(model)
-        # given a classifier's task, the reference insists on finding its head in the file
-        if purpose is not None and not (purpose.labels and not document.get("modules_to_save")):
-            document["task_type"] = purpose.task_type
-    said = {**adapter.kept_notes, **(notes or {})}
-    contents = {
-        CONFIG_NAME: json.dumps(document, indent=2, sort_keys=True).encode("utf-8"),
-        TENSORS_NAME: serialise(tensors, METADATA),
-        OWN_NAME: files.to_json(_own_document(model, adapter, base_name) | {"notes": said}).encode("utf-8"),
-    }
-    companions = adapter.companions()
-    if companions:
-        contents[COMPANIONS_NAME] = serialise(companions, METADATA)
-    return contents
-
-
-def _in_type(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """The tensor in the type that it was read in, unless it has become too fine for it."""
-    if dtype is None or value.dtype == dtype:
-        return value
-    narrowed = value.to(dtype)
-    return narrowed if torch.equal(narrowed.to(value.dtype), value) else value
-
-
-def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """safetensors bytes; the library orders the keys, so that equal tensors give equal bytes."""
-    # cloned: safetensors refuses tensors that share memory, as tied ones do
-    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
-    data: bytes = save_safetensors(plain, metadata)
-    return data
-
-
-def _own_document(model: nn.Module, adapter: Adapter, base_name: str | None) -> dict[str, Any]:
-    with disabled(model):  # the base's own embeddings, not those that a file brought along
-        base: dict[str, Any] = {"name": base_name, "fingerprint": base_fingerprint(model).to_dict()}
-    if (read_in := type_read_in(model)) is not None:
-        base["read_in"] = str(read_in).removeprefix("torch.")
-    table = input_embedding(model)
-    if table is not None and (count := rows_given(unwrapped(table))):
-        base["rows"] = count
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    if isinstance(commit, str):
-        base["commit"] = commit
-    extra = {key: adapter.config.model_dump(mode="json")[key] for key in sorted(adapter.config.recipe_only)}
-    return {
-        "format": FORMAT,
-        "method": adapter.config.name,
-        "base": base,
-        "model_class": type(model).__name__,
-        "fields": extra,
-    }
-
-
-def save(model: nn.Module, folder: str | Path, *, base_name: str | None = None) -> None:
-    """Writes the adapter on a model into `folder`, each file atomically.
-
-    `base_name` goes into the configuration (default: what the adapter was loaded with, else the model's own name).
-    """
-    # the path that the model was loaded from, where no file has said another
-    if base_name is None and not adapter_of(model).kept_fields.get("base_model_name_or_path"):
-        base_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
-    contents = adapter_files(model, base_name=base_name)
-    for name, data in contents.items():
-        files.write_bytes(Path(folder) / name, data)
-
-
-# -- reading -----------------------------------------------------------------------------------------------------
 
 
 def load(
@@ -232,7 +128,6 @@ def has_other_keys(model: nn.Module, folder: str | Path) -> bool:
 
 
 def install(
-    # the header first, by which ranks are known before a tensor is read
     model: nn.Module,
     config: MethodConfig,
     parts: AdapterTensors,
@@ -270,6 +165,7 @@ def lay_out(
     """
     where, folder = str(parts.path), parts.path.parent
     owner = method(config.name)
+    # the header first, by which ranks are known before a tensor is read
     reading = read_keys(parts.header(), model, owner, converting=converting, where=where)
     config, file = owner.adopt(model, config, parts.file(reading))
     with bounded_allocation(model, file.shapes, where=str(folder / CONFIG_NAME)):
@@ -297,12 +193,12 @@ def fill(adapter: Adapter, file: AdapterFile, parts: AdapterTensors, *, heads: S
     new `heads`. Raises `AdapterError` or `NumericalError`; the adapter is then half filled."""
     where, folder = str(parts.path), parts.path.parent
     tensors = file.read()
-    _check_finite(tensors, where=where)
+    require_finite(tensors, where=where)
     _fill(adapter, tensors, folder)
     adapter.settle(tensors, where)
     companions = parts.read_companions()
     if companions:
-        _check_finite(companions, where=str(folder / COMPANIONS_NAME))
+        require_finite(companions, where=str(folder / COMPANIONS_NAME))
         adapter.load_companions(companions)
     if lacking := new_keys(adapter, file, heads):
         own = dict(named_base_parameters(adapter.model))
@@ -394,13 +290,3 @@ def _fill(adapter: Adapter, tensors: Mapping[str, Tensor], folder: Path) -> None
         else:
             entry.load(tensors[entry.key])
             adapter.read_types[entry.key] = tensors[entry.key].dtype
-
-
-def _check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if broken:
-        raise NumericalError(
-            f"{len(broken)} of {len(tensors)} tensors are not finite: {', '.join(broken[:3])}",
-            where=where,
-            fix="the run diverged: take an earlier checkpoint, or train at a lower learning rate",
-        )
