@@ -67,6 +67,7 @@ def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = N
 
 
 def require_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Raises `NumericalError` that names tensors with infinities or NaN; `where`: their file."""
     broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise NumericalError(

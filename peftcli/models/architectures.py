@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def auto_class_named(name: str) -> Any:
+    """The class of transformers with that name; AttributeError where a release has none."""
     return getattr(transformers, name)
 
 
 def require_architecture(source: BaseSource, config: PretrainedConfig, auto_class: str) -> None:
+    """Raises `ModelError` where an auto class does not load that family, with what does."""
     if type(config) in auto_class_named(auto_class)._model_mapping:
         return
     where = source.location if source.is_local else None
