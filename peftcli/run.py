@@ -13,21 +13,17 @@ import torch
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckpointError, Interrupted, PeftcliError, StorageError
 from peftcli.evaluation.memory import memory_errors
-from peftcli.lock.document import lock_path, read_lock
+from peftcli.lock.lock_file import lock_path, read_lock
 from peftcli.planning.plan import Prepared, prepare_run, unfit
 from peftcli.recipe import LoadedRecipe
 from peftcli.redaction import redacted
 from peftcli.reports.record import RunRecord
-from peftcli.runs.assembly import Assembly, assemble, fit_setup, require_fit_base, require_same_start, score_run
+from peftcli.runs.assembly import Assembly, assemble
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.base_sharding import in_turn, require_several, shard_base
 from peftcli.runs.draft import Draft
-from peftcli.runs.folder import (
-    choose_output,
-    existing_run,
-    write_findings,
-    write_recipe,
-)
+from peftcli.runs.fitting import fit_setup
+from peftcli.runs.folder import choose_output, existing_run, write_findings, write_recipe
 from peftcli.runs.folder_lock import owned_folder
 from peftcli.runs.following import lead
 from peftcli.runs.gates import require_met
@@ -46,8 +42,9 @@ from peftcli.runs.processes import (
     starts_workers,
 )
 from peftcli.runs.row_scores import write_row_scores
-from peftcli.runs.scoring import updates_of
+from peftcli.runs.scoring import score_run, updates_of
 from peftcli.runs.seeds import of_seed, run_seeds
+from peftcli.runs.start_checks import require_fit_base, require_same_start
 from peftcli.streams import tell
 from peftcli.training.loop import fit
 from peftcli.training.signals import StopNow, run_signals

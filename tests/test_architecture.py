@@ -35,6 +35,8 @@ FLOORS = {
             # which existing files may be written over
             ("ownership",),
             ("yaml",),
+            # what `yaml` reads back
+            ("yaml_writing",),
             ("kernels", "data", "reports"),
             ("models",),
             ("adapters",),
@@ -327,7 +329,7 @@ OWN_WEIGHTS = {
     "adapters/methods/prefix_tuning/method.py": {"self.embedding.weight"},
     "adapters/methods/p_tuning/method.py": {"self.embedding.weight"},
     "evaluation/generate.py": {"embedding.weight"},
-    "runs/assembly.py": {"found.weight"},
+    "runs/attaching.py": {"found.weight"},
     "planning/step_memory.py": {"found.weight"},
 }
 """Attributes of that name which are an adapter's own tensors, asked of any wrapper, or the weight of a loss."""

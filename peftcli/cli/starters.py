@@ -15,7 +15,7 @@ from peftcli.ownership import write_new
 from peftcli.recipe import load_recipe
 from peftcli.recipe.json_schema import recipe_schema
 from peftcli.tasks.registry import DEFAULT_TASK
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 _FOLDER = Path(__file__).parent / "templates"
 _SUMMARY_MARK = "# "

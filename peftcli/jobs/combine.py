@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from peftcli.adapters.saving import adapter_files
 from peftcli.adapters.surgery import adapter_of, detach, disabled
 from peftcli.errors import AdapterError, CheckFailed, RecipeError, StorageError
 from peftcli.jobs.adapter_base import auto_class_of, base_of, load_base
+from peftcli.jobs.combine_report import CombineReport, Part
 from peftcli.jobs.convert import beside, probe
 from peftcli.models.source import BaseSource
 from peftcli.models.weights import is_linear
@@ -35,42 +36,6 @@ _TOLERANCE = 1e-4
 """Largest difference between an update's factors and what its layer does, as a share: float32 rounding, and far below a
 wrong scale or sign."""
 _INPUTS = 4
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of the adapters."""
-
-    adapter: str
-    factor: float
-    """Its weight, as asked for."""
-    layers: int
-    effect: float
-    """Largest change of a logit that the adapter makes by itself, on random tokens."""
-
-
-@dataclass(frozen=True)
-class CombineReport:
-    """What was written. Differences are of logits on random tokens, the largest in absolute value."""
-
-    output: str
-    how: str
-    parts: tuple[Part, ...]
-    layers: int
-    ranks: tuple[int, ...]
-    """Ranks that occur, in ascending order."""
-    density: float | None
-    seed: int | None
-    distance: float
-    """Largest distance of a layer's update from the weighted sum of the parts', as a share of that sum's norm."""
-    worst_layer: str
-    effect: float
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
-        lists = {"ranks": list(self.ranks), "notes": list(self.notes), "parts": [asdict(part) for part in self.parts]}
-        return {**asdict(self), **lists}
 
 
 @dataclass(frozen=True)
@@ -325,25 +290,3 @@ def _companions(opened: Sequence[_Opened]) -> tuple[list[Path], list[str]]:
         if theirs.name == path.name and theirs.read_bytes() != path.read_bytes()
     ]
     return first, list(dict.fromkeys(differing))
-
-
-def combine_text(report: CombineReport) -> str:
-    """What `peft combine` prints."""
-    ranks = (
-        " and ".join(map(str, report.ranks)) if len(report.ranks) < 3 else f"{report.ranks[0]} to {report.ranks[-1]}"
-    )
-    thinned = f", density {report.density:g}" if report.density is not None else ""
-    drawn = f", seed {report.seed}" if report.seed is not None else ""
-    lines = [f"{len(report.parts)} adapters combined by {report.how}{thinned}{drawn} into {report.output}"]
-    lines += [
-        f"  {part.factor:g} x {part.adapter} ({part.layers} layers; changes logits by {part.effect:.3g})"
-        for part in report.parts
-    ]
-    lines += [
-        f"{report.layers} layers of rank {ranks}; logits change by {report.effect:.3g} at most",
-        f"updates differ from the weighted sum by {report.distance:.2g} of its norm at most ({report.worst_layer})",
-    ]
-    lines += [f"note: {note}" for note in report.notes]
-    if report.how not in OF_ANY_RANK:
-        lines.append("note: --how cat is the weighted sum itself; `peft evaluate` says which combination is good")
-    return "\n".join(lines)

@@ -11,14 +11,15 @@ from typing import Any
 from peftcli.adapters.documents import read_config
 from peftcli.jobs.diff_layers import LayerPair, layer_pairs
 from peftcli.lock.differences import Difference, environment_differences, input_differences
-from peftcli.lock.document import LOCK_NAME, read_lock
+from peftcli.lock.document import LOCK_NAME
+from peftcli.lock.lock_file import read_lock
 from peftcli.lock.places import without_places
 from peftcli.recipe import flat_recipe, load_recipe
 from peftcli.recipe.schema import Recipe
 from peftcli.reports.tables import text_table
 from peftcli.runs.locating import Location, locate
 from peftcli.runs.own_files import RECIPE_NAME
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 _NOT_COMPARED = ("name", "output")
 _DATA_FACTS = ("rows_read", "rows_kept", "rows", "tokens", "trained_tokens", "order_sha256", "stream_sha256")

@@ -19,7 +19,8 @@ from peftcli.evaluation.evaluate import Evaluation, evaluate
 from peftcli.jobs.adapter_base import load_base
 from peftcli.jobs.opening import OpenModel, run_recipe
 from peftcli.jobs.whole_models import open_to_score
-from peftcli.lock.document import LOCK_NAME, read_lock
+from peftcli.lock.document import LOCK_NAME
+from peftcli.lock.lock_file import read_lock
 from peftcli.models.base_config import sentence_folder
 from peftcli.models.heads import LabelHead
 from peftcli.recipe import LoadedRecipe, load_recipe

@@ -23,7 +23,7 @@ from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.terminal import score_table
 from peftcli.runs.as_written import require_as_written
 from peftcli.runs.locating import Location, holds_a_model, locate, read_record
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 
 @dataclass(frozen=True)

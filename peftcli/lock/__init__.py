@@ -4,6 +4,7 @@
 apart on another machine.
 """
 
-from peftcli.lock.document import LOCK_NAME, Lock, lock_path, read_lock, write_lock
+from peftcli.lock.document import LOCK_NAME, Lock
+from peftcli.lock.lock_file import lock_path, read_lock, write_lock
 
 __all__ = ["LOCK_NAME", "Lock", "lock_path", "read_lock", "write_lock"]

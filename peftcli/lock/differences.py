@@ -12,7 +12,7 @@ from peftcli.errors import CheckFailed, Fault
 from peftcli.lock.document import Lock, SplitLock
 from peftcli.lock.places import absolute, is_place, without_places
 from peftcli.recipe.loading import DEFAULT
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 InputKind = Literal["recipe", "base", "init_adapter", "tokenizer", "data", "settings", "package", "environment"]
 

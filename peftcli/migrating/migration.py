@@ -18,7 +18,8 @@ from peftcli.recipe.checking import check
 from peftcli.recipe.foreign_names import ADVICE
 from peftcli.recipe.resolved import flat_recipe
 from peftcli.recipe.schema import Recipe
-from peftcli.yaml import flow, node_of, parse, plain
+from peftcli.yaml import node_of, parse, plain
+from peftcli.yaml_writing import flow
 
 _BASE, _ROWS = "NAME-OR-FOLDER-OF-THE-BASE", "ROWS.jsonl"
 _BESIDE = {

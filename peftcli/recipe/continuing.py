@@ -12,7 +12,7 @@ from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import AdapterDocuments, read_documents
 from peftcli.adapters.sources import KEY, resolve_adapter
 from peftcli.errors import AdapterWarning
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 FIX = "leave it out: the adapter's own fields rule"
 """What to do about a contradiction."""

@@ -18,7 +18,7 @@ from peftcli.recipe.foreign_names import ADVICE, foreign_keys
 from peftcli.recipe.json_schema import known_values
 from peftcli.recipe.keys import METHOD, TYPE, Key, find_keys, items_of, near_keys, sections_of, type_names
 from peftcli.recipe.wording import wanted_text
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 WIDTH = 80
 _EXTRA_CODES = {0: "done; warnings may have been printed", **errors.SIGNAL_CODES}

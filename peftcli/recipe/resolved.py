@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from peftcli.recipe.schema import Recipe
-from peftcli.yaml import dump
+from peftcli.yaml_writing import dump
 
 if TYPE_CHECKING:
     from peftcli.recipe.loading import LoadedRecipe

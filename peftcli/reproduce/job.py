@@ -16,23 +16,26 @@ from peftcli import files
 from peftcli.data.doctor.run import raise_failures
 from peftcli.errors import CheckFailed, Interrupted, RecipeError
 from peftcli.lock.differences import Difference, environment_differences, input_differences
-from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace, lock_path, read_lock
+from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace
+from peftcli.lock.lock_file import lock_path, read_lock
 from peftcli.lock.trace import read_steps, trace_of
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
 from peftcli.reproduce.comparing import compare, terms
 from peftcli.reproduce.result import Reproduction, SeedResult
 from peftcli.run import run_draft
-from peftcli.runs.assembly import assemble, beginning_of, fit_setup, require_fit_base, require_same_start
+from peftcli.runs.assembly import assemble
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.base_sharding import in_turn, require_several, shard_base
 from peftcli.runs.draft import Draft
+from peftcli.runs.fitting import beginning_of, fit_setup
 from peftcli.runs.following import end_following, lead
 from peftcli.runs.locating import no_run
 from peftcli.runs.locking import Overrides, inputs_of, pinned_recipe
 from peftcli.runs.own_files import RECIPE_NAME
 from peftcli.runs.processes import run_processes
 from peftcli.runs.seeds import of_seed, seed_folder
+from peftcli.runs.start_checks import require_fit_base, require_same_start
 from peftcli.streams import Say
 from peftcli.training.loop import fit
 from peftcli.training.world import World

@@ -13,7 +13,8 @@ from pathlib import Path
 from peftcli import files
 from peftcli.adapters.documents import TENSORS_NAME
 from peftcli.errors import AdapterError, ModelError
-from peftcli.lock.document import LOCK_NAME, Lock, read_lock
+from peftcli.lock.document import LOCK_NAME, Lock
+from peftcli.lock.lock_file import read_lock
 from peftcli.models.snapshot import role_of, small_names, snapshot
 from peftcli.models.source import BaseSource
 from peftcli.reports.seal import changed_beside

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from peftcli.adapters.base import Summary
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from peftcli.adapters.base import InitContext, Summary
 from peftcli.adapters.surgery import adapter_of, attach, build, detach, summary
 from peftcli.errors import CheckpointError
+from peftcli.models.stored import original_weight
 from peftcli.runs.as_written import require_as_written
-from peftcli.runs.assembly import Assembly, checkpoint_store, init_context
+from peftcli.runs.assembly import Assembly
+from peftcli.runs.identity import checkpoint_store
 from peftcli.runs.locating import locate
 from peftcli.runs.packing import require_rows_apart
 from peftcli.runs.referring import ask_model_at_start
-from peftcli.training.seeding import as_deterministic_as_possible
+from peftcli.training.seeding import as_deterministic_as_possible, stream_seed
 
 
 def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
@@ -48,3 +55,30 @@ def attach_method(assembly: Assembly, *, resuming: bool) -> Summary:
             f"the checkpoint is of another adapter: {error}", fix="train again with `peft train`"
         ) from error
     return summary(assembly.model)
+
+
+INIT_BATCHES = 8
+
+
+def init_context(assembly: Assembly) -> InitContext:
+    """What a method may start from: a generator, the tokenizer, the first training batches and their loss."""
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        order = assembly.prepared.order
+        for index in range(min(INIT_BATCHES, order.steps_per_epoch)):
+            batch = assembly.collate(assembly.rows(order.batch(0, index)))
+            yield {name: tensor.to(next(assembly.model.parameters()).device) for name, tensor in batch.items()}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        found = assembly.task.loss(model, batch)
+        # a mean, so that a start from gradients does not depend on how many tokens the first batches have
+        return found.total / found.weight
+
+    generator = torch.Generator().manual_seed(stream_seed(assembly.prepared.loaded.recipe.seed, "init"))
+    return InitContext(
+        generator,
+        tokenizer=assembly.tokenizer,
+        batches=batches,
+        loss=loss,
+        original=lambda path, transposed: original_weight(assembly.prepared.source, path, transposed),
+    )

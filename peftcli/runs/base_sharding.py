@@ -12,7 +12,8 @@ from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import ModelError, RecipeError
 from peftcli.planning.plan import Prepared
 from peftcli.runs.assembly import Assembly
-from peftcli.training.world import Group, World
+from peftcli.training.group import Group
+from peftcli.training.world import World
 
 KEY = "training.sharding"
 

@@ -11,15 +11,11 @@ from typing import Any
 import peftcli
 from peftcli import files
 from peftcli.adapters.base import Summary
-from peftcli.errors import PeftcliError, exit_code_of
-from peftcli.evaluation.evaluate import Evaluation
-from peftcli.evaluation.result import facts_of
+from peftcli.errors import PeftcliError
 from peftcli.kernels.names import OFF
-from peftcli.lock.bands import Measured
-from peftcli.lock.document import LOCK_NAME, Lock, write_lock
-from peftcli.lock.environment import summary_of_machine
+from peftcli.lock.document import LOCK_NAME, Lock
+from peftcli.lock.lock_file import write_lock
 from peftcli.lock.trace import run_trace, steps_taken
-from peftcli.models.device import peak_memory_bytes
 from peftcli.models.snapshot import snapshot
 from peftcli.models.structure import structure
 from peftcli.planning.plan import Prepared
@@ -29,10 +25,8 @@ from peftcli.reports.folder import RunFacts
 from peftcli.reports.record import (
     EvaluationRecord,
     Event,
-    Failure,
     LayerUpdate,
     Parameters,
-    Predicted,
     RunRecord,
     Seconds,
     StartRecord,
@@ -43,15 +37,15 @@ from peftcli.reports.series import read_metrics
 from peftcli.reports.writing import write_reports
 from peftcli.runs.adapter_folder import write_adapter_folder
 from peftcli.runs.as_written import adapter_hashes
-from peftcli.runs.assembly import Assembly, RunScores
+from peftcli.runs.assembly import Assembly
 from peftcli.runs.cards import run_card
 from peftcli.runs.folder import resolved_values
 from peftcli.runs.gates import gate_results
 from peftcli.runs.locking import as_first_written, inputs_of, with_results, with_weights
 from peftcli.runs.place import RunPlace
 from peftcli.runs.predictions import write_predictions
-from peftcli.runs.scoring import score_facts, warnings_of
-from peftcli.runs.showing import shown_rows
+from peftcli.runs.record_facts import failure_of, machine_facts, measured, planned_facts, spread_facts
+from peftcli.runs.scoring import RunScores, score_facts, warnings_of
 from peftcli.runs.writing_notes import notes_of
 from peftcli.training.setup import FitResult
 from peftcli.training.world import ALONE, World
@@ -166,7 +160,7 @@ class Draft:
                 steps=self.result.steps,
                 adapter_step=self.result.chosen_step,
             )
-            lock = with_results(lock, [trace], _measured(self.scores.base), _measured(self.scores.tuned))
+            lock = with_results(lock, [trace], measured(self.scores.base), measured(self.scores.tuned))
         write_lock(self.folder / LOCK_NAME, lock)
 
     def write_record(self, status: Status, error: PeftcliError | None = None) -> RunRecord:
@@ -199,13 +193,13 @@ class Draft:
             "recipe": flat_recipe(recipe),
         }
         if self.prepared is not None:
-            facts |= _planned_facts(self.prepared)
+            facts |= planned_facts(self.prepared)
             facts["recipe"] |= resolved_values(self.prepared.plan.resolved)
         if self.attached is not None:
             facts["parameters"] = Parameters(trainable=self.attached.trainable, total=self.attached.total)
         if self.assembly is not None:
-            facts |= _machine_facts(self.assembly)
-            facts["settings"] |= _spread_facts(self.assembly)
+            facts |= machine_facts(self.assembly)
+            facts["settings"] |= spread_facts(self.assembly)
         if self.result is not None:
             facts["settings"] |= {"kernels": self.result.kernels or OFF}
             if self.result.compiled is not None:
@@ -213,7 +207,7 @@ class Draft:
         facts |= self._training_facts()
         facts |= self._start_facts() | self._score_facts()
         if error is not None:
-            facts["failure"] = _failure(error)
+            facts["failure"] = failure_of(error)
         facts["warnings"] = self._warnings(facts.get("evaluation"))
         return RunRecord(**facts)
 
@@ -294,56 +288,3 @@ class Draft:
         if self.assembly is not None and self.assembly.trackers is not None and self.assembly.trackers.failure:
             found.append(f"tracking stopped at {self.assembly.trackers.failure}; metrics.jsonl has everything")
         return list(dict.fromkeys(found))
-
-
-def _planned_facts(prepared: Prepared) -> dict[str, Any]:
-    plan, resolved = prepared.plan, prepared.plan.resolved
-    return {
-        "parameters": Parameters(trainable=plan.trainable, total=plan.total),
-        "planned_steps": resolved.steps,
-        "learning_rate": resolved.learning_rate,
-        "predicted": Predicted(peak_memory_bytes=plan.memory.peak_bytes),
-        "settings": {
-            "device": resolved.device,
-            "precision": resolved.precision,
-            "dtype": resolved.dtype,
-            **({"quantization": resolved.quantization} if resolved.quantization else {}),
-            "threads": resolved.threads,
-            "batch_size": prepared.loaded.recipe.training.batch_size,
-            "micro_batch_size": resolved.micro_batch_size,
-            "kernels": list(resolved.kernels) or OFF,
-            "learning_rate": resolved.learning_rate_note,
-            "max_grad_norm": prepared.loaded.recipe.training.max_grad_norm,
-        },
-        "data": prepared.data.facts.to_dict(),
-        "plan": plan.to_dict(),
-        "rows": shown_rows(prepared),
-    }
-
-
-def _spread_facts(assembly: Assembly) -> dict[str, Any]:
-    """How many processes trained, and what each holds of a base that is spread over them."""
-    if assembly.world.size == 1:
-        return {}
-    found: dict[str, Any] = {"processes": assembly.world.size}
-    if assembly.base_bytes is not None:
-        found |= {"base_bytes": assembly.base_bytes[0], "base_bytes_per_process": assembly.base_bytes[1]}
-    return found
-
-
-def _machine_facts(assembly: Assembly) -> dict[str, Any]:
-    device = assembly.prepared.plan.resolved.device
-    return {
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "model_memory_bytes": assembly.model_memory_bytes,
-        "environment": summary_of_machine(device),
-    }
-
-
-def _failure(error: PeftcliError) -> Failure:
-    message = error.render().removeprefix("error: ")
-    return Failure(error=type(error).__name__, exit_code=exit_code_of(error), message=message)
-
-
-def _measured(evaluation: Evaluation | None) -> list[Measured]:
-    return [] if evaluation is None else [Measured(evaluation.metrics, evaluation.intervals, facts_of(evaluation))]

@@ -15,18 +15,12 @@ import torch
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.planning.resolved import Resolved
 from peftcli.recipe import LoadedRecipe, Recipe
-from peftcli.runs.assembly import (
-    Assembly,
-    assemble,
-    beginning_of,
-    fit_setup,
-    require_fit_base,
-    require_same_start,
-    score_run,
-)
+from peftcli.runs.assembly import Assembly, assemble
 from peftcli.runs.attaching import attach_method
 from peftcli.runs.base_sharding import in_turn, shard_base
-from peftcli.runs.scoring import updates_of
+from peftcli.runs.fitting import beginning_of, fit_setup
+from peftcli.runs.scoring import score_run, updates_of
+from peftcli.runs.start_checks import require_fit_base, require_same_start
 from peftcli.training.loop import fit
 from peftcli.training.signals import RunSignals, StopNow, run_signals
 from peftcli.training.world import World

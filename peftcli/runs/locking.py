@@ -13,17 +13,9 @@ from peftcli.adapters.sources import split_revision
 from peftcli.errors import CheckFailed, CheckpointError, DeviceError, RecipeError
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import difference_error, environment_differences, input_differences
-from peftcli.lock.document import (
-    LOCK_NAME,
-    Expected,
-    Lock,
-    RunTrace,
-    lock_path,
-    read_lock,
-    require_own_lock,
-    write_lock,
-)
+from peftcli.lock.document import LOCK_NAME, Expected, Lock, RunTrace
 from peftcli.lock.inputs import LoadedBase, input_lock, with_loaded
+from peftcli.lock.lock_file import lock_path, read_lock, require_own_lock, write_lock
 from peftcli.lock.places import absolute, moved, relative, without_places
 from peftcli.models.fingerprint import Fingerprint
 from peftcli.planning.machine import resolve_device

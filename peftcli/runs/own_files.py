@@ -19,7 +19,8 @@ from peftcli.errors import StorageError
 from peftcli.models.companions import is_tokenizer_name
 from peftcli.models.snapshot import TEMPLATES_FOLDER
 from peftcli.runs.folder_lock import LOCK_NAMES
-from peftcli.yaml import dump, parse, plain
+from peftcli.yaml import parse, plain
+from peftcli.yaml_writing import dump
 
 RECIPE_NAME = "recipe.yaml"
 """The resolved recipe in a run folder."""

@@ -14,7 +14,8 @@ from peftcli.reports.record import RunRecord
 from peftcli.runs.following import end_following, follow
 from peftcli.runs.lengthening import CHANGEABLE
 from peftcli.runs.locating import read_record
-from peftcli.training.world import World, current_world, telling_failures
+from peftcli.training.group import current_world, telling_failures
+from peftcli.training.world import World
 
 Overrides = Sequence[str] | Mapping[str, object]
 KEY = "training.processes"

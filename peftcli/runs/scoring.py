@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from peftcli.adapters.surgery import disabled
 from peftcli.adapters.updates import update_norms
 from peftcli.data.facts import DataFacts
 from peftcli.evaluation.registry import REPORT_PREFIX, get_metric
@@ -14,8 +16,9 @@ from peftcli.evaluation.result import Difference, Evaluation, compare, facts_of
 from peftcli.planning.plan import Prepared
 from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reports.record import Answers, DifferenceRecord, EvaluationRecord, Interval, Intervals, LayerUpdate
-from peftcli.runs.assembly import RunScores
+from peftcli.runs.assembly import Assembly
 from peftcli.runs.showing import shown_samples, source_scores
+from peftcli.training.setup import FitResult
 
 
 def score_facts(scores: RunScores, prepared: Prepared) -> dict[str, Any]:
@@ -113,3 +116,27 @@ def _pairs(evaluation: Evaluation) -> dict[str, Interval]:
 def updates_of(model: nn.Module) -> list[LayerUpdate]:
     """How far the adapter moved each weight; asked once, when the adapter that is kept is in the model."""
     return [LayerUpdate(name=item.layer, norm=item.norm, relative=item.relative) for item in update_norms(model)]
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Base and tuned model on the validation rows; None where there are none."""
+
+    base: Evaluation | None
+    tuned: Evaluation | None
+
+
+def score_run(assembly: Assembly, result: FitResult) -> RunScores:
+    """Scores of base and chosen adapter; what the loop has computed already is taken, the rest computed now."""
+    if assembly.validation is None:
+        return RunScores(None, None)
+    base = assembly.scores.get(0)
+    # a run that goes on from an adapter has scored that one at step 0, and not the base
+    if base is None or assembly.prepared.start is not None:
+        with disabled(assembly.model):
+            base = assembly.evaluate(with_samples=True)
+    tuned = assembly.scores.get(result.chosen_step)
+    # evaluations within training write no samples, except that of the last step
+    if tuned is None or result.chosen_step != assembly.prepared.plan.resolved.steps:
+        tuned = assembly.evaluate(with_samples=True)
+    return RunScores(base, tuned)

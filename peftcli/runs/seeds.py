@@ -14,7 +14,8 @@ from peftcli import files
 from peftcli.errors import Interrupted, PeftcliError, exit_code_of
 from peftcli.evaluation.result import Verdict
 from peftcli.lock.bands import Measured
-from peftcli.lock.document import LOCK_NAME, read_lock, write_lock
+from peftcli.lock.document import LOCK_NAME
+from peftcli.lock.lock_file import read_lock, write_lock
 from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import LoadedRecipe
 from peftcli.reports.metric_facts import MetricFacts

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from peftcli.errors import FieldFault
 from peftcli.kernels.names import KERNELS
-from peftcli.training.optimizer_config import AdamWConfig, OptimizerConfig, ScheduleFreeConfig
+from peftcli.training.library_optimizers_config import ScheduleFreeConfig
+from peftcli.training.optimizer_config import AdamWConfig, OptimizerConfig
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_WARMUP_RATIO = 0.03

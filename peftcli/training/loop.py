@@ -15,7 +15,7 @@ from peftcli.training.compiled_blocks import compiled_blocks
 from peftcli.training.embedding_noise import EmbeddingNoise, noisy_embeddings
 from peftcli.training.gated_forwards import gated_blocks
 from peftcli.training.interfaces import Metrics
-from peftcli.training.optimizer_config import ScheduleFreeConfig
+from peftcli.training.library_optimizers_config import ScheduleFreeConfig
 from peftcli.training.optimizers import build_optimizer, split_by_decay
 from peftcli.training.out_of_memory import memory_limit
 from peftcli.training.seeding import deterministic_kernels

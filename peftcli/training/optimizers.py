@@ -11,13 +11,11 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
 from peftcli.errors import DeviceError, RecipeError
+from peftcli.training.library_optimizers_config import ApolloConfig, GaLoreConfig, LibraryConfig
 from peftcli.training.optimizer_config import (
     AdafactorConfig,
     AdamWConfig,
-    ApolloConfig,
     EightBitAdamWConfig,
-    GaLoreConfig,
-    LibraryConfig,
     MuonConfig,
     OptimizerConfig,
     SGDConfig,

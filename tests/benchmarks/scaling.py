@@ -140,7 +140,7 @@ def _worker(folder: str) -> None:
     from peftcli.models.sharding import local_bytes, shard
     from peftcli.models.structure import structure
     from peftcli.training.agreement import shared_length, taken
-    from peftcli.training.world import current_world
+    from peftcli.training.group import current_world
 
     torch.set_num_threads(1)
     world = current_world()
@@ -223,10 +223,10 @@ class _counting:
             if hasattr(dist, name):
                 self.before[name] = getattr(dist, name)
                 setattr(dist, name, self._wrapped(name, self.before[name]))
-        import peftcli.training.world as world
+        from peftcli.training import group
 
-        self.world, self.gather = world, world._all_gather
-        world._all_gather = self._wrapped("all_gather", self.gather)
+        self.group, self.gather = group, group._all_gather
+        group._all_gather = self._wrapped("all_gather", self.gather)
         return self.counted
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -245,7 +245,7 @@ class _counting:
     def __exit__(self, *_: object) -> None:
         for name, real in self.before.items():
             setattr(self.dist, name, real)
-        self.world._all_gather = self.gather
+        self.group._all_gather = self.gather
 
 
 def _bandwidth() -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from whole_run import Child, at_step, in_a_fork, losses, of_this_checkout, require_whole, send, write_recipe
 
-from peftcli.lock.document import read_lock
+from peftcli.lock.lock_file import read_lock
 
 pytestmark = pytest.mark.usefixtures("warm")
 

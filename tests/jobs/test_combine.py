@@ -15,7 +15,8 @@ from peftcli.adapters.combining import HOWS, Share, Ways, distance
 from peftcli.adapters.surgery import adapter_of
 from peftcli.cli.entry import run as peft_command
 from peftcli.errors import AdapterError, RecipeError, StorageError
-from peftcli.jobs.combine import combine_adapters, combine_text
+from peftcli.jobs.combine import combine_adapters
+from peftcli.jobs.combine_report import combine_text
 from peftcli.testing import Case, tiny_model
 from peftcli.testing.case import inputs_for, logits
 

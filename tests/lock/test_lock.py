@@ -26,7 +26,8 @@ from peftcli.evaluation.registry import metric_facts
 from peftcli.lock import environment
 from peftcli.lock.bands import Measured, bands
 from peftcli.lock.differences import input_differences
-from peftcli.lock.document import Lock, read_lock, write_lock
+from peftcli.lock.document import Lock
+from peftcli.lock.lock_file import read_lock, write_lock
 from peftcli.lock.places import absolute, relative
 from peftcli.lock.trace import MAX_KEPT_STEPS, Step, hex_of, kept_steps, steps_of, trace_of
 from peftcli.models.builtin import builtin_base

@@ -257,7 +257,7 @@ BAD: list[dict[str, Any]] = [
 @pytest.mark.parametrize("recipe", GOOD)
 def test_the_schema_accepts_what_validate_accepts(tmp_path: Path, recipe: dict[str, Any]) -> None:
     from peftcli.recipe import load_recipe
-    from peftcli.yaml import dump
+    from peftcli.yaml_writing import dump
 
     path = tmp_path / "r.yaml"
     path.write_text(dump(recipe))
@@ -271,7 +271,7 @@ def test_the_schema_accepts_what_validate_accepts(tmp_path: Path, recipe: dict[s
 @pytest.mark.parametrize("recipe", BAD)
 def test_the_schema_refuses_what_validate_refuses(tmp_path: Path, recipe: dict[str, Any]) -> None:
     from peftcli.recipe import load_recipe
-    from peftcli.yaml import dump
+    from peftcli.yaml_writing import dump
 
     path = tmp_path / "r.yaml"
     path.write_text(dump(recipe))

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from peftcli.yaml import MAX_BYTES, Node, dump, flow, node_of, parse, parse_value, plain, scalar
+from peftcli.yaml import MAX_BYTES, Node, node_of, parse, parse_value, plain, scalar
+from peftcli.yaml_writing import dump, flow
 
 
 def read(text: str) -> object:

@@ -10,7 +10,8 @@ import pytest
 from peftcli import files
 from peftcli.adapters.registry import method_names
 from peftcli.lock.differences import input_differences
-from peftcli.lock.document import Lock, lock_path, read_lock
+from peftcli.lock.document import Lock
+from peftcli.lock.lock_file import lock_path, read_lock
 from peftcli.planning.plan import prepare_run
 from peftcli.reproduce.job import reproduce
 from peftcli.runs.locking import inputs_of, pinned_recipe

@@ -22,7 +22,7 @@ from peftcli.cli.entry import run as peft
 from peftcli.data.builtin import builtin_data
 from peftcli.errors import RecipeError
 from peftcli.lock import environment
-from peftcli.lock.document import read_lock, write_lock
+from peftcli.lock.lock_file import read_lock, write_lock
 from peftcli.planning.plan import prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.reproduce.job import reproduce

@@ -15,7 +15,7 @@ import peftcli
 from peftcli.cli.entry import run as peft
 from peftcli.errors import CheckFailed, RecipeError
 from peftcli.jobs.opening import locate
-from peftcli.lock.document import read_lock
+from peftcli.lock.lock_file import read_lock
 from peftcli.recipe import load_recipe, parse_gate
 from peftcli.reports.metric_facts import MetricFacts
 from peftcli.reproduce.job import reproduce

@@ -22,8 +22,9 @@ from peftcli.planning.plan import Prepared, prepare_run
 from peftcli.recipe import load_recipe
 from peftcli.run import resume, train
 from peftcli.runs import packing
-from peftcli.runs.assembly import Assembly, assemble, fit_setup
+from peftcli.runs.assembly import Assembly, assemble
 from peftcli.runs.attaching import attach_method
+from peftcli.runs.fitting import fit_setup
 from peftcli.tasks.base import TrainingRow
 from peftcli.tasks.base_checks import require_rows_apart
 from peftcli.tasks.causal_lm import TASK

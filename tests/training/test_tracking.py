@@ -16,7 +16,7 @@ from accelerate.tracking import GeneralTracker
 
 import peftcli
 from peftcli.cli.entry import run as peft
-from peftcli.lock.document import read_lock
+from peftcli.lock.lock_file import read_lock
 from peftcli.training import trackers
 from peftcli.training.tracker_names import TRACKER_MODULES, TRACKER_PACKAGES
 

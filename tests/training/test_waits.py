@@ -14,8 +14,9 @@ from torch import Tensor
 
 from peftcli.planning.plan import prepare_run
 from peftcli.recipe import load_recipe
-from peftcli.runs.assembly import Assembly, assemble, fit_setup
+from peftcli.runs.assembly import Assembly, assemble
 from peftcli.runs.attaching import attach_method
+from peftcli.runs.fitting import fit_setup
 from peftcli.tasks.losses import next_token
 from peftcli.training.loop import _Run
 from peftcli.training.signals import StopRequest

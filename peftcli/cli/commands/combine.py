@@ -40,7 +40,8 @@ def command(
 
     Example:  peft combine runs/first converted --weights 0.5,0.5 --how cat --output both
     """
-    from peftcli.jobs.combine import combine_adapters, combine_text
+    from peftcli.jobs.combine import combine_adapters
+    from peftcli.jobs.combine_report import combine_text
 
     report = combine_adapters(
         adapters,

@@ -47,7 +47,7 @@ def command(
     from peftcli.reproduce.rendering import reproduction_text, verdict
     from peftcli.runs.following import follow
     from peftcli.runs.processes import as_options
-    from peftcli.training.world import current_world
+    from peftcli.training.group import current_world
 
     # a fault in the recipe, or in the paths to write, comes before hours of training
     loaded = load_recipe(recipe_of(path), overrides or ())

@@ -17,8 +17,9 @@ from peftcli.adapters.base import Entry, Shapes
 from peftcli.adapters.base_modules import named_base_modules
 from peftcli.adapters.layers import AdapterLayer
 from peftcli.adapters.layers_method import LayersAdapter
-from peftcli.adapters.linears import LinearsAdapter, LinearsMethod, shortest_names
+from peftcli.adapters.linears import LinearsAdapter, LinearsMethod
 from peftcli.adapters.methods.ln_tuning.config import LnTuningConfig
+from peftcli.adapters.names_in_file import shortest_names
 from peftcli.adapters.selection import SelectedParameters, selected_entries
 from peftcli.adapters.targets import ALL_LINEAR, find_targets
 from peftcli.errors import AdapterError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftcli.adapters.base import FILE_PREFIX, Around, Entry, InitContext
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.layers import unwrapped
-from peftcli.adapters.linears import LinearsAdapter, shortest_names
+from peftcli.adapters.linears import LinearsAdapter
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.embedding import LoraEmbedding, LoraTiedHead
 from peftcli.adapters.methods.lora.eva import start_from_activations, take_ranks
@@ -27,6 +27,7 @@ from peftcli.adapters.methods.lora.linear import LoraLinear, cannot_rebuild
 from peftcli.adapters.methods.lora.refused_names import tell_refused
 from peftcli.adapters.methods.lora.replication import Replication
 from peftcli.adapters.methods.lora.tokens import TokenRows
+from peftcli.adapters.names_in_file import shortest_names
 from peftcli.models.structure import input_embedding, output_embedding
 
 Pair = LoraLinear | LoraEmbedding | LoraParameter

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from peftcli.adapters.adapter_file import AdapterFile
 from peftcli.adapters.base import FILE_PREFIX
 from peftcli.adapters.base_modules import named_base_modules, named_base_parameters
-from peftcli.adapters.linears import sites_in_file
 from peftcli.adapters.methods.lora.config import LoraConfig
 from peftcli.adapters.methods.lora.expert_names import mistaken
+from peftcli.adapters.names_in_file import sites_in_file
 from peftcli.adapters.oddities import named, tell
 from peftcli.adapters.targets import pattern_value
 from peftcli.errors import AdapterError
