@@ -24,6 +24,7 @@ from peftcli.runs.place import RunPlace, run_place
 
 pytestmark = pytest.mark.usefixtures("warm")
 KINDS = {KILL_BEFORE: 3, KILL_HALFWAY: 2, FULL: 1, BROKEN_ONCE: 1}
+SELDOM = (KILL_BEFORE, FULL, BROKEN_ONCE)
 
 
 class Old:
@@ -82,7 +83,7 @@ def test_a_mistake_costs_nothing(old: Old, tmp_path: Path, mistake: str, monkeyp
     assert not (tmp_path / "runs").exists() or mistake.startswith("targets"), "no folder for what never began"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KILL_HALFWAY, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SELDOM)])
 def test_whatever_fails_a_whole_run_is_there(old: Old, tmp_path: Path, kind: str) -> None:
     counted = FaultyDisk()
     run = old.copy(tmp_path)
