@@ -29,7 +29,7 @@ from peftcli.models.source import resolve_base
 DOCUMENTED = {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
 CPU_SECONDS = 5.0
 HANG_SECONDS = 60
-NUMBERS = [100, pytest.param(2000, marks=pytest.mark.slow)]
+NUMBERS = [40, pytest.param(2000, marks=pytest.mark.slow)]
 ON_ROWS = "model: builtin:tiny\ndata: ./rows.jsonl\nmethod: lora\ntraining: {max_steps: 1, batch_size: 2}\nthreads: 1\n"
 Record = Callable[[str, object], None]
 

@@ -20,7 +20,12 @@ AUTO = {"training.learning_rate": "auto"}
 
 
 @pytest.mark.parametrize(
-    ("method", "overrides", "least"), [("lora", {}, 0.9), ("bottleneck", AUTO, 0.8), ("prompt_tuning", AUTO, None)]
+    ("method", "overrides", "least"),
+    [
+        ("lora", {}, 0.9),
+        pytest.param("bottleneck", AUTO, 0.8, marks=pytest.mark.slow),
+        pytest.param("prompt_tuning", AUTO, None, marks=pytest.mark.slow),
+    ],
 )
 def test_the_skill_is_learnt(
     method: str,

@@ -56,6 +56,10 @@ ROWS = {
 }
 
 
+OFTEN = ("lora", "prompt_tuning", "bottleneck")
+"""Recipes that the default tests train to their end."""
+
+
 def tiny_recipes() -> list[Path]:
     return sorted((RECIPES / "tiny").glob("*.yaml"))
 
@@ -185,7 +189,14 @@ def test_starters_are_short_and_train_as_they_stand(name: str, tmp_path: Path, m
     assert train(path, overrides=short).status == "completed"
 
 
-@pytest.mark.parametrize("path", tiny_recipes(), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # the others by `make reproduce` as well, which holds them to their locks
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in OFTEN else [pytest.mark.slow])
+        for path in tiny_recipes()
+    ],
+)
 def test_tiny_recipes_lower_the_loss_of_the_base(path: Path, tmp_path: Path) -> None:
     # one thread: another worker of the tests has the other core
     record = train(path, output=tmp_path / "run", overrides={"threads": 1})
