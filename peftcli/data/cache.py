@@ -28,7 +28,7 @@ from peftcli.data.store import TokenColumns
 from peftcli.data.value_cache import FOLDER as VALUES
 from peftcli.errors import StorageError
 
-FORMAT = 6
+FORMAT = 7
 _META = "source.json"
 _ARRAYS = {
     "tokens": np.int32,

@@ -80,8 +80,9 @@ def _case(row: EncodedRow, tokenizer: Any) -> Case:
 
 
 def last_span(weights: np.ndarray) -> tuple[int, int]:
-    """First and one-past-last position of the last run of trained tokens; (0, 0) when there is none."""
-    trained = np.flatnonzero(weights > 0)
+    """First and one-past-last position of the last answer, trained but for its thoughts; (0, 0) when there is none."""
+    # a masked thought is the model's to write too
+    trained = np.flatnonzero((weights > 0) | np.signbit(weights))
     if not trained.size:
         return 0, 0
     # a gap between trained positions ends a span: the last gap is where the last answer begins

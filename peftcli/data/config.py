@@ -16,6 +16,8 @@ Truncation = Literal["auto", "error", "drop", "left", "right", "split"]
 """What happens to rows longer than `max_length`; `auto` becomes another one by the format."""
 TrainOn = Literal["completions", "last-turn", "all"]
 """What of a row carries loss."""
+Thoughts = Literal["train", "mask"] | Annotated[float, Field(ge=0)]
+"""What becomes of the thoughts before an answer."""
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True, allow_inf_nan=False)
 
@@ -135,6 +137,10 @@ class DataConfig(BaseModel):
     split for text; else drop and count, and stop when over 5 % of the rows would go."""
     train_on: TrainOn = "completions"
     """Which tokens carry loss: every answer, the last answer only, or everything. Plain text is trained on whole."""
+    thoughts: Thoughts = "train"
+    """What becomes of the thought before an answer (`reasoning_content`, or `<think>...</think>` and its like in the text):
+    train it as the answer, mask it with its marks, or a number: its weight beside the answer's. `thought_weight` in a
+    message says it for that turn."""
     packing: bool = False
     """Puts several short rows into one sequence, where no token sees another row's and positions begin anew: less padding,
     the same gradients. Rows, not packs, count towards `batch_size`; `micro_batch_size` is then packs per forward pass, none
@@ -195,6 +201,11 @@ class DataConfig(BaseModel):
                     f"{key}: a weight means nothing with one source", "leave it out, or use rows or repeat"
                 )
         return self
+
+    @property
+    def thought_share(self) -> float:
+        """What the thoughts of an answer weigh beside the rest of it."""
+        return float({"train": 1.0, "mask": 0.0}.get(str(self.thoughts), self.thoughts))
 
     @property
     def train_sources(self) -> tuple[SourceConfig, ...]:

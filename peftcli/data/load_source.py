@@ -45,7 +45,7 @@ class SourceLoader:
         self.cached = 0
         self._config = config
         self._tokenizer = tokenizer
-        self._settings = EncodeSettings(config.append_eos, config.train_on)
+        self._settings = EncodeSettings.of(config)
         self._folder = folder
         self._cache = cache
         self._progress = progress

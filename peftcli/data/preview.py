@@ -48,6 +48,11 @@ class TextSpan:
         """Whether the stretch carries loss."""
         return self.weight > 0
 
+    @property
+    def uneven(self) -> float | None:
+        """The loss weight where it is another than 0 and 1."""
+        return None if self.weight in (0, 1) else self.weight
+
 
 @dataclass(frozen=True)
 class ShownRow:

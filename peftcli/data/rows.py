@@ -7,6 +7,8 @@ from typing import Any
 
 Label = str | int | float
 """What a row is labelled with: the name or number of a class, a tag, or a measured value."""
+MASKED = -0.0
+"""Loss weight of what a model writes itself and is not trained on, a masked thought; its sign tells it from context."""
 Message = dict[str, Any]
 """One turn: `role`, `content`, and what else a template reads (`tool_calls`, thoughts, `name`)."""
 

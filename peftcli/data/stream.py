@@ -96,7 +96,7 @@ class RowStream:
         self._config = config
         self._seed = seed
         self._batch_size = batch_size
-        self._encoder = RowEncoder(tokenizer, EncodeSettings(config.append_eos, config.train_on))
+        self._encoder = RowEncoder(tokenizer, EncodeSettings.of(config))
         self.sources: list[StreamSource] = []
         for number, section in enumerate(config.train_sources):
             source = resolve(section, folder)

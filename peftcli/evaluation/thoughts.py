@@ -7,21 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftcli.data.asking import text_of
+from peftcli.data.chat.thoughts import MARKS
 
-_TAGS = ("think", "thinking", "thought", "reasoning", "seed:think")
-_MARKS = (
-    *((f"<{name}>", f"</{name}>") for name in _TAGS),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("◁think▷", "◁/think▷"),
-    # a channel of its own, which ends where that of the answer begins
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)
-"""What templates write before and after a thought."""
-_THOUGHT = re.compile("|".join(f"{re.escape(begin)}.*?{re.escape(end)}" for begin, end in _MARKS), re.DOTALL)
-_TAIL = re.compile(rf"\A.*?(?:{'|'.join(re.escape(end) for _, end in _MARKS)})", re.DOTALL)
-_OPEN = re.compile(rf"(?:{'|'.join(re.escape(begin) for begin, _ in _MARKS)}).*\Z", re.DOTALL)
+_THOUGHT = re.compile("|".join(f"{re.escape(begin)}.*?{re.escape(end)}" for begin, end in MARKS), re.DOTALL)
+_TAIL = re.compile(rf"\A.*?(?:{'|'.join(re.escape(end) for _, end in MARKS)})", re.DOTALL)
+_OPEN = re.compile(rf"(?:{'|'.join(re.escape(begin) for begin, _ in MARKS)}).*\Z", re.DOTALL)
 
 
 def without_thoughts(text: str) -> str:
@@ -38,7 +28,7 @@ def answer_text(tokenizer: Any, ids: Sequence[int], text: str) -> str:
     """The answer alone of token ids whose `text` is without special tokens; also where the marks are special tokens, which
     that text has lost while it kept the thought between them."""
     special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    if not any(special[number] in mark for number in set(ids) & special.keys() for pair in _MARKS for mark in pair):
+    if not any(special[number] in mark for number in set(ids) & special.keys() for pair in MARKS for mark in pair):
         return without_thoughts(text)
     whole = text_of(tokenizer, list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     kept = without_thoughts(whole)

@@ -75,7 +75,7 @@ def data_document(preview: DataPreview) -> dict[str, Any]:
         facts = preview.prepared.data.facts.to_dict()
         # one by one: the store maps its arrays, and only the rows that are shown are read
         for index, row in enumerate(rows):
-            row |= {"input_ids": store[index].input_ids.tolist(), "weights": store[index].weights.tolist()}
+            row |= {"input_ids": store[index].input_ids.tolist(), "weights": (store[index].weights + 0.0).tolist()}
     document = {"facts": facts, "rows": rows, "findings": [finding.to_dict() for finding in preview.findings]}
     return document | ({"kept_batches": kept_document(preview.kept)} if preview.kept else {})
 

@@ -141,6 +141,13 @@ def _task_rows(task: Task, recipe: Recipe, is_given: Callable[[str], bool]) -> I
             f"`data.train_on: {recipe.data.train_on}` has no meaning for `task: {task.name}`: it compares whole answers",
             "leave it out",
         )
+    if recipe.data.thought_share != 1 and not task.weighs_thoughts:
+        yield BrokenRule(
+            ("data.thoughts", "task"),
+            f"`data.thoughts: {recipe.data.thoughts}` has no meaning for `task: {task.name}`: "
+            + ("it compares whole answers" if task.train_on else "its rows hold no thoughts before an answer"),
+            "leave it out",
+        )
     if recipe.data.truncation == "split" and not task.splits_rows:
         yield BrokenRule(
             ("data.truncation", "task"),

@@ -63,9 +63,10 @@ def rows_text(rows: Sequence[DataRow], ids: Sequence[str] = ()) -> str:
 def _runs(row: DataRow) -> Iterator[str]:
     """The pieces of a row; those that carry loss, special or not, within one pair of marks."""
     # neighbours of one kind go into one pair of marks: a mark for each piece would hide the text
-    for trained, spans in groupby(row.spans, _is_trained):
+    for (trained, weight), spans in groupby(row.spans, lambda span: (_is_trained(span), span.weight)):
         text = "".join(_piece(reveal(span.text), span.kind, trained) for span in spans)
-        yield f"[[{text}]]" if trained and not _coloured() else text
+        weighed = "" if weight is None else f"({weight:g} x) "
+        yield f"[[{weighed}{text}]]" if trained and not _coloured() else f"{weighed}{text}"
 
 
 def _is_trained(span: Span) -> bool:

@@ -166,6 +166,8 @@ class Span(Facts):
     kind: Literal["trained", "context", "special"]
     trained: bool | None = None
     """Whether a special token carries loss (the stop token does); None: it follows from the kind."""
+    weight: float | None = None
+    """The loss weight where it is another than 0 and 1."""
 
 
 class DataRow(Facts):

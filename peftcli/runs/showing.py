@@ -26,7 +26,12 @@ def shown_rows(prepared: Prepared, count: int = ROWS_SHOWN) -> list[DataRow]:
 def shown_row(row: EncodedRow, tokenizer: Any) -> DataRow:
     """One row, by pieces of text that are trained, context or special."""
     spans = [
-        Span(text=span.text, kind=span.kind, trained=span.trained if span.kind == "special" else None)
+        Span(
+            text=span.text,
+            kind=span.kind,
+            trained=span.trained if span.kind == "special" else None,
+            weight=span.uneven,
+        )
         for span in row_spans(row, tokenizer)
     ]
     trained = max(int(np.count_nonzero(row.weights)), bool(row.labels))

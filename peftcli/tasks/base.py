@@ -123,6 +123,8 @@ class Task(ABC):
     """Whether rows may be read while training: nothing of them has to be known before the structure is built."""
     train_on: ClassVar[str | None] = None
     """What of a row is trained, where that is no choice of the recipe (`data.train_on`)."""
+    weighs_thoughts: ClassVar[bool] = False
+    """Whether the thoughts before an answer may weigh less than it (`data.thoughts`)."""
     splits_rows: ClassVar[bool] = True
     """Whether a long row may become several."""
     reference_numbers: ClassVar[int] = 0

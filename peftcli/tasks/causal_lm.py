@@ -27,6 +27,7 @@ class CausalLm(Task):
     )  # fmt: skip
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "generations")
     streams: ClassVar[bool] = True
+    weighs_thoughts: ClassVar[bool] = True
     packs_rows: ClassVar[bool] = True
     kernels: ClassVar[frozenset[str]] = frozenset({LABEL_LOSS})
 

@@ -103,6 +103,8 @@ PLANTED = [
     Planted("prompt-mismatch", CLEAN_CHATS[:3], 1, 3, template=OTHER_PROMPT),
     Planted("empty-thought", CLEAN_CHATS[:3], 1, 3, template=(TEMPLATES / "qwen3.jinja").read_text()),
     Planted("dropped-thoughts", [*CLEAN_CHATS, _thinking("so it is")], 41),
+    Planted("no-thoughts", CLEAN_CHATS[:3], 1, 3, keys={"thoughts": "mask"}),
+    Planted("no-thoughts", CLEAN_PAIRS[:3], 1, 3, keys={"thoughts": 0.5, "format": "segments"}),
     Planted(
         "lost-text",
         [*CLEAN_CHATS, _turns("be kind", "a", "b", roles=("system", "user", "assistant"))],

@@ -227,7 +227,7 @@ def test_answers_that_take_too_long_to_find_are_told_as_the_row_s(monkeypatch: p
     monkeypatch.setattr(server, "ROW_SECONDS", 0.05)
     opening = {
         "do": "open", "source": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "variables": {},
-        "tokens": [], "stops": [], "train_on": "completions",
+        "tokens": [], "stops": [], "train_on": "completions", "thoughts": 1.0,
     }  # fmt: skip
     served = server.Server(1.0)
     served.answer(opening)

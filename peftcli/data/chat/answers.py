@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from peftcli.data.chat.borders import Borders
 from peftcli.data.chat.conversation import Conversation
 from peftcli.data.chat.marks import Places
+from peftcli.data.chat.thoughts import after_lines
 from peftcli.data.faults import RowFault
 from peftcli.data.rows import Message
 
@@ -27,12 +28,14 @@ _NO_PLACE = "the chat template does not render the answer where it can be found"
 @dataclass(frozen=True, slots=True)
 class AnswerPlace:
     """Characters `start` to `end` are the answer with its stop token. `prompt`: length of the prompt of inference where
-    the text begins with it, else -1."""
+    the text begins with it, else -1. `thought`: where the thought ends that the row gives apart from the answer's text
+    and the template writes at its beginning; 0 where it writes none, -1 where it does not show its end."""
 
     start: int
     end: int
     prompt: int
     hits: tuple[Hit, ...]
+    thought: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,10 @@ def locate(conversation: Conversation, number: int, borders: Borders) -> AnswerP
     if not borders.ends_with_stop(conversation.text[opening.start : end]):
         hits.append(("stop-token", "no stop token follows the answer"))
     # an answer whose turn does not end is at least its own text
-    return AnswerPlace(opening.start, max(end, last), opening.prompt, tuple(hits))
+    end = max(end, last)
+    return AnswerPlace(
+        opening.start, end, opening.prompt, tuple(hits), _thought_end(conversation, number, borders, found)
+    )
 
 
 # -- where it begins ---------------------------------------------------------------------------------------------
@@ -246,6 +252,30 @@ def _around_thought(conversation: Conversation, number: int) -> _Around | None:
     text = places.leaves[leaf].text
     # without the white space that the text itself begins with
     return _Around(before, behind.removesuffix(text[: len(text) - len(text.lstrip())]), places.leaves[leaf].call > 0)
+
+
+def _thought_end(conversation: Conversation, number: int, borders: Borders, found: Places) -> int:
+    """Where the answer's thought ends with what the template writes after every thought: see `AnswerPlace`."""
+    thoughts = [leaf for leaf in found.of(number, "thought") if found.shown(leaf)]
+    if not thoughts:
+        return 0
+    end, others = found.ends.get(thoughts[0]), [leaf for leaf in found.of(number) if leaf not in thoughts]
+    begins = [(at, leaf) for leaf in others if found.shown(leaf) and (at := _begin(found, leaf)) is not None]
+    if end is None or not begins or min(begins)[0] < end:
+        return -1
+    begin, leaf = min(begins)
+    around = _Around("", found.text[end:begin], found.leaves[leaf].call > 0)
+    other = _of(conversation, _ANSWERING if around.calls else _CALLING)
+    closing = next((each for each in _closings(around, other, borders) if each.strip()), None)
+    # the answer's first word may follow on the same line
+    return -1 if closing is None else after_lines(found.text, end + len(closing.rstrip()))
+
+
+def _begin(found: Places, leaf: int) -> int | None:
+    """Where a text begins, also where only its end was marked."""
+    core = found.leaves[leaf].text.strip()
+    begin = found.begins.get(leaf, found.ends.get(leaf, 0) - len(core))
+    return begin if begin >= 0 and found.text.startswith(core, begin) else None
 
 
 def _closings(one: _Around, other: _Around | None, borders: Borders) -> list[str]:

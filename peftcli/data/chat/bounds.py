@@ -119,6 +119,7 @@ class BoundTemplate:
         tokens: Sequence[str] = (),
         stops: Sequence[str] = (),
         train_on: TrainOn = "completions",
+        thoughts: float = 1.0,
     ) -> None:
         size = len(source.encode("utf-8", "surrogatepass"))
         if size > MAX_TEMPLATE_BYTES:
@@ -129,6 +130,7 @@ class BoundTemplate:
             "tokens": sorted(tokens),
             "stops": sorted(stops),
             "train_on": train_on,
+            "thoughts": thoughts,
         }
         # equal templates with equal variables are one, whoever opened them
         self._key = json.dumps(self._opening)

@@ -18,7 +18,8 @@ MAX_FRAMES = 16
 @dataclass(frozen=True, slots=True)
 class Frame:
     """`pieces`: text and the kind of the message's text after it, by turns; then `closing`, which is still trained, and
-    `rest`, up to the next message's text or the end. Training begins `skipped` characters after the prompt."""
+    `rest`, up to the next message's text or the end. Training begins `skipped` characters after the prompt. `behind`:
+    how many characters after a thought still belong to it, -1 where the template does not show that."""
 
     pieces: tuple[tuple[str, LeafKind], ...]
     closing: str
@@ -26,11 +27,12 @@ class Frame:
     last: bool
     skipped: int
     hits: tuple[Hit, ...]
+    behind: int = 0
 
     def match(self, text: str, at: int, message: Message) -> AnswerPlace | None:
         """The answer after the prompt that ends at `at`, where the text is this frame around the message's texts."""
         start = at + self.skipped
-        prompt = at
+        prompt, thought = at, 0
         for literal, kind in self.pieces:
             if not text.startswith(literal, at):
                 return None
@@ -42,13 +44,15 @@ class Frame:
                 if not text.startswith(whole, at):
                     return None
             at += len(whole)
+            if kind == "thought":
+                thought = -1 if self.behind < 0 else at + self.behind
         if not text.startswith(self.closing, at) or not text.startswith(self.rest, at + len(self.closing)):
             return None
         end = at + len(self.closing)
         # the frame of a last answer ends with the text, else it would match in the middle
         if self.last and end + len(self.rest) != len(text):
             return None
-        return AnswerPlace(start, end, prompt, self.hits)
+        return AnswerPlace(start, end, prompt, self.hits, thought)
 
 
 FrameKey = tuple[Any, ...]
@@ -99,6 +103,7 @@ def _frame(conversation: Conversation, number: int, answer: AnswerPlace) -> Fram
         return None
     text, at = conversation.text, answer.prompt
     pieces: list[tuple[str, LeafKind]] = []
+    behind = 0
     begins = sorted((found.begins[leaf], leaf) for leaf in found.of(number) if leaf in found.begins)
     for begin, leaf in begins:
         known = found.leaves[leaf]
@@ -106,10 +111,13 @@ def _frame(conversation: Conversation, number: int, answer: AnswerPlace) -> Fram
             return None
         pieces.append((text[at:begin], known.kind))
         at = begin + len(known.text)
+        if known.kind == "thought":
+            behind = -1 if answer.thought < 0 else answer.thought - at
     # up to the next text, or to the end of all
-    behind = found.next_begin(number)
+    following = found.next_begin(number)
     last = number == len(conversation.messages) - 1
     skipped = answer.start - answer.prompt
-    if not pieces or skipped > len(pieces[0][0]) or answer.end < at or (behind is None) != last:
+    if not pieces or skipped > len(pieces[0][0]) or answer.end < at or (following is None) != last:
         return None
-    return Frame(tuple(pieces), text[at : answer.end], text[answer.end : behind], last, skipped, answer.hits)
+    rest = text[answer.end : following]
+    return Frame(tuple(pieces), text[at : answer.end], rest, last, skipped, answer.hits, behind)

@@ -18,6 +18,9 @@ LeafKind = Literal["thought", "content", "name", "argument"]
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Names of one thing, the thought before an answer; the first is the one that most templates read."""
 
+THOUGHT_WEIGHT = "thought_weight"
+"""Key of a message: how much its thoughts weigh beside its answer, where `data.thoughts` is not to say."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:

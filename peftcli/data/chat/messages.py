@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftcli.data.chat.marks import THOUGHTS
+from peftcli.data.chat.marks import THOUGHT_WEIGHT, THOUGHTS
 from peftcli.data.faults import RowFault, excerpt, listed
 from peftcli.data.names import nearest
 from peftcli.data.readers.jsonl import json_in, json_kind
@@ -68,9 +68,13 @@ def _weight(message: Message, number: int) -> float | None:
         weight = float(flag) if weight is None or not flag else weight
     if weight is None:
         return None
+    return _finite(weight, "weight", number)
+
+
+def _finite(weight: Any, name: str, number: int) -> float:
     # bool is an int to Python, and no weight
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-        raise RowFault(f"message {number}: 'weight' must be a finite number of at least 0")
+        raise RowFault(f"message {number}: {name!r} must be a finite number of at least 0")
     return float(weight)
 
 
@@ -94,6 +98,8 @@ def _message(message: Message, turn: Mapping[str, Any], number: int) -> Message:
     else:
         message.pop("tool_calls", None)
     message["content"] = _content(message, number)
+    if THOUGHT_WEIGHT in message:
+        message[THOUGHT_WEIGHT] = _finite(message[THOUGHT_WEIGHT], THOUGHT_WEIGHT, number)
     # under every name, since templates differ in which they read
     return message | dict.fromkeys(THOUGHTS, thought) if (thought := _thought(message, number)) is not None else message
 

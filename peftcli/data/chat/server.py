@@ -76,7 +76,7 @@ class _OpenTemplate:
         with _limited(seconds):
             self.template = _LimitedTemplate(ChatTemplate(request["source"], request["variables"]), seconds)
         self.borders = Borders(request["tokens"], request["stops"])
-        self.renderer = Renderer(self.template, self.borders, request["train_on"])
+        self.renderer = Renderer(self.template, self.borders, request["train_on"], request["thoughts"])
 
 
 class Server:

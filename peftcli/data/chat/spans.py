@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from peftcli.data.chat.borders import Borders
 from peftcli.data.chat.conversation import Conversation, Template
 from peftcli.data.chat.frames import Frames
 from peftcli.data.chat.limits import TemplateFailure, TemplateRefusal
-from peftcli.data.chat.marks import Leaf
+from peftcli.data.chat.marks import THOUGHT_WEIGHT, THOUGHTS, Leaf
 from peftcli.data.chat.remedy import remedy_for
+from peftcli.data.chat.thoughts import Stretch, holds_thought, said_in_thoughts, thoughts_in
 from peftcli.data.faults import RowFault
-from peftcli.data.rows import ChatRow, Message
+from peftcli.data.rows import MASKED, ChatRow, Message
 
 if TYPE_CHECKING:
     from peftcli.data.config import TrainOn
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters `start` to `end` of the rendered text are an answer with its stop token."""
+    """Characters `start` to `end` of the rendered text are an answer with its stop token, or a thought or what stands
+    around one where the two weigh differently."""
 
     start: int
     end: int
@@ -41,10 +43,11 @@ class RenderedChat:
 class Renderer:
     """Renders rows with one template. Raises what the template raises, and `RowFault` for rows that cannot be trained."""
 
-    def __init__(self, template: Template, borders: Borders, train_on: TrainOn) -> None:
+    def __init__(self, template: Template, borders: Borders, train_on: TrainOn, thoughts: float = 1.0) -> None:
         self._template = template
         self._borders = borders
         self._train_on = train_on
+        self._thoughts = thoughts
         self._frames = Frames()
         self._losses: dict[tuple[object, ...], list[Hit]] = {}
         self._remedies: dict[str, str] = {}
@@ -60,16 +63,19 @@ class Renderer:
         ]
         # without a place for tools the template need not be given them; that they are lost is told below
         placed = not row.tools or "tools" in self._template.reads
-        conversation = Conversation(self._template, row.messages, row.tools if placed else None)
+        messages, thought_weights = without_thought_weights(row.messages, self._thoughts)
+        conversation = Conversation(self._template, messages, row.tools if placed else None)
         out = RenderedChat(conversation.text, hits=list(self._lost(conversation, wanted)))
         if not placed:
             out.hits.append(("lost-tools", "the row describes tools, and the chat template has no place for them"))
+        if self._thoughts != 1 and not any(_thinks(messages[number]) for number in wanted):
+            out.hits.append(("no-thoughts", "no answer has a thought, which `data.thoughts` is about"))
         for number in wanted:
             answer = self._answer(conversation, number)
             # spans must ascend: tokens are weighted in one pass
             if out.spans and answer.start < out.spans[-1].end:
                 raise RowFault(f"message {number + 1}: the chat template writes its answer before an earlier one ends")
-            out.spans.append(Span(answer.start, answer.end, weights[number]))
+            out.spans += weighed(conversation, number, answer, weights[number], thought_weights[number])
             out.hits += [(check, self._told(conversation, number, check, why)) for check, why in answer.hits]
         return out
 
@@ -103,9 +109,59 @@ class Renderer:
         return self._losses[shape]
 
 
+def weighed(
+    conversation: Conversation, number: int, answer: AnswerPlace, weight: float, share: float
+) -> Iterator[Span]:
+    """The answer as spans of one weight each: its thoughts weigh `share` of the rest. `RowFault` where the template
+    does not show where one ends."""
+    if share != 1 and answer.thought < 0:
+        raise RowFault(
+            f"message {number + 1}: the chat template does not show where its thought ends",
+            "`data.thoughts: train`; or write the thought into the content, between <think> and </think>",
+        )
+    at = answer.start
+    for start, end in () if share == 1 else _thoughts(conversation, number, answer):
+        if at < start:
+            yield Span(at, start, weight)
+        yield Span(start, end, weight * share or MASKED)
+        at = end
+    if at < answer.end:
+        yield Span(at, answer.end, weight)
+
+
+def _thoughts(conversation: Conversation, number: int, answer: AnswerPlace) -> list[Stretch]:
+    """Where the thoughts of an answer stand in the text: the one given apart, those that its content holds."""
+    text, start = conversation.text, max(answer.start, answer.thought)
+    found = [(answer.start, answer.thought)] if answer.thought > answer.start else []
+    # marks that the row does not give are the template's own: an empty thought, which is no part of the answer
+    if not holds_thought(str(conversation.messages[number]["content"])):
+        return found
+    inside = thoughts_in(text[start : answer.end], text[:start])
+    return found + [(start + begin, start + end) for begin, end in inside]
+
+
+def _thinks(message: Message) -> bool:
+    given = any(isinstance(message.get(name), str) and message[name].strip() for name in THOUGHTS)
+    return given or holds_thought(str(message["content"]))
+
+
+def without_thought_weights(messages: Sequence[Message], thoughts: float) -> tuple[list[Message], list[float]]:
+    """The messages as the template gets them, and how much the thoughts of each weigh beside its answer. `thoughts`: of
+    messages that do not say. Raises `RowFault` for a message that is no answer and says."""
+    shares: list[float] = []
+    for number, message in enumerate(messages, 1):
+        if THOUGHT_WEIGHT in message and message["role"] != "assistant":
+            raise RowFault(
+                f"message {number} ({message['role']}) has a {THOUGHT_WEIGHT!r}, and only answers have thoughts"
+            )
+        shares.append(float(message.get(THOUGHT_WEIGHT, thoughts)))
+    return [{key: part for key, part in each.items() if key != THOUGHT_WEIGHT} for each in messages], shares
+
+
 def _shape(message: Message) -> tuple[object, ...]:
     kinds = [name for name, value in message.items() if isinstance(value, str) and value.strip()]
-    return message["role"], *sorted(kinds), len(message.get("tool_calls", ()))
+    thinks = holds_thought(str(message["content"]))
+    return message["role"], *sorted(kinds), len(message.get("tool_calls", ())), thinks
 
 
 def lost(conversation: Conversation, wanted: Sequence[int]) -> list[Hit]:
@@ -116,9 +172,15 @@ def lost(conversation: Conversation, wanted: Sequence[int]) -> list[Hit]:
     hits: list[Hit] = []
     for number, leaf in enumerate(found.leaves):
         if found.shown(number):
+            if (
+                leaf.kind == "content"
+                and leaf.message in wanted
+                and any(each not in conversation.text for each in said_in_thoughts(leaf.text))
+            ):
+                hits.append(_dropped(leaf.message))
             continue
         if leaf.kind == "thought":
-            hits.append(("dropped-thoughts", f"message {leaf.message + 1}: the chat template leaves its thought out"))
+            hits.append(_dropped(leaf.message))
         elif leaf.message in wanted:
             raise RowFault(f"message {leaf.message + 1}: the chat template does not render {_what(leaf)}")
         else:
@@ -126,6 +188,10 @@ def lost(conversation: Conversation, wanted: Sequence[int]) -> list[Hit]:
             what = f"message {leaf.message + 1} ({role}): the chat template leaves out {_what(leaf)}"
             hits.append(("lost-text", what))
     return hits
+
+
+def _dropped(message: int) -> Hit:
+    return "dropped-thoughts", f"message {message + 1}: the chat template leaves its thought out"
 
 
 def _what(leaf: Leaf) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peftcli.data.config import TrainOn
+from peftcli.data.config import DataConfig, TrainOn
 from peftcli.data.rows import Label, Row
 from peftcli.data.tokens import Codec
 from peftcli.data.truncation import Keep
@@ -25,6 +25,13 @@ class EncodeSettings:
 
     append_eos: bool
     train_on: TrainOn
+    thoughts: float = 1.0
+    """What the thoughts of an answer weigh beside the rest of it."""
+
+    @classmethod
+    def of(cls, config: DataConfig) -> EncodeSettings:
+        """Those of a recipe's `data` section."""
+        return cls(config.append_eos, config.train_on, config.thought_share)
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ class _Templates:
             tokens=self._codec.added,
             stops=self._codec.stops,
             train_on=self._settings.train_on,
+            thoughts=self._settings.thoughts,
         )
 
     def render_rows(self, rows: Sequence[ChatRow]) -> list[Outcome]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftcli.data.chat.thoughts import thoughts_in
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit, end_token
 from peftcli.data.faults import excerpt
-from peftcli.data.rows import Piece, PiecesRow
+from peftcli.data.rows import MASKED, Piece, PiecesRow
 from peftcli.data.tokens import Codec
 
 _ENDS_OF_SENTENCES = ".?!,;)"
@@ -16,14 +17,15 @@ _ENDS_OF_SENTENCES = ".?!,;)"
 def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSettings) -> EncodedRows:
     """Every row, in order: BOS, its pieces, and an end token with the weight of the last piece."""
     end = end_token(codec.eos_id, settings)
-    parts = [[piece for piece in row.pieces if piece.text] for row in rows]
+    written = [[piece for piece in row.pieces if piece.text] for row in rows]
+    parts = [weighed_pieces(pieces, settings) for pieces in written]
     # of all rows together: two calls of the tokenizer for a chunk, not two for each row
     first = iter(codec.encode([pieces[0].text for pieces in parts if pieces]))
     later = iter(codec.encode_continuations([piece.text for pieces in parts for piece in pieces[1:]]))
     out = EncodedRows()
     for number, pieces in enumerate(parts):
         start = len(out.ids)
-        weights = piece_weights(pieces, settings)
+        weights = [0.0 if piece.weight is None else piece.weight for piece in pieces]
         if codec.prefix:
             out.run(codec.prefix, weights[0] if weights and settings.train_on == "all" else 0.0)
         ids: list[int] = []
@@ -31,8 +33,10 @@ def encode_pieces(codec: Codec, rows: Sequence[PiecesRow], settings: EncodeSetti
             ids = next(later) if position else next(first)
             out.run(ids, weight)
         _end(out, number, ids, weights, end, codec)
-        if (border := _missing_border(pieces, weights)) is not None:
+        if (border := _missing_border(written[number], piece_weights(written[number], settings))) is not None:
             out.hits.append(RowHit("missing-border", number, border))
+        if settings.thoughts != 1 and len(pieces) == len(written[number]):
+            out.hits.append(RowHit("no-thoughts", number, "no answer has a thought, which `data.thoughts` is about"))
         out.end_row(number, start)
     return out
 
@@ -47,6 +51,22 @@ def _missing_border(pieces: Sequence[Piece], weights: Sequence[float]) -> str | 
     if after[0].isalnum() and (before[-1].isalnum() or before[-1] in _ENDS_OF_SENTENCES):
         return f"the answer begins right after its prompt: {excerpt(before[-8:] + after[:8])!r}"
     return None
+
+
+def weighed_pieces(pieces: Sequence[Piece], settings: EncodeSettings) -> list[Piece]:
+    """The pieces with the weights that count; thoughts in what is trained are pieces of their own where they weigh
+    differently."""
+    found: list[Piece] = []
+    for piece, weight in zip(pieces, piece_weights(pieces, settings), strict=True):
+        before, at = found[-1].text if found else "", 0
+        for start, end in thoughts_in(piece.text, before) if weight and settings.thoughts != 1 else ():
+            found += [
+                Piece(piece.text[at:start], weight),
+                Piece(piece.text[start:end], weight * settings.thoughts or MASKED),
+            ]
+            at = end
+        found.append(Piece(piece.text[at:], weight))
+    return [piece for piece in found if piece.text]
 
 
 def piece_weights(pieces: Sequence[Piece], settings: EncodeSettings) -> list[float]:

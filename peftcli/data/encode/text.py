@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from peftcli.data.encode.base import EncodedRows, EncodeSettings, RowHit, end_token
 from peftcli.data.rows import TextRow
 from peftcli.data.tokens import Codec
+from peftcli.errors import RecipeError
 
 
 def encode_texts(codec: Codec, rows: Sequence[TextRow], settings: EncodeSettings) -> EncodedRows:
     """Every row, in order."""
+    if settings.thoughts != 1:
+        raise RecipeError(
+            "`data.thoughts` is about the thoughts before an answer, and documents have no answers",
+            fix="leave it out; or a format with answers: messages, prompt-completion, segments",
+        )
     end = end_token(codec.eos_id, settings)
     prefix = codec.prefix
     out = EncodedRows(kept=list(range(len(rows))))
