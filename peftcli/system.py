@@ -64,19 +64,22 @@ def total_memory_bytes() -> int:
     return ask("SC_PAGE_SIZE") * ask("SC_PHYS_PAGES") if ask is not None else int(_psutil().virtual_memory().total)
 
 
-_MMAP_THRESHOLD = -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's `mallopt`."""
+_LARGE, _SPARE = 8 << 20, 64 << 20
 
 
 def give_back_freed_memory() -> None:
-    """From now on a large block goes back to the system when it is freed. glibc raises the size from which blocks are
-    given back to 32 MiB as it sees them freed, and smaller ones then stay with the process in pieces."""
+    """From now on a block of 8 MiB goes back to the system when it is freed, and 64 MiB of smaller ones are kept for the
+    next. glibc by itself raises that size to 32 MiB as it sees blocks freed, and those stay with the process in pieces;
+    were it lower, each piece of a file that is read would be handed out by the system page by page."""
     try:
         option = ctypes.CDLL(None).mallopt
     # other C libraries, and systems without one that can be asked, keep their own rule
     except (OSError, TypeError, AttributeError):
         return
-    option(_MMAP_THRESHOLD, 1 << 20)
+    option(_MMAP_THRESHOLD, _LARGE)
+    option(_TRIM_THRESHOLD, _SPARE)
 
 
 def peak_memory_bytes() -> int:

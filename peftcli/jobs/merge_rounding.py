@@ -3,6 +3,7 @@ the answers."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from peftcli.jobs.merge_witness import TypeOf, Witness, failed, named_tensors
+from peftcli.models.streamed import StreamedWeight
 
-_PIECE = 1 << 20
-"""Values that are looked at in float64 at once."""
+_PIECE = 1 << 17
+"""Values that are looked at at once: what is computed on the way stays in the processor's cache, and on the heap."""
+_EXPONENT = 0x7F800000
+"""The bits of a float32 that hold its exponent."""
 
 
 @dataclass
@@ -77,20 +81,18 @@ def round_to_file_types(model: nn.Module, seen: Witness, type_of: TypeOf) -> Sur
 
 
 def measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded: Tensor, dtype: torch.dtype) -> None:
-    """Notes in `found` how much of one weight's update is left once it is rounded to `dtype`."""
+    """Notes in `found` how much of one weight's update is left once it is rounded to `dtype`. `original` may lie in a
+    file, and `rounded` be of that type."""
     size = kept = 0.0
-    # in pieces, for float64 copies of a large matrix would be four times its size
     moves: list[Tensor] = []
-    for before, after, stored in zip(*map(_pieces, (original, exact, rounded)), strict=True):
-        update = after.double() - before.double()
-        # where the type is narrower than the base's, the base is rounded too, which is no loss of the update
-        left = stored.double() - before.to(dtype).double()
-        size += float(update.square().sum())
-        kept += float((update * left).sum())
-        moved = (stored.double() - after.double()).square().sum(1)
+    for before, after, stored in _side_by_side(original, exact, rounded):
+        before = before.to(dtype).float()
+        update = after.float() - before
+        size += float(update.square().sum(1).double().sum())
+        kept += float((update * (stored.float() - before)).sum(1).double().sum())
         # an error that is even over a unit u has the variance u ** 2 / 12
-        chance = (unit_in_last_place(after, dtype).double().square() / 12).sum(1)
-        moves.append((moved / chance.clamp_min(1e-300)).sqrt().float())
+        chance = unit_in_last_place(after.float(), dtype).norm(dim=1).double() / 12**0.5
+        moves.append(((stored.float() - after.float()).norm(dim=1).double() / chance.clamp_min(1e-150)).float())
     if size > 0.0:
         found.exact[name], found.kept[name] = size, kept
         rows = torch.cat(moves)
@@ -99,18 +101,32 @@ def measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded
         found.rounded[name] = even.reshape(-1, *[1] * (exact.dim() - 1)) if exact.dim() > 1 else even.mean()
 
 
+def _side_by_side(original: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same few rows of each."""
+    if not isinstance(original, StreamedWeight):
+        yield from zip(*map(_pieces, (original, *others)), strict=True)
+        return
+    for start, rows in original.pieces():
+        parts = (rows, *(other[start : start + len(rows)] for other in others))
+        yield from zip(*map(_pieces, parts), strict=True)
+
+
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     """The tensor as (rows, values), a number of rows at a time; a vector is one row."""
     flat = tensor.reshape(len(tensor), -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
-    # at least one row at a time
-    yield from flat.split(max(1, _PIECE // max(1, flat.shape[1])))
+    yield from flat.split(_rows_at_once(tensor))
+
+
+def _rows_at_once(tensor: Tensor) -> int:
+    width = tensor[0].numel() if tensor.dim() > 1 else tensor.numel()
+    return max(1, _PIECE // max(1, width))
 
 
 def unit_in_last_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance between neighbouring numbers of `dtype` at each value."""
-    # frexp gives a mantissa in [0.5, 1), a unit counts from one in [1, 2): hence one less
-    _, exponent = torch.frexp(tensor)
-    return torch.ldexp(torch.full_like(tensor, torch.finfo(dtype).eps), exponent - 1)
+    """The distance between neighbouring numbers of `dtype` at each value of a float32 tensor; 0 at zero."""
+    # without its fraction a number is the power of two below it, where a unit is eps
+    power = (tensor.contiguous().view(torch.int32) & _EXPONENT).view(torch.float32)
+    return power.mul_(torch.finfo(dtype).eps)
 
 
 @torch.no_grad()
@@ -130,10 +146,16 @@ def shake(model: nn.Module, sizes: Mapping[str, Tensor], type_of: TypeOf, *, eve
 
 def random_move(tensor: Tensor, size: Tensor | None, kind: torch.dtype, generator: torch.Generator) -> Tensor:
     """What is added to each value to move it at random by up to half a unit in the last place of `kind`, times `size`."""
-    steps = torch.rand(tensor.shape, generator=generator) - 0.5
-    if size is not None:
-        steps *= size.cpu()
-    if torch.finfo(kind).eps <= torch.finfo(tensor.dtype).eps:
-        # the tensor has no room for a part of a unit: a whole one, as often as the part is large
-        steps = torch.floor(steps + torch.rand(tensor.shape, generator=generator))
-    return unit_in_last_place(tensor, kind) * steps.to(tensor.device)
+    # of each row: `size` has one for all values of a row, or one for all
+    shares = [None] if size is None else size.reshape(-1, 1).to(tensor.device).split(_rows_at_once(tensor))
+    # the tensor has no room for a part of a unit: a whole one, as often as the part is large
+    whole = torch.finfo(kind).eps <= torch.finfo(tensor.dtype).eps
+    found = []
+    for piece, share in zip(_pieces(tensor), shares if len(shares) > 1 else itertools.cycle(shares), strict=False):
+        steps = torch.rand(piece.shape, generator=generator).sub_(0.5).to(tensor.device)
+        if share is not None:
+            steps *= share
+        if whole:
+            steps = (steps + torch.rand(piece.shape, generator=generator).to(tensor.device)).floor_()
+        found.append(steps.mul_(unit_in_last_place(piece.float(), kind)))
+    return torch.cat(found).reshape(tensor.shape)

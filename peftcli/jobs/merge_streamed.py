@@ -147,6 +147,9 @@ class StreamedMerge:
             owner._parameters[leaf] = parameter
         before = probe(path, outer, precise=not table) if _can_be_probed(outer) else None
         yield
+        kept = {name for name, (owner, leaf) in places.items() if owner._parameters[leaf] is held.get(name)}
+        # what was replaced is needed no more, and proving what it became takes the room of two
+        held.clear()
         if _can_be_probed(module):
             self._compare(path, before, probe(path, module, precise=not table), 0 if is_linear(module) else 1)
         # again, for a merge may give a layer a bias
@@ -156,7 +159,7 @@ class StreamedMerge:
             if name in self._in_use:
                 found = projection(name, now)
                 self._compare(name, self._in_use[name], found, -1 if found.dim() > 1 else None)
-            if now is held.get(name, originals.get(name)):
+            if name in kept or now is originals.get(name):
                 owner._parameters[leaf] = originals[name]
             else:
                 owner._parameters[leaf] = self._put_aside(name, originals.get(name), now, scratch)
@@ -171,14 +174,13 @@ class StreamedMerge:
         """The weight in the type of its file, in a file of its own, and what is left of its update."""
         kind = self.changes.type_of(name)
         stored = exact.detach().to(kind)
-        rounded = stored.to(exact.dtype)
-        if not bool(torch.isfinite(rounded).all()):
+        if not bool(torch.isfinite(stored).all()):
             self._broken.append(f"{name} ({str(kind).removeprefix('torch.')})")
         elif original is not None:
-            measure(self.survival, name, original.to(kind), exact.detach(), rounded, kind)
+            measure(self.survival, name, original, exact.detach(), stored, kind)
         self._merged.add(name)
         if exact.numel() <= SMALL:
-            return nn.Parameter(rounded, requires_grad=False)
+            return nn.Parameter(stored.to(exact.dtype), requires_grad=False)
         file = scratch / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors"
         with files.library_errors(file):
             save_file({"weight": stored.contiguous()}, file)

@@ -25,6 +25,7 @@ from peftcli.adapters.layers_method import LayersAdapter
 from peftcli.adapters.surgery import adapter_of
 from peftcli.errors import CheckFailed, Fault
 from peftcli.models.calling import token_inputs
+from peftcli.models.streamed import StreamedWeight
 from peftcli.models.weights import UnadaptedWeight, is_linear, weight_view
 
 PROBES = 16
@@ -66,10 +67,12 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def digest(tensor: Tensor) -> str:
     """SHA-256 of shape and bits."""
-    # as bytes: bfloat16 has no numpy type
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     found = hashlib.sha256(str(tuple(tensor.shape)).encode())
-    found.update(flat.numpy().data)
+    # what lies in a file is never held whole: the largest table of a model may be a quarter of it
+    parts = (rows for _, rows in tensor.pieces()) if isinstance(tensor, StreamedWeight) else [tensor.detach().cpu()]
+    for part in parts:
+        # as bytes: bfloat16 has no numpy type
+        found.update(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -44,14 +44,12 @@ class StoredTensor:
             tensor: Tensor = opened.get_tensor(self.name)
         return tensor
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Some of its rows, copied into memory of their own; a number without rows whole."""
+    def rows(self, start: int, stop: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Some of its rows, in memory of their own and in `dtype` where one is given; a number without rows whole."""
         with safe_open(self.file, "pt") as opened:
-            # cloned: what was read is a part of the mapped file, which is to be let go of
-            found: Tensor = (
-                opened.get_slice(self.name)[start:stop].clone() if self.shape else opened.get_tensor(self.name)
-            )
-        return found
+            # copied: what was read is a part of the mapped file, which is to be let go of
+            found: Tensor = opened.get_slice(self.name)[start:stop] if self.shape else opened.get_tensor(self.name)
+            return found.to(dtype or found.dtype, copy=True)
 
 
 def tensors_of_base(source: BaseSource) -> dict[str, StoredTensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from peftcli.models.stored import StoredTensor
 from peftcli.models.weights import LOOKS
 
-PIECE = 1 << 24
+PIECE = 1 << 20
 """Values that are read at once of a larger tensor."""
 
 
@@ -38,8 +38,8 @@ class Held(ABC):
     dtype: torch.dtype
 
     @abstractmethod
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows of the tensor as they are stored, in memory of their own; of a number without rows: itself."""
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Rows of the tensor in a type, in memory of their own; of a number without rows: itself."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class InFile(Held):
         assert self.stored.dtype is not None
         return self.stored.dtype
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self.stored.rows(start, stop)
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        return self.stored.rows(start, stop, dtype)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ class Fused(Held):
         assert found is not None
         return found
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        return torch.stack([torch.cat([part.read() for part in parts]) for parts in self.experts[start:stop]])
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        stacked = torch.stack([torch.cat([part.read() for part in parts]) for parts in self.experts[start:stop]])
+        return stacked.to(dtype)
 
 
 class Stream:
@@ -119,11 +120,11 @@ class StreamedWeight(Tensor):
         while start < stop:
             end = min(stop, (start // step + 1) * step)
             if seen is None:
-                found = self.held.rows(start, end).to(self.dtype)
+                found = self.held.rows(start, end, self.dtype)
             else:
                 # of the whole piece, so that a row is the same however it is asked for
                 first = start // step * step
-                rows = self.held.rows(first, min(count, first + step)).to(self.dtype)
+                rows = self.held.rows(first, min(count, first + step), self.dtype)
                 found = seen(self.path, rows, first)
                 found = found[start - first : end - first] if shape else found
             yield start, found

@@ -50,6 +50,8 @@ class Needs:
     device: str
     failures: list[str] = field(default_factory=list)
     """Why what a step holds could not be counted."""
+    counted: dict[tuple[int, int], Bytes] = field(default_factory=dict)
+    """Rows at once and recomputation -> what such a step holds, as far as it was asked for."""
 
     @property
     def longest(self) -> int:
@@ -58,8 +60,12 @@ class Needs:
 
     def estimate(self, micro: int, every: int) -> MemoryEstimate:
         """Memory with `micro` of the longest rows at once and every `every`-th layer recomputed (0: none)."""
-        batch, pads = self._batch(self.train[:micro])
-        training = self._tried(lambda: self.rehearsal.training(batch, pads=pads, checkpoint_every=every))
+        if (micro, every) not in self.counted:
+            batch, pads = self._batch(self.train[:micro])
+            self.counted[micro, every] = self._tried(
+                lambda: self.rehearsal.training(batch, pads=pads, checkpoint_every=every)
+            )
+        training = self.counted[micro, every]
         # held whole, a model is there in float32 twice, the merged one and the one read back, and what it changes; else
         # one matrix is, in float32 before and after, in float64 while it is proven, and in its file's type
         whole = self.num_parameters <= HELD_WHOLE or self.stored.dense_bytes > 0
@@ -122,43 +128,49 @@ def choose(
     # a card that is named need not be here to be asked
     there = total_memory_bytes(device, processes) if device_memory is None else device_memory
     budget = there * (MEMORY_SHARE if device_memory is None else CARD_SHARE)
-    for micro, every in (settings := list(_settings(needs, training, device))):
-        memory = needs.estimate(micro, every)
-        if memory.peak_bytes <= budget:
-            notes = _notes(training, micro, every, memory, settings)
-            return Choice(micro, every, memory, device_memory, True, (*notes, *_uncounted(needs)))
+    for every, sizes in _settings(needs, training, device):
+        for micro in _worth_trying(needs, sizes, every, budget):
+            memory = needs.estimate(micro, every)
+            if memory.peak_bytes <= budget:
+                notes = _notes(training, micro, every, memory, sizes[0])
+                return Choice(micro, every, memory, device_memory, True, (*notes, *_uncounted(needs)))
     # a recipe that says everything itself is run as it says, and is told only against a card that was named
     fits = memory.peak_bytes <= there
-    notes = _notes(training, micro, every, memory, settings)
+    notes = _notes(training, micro, every, memory, sizes[0])
     return Choice(micro, every, memory, there, fits, (*notes, *_uncounted(needs)))
+
+
+def _worth_trying(needs: Needs, sizes: Sequence[int], every: int, budget: float) -> Sequence[int]:
+    """The sizes, most rows first; the least alone where not even that fits, for a step of more rows takes no less."""
+    if len(sizes) < 2 or needs.estimate(sizes[0], every).peak_bytes <= budget:
+        return sizes
+    return sizes[1:] if needs.estimate(sizes[-1], every).peak_bytes <= budget else sizes[-1:]
 
 
 def _uncounted(needs: Needs) -> tuple[str, ...]:
     return tuple(f"memory of a step is not known, weights alone are counted: {text}" for text in needs.failures[:1])
 
 
-def _settings(needs: Needs, training: TrainingConfig, device: str) -> Iterator[tuple[int, int]]:
-    """Micro-batch and recomputation, fastest first: fewer rows at once cost little, recomputing a third."""
+def _settings(needs: Needs, training: TrainingConfig, device: str) -> Iterator[tuple[int, list[int]]]:
+    """Recomputation with sizes of a micro-batch, fastest first: fewer rows at once cost little, recomputing a third."""
     rows = training.micro_batch_size
     # of several processes each has rows of every batch
     most = -(-training.batch_size // training.processes)
-    micro = rows if rows != "auto" else max(1, min(most, MICRO_TOKENS[device] // needs.longest))
+    sizes = [rows if rows != "auto" else max(1, min(most, MICRO_TOKENS[device] // needs.longest))]
+    while rows == "auto" and sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
     every = training.gradient_checkpointing
     for recomputed in (0, 1) if every == "auto" else (int(every),):
-        smaller = micro
-        yield smaller, recomputed
-        while rows == "auto" and smaller > 1:
-            smaller //= 2
-            yield smaller, recomputed
+        yield recomputed, sizes
 
 
 def _notes(
-    training: TrainingConfig, micro: int, every: int, memory: MemoryEstimate, settings: Sequence[tuple[int, int]]
+    training: TrainingConfig, micro: int, every: int, memory: MemoryEstimate, most: int
 ) -> tuple[str, ...]:
     found = []
     fits = f"about {size_text(memory.peak_bytes)}"
     if training.micro_batch_size == "auto":
-        why = "as many rows as are faster together" if micro == settings[0][0] else f"more do not fit ({fits})"
+        why = "as many rows as are faster together" if micro == most else f"more do not fit ({fits})"
         found.append(f"micro_batch_size {micro}: {why}")
     if training.gradient_checkpointing == "auto":
         why = "it does not fit without" if every else "it fits without"
@@ -173,7 +185,7 @@ def remedies(needs: Needs, choice: Choice) -> tuple[str, ...]:
     stored = needs.stored.base_bytes + needs.stored.adapter_bytes + needs.stored.optimizer_bytes
     found: list[str] = []
     for text, rows, micro, every in _changes(needs, choice) if stored < budget else ():
-        if replace(needs, train=rows).estimate(micro, every).peak_bytes <= budget:
+        if (needs if rows is needs.train else replace(needs, train=rows, counted={})).estimate(micro, every).peak_bytes <= budget:
             found.append(text)
         if len(found) == MOST_REMEDIES:
             break

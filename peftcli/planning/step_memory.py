@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Rehearsal:
     task: Task
     blocks: Mapping[str, nn.Module]
     """Path -> layer, as training recomputes them."""
+    _tried: list[bool] = field(default_factory=list)
 
     def training(self, batch: Batch, *, pads: bool, checkpoint_every: int) -> Bytes:
         """The most that a step on a micro-batch holds beside weights, adapter and optimizer."""
@@ -93,9 +94,11 @@ class Rehearsal:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(without_values())
             stack.enter_context(GroupedProducts())
-            with torch.no_grad():
-                # what a loss tries once on a model, it has tried then
-                self.task.loss(self.model, batch)
+            if not self._tried:
+                with torch.no_grad():
+                    # what a loss tries once on a model, it has tried then
+                    self.task.loss(self.model, batch)
+                self._tried.append(True)
             stack.enter_context(without_values(conditions=not pads))
             stack.enter_context(checkpointed_blocks(list(self.blocks.values()), every))
             for mode in (attention_of_devices(), live):
