@@ -164,9 +164,7 @@ def _settings(needs: Needs, training: TrainingConfig, device: str) -> Iterator[t
         yield recomputed, sizes
 
 
-def _notes(
-    training: TrainingConfig, micro: int, every: int, memory: MemoryEstimate, most: int
-) -> tuple[str, ...]:
+def _notes(training: TrainingConfig, micro: int, every: int, memory: MemoryEstimate, most: int) -> tuple[str, ...]:
     found = []
     fits = f"about {size_text(memory.peak_bytes)}"
     if training.micro_batch_size == "auto":
@@ -185,7 +183,9 @@ def remedies(needs: Needs, choice: Choice) -> tuple[str, ...]:
     stored = needs.stored.base_bytes + needs.stored.adapter_bytes + needs.stored.optimizer_bytes
     found: list[str] = []
     for text, rows, micro, every in _changes(needs, choice) if stored < budget else ():
-        if (needs if rows is needs.train else replace(needs, train=rows, counted={})).estimate(micro, every).peak_bytes <= budget:
+        if (needs if rows is needs.train else replace(needs, train=rows, counted={})).estimate(
+            micro, every
+        ).peak_bytes <= budget:
             found.append(text)
         if len(found) == MOST_REMEDIES:
             break
