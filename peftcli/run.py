@@ -124,7 +124,6 @@ def _train(
                 planned=prepared,
                 place=place,
             )
-            # the recipe may be another now: the lock pins what a name, such as a revision, stood for
             return record, place.folder
         draft = Draft(place.folder, loaded, started, prepared=prepared, place=place, lock=lock)
         return run_draft(draft, quiet=quiet, world=world), draft.folder
@@ -139,6 +138,7 @@ def _planned(
         if not locked:
             return loaded, prepare_run(_first(loaded))
         prepared = locked_run(loaded.path, overrides, _warn)
+        # the recipe may be another now: the lock pins what a name, such as a revision, stood for
         pinned = prepared.loaded
         return pinned, prepared if pinned.recipe.seeds == 1 else prepare_run(_first(pinned))
 

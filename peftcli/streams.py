@@ -133,6 +133,7 @@ def lasting_streams() -> Iterator[None]:
     try:
         yield
     finally:
+        # flushed while it can still be reported: at exit Python would print a traceback and end with code 120
         out.flush()
         failure = cast(LastingStream, out).failure
         if failure is not None:
@@ -142,13 +143,11 @@ def lasting_streams() -> Iterator[None]:
 
 
 def open_missing_descriptors() -> None:
-    # flushed while it can still be reported: at exit Python would print a traceback and end with code 120
     """Opens no device on each of the descriptors 0 to 2 that is closed, before a file of ours takes its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            # the lowest free number, which is this one
             # `open` takes the lowest free number, and those below have been seen to already
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:

@@ -146,7 +146,6 @@ def try_lock(descriptor: int) -> Lock:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return Lock.IN_USE
-    # or 0, which sets no flag
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return Lock.UNKNOWN

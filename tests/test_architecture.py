@@ -319,6 +319,42 @@ def test_a_name_without_words_is_seen(code: str, names: list[str]) -> None:
     assert [name for _, name in _undocumented(ast.parse(code).body, {"LIMIT", "read"})] == names
 
 
+def _stray_comments(text: str) -> Iterator[int]:
+    """Lines of comments that explain no line: before a blank one, or between a function's head and its docstring."""
+    lines = [line.strip() for line in text.splitlines()]
+    heads: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            heads.update(range(node.lineno, node.body[0].lineno))
+    for number, (line, following) in enumerate(zip(lines, [*lines[1:], ""], strict=True), start=1):
+        if line.startswith("# ") and not line.startswith(("# --", "# fmt:")):
+            if not following or (number in heads and following.startswith('"""')):
+                yield number
+
+
+def test_a_comment_stands_by_what_it_explains() -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{number}"
+        for path in _files()
+        for number in _stray_comments(path.read_text("utf-8"))
+    ]
+    assert not wrong, f"a comment is right above its line, below the docstring: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("x = 1\n\n# a reason\n\n\ndef f(): pass", 1),
+        ('def f():\n    # a reason\n    """Text."""', 1),
+        ('def f():\n    """Text."""\n    # a reason\n    return 1', 0),
+        ("# -- a part of the file ---\n\nx = 1", 0),
+        ("def f(\n    # of the model\n    x,\n):\n    pass", 0),
+    ],
+)
+def test_a_stray_comment_is_seen(code: str, count: int) -> None:
+    assert len(list(_stray_comments(code))) == count
+
+
 ADAPTED_ROOMS = ("adapters", "evaluation", "jobs", "planning", "runs", "lock")
 OWN_WEIGHTS = {
     "adapters/prompts.py": {"self.embedding.weight"},

@@ -91,6 +91,7 @@ def _recipe(locked: Lock, found: Lock, folder: Path) -> Iterator[Difference]:
         origin = found.recipe[key][1] if key in found.recipe else DEFAULT
         # a key that the lock's version did not have is no difference while nobody sets it
         is_new = key not in locked.recipe and origin == DEFAULT
+        # a branch named in one recipe and its commit in the other are the same base
         same_commit = (key == "model.revision" and found.base.commit == locked.base.commit is not None) or (
             key == "model.init_adapter" and _commit(found) == _commit(locked) is not None
         )
@@ -111,9 +112,6 @@ def _mapping(kind: InputKind, item: str, locked: Mapping[str, Any], found: Mappi
         one, other = locked.get(name, ABSENT), found.get(name, ABSENT)
         if one != other:
             yield Difference(kind, item.format(name), *_pair(one, other))
-
-
-# a branch named in one recipe and its commit in the other are the same base
 
 
 def _commit(lock: Lock) -> str | None:

@@ -159,8 +159,8 @@ def _asks_for_code(key: str, value: Any) -> bool:
 
 
 def _sections(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    # a list of what waits instead of recursion: a document may be nested as deep as the reader of JSON allows
     """Every object in a document and where it stands."""
+    # a list of what waits instead of recursion: a document may be nested as deep as the reader of JSON allows
     waiting = [(where, value)]
     while waiting:
         where, value = waiting.pop()

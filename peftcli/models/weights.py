@@ -55,8 +55,8 @@ class WeightView:
         return bias
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        # detached: who computes with it must not send gradients into the base
         """The detached weight (out_features, in_features) in `dtype`; may share storage with the base: do not edit."""
+        # detached: who computes with it must not send gradients into the base
         weight = self.storage.dense(self.module)
         return (weight.T if self.transposed else weight).to(dtype)
 

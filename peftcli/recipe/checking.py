@@ -94,6 +94,7 @@ class _Check:
             self.recipe = self.recipe.model_copy(update={METHOD: self.agreed.method})
         if self.recipe is not None:
             for rule in broken_rules(self.recipe, self._is_given):
+                # rules that join a value already known to be wrong would be told about a stand-in
                 if not any(self._is_bad(key) for key in rule.keys):
                     self.faults.append(Fault(rule.message, self._where(rule.keys[0]), rule.fix))
 
@@ -302,7 +303,6 @@ class _Check:
         return self.root.where
 
 
-# rules that join a value already known to be wrong would be told about a stand-in
 def _leaves(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
     if isinstance(node.value, dict):
         for key, child in node.value.items():

@@ -60,13 +60,11 @@ def _config_file(loaded: LoadedRecipe) -> Path | None:
     model = loaded.recipe.model
     if not model.base.startswith(BUILTIN_PREFIX) and not is_path(model.base, loaded.folder):
         return _cached_config(loaded)
+    # a missing base is told by whoever loads it, with more to say
     if is_path(model.base, loaded.folder) and not Path(model.base).exists():
         return None
     folder = resolve_base(model.base, folder=loaded.folder).folder
     return None if folder is None else folder / CONFIG_NAME
-
-
-# a missing base is told by whoever loads it, with more to say
 
 
 def _cached_config(loaded: LoadedRecipe) -> Path | None:

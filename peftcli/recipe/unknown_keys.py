@@ -64,10 +64,8 @@ def _in_section(node: Node, section: type[BaseModel], path: Path) -> list[Stray]
 def _in_method(node: Node, path: Path) -> list[Stray]:
     kind = node.child(TYPE)
     own = method_class(kind.value if kind is not None else None)
+    # a method that nobody knows has no fields to compare with; its name is the fault that is told
     return [] if own is None else _in_section(node, own, path)
-
-
-# a method that nobody knows has no fields to compare with; its name is the fault that is told
 
 
 def _in_value(node: Node, annotation: Any, path: Path) -> list[Stray]:

@@ -240,8 +240,8 @@ def answers(run: RunFacts) -> Check | None:
 
 
 def is_looping(text: str) -> bool:
-    # words, so that unlike spaces hide no repetition; phrases of up to twelve, so that a paragraph said twice is none
     """Whether the end of a text is one phrase of up to 12 words, at least four times over."""
+    # words, so that unlike spaces hide no repetition; phrases of up to twelve, so that a paragraph said twice is none
     words = text.split()
     ends = ((words[-length:] * 4, words[-4 * length :]) for length in range(1, 13))
     return any(repeated == end for repeated, end in ends)

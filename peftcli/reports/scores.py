@@ -69,9 +69,8 @@ class Score:
         # relative to the larger of the two, so that the direction makes no difference
         if abs(tuned - base) <= _CLEAR_CHANGE * max(abs(base), abs(tuned)):
             return "unclear"
+        # `tuned < base` is an improvement exactly where lower is better
         return "better" if (tuned < base) == self.lower_is_better else "worse"
-
-    # `tuned < base` is an improvement exactly where lower is better
 
     @property
     def change(self) -> str:

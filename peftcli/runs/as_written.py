@@ -26,7 +26,6 @@ _FREE = frozenset({"README.md"})
 
 
 def adapter_hashes(folder: Path) -> dict[str, str]:
-    # several seeds have an adapter each; the lock of all does not say which lies here
     """Name -> SHA-256 of every file of an adapter folder that is read by anybody."""
     names = {path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE}
     # further chat templates lie in a folder of their own
@@ -65,6 +64,7 @@ def require_as_written(location: Location, source: BaseSource | None = None) -> 
 
 def _locked_tensors(lock: Lock | None) -> dict[str, str]:
     runs = lock.expected.runs if lock is not None and lock.expected is not None else []
+    # several seeds have an adapter each; the lock of all does not say which lies here
     found = runs[0].adapter_sha256 if len(runs) == 1 else None
     return {} if found is None else {TENSORS_NAME: found}
 

@@ -108,8 +108,8 @@ def token_ranges(encoding: Any, spans: Sequence[Span]) -> list[tuple[int, int]]:
 
 
 def runs_of(ids: list[int], spans: Sequence[Span], ranges: Sequence[tuple[int, int]], context: float) -> list[Run]:
-    # context and answers by turns, even where one of them is empty: answers stand at odd places
     """The row's tokens as context, answer, context, ..., answer, context."""
+    # context and answers by turns, even where one of them is empty: answers stand at odd places
     runs: list[Run] = []
     at = 0
     for span, (first, end) in zip(spans, ranges, strict=True):

@@ -82,8 +82,8 @@ class BehindEmbeddings(PromptTuningAdapter):
 
 
 def embedding_block(sites: PromptSites) -> nn.Module:
-    # the innermost would be the table itself; the first that holds it directly is the block
     """The part of the backbone that embeds tokens, positions and types together. `AdapterError` where there is none."""
+    # the innermost would be the table itself; the first that holds it directly is the block
     for module in sites.backbone.modules():
         if module is not sites.backbone and any(child is sites.embedding for child in module.children()):
             return module
