@@ -327,9 +327,9 @@ def _stray_comments(text: str) -> Iterator[int]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
             heads.update(range(node.lineno, node.body[0].lineno))
     for number, (line, following) in enumerate(zip(lines, [*lines[1:], ""], strict=True), start=1):
-        if line.startswith("# ") and not line.startswith(("# --", "# fmt:")):
-            if not following or (number in heads and following.startswith('"""')):
-                yield number
+        explains_none = not following or (number in heads and following.startswith('"""'))
+        if explains_none and line.startswith("# ") and not line.startswith(("# --", "# fmt:")):
+            yield number
 
 
 def test_a_comment_stands_by_what_it_explains() -> None:
