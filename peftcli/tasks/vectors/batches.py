@@ -11,9 +11,6 @@ import torch
 from peftcli.data.parts import texts
 from peftcli.tasks.base import Batch, TrainingRow
 
-NO_ROW = -1
-"""In the place of a match, of a row whose texts have a score instead."""
-
 
 def collate(rows: Sequence[TrainingRow], *, pad_token_id: int) -> Batch:
     """`input_ids`, `attention_mask` (texts, longest), padded on the right; of each text its row (`row`), its place in the
