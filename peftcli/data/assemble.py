@@ -126,7 +126,7 @@ def assemble(
         tally_cut(cut, index, files, tallies)
     sizes = [read_lengths(columns, index, alternatives, apart=apart) for index in indexes]
     longest = max((int(each.max(initial=0)) for each in sizes), default=0)
-    _check_losses(plan, config, indexes, cuts, files, context, longest)
+    _check_losses(plan, config, indexes, cuts, files, context, longest, splits=keep is None)
     store = _mixed(plan, columns, cuts, files, seed)
     return SplitData(plan.name, store, _facts(plan, store, cuts), _rows_before(plan, columns, indexes, files), tallies)
 
@@ -150,8 +150,11 @@ def _check_losses(
     files: Sequence[str],
     context: int | None,
     longest: int,
+    *,
+    splits: bool,
 ) -> None:
-    """`error` allows no long row; otherwise at most 5 % may go without having been asked to (`drop` asks)."""
+    """`error` allows no long row; otherwise at most 5 % may go without having been asked to (`drop` asks). `splits`:
+    whether a row may become several."""
     total = sum(len(index.length) for index in indexes)
     going = [cut.too_long if config.truncation in ("error", "auto") else cut.shortened for cut in cuts]
     # `drop` was asked for, so rows that it leaves out are no loss
@@ -171,7 +174,8 @@ def _check_losses(
         f"{lost:,} of {total:,} rows of {plan.name} are {kind} max_length ({config.max_length}); the longest "
         f"has {longest:,} tokens",
         where=", ".join(named[:5]),
-        fix=_longer(longest, config.max_length, context) + "another data.truncation (drop, left, right, split)",
+        fix=_longer(longest, config.max_length, context)
+        + f"another data.truncation (drop, left, right{', split' if splits else ''})",
     )
 
 

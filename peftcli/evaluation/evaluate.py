@@ -71,6 +71,10 @@ class ScoringTask(Protocol):
         """What it gives metrics to read."""
 
     @property
+    def loss_unit(self) -> str:
+        """What its loss is counted in."""
+
+    @property
     def default_metrics(self) -> tuple[str, ...]:
         """What is measured where nobody says."""
 
@@ -103,7 +107,10 @@ def evaluate(
     the rows whose loss is not finite, `DeviceError` for missing packages of metrics.
     """
     started = time.perf_counter()
-    metrics = load_metrics(config.metrics)
+    metrics = {
+        name: replace(metric, unit=task.loss_unit) if metric.counts_loss else metric
+        for name, metric in load_metrics(config.metrics).items()
+    }
     if device is not None:
         model.to(device)
     store = store.take(np.arange(min(len(store), config.rows or len(store))))

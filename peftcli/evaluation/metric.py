@@ -89,6 +89,8 @@ class Metric:
     """Moves with the last bits of the arithmetic and no further, as a loss does."""
     unit: str = ""
     """What a value is counted in, for people."""
+    counts_loss: bool = False
+    """Whether it is counted in what the task's loss is."""
     remark: Callable[[float, float], str | None] | None = None
     """What a reader must know of its values of base and tuned model, if anything."""
 

@@ -100,6 +100,10 @@ def _learning_rate(loaded: LoadedRecipe, hidden_size: int) -> tuple[float, str]:
     if optimizer.own_rate is not None:
         return optimizer.own_rate, f"{optimizer.type} finds its own step size"
     auto = auto_rate(loaded.recipe.method, hidden_size)
-    if optimizer.rate_factor == 1.0:
-        return auto.rate, auto.note
-    return auto.rate * optimizer.rate_factor, f"{auto.note}; times {optimizer.rate_factor:g} for {optimizer.type}"
+    task = loaded.recipe.learns()
+    rate, note = auto.rate, auto.note
+    for factor, of in ((task.rate_factor, f"task {task.name}"), (optimizer.rate_factor, optimizer.type)):
+        if factor != 1.0:
+            rate, note = rate * factor, f"{note}; times {factor:g} for {of}"
+    # two digits, so that the product can be written down as the rule's own can
+    return (rate if rate == auto.rate * optimizer.rate_factor else float(f"{rate:.2g}")), note

@@ -151,7 +151,7 @@ def _task_rows(task: Task, recipe: Recipe, is_given: Callable[[str], bool]) -> I
     if recipe.data.truncation == "split" and not task.splits_rows:
         yield BrokenRule(
             ("data.truncation", "task"),
-            f"`task: {task.name}` cannot split rows: the answers of one belong together",
+            f"`task: {task.name}` cannot split rows: the texts of one belong together",
             "set `data.truncation: drop`, left or right",
         )
 

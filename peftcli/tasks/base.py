@@ -113,6 +113,10 @@ class Task(ABC):
     metric_needs: ClassVar[tuple[str, ...]] = ("losses",)
     """What it gives metrics to read: `losses`, `generations` (written answers), `labels`, `preferences` (rewards of
     compared answers), `likelihoods` (their log-probabilities), `vectors` (of texts)."""
+    loss_unit: ClassVar[str] = "nats per token"
+    """What its loss is counted in, for people; empty for a number without a unit."""
+    rate_factor: ClassVar[float] = 1.0
+    """What `learning_rate: auto` is multiplied with: the methods' own rates are those of supervised training."""
     default_metrics: ClassVar[tuple[str, ...]] = ("loss",)
     """What is measured where the recipe does not say."""
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")

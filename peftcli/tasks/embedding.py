@@ -29,6 +29,7 @@ class Embedding(Task):
     task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
     pipeline_tag: ClassVar[str | None] = "sentence-similarity"
     formats: ClassVar[tuple[str, ...]] = ("embedding",)
+    loss_unit: ClassVar[str] = "per row"
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "vectors", "labels")
     default_metrics: ClassVar[tuple[str, ...]] = ("loss", "recall_at_1", "ndcg_at_10", "cosine_similarity", "spearman")
     options: ClassVar[str | None] = "embedding"

@@ -26,6 +26,8 @@ class Preference(Task):
     task_type: ClassVar[str | None] = "CAUSAL_LM"
     pipeline_tag: ClassVar[str | None] = "text-generation"
     formats: ClassVar[tuple[str, ...]] = ("preference",)
+    loss_unit: ClassVar[str] = "per row"
+    rate_factor: ClassVar[float] = 0.1
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "preferences", "likelihoods", "generations")
     default_metrics: ClassVar[tuple[str, ...]] = (
         "loss", "rewards_accuracies", "rewards_margins", "rewards_chosen", "rewards_rejected", "logps_chosen",

@@ -27,6 +27,7 @@ class Reward(Task):
     task_type: ClassVar[str | None] = "SEQ_CLS"
     pipeline_tag: ClassVar[str | None] = "text-classification"
     formats: ClassVar[tuple[str, ...]] = ("preference",)
+    loss_unit: ClassVar[str] = "nats per pair"
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "preferences")
     default_metrics: ClassVar[tuple[str, ...]] = (
         "loss", "rewards_accuracies", "rewards_margins", "rewards_chosen", "rewards_rejected",

@@ -20,6 +20,7 @@ class Seq2SeqLm(Task):
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
     formats: ClassVar[tuple[str, ...]] = ("seq2seq", "prompt-completion", "instruction", "segments")
+    splits_rows: ClassVar[bool] = False
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "generations")
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "decoder_input_ids")
 

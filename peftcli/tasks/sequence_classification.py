@@ -31,6 +31,7 @@ class SequenceClassification(Task):
     task_type: ClassVar[str | None] = "SEQ_CLS"
     pipeline_tag: ClassVar[str | None] = "text-classification"
     formats: ClassVar[tuple[str, ...]] = ("classification",)
+    loss_unit: ClassVar[str] = "per row"
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "labels")
     default_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")

@@ -31,6 +31,7 @@ class TokenClassification(Task):
     task_type: ClassVar[str | None] = "TOKEN_CLS"
     pipeline_tag: ClassVar[str | None] = "token-classification"
     formats: ClassVar[tuple[str, ...]] = ("token-classification",)
+    loss_unit: ClassVar[str] = "nats per word"
     metric_needs: ClassVar[tuple[str, ...]] = ("losses", "labels")
     default_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1_macro")
     learns_labels: ClassVar[bool] = True

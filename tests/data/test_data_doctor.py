@@ -113,6 +113,8 @@ PLANTED = [
     ),
     Planted("doubled-end", [*CLEAN_TEXT, {"text": "it ends here</s>"}], 41),
     Planted("doubled-end", [*CLEAN_TEXT, {"text": "it ends here</s> \n\n"}], 41),
+    Planted("doubled-end", [*CLEAN_CHATS, _turns("so?", "it ends here<|im_end|>")], 41),
+    Planted("doubled-end", [*CLEAN_CHATS, _turns("so?", "it ends here<|im_end|>\n", "and?", "yes")], 41),
     Planted("role-order", [*CLEAN_CHATS, _turns("a", "b", "c", "d", roles=("user", "assistant", "assistant"))], 41),
     Planted("role-order", [*CLEAN_CHATS, _turns("a", "b", "c", roles=("user", "system", "assistant"))], 41),
     Planted("empty-rows", [*CLEAN_TEXT, {"text": " \n"}], 41),

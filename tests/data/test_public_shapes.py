@@ -18,7 +18,7 @@ import yaml
 from peftcli.data.faults import FaultLog, RowFault
 from peftcli.data.format import find_format
 from peftcli.data.readers.containers import read_file
-from peftcli.data.rows import ChatRow, PreferenceRow, Row, TagRow
+from peftcli.data.rows import ChatRow, ContrastRow, LabelRow, PreferenceRow, Row, TagRow
 from peftcli.errors import DataError, RecipeError
 
 CALLS = [{"name": "weather", "arguments": {"city": "Bern"}}]
@@ -38,14 +38,6 @@ SHAPES: dict[str, tuple[dict[str, Any], str, tuple[str, str]]] = {
         ("Name it.\n\nA cat.", "Cat."),
     ),
     "gsm8k": ({"question": QA[0], "answer": QA[1]}, "columns: {prompt: question, completion: answer}", QA),
-    "squad": (
-        {
-            "id": "5", "title": "Red", "context": "Red is a colour.", "question": QA[0],
-            "answers": {"text": ["a colour"], "answer_start": [7]},
-        },
-        "columns: {instruction: question, output: answers.text.0, input: context}",
-        ("What is red?\n\nRed is a colour.", "a colour"),
-    ),
     "metamath": (
         {"type": "MATH", "query": QA[0], "original_question": "Red?", "response": QA[1]},
         "columns: {prompt: query, completion: response}",
@@ -234,6 +226,60 @@ def test_pairs_of_answers_name_the_column_of_their_question() -> None:
         find_format("auto", {}, row, "rows.jsonl:1").parse(row)
     assert caught.value.fix == "write `columns: {prompt: question}`"
     assert find_format("auto", {"prompt": "question"}, row, "rows.jsonl:1").format.name == "preference"
+
+
+READ = {
+    "alpaca": {"instruction": "Hi", "input": "", "output": "Hello.", "text": "Below is an instruction."},
+    "sharegpt": {"id": "a", "conversations": FROM_VALUE},
+    "ultrachat_200k": {"prompt": "Hi", "prompt_id": "1", "messages": TURNS},
+    "ultrachat": {"id": "0", "data": ["Hi", "Hello."]},
+    "openr1": {"problem": "a", "solution": "b", "answer": "c", "messages": TURNS},
+    "squad": {
+        "id": "5", "title": "Red", "context": "Red is a colour.", "question": QA[0],
+        "answers": {"text": ["a colour", "colour"], "answer_start": [7, 9]},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_public_conversations_are_read_as_they_are(name: str) -> None:
+    parsed = find_format("auto", {}, READ[name], "rows.jsonl:1").parse(READ[name])
+    assert isinstance(parsed, ChatRow)
+    wanted = ["What is red?\n\nRed is a colour.", "a colour"] if name == "squad" else ["Hi", "Hello."]
+    assert [message["content"] for message in parsed.messages] == wanted
+
+
+LABELLED = [
+    ({"sentence": "It is.", "label": 1, "idx": 0}, LabelRow("It is.", None, (1,))),
+    ({"sentence1": "a", "sentence2": "b", "label": 0, "idx": 3}, LabelRow("a", "b", (0,))),
+    ({"question1": "a", "question2": "b", "label": 0, "idx": 3}, LabelRow("a", "b", (0,))),
+    ({"premise": "a", "hypothesis": "b", "label": 2, "idx": 3}, LabelRow("a", "b", (2,))),
+    ({"question": "a", "sentence": "b", "label": 1, "idx": 3}, LabelRow("a", "b", (1,))),
+    ({"sentence1": "a", "sentence2": "b", "label": 3.8, "idx": 3}, LabelRow("a", "b", (3.8,))),
+    ({"text": "good", "label": -1}, LabelRow("good", None, (-1,))),
+    ({"id": "0", "tokens": ["Ada", "wrote"], "ner_tags": [1, 0]}, TagRow(("Ada", "wrote"), (1, 0))),
+    ({"query": "a", "positive": "b", "negative": "c"}, ContrastRow(("a", "b", "c"))),
+    ({"prompt": [TURNS[0]], "completion": [TURNS[1]], "label": False},
+     PreferenceRow(TURNS[:1], TURNS[1:], liked=False)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "wanted"), LABELLED)
+def test_public_rows_with_labels_are_read_as_they_are(row: dict[str, Any], wanted: Row) -> None:
+    assert find_format("auto", {}, row, "rows.jsonl:1").parse(row) == wanted
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"sentence1": "a", "sentence2": "b", "label": -1, "idx": 3}, "'label' is -1"),
+        ({"context": "a", "question": "b", "answers": {"text": [], "answer_start": []}}, "no answer in its context"),
+    ],
+)
+def test_what_a_public_split_holds_back_is_not_learnt(row: dict[str, Any], message: str) -> None:
+    found = find_format("auto", {}, row, "rows.jsonl:1")
+    with pytest.raises(RowFault, match=message):
+        found.parse(row)
 
 
 BAD = [TURNS[0], {"role": "assistant", "content": "Go."}]

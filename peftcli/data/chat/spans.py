@@ -76,6 +76,11 @@ class Renderer:
             if out.spans and answer.start < out.spans[-1].end:
                 raise RowFault(f"message {number + 1}: the chat template writes its answer before an earlier one ends")
             out.spans += weighed(conversation, number, answer, weights[number], thought_weights[number])
+            if self._ends_twice(conversation.text[answer.start : answer.end], messages[number]):
+                what = (
+                    "the answer's text ends with a stop token, and the template writes another at the end of its turn"
+                )
+                out.hits.append(("doubled-end", f"message {number + 1}: {what}"))
             out.hits += [(check, self._told(conversation, number, check, why)) for check, why in answer.hits]
         return out
 
@@ -90,6 +95,14 @@ class Renderer:
         if number:
             self._frames.learn(conversation, number, answer)
         return answer
+
+    def _ends_twice(self, answer: str, message: Message) -> bool:
+        """Whether the text of a message spells the end of its turn itself, and is given another."""
+        if not self._borders.ends_with_stop(str(message["content"])) or message.get("tool_calls"):
+            return False
+        stops = self._borders.stops_in(answer)
+        # a template without an end leaves it to the text
+        return len(stops) > 1 and not answer[stops[-2].end() : stops[-1].start()].strip()
 
     def _told(self, conversation: Conversation, number: int, check: str, why: str) -> str:
         if check in ("prompt-mismatch", "empty-thought"):

@@ -42,6 +42,11 @@ def parse(row: Columns) -> LabelRow:
     """The text, or the two, with its labels. Raises `RowFault` for a label that is none."""
     if "text" not in row and (named := _as_in_glue(row)) is not None:
         first, second = named
+        if row.get("label") == _HELD_BACK and not isinstance(row["label"], str):
+            raise RowFault(
+                "'label' is -1, which sets of this kind have where a label is held back (their test split) or missing",
+                "remove the row; or train on another split",
+            )
         row = {**row, "text": row[first], **({} if second is None else {"text_pair": row[second]})}
     value = row.get("label", row.get("labels"))
     labels = tuple(_label(each) for each in value) if isinstance(value, list) else (_label(value),)
@@ -50,6 +55,7 @@ def parse(row: Columns) -> LabelRow:
 
 
 _LABELS = ("label", "labels")
+_HELD_BACK = -1
 
 
 def _label(value: Any) -> Label:

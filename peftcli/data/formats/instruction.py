@@ -9,12 +9,32 @@ from peftcli.data.rows import ChatRow, Message, Piece, PiecesRow
 
 
 def recognise(row: Columns) -> str | None:
-    """By `instruction` and `output`."""
+    """By `instruction` and `output`, or by the columns of SQuAD."""
+    if _as_in_squad(row):
+        return "columns `context`, `question` and `answers`, as in SQuAD"
     return "columns `instruction` and `output`" if "instruction" in row and "output" in row else None
+
+
+def _as_in_squad(row: Columns) -> bool:
+    answers = row.get("answers")
+    named = "context" in row and "question" in row and "instruction" not in row
+    return named and isinstance(answers, dict) and set(answers) == {"text", "answer_start"}
+
+
+def _of_squad(row: Columns) -> Columns:
+    """The question as instruction, its context as input, the first of the answers (all are the same in training sets)."""
+    texts = row["answers"]["text"]
+    if not isinstance(texts, list) or not texts:
+        raise RowFault(
+            "'answers' holds no text: the question has no answer in its context",
+            "remove the row, or write the answer that the model is to give into a column of its own",
+        )
+    return {"instruction": row["question"], "input": row["context"], "output": texts[0]}
 
 
 def parse(row: Columns) -> ChatRow:
     """The turns of `history`, then instruction and input as one question, and the output as its answer."""
+    row = _of_squad(row) if _as_in_squad(row) else row
     instruction, output = filled_text(row, "instruction"), filled_text(row, "output")
     given, system = optional_text(row, "input"), optional_text(row, "system")
     history = _history(row)

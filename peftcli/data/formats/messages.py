@@ -1,6 +1,11 @@
-"""`{"messages": [{"role": ..., "content": ...}, ...]}` (OpenAI), also with `tools` and tool calls."""
+"""`{"messages": [{"role": ..., "content": ...}, ...]}` (OpenAI), also with `tools` and tool calls.
+
+Also `{"id": ..., "data": [question, answer, ...]}`, as UltraChat has them.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from peftcli.data.chat.messages import parse_messages, parse_tools, require_answer, turns_in
 from peftcli.data.columns import Columns
@@ -12,6 +17,8 @@ from peftcli.data.rows import ChatRow
 def recognise(row: Columns) -> str | None:
     """By a column `messages` that holds turns, as a list or as its JSON."""
     turns = row.get("messages")
+    if _by_turns(row):
+        return "a column `data` that holds texts by turns, as in UltraChat"
     if isinstance(turns, str) and turns.lstrip().startswith("[{"):
         return "a column `messages` that holds a list of turns as JSON text"
     if isinstance(turns, dict):
@@ -21,8 +28,20 @@ def recognise(row: Columns) -> str | None:
     return None
 
 
+def _by_turns(row: Columns) -> bool:
+    turns = row.get("data")
+    return set(row) <= {"id", "data"} and isinstance(turns, list) and len(turns) > 1 and all(map(_is_text, turns))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def parse(row: Columns) -> ChatRow:
     """The conversation with its tools; `RowFault` where nobody answers."""
+    if _by_turns(row):
+        roles = ("user", "assistant")
+        row = {"messages": [{"role": roles[at % 2], "content": text} for at, text in enumerate(row["data"])]}
     if "messages" not in row:
         raise RowFault(f"the column 'messages' is missing; columns present: {listed(row)}")
     messages, weights = parse_messages(row["messages"])

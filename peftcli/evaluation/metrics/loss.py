@@ -1,4 +1,5 @@
-"""Mean negative log-likelihood of a target token, in nats: weighted over tokens, not over rows or batches."""
+"""The task's loss of a target: for language models the mean negative log-likelihood of a token, weighted over tokens and
+not over rows or batches."""
 
 from __future__ import annotations
 
@@ -12,4 +13,4 @@ def rows(losses: Losses) -> np.ndarray:
     return np.stack([losses.sums, losses.weights], axis=-1)
 
 
-METRIC = Metric(better="lower", losses=rows, smooth=True, unit="nats per token")
+METRIC = Metric(better="lower", losses=rows, smooth=True, counts_loss=True)
