@@ -30,6 +30,16 @@ RunAdapterOrModel = Annotated[
     ),
 ]
 """The argument of commands that also take a model without an adapter."""
+AnsweringPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        readable=False,
+        metavar="RUN_OR_ADAPTER...",
+        help="A run, adapter or whole model folder; several adapters of one base answer side by side.",
+        show_default=False,
+    ),
+]
+"""The argument of commands that answer."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 """The switch to machine-readable output."""
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]

@@ -17,9 +17,8 @@ from peftcli.adapters.documents import TENSORS_NAME, read_config
 from peftcli.adapters.registry import config_class_of_type
 from peftcli.errors import AdapterError, Fault, RecipeError
 from peftcli.exporting.hugging_face import serving_notes
-from peftcli.jobs.adapter_base import base_of
+from peftcli.jobs.side_by_side import one_base
 from peftcli.models.companions import TEMPLATE_NAME
-from peftcli.models.source import BaseSource
 from peftcli.models.tensor_header import tensor_header
 from peftcli.runs.as_written import require_as_written
 from peftcli.runs.locating import Location, locate
@@ -56,7 +55,7 @@ def serve_command(paths: Sequence[str | Path], *, base: str | None = None) -> Se
     for location in located.values():
         require_as_written(location)
     _require_servable(located)
-    source = _one_base(located)
+    source = one_base(located)
     folders = {name: str(location.adapter.absolute()) for name, location in located.items()}
     template, notes = _template(located)
     revision = [] if source.revision is None else ["--revision", source.revision]
@@ -84,15 +83,6 @@ def _require_servable(located: dict[str, Location]) -> None:
         faults += [Fault(note.partition("; ")[0], str(location.adapter), note.partition("; ")[2]) for note in told]
     if faults:
         raise AdapterError("some adapters cannot be served beside a base", faults=faults)
-
-
-def _one_base(located: dict[str, Location]) -> BaseSource:
-    sources = {name: base_of(location) for name, location in located.items()}
-    places = {(source.location, source.revision) for source in sources.values()}
-    if len(places) > 1:
-        told = ", ".join(f"{name} of {source.name}" for name, source in sources.items())
-        raise RecipeError(f"the adapters are of different bases: {told}", fix="serve those of one base together")
-    return next(iter(sources.values()))
 
 
 def _flags(located: dict[str, Location]) -> list[str]:

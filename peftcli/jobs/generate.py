@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from peftcli.evaluation.chat import Conversation, Turn, take_turn
 from peftcli.evaluation.config import GenerationConfig
 from peftcli.evaluation.generate import GeneratedAnswer, generate, generate_stream
 from peftcli.evaluation.prompts import encode_row
-from peftcli.jobs.opening import OpenModel
+from peftcli.jobs.opening import Location, OpenModel
 from peftcli.models.auto_class import WRITING
 from peftcli.runs.writing_notes import CHAT, PLAIN, read_notes
 
@@ -52,17 +53,26 @@ class Answer:
         """The base's first answer."""
         return None if self.bases is None else self.bases[0]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The input row with `answer`, and `base_answer` where there is one.
-
-        A row that brings a field of such a name keeps it: what was written then stands under `generated_answer`.
-        """
+    def written(self) -> dict[str, Any]:
+        """`answer`, and `base_answer` where there is one; where there are several, `answers` and `base_answers` too."""
         several = len(self.texts) > 1
-        written: dict[str, Any] = {"answer": self.text} | ({"answers": list(self.texts)} if several else {})
+        found: dict[str, Any] = {"answer": self.text} | ({"answers": list(self.texts)} if several else {})
         if self.bases is not None:
-            written |= {"base_answer": self.base} | ({"base_answers": list(self.bases)} if several else {})
-        prefix = "generated_" if written.keys() & self.request.row.keys() else ""
-        return {**self.request.row, **{prefix + name: text for name, text in written.items()}}
+            found |= {"base_answer": self.base} | ({"base_answers": list(self.bases)} if several else {})
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The input row with what was written."""
+        return beside_row(self.request.row, self.written())
+
+
+def beside_row(row: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with what was written of it.
+
+    A row that brings a field of such a name keeps it: what was written then stands under `generated_answer`.
+    """
+    prefix = "generated_" if written.keys() & row.keys() else ""
+    return {**row, **{prefix + name: text for name, text in written.items()}}
 
 
 def text_request(prompt: str) -> Request:
@@ -113,12 +123,12 @@ def require_writer(opened: OpenModel) -> None:
         )
 
 
-def chat_note(opened: OpenModel) -> str | None:
+def chat_note(location: Location) -> str | None:
     """What whoever talks to a model must know of it: an adapter that was trained on raw text never saw a conversation."""
-    if read_notes(opened.location.adapter).prompt != PLAIN:
+    if read_notes(location.adapter).prompt != PLAIN:
         return None
     return (
-        f"this {opened.location.noun} was trained on raw text, not on conversations: the chat template is new to it; "
+        f"this {location.noun} was trained on raw text, not on conversations: the chat template is new to it; "
         '`peft generate --prompt "..."` asks it as it was trained'
     )
 
@@ -191,12 +201,19 @@ def cut_note(answers: Sequence[Answer], config: GenerationConfig) -> str | None:
 
 
 def stream_answer(
-    opened: OpenModel, request: Request, config: GenerationConfig, write: Callable[[str], None], *, seed: int = 0
+    opened: OpenModel,
+    request: Request,
+    config: GenerationConfig,
+    write: Callable[[str], None],
+    *,
+    seed: int = 0,
+    as_base: bool = False,
 ) -> str:
-    """One answer, its text handed to `write` as it is written."""
+    """One answer, its text handed to `write` as it is written; `as_base`: the base's."""
     ids = prompt_ids(request, opened, config)
     chat = not _is_plain(request, opened)
-    return generate_stream(opened.model, opened.tokenizer, ids, config=config, stream=write, seed=seed, chat=chat).text
+    with opened.as_base() if as_base else nullcontext(opened.model) as model:
+        return generate_stream(model, opened.tokenizer, ids, config=config, stream=write, seed=seed, chat=chat).text
 
 
 def chat_turns(

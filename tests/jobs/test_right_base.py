@@ -498,7 +498,7 @@ def test_notes_and_names_survive_convert_load_and_save(work: Path, style: str) -
         assert read_own(work / folder)["base"]["name"] == str(base), folder
         assert read_config(work / folder)["base_model_name_or_path"] == str(base), folder
         opened = open_adapter(work / folder)
-        assert (chat_note(opened) is not None) == (style == "plain")
+        assert (chat_note(opened.location) is not None) == (style == "plain")
     assert "converted" in read_own(work / "again")["notes"]
 
 

@@ -3,48 +3,85 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from peftcli.cli.output import AsJson, Model, Quiet, RunAdapterOrModel, Set, say, show
+from peftcli.cli.labelled import Labelled
+from peftcli.cli.output import AnsweringPaths, AsJson, Model, Quiet, Set, say, show
 
 ENDS = ("", "/exit", "/quit")
 
 
 def command(
-    path: RunAdapterOrModel,
+    paths: AnsweringPaths,
     base: Annotated[bool, typer.Option("--base", help="Let the base model answer as well.")] = False,
     model: Model = None,
     overrides: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """A conversation with the tuned model; an empty line, /exit or end of input ends it.
+    """A conversation with the tuned model, or with several side by side; an empty line, /exit or end of input ends it.
 
     Example:  peft chat runs/first --set generation.max_new_tokens=100
     """
+    if len(paths) > 1:
+        _with_several(paths, model, overrides or (), with_base=base, quiet=quiet, as_json=as_json)
+    else:
+        _with_one(paths[0], model, overrides or (), with_base=base, quiet=quiet, as_json=as_json)
+
+
+def _with_one(
+    path: Path, model: str | None, overrides: Sequence[str], *, with_base: bool, quiet: bool, as_json: bool
+) -> None:
     from peftcli.jobs.generate import chat_note, chat_turns
     from peftcli.jobs.opening import writing_of
     from peftcli.jobs.whole_models import open_to_answer
 
-    opened = open_to_answer(path, base=model, with_base=base)
-    writing = writing_of(opened.location, overrides or ())
+    opened = open_to_answer(path, base=model, with_base=with_base)
+    writing = writing_of(opened.location, overrides)
     for warning in writing.warnings:
         say(f"warning: {warning}")
-    if (note := chat_note(opened)) is not None:
+    if (note := chat_note(opened.location)) is not None:
         say(f"note: {note}", quiet=quiet)
-    plain = _Writer("base>  ", silent=as_json)
-    tuned = _Writer("tuned> " if opened.has_base else "model> ", silent=as_json, after=plain)
+    marks = {"base": "base>  ", "tuned": "tuned> " if opened.has_base else "model> "}
+    screen = Labelled(marks, silent=as_json)
     turns = []
-    written_base = plain.write if base else None
+    written_base = (lambda piece: screen.write("base", piece)) if with_base else None
     for turn in chat_turns(
-        opened, _messages(), writing.config, write=tuned.write, write_base=written_base, seed=writing.seed
+        opened,
+        _messages(),
+        writing.config,
+        write=lambda piece: screen.write("tuned", piece),
+        write_base=written_base,
+        seed=writing.seed,
     ):
         answers = {"answer": turn.reply.text} | ({} if turn.base is None else {"base_answer": turn.base.text})
         turns.append({"message": turn.conversation.messages[-2]["content"], **answers})
-        tuned.end()
+        screen.end()
+    if as_json:
+        show({"turns": turns}, "", as_json=True)
+
+
+def _with_several(
+    paths: list[Path], model: str | None, overrides: Sequence[str], *, with_base: bool, quiet: bool, as_json: bool
+) -> None:
+    from peftcli.jobs.side_by_side import BASE, SideBySide, side_turns
+
+    side = SideBySide(paths, base=model, overrides=overrides)
+    for warning in side.warnings:
+        say(f"warning: {warning}")
+    for name, note in side.chat_notes.items():
+        say(f"note: {name}: {note}", quiet=quiet)
+    labels = [*([BASE] if with_base else []), *side.paths]
+    width = max(map(len, labels)) + 2
+    screen = Labelled({label: f"{label}>".ljust(width) for label in labels}, silent=as_json)
+    turns = []
+    for turn in side_turns(side, _messages(), screen.write, with_base=with_base):
+        turns.append(turn.to_dict())
+        screen.end()
     if as_json:
         show({"turns": turns}, "", as_json=True)
 
@@ -61,31 +98,3 @@ def _messages() -> Iterator[str]:
         if line.strip() in ENDS:
             return
         yield line.rstrip("\n")
-
-
-class _Writer:
-    """Writes the pieces of an answer after a mark that says whose it is; silent where all is printed at the end."""
-
-    def __init__(self, mark: str, *, silent: bool, after: _Writer | None = None) -> None:
-        self.mark = mark
-        self.silent = silent
-        self.after = after
-        self.is_open = False
-
-    def write(self, piece: str) -> None:
-        """Writes a piece as it comes."""
-        if self.silent:
-            return
-        if not self.is_open:
-            if self.after is not None:
-                # the base answers first; its line ends where the tuned model's begins
-                self.after.end()
-            print(self.mark, end="")
-            self.is_open = True
-        print(piece, end="", flush=True)
-
-    def end(self) -> None:
-        """Ends the line; the next piece begins a new answer."""
-        if self.is_open:
-            print(flush=True)
-        self.is_open = False
