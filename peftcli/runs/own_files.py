@@ -18,12 +18,11 @@ from peftcli import files, folders
 from peftcli.errors import StorageError
 from peftcli.models.companions import is_tokenizer_name
 from peftcli.models.snapshot import TEMPLATES_FOLDER
+from peftcli.recipe.hub_recipe import RECIPE_NAME as RECIPE_NAME
 from peftcli.runs.folder_lock import LOCK_NAMES
 from peftcli.yaml import parse, plain
 from peftcli.yaml_writing import dump
 
-RECIPE_NAME = "recipe.yaml"
-"""The resolved recipe in a run folder."""
 RECORD_NAME = "run.json"
 """The record of a run: what it was, did and measured."""
 PREDICTIONS_NAME = "predictions.jsonl"

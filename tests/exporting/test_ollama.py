@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_bases import CHATML, by_bytes, make_adapter
+from export_bases import CHATML, by_bytes, by_pieces, make_adapter
 from transformers import PreTrainedTokenizerFast
 
 from peftcli.errors import AdapterError
@@ -33,6 +33,9 @@ SYSTEM_INSIDE = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ system if loop.last else '' }}{{ m.content }} [/INST]"
     "{% elif m.role == 'assistant' %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
 )
+THINKING = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + CHATML
+EXPRESSIBLE |= {"a thought is opened": THINKING, "no system message": NO_SYSTEM}
 REFUSED = {"numbered": NUMBERED, "shouted": SHOUTED, "system inside the last turn": SYSTEM_INSIDE}
 CONVERSATIONS = (
     [("user", "Hello?")],
@@ -45,6 +48,9 @@ def tokenizer_with(folder: Path, template: str) -> Any:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+_FAILS = "\0"
+
+
 class Go:
     """The few actions of Go's templates that a Modelfile of ours has, run from the text that is written."""
 
@@ -54,8 +60,11 @@ class Go:
         self.actions = pieces[1::2]
 
     def run(self, messages: list[dict[str, str]]) -> str:
-        self.messages = messages
-        return self._block(0, {})[1]
+        self.messages = [dict(message) for message in messages]
+        text = self._block(0, {})[1]
+        if _FAILS in text:
+            raise IndexError("no system message")
+        return text
 
     def _block(self, place: int, message: dict[str, str]) -> tuple[int, str]:
         """Up to `end` or `else` on this level: its place, and the text."""
@@ -64,7 +73,7 @@ class Go:
             action = self.actions[place]
             if action == "end" or action.startswith("else"):
                 break
-            if action == "range .Messages":
+            if action.startswith("range "):
                 start = place + 1
                 for each in self.messages:
                     place, one = self._block(start, each)
@@ -73,6 +82,9 @@ class Go:
             elif action.startswith("if "):
                 place, one = self._branches(place, message)
                 text += one
+            elif action.startswith("slice "):
+                # both branches are run here, and Go fails in the one that is taken
+                text, place = text + _FAILS, place + 1
             else:
                 text, place = text + (message["content"] if action == ".Content" else json.loads(action)), place + 1
         return place, text
@@ -89,6 +101,8 @@ class Go:
         role = re.fullmatch(r'if eq \.Role "(\w+)"', condition)
         if role is not None:
             return message.get("role") == role[1]
+        if condition == "if eq (len (slice $.Messages $place)) 1":
+            return message is self.messages[-1]
         if condition == "if .System":
             return any(each["role"] == "system" for each in self.messages)
         return condition == ""
@@ -100,6 +114,10 @@ def test_the_written_template_gives_the_tokenizers_text(tmp_path: Path, name: st
     written = chat_pieces(tokenizer, "here").template()
     for turns in CONVERSATIONS:
         messages = [{"role": role, "content": content} for role, content in turns]
+        if name == "no system message" and turns[0][0] == "system":
+            with pytest.raises(IndexError, match="no system message"):
+                Go(written).run(messages)
+            continue
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert Go(written).run(messages) == expected
 
@@ -122,3 +140,18 @@ def test_an_adapter_of_raw_text_is_not_asked_through_a_template(tmp_path: Path, 
 def test_what_cannot_be_expressed_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(AdapterError, match="cannot be expressed for Ollama"):
         chat_pieces(tokenizer_with(tmp_path, REFUSED[name]), "here")
+
+
+def test_a_server_that_adds_the_start_token_adds_what_was_trained(tmp_path: Path) -> None:
+    """The tokenizer says that every text begins with `<s>`, and so does the server; a template without it was trained
+    without it."""
+    by_pieces(tmp_path, prefix=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.chat_template = "{{ bos_token }}" + ALPACA
+    messages = [{"role": "user", "content": "Hello?"}]
+    assert "<s>" + Go(chat_pieces(tokenizer, "here").template()).run(messages) == tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    tokenizer.chat_template = ALPACA
+    with pytest.raises(AdapterError, match="begins without the start token"):
+        chat_pieces(tokenizer, "here")

@@ -260,26 +260,66 @@ def test_a_flipped_bit_in_a_run_is_told(first: Path, tmp_path: Path) -> None:
         peftcli.train(path, output=tmp_path / "second")
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache as huggingface_hub keeps it, with one repository at one tag; returns the folder of its commit."""
+    repository = folder / "cache" / "models--owner--tuned"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
+    return repository / "snapshots" / COMMIT
+
+
 def test_an_adapter_of_the_hub_is_read_from_the_cache(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "cache" / "models--owner--tuned"
-    snapshot = repository / "snapshots" / commit
-    snapshot.parent.mkdir(parents=True)
-    bare_copy(first / "first", snapshot)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "v1").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    bare_copy(first / "first", hub_cache(tmp_path, monkeypatch))
     path = recipe(tmp_path, "second", model={"init_adapter": "owner/tuned@v1"}, method=None)
     record = peftcli.train(path, output=tmp_path / "second")
     assert record.start is not None
-    assert (record.start.name, record.start.commit) == ("owner/tuned@v1", commit)
+    assert (record.start.name, record.start.commit) == ("owner/tuned@v1", COMMIT)
     assert evaluations(tmp_path / "second")[0] == evaluations(first / "first")[2]
     lock = json.loads((tmp_path / "second" / "recipe.lock").read_text())["init_adapter"]
-    assert lock["commit"] == commit
+    assert lock["commit"] == COMMIT
     assert lock["name"] == "owner/tuned@v1"
     assert "| Continued from | `owner/tuned@v1` |" in (tmp_path / "second" / "adapter" / "README.md").read_text()
+
+
+def test_a_recipe_of_the_hub_is_extended_from_the_cache(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same recipe, data included, gives the same run; a repository may be the recipe's and the adapter's."""
+    snapshot = hub_cache(tmp_path, monkeypatch)
+    bare_copy(first / "first", snapshot)
+    # as the cache has it: a link into its blobs
+    blob = snapshot.parents[1] / "blob"
+    shutil.copy(first / "first" / "recipe.yaml", blob)
+    (snapshot / "recipe.yaml").symlink_to(blob)
+    path = tmp_path / "again.yaml"
+    path.write_text("extends: owner/tuned@v1\noutput: null\n")
+    assert peft(["validate", str(path)]) == 0
+    peftcli.train(path, output=tmp_path / "again")
+    assert (tmp_path / "again" / "adapter" / TENSORS).read_bytes() == (
+        first / "first" / "adapter" / TENSORS
+    ).read_bytes()
+    assert "extends" not in (tmp_path / "again" / "recipe.yaml").read_text()
+    for wrong, code, told in (
+        ("owner/tuned@v9", 11, "is not in the local cache and the Hub cannot be reached"),
+        ("owner/other", 11, "is not in the local cache"),
+        ("owner/a..b@v1", 2, "neither a file nor a name of the Hub"),
+        ("owner/tuned.yaml", 2, "recipe not found"),
+    ):
+        path.write_text(f"extends: {wrong}\n")
+        capsys.readouterr()
+        assert peft(["validate", str(path)]) == code, wrong
+        assert told in capsys.readouterr().err, wrong
+    (snapshot / "recipe.yaml").unlink()
+    path.write_text("extends: owner/tuned@v1\n")
+    assert peft(["validate", str(path)]) == 2
+    assert "owner/tuned@v1 holds no recipe.yaml" in capsys.readouterr().err
 
 
 # -- labels ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,14 @@ class _Day(datetime.datetime):
         return cls(2024, 7, 26)
 
 
+def fixed_day() -> AbstractContextManager[Any]:
+    """Inside it transformers gives templates that ask for today the day that ours gets."""
+    return mock.patch("transformers.utils.chat_template_utils.datetime", _Day)
+
+
 def run(folder: Path, only: str = "") -> Iterator[Outcome]:
     """What becomes of each template and conversation."""
-    with mock.patch("transformers.utils.chat_template_utils.datetime", _Day):
+    with fixed_day():
         for path in sorted(folder.glob("*.jinja")):
             if only in path.name:
                 yield from _template(path)
@@ -90,12 +96,12 @@ def _template(path: Path) -> Iterator[Outcome]:
         for name in CONVERSATIONS:
             yield Outcome(path.stem, name, "refused", f"the template: {error.message}")
         return
-    parts = _takes_parts(tokenizer)
+    parts = takes_parts(tokenizer)
     for name, row in CONVERSATIONS.items():
         yield _conversation(path.stem, name, row, Oracle(tokenizer), encoder, parts=parts)
 
 
-def _takes_parts(tokenizer: Any) -> bool:
+def takes_parts(tokenizer: Any) -> bool:
     """Whether the template needs content as a list of parts: it then writes nothing of a plain text."""
     from jinja2 import TemplateError
 
