@@ -41,6 +41,13 @@ def test_builtin(tmp_path: Path, merged: bool) -> None:
 def test_families(tmp_path: Path, family: str, merged: bool) -> None:
     base = make_base(family, tmp_path / "base")
     adapter = make_adapter(base, tmp_path / "adapter", LORA)
-    # llama.cpp looks the activation of this family up in half precision: answers part where two tokens are as good
-    least = 15 if family.startswith("gemma") else len(TEXTS)
-    require_proven(export_adapter(adapter, to="gguf", output=tmp_path / "out", merged=merged), least)
+    require_proven(export_adapter(adapter, to="gguf", output=tmp_path / "out", merged=merged))
+
+
+@needs_llama_cpp
+@pytest.mark.slow
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_base_that_writes_stories(ground: Path, tmp_path: Path, merged: bool) -> None:
+    """Trained weights and the tokenizer that they came with, not drawn ones."""
+    adapter = make_adapter(ground / "models" / "stories260K", tmp_path / "adapter", LORA)
+    require_proven(export_adapter(adapter, to="gguf", output=tmp_path / "out", merged=merged))
