@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 from peftcli import files, folders
 from peftcli.adapters.reading import load
 from peftcli.adapters.surgery import adapter_of
-from peftcli.errors import CheckFailed, DeviceError, RecipeError, StorageError
+from peftcli.errors import AdapterWarning, CheckFailed, DeviceError, RecipeError, StorageError
 from peftcli.exporting import adapterhub, hugging_face, mlx, ollama
 from peftcli.exporting.answers import SLACK, TEXTS, OwnAnswers, differs_from_base, own_answers, require_same
 from peftcli.exporting.gguf import adapter as gguf_adapter
@@ -24,7 +25,7 @@ from peftcli.exporting.gguf import model as gguf_model
 from peftcli.exporting.gguf.layouts import layout_of
 from peftcli.exporting.gguf.writing import TYPES
 from peftcli.exporting.plain_pairs import plain_pairs
-from peftcli.jobs.adapter_base import load_base
+from peftcli.jobs.adapter_base import load_base, tokens_beside
 from peftcli.jobs.convert import probe
 from peftcli.jobs.merge import answer_stops, merge_adapter
 from peftcli.jobs.opening import OpenModel
@@ -39,6 +40,8 @@ _GGUF = ("gguf", "ollama")
 _ADAPTERS = ("peft", "adapterhub", "mlx")
 """Formats of an adapter alone."""
 _MERGED = "merged"
+_MOST_TOLD = 8
+"""Added tokens that are named."""
 _LARGEST_TRIAL_BYTES = 4 << 30
 """A base up to this size is written for llama.cpp too, to try an adapter beside it."""
 _PROBE_TOLERANCE = 1e-4
@@ -92,9 +95,19 @@ def export_adapter(
     if opened.device != "cpu" or opened.dtype != torch.float32:
         opened.model.to(device="cpu", dtype=torch.float32)
     with folders.staged_folder(output) as staging:
-        report = _Export(opened, path, to, kind, merged or whole, base, staging, say).write()
+        type_, proof, notes = _Export(opened, path, to, kind, merged or whole, base, staging, say).write()
         names = tuple(sorted(staging.files))
-    return ExportReport(str(output), to, names, merged or whole, *report)
+    return ExportReport(str(output), to, names, merged or whole, type_, proof, (*notes, *_added_tokens(opened)))
+
+
+def _added_tokens(opened: OpenModel) -> list[str]:
+    """That the tokenizer beside the adapter is not the base's own, and what it has more."""
+    added = None if opened.location.whole else tokens_beside(opened.location, opened.source)
+    if added is None:
+        return []
+    names = ", ".join(f"`{name}`" for name in opened.tokenizer.convert_ids_to_tokens(list(added.ids[:_MOST_TOLD])))
+    more = f" and {len(added.ids) - _MOST_TOLD} more" if len(added.ids) > _MOST_TOLD else ""
+    return [f"the tokenizer has tokens that the base's lacks, and the model needs {added.rows} rows: {names}{more}"]
 
 
 def _check(to: str, *, merged: bool, kind: str | None) -> None:
@@ -158,7 +171,10 @@ class _Export:
         """What was written, put on a plain base by the rules of the tool that reads it, gives the same logits."""
         with torch.inference_mode():
             tuned = probe(self.opened.model)
-        load(plain, self.staging.path, converting=True)
+        with warnings.catch_warnings():
+            # what is odd about the adapter was told when it was opened; of the copy, oddities are the format's
+            warnings.simplefilter("ignore", AdapterWarning)
+            load(plain, self.staging.path, converting=True)
         difference = float((probe(plain) - tuned).abs().max())
         if not difference <= tolerance * max(1.0, float(tuned.abs().max())):
             raise CheckFailed(

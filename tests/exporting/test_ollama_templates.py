@@ -22,7 +22,7 @@ from tokenizers import processors
 from peftcli.adapters.documents import FORMAT, OWN_NAME
 from peftcli.errors import AdapterError
 from peftcli.exporting.ollama import chat_pieces, write_modelfile
-from peftcli.files import staged_folder
+from peftcli.folders import staged_folder
 from peftcli.jobs.opening import OpenModel
 from peftcli.runs.locating import Location
 from peftcli.runs.writing_notes import CHAT

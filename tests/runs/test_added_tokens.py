@@ -117,7 +117,9 @@ def test_their_rows_alone_are_trained_from_the_mean_of_their_pieces(trained: Pat
     assert opened.model.config.vocab_size == max(rows_before, len(tokenizer) + 2)
 
 
-def test_opened_merged_and_exported_it_answers_the_same(trained: Path, tmp_path: Path) -> None:
+def test_opened_merged_and_exported_it_answers_the_same(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened = open_adapter(trained / "first")
     expected = logits(opened.model, opened.tokenizer)
     assert peft(["merge", str(trained / "first"), "--output", str(tmp_path / "merged"), "--quiet"]) == 0
@@ -126,7 +128,11 @@ def test_opened_merged_and_exported_it_answers_the_same(trained: Path, tmp_path:
     assert merged.config.vocab_size == expected.shape[-1]
     torch.testing.assert_close(logits(merged, tokenizer), expected, rtol=0, atol=1e-5)
     assert tokenizer.get_vocab() == opened.tokenizer.get_vocab()
+    capsys.readouterr()
     assert peft(["export", str(trained / "first"), "--to", "peft", "--output", str(tmp_path / "peft"), "--quiet"]) == 0
+    # what is not the base's own is listed
+    assert "tokens that the base's lacks" in (said := capsys.readouterr().out)
+    assert ", ".join(f"`{token}`" for token in TOKENS) in said
     again = open_adapter(tmp_path / "peft", base=str(trained / "base"))
     assert torch.equal(logits(again.model, again.tokenizer), expected)
     # the base alone still takes the tokens, and is not the tuned model
