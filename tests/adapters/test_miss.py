@@ -1,0 +1,103 @@
+"""MiSS: every stretch of r inputs meets one matrix, and files go to Hugging Face PEFT and come back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from peftcli import adapters
+from peftcli.adapters.documents import CONFIG_NAME, TENSORS_NAME
+from peftcli.adapters.methods.miss.config import MissConfig
+from peftcli.adapters.methods.miss.method import MissLayer
+from peftcli.errors import AdapterError, RecipeError
+from peftcli.testing import tiny_model
+from peftcli.testing.case import Case, inputs_for, logits
+
+VARIANTS = [{"r": 3}, {"r": 4}, {"r": 4, "init_weights": "mini", "mini_r": 5}]
+
+
+def layer(fields: dict[str, Any]) -> MissLayer:
+    torch.manual_seed(0)
+    made = MissLayer(nn.Linear(7, 10), MissConfig.model_validate(fields)).double()
+    with torch.no_grad():
+        made.miss_block.normal_()
+    return made
+
+
+@pytest.mark.parametrize("fields", VARIANTS, ids=str)
+def test_inputs_that_are_r_apart_share_their_weights(fields: dict[str, Any]) -> None:
+    made = layer(fields)
+    block = made.miss_block.detach()
+    change = torch.zeros(10, 7, dtype=torch.float64)
+    for output in range(10):
+        for place in range(7):
+            change[output, place] = block[place % made.config.r, output % block.shape[1]]
+    x = torch.randn(2, 3, 7, dtype=torch.float64)
+    assert torch.allclose(made(x), made.base_layer(x) + x @ change.T, atol=1e-12, rtol=0)
+    left, right = made.low_rank_update()
+    assert torch.allclose(left @ right, change, atol=1e-12, rtol=0)
+    merged = made.merged()["weight"]
+    assert torch.allclose(merged, (made.base_layer.weight + change).float(), atol=1e-6, rtol=0)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"r": 500}, "r = 500 is larger"),
+        ({"r": 4, "init_weights": "mini", "mini_r": 7}, "does not divide"),
+        ({"r": 4, "mini_r": 2}, "no effect"),
+        ({"r": 4, "init_weights": "bat"}, "init_weights"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises((AdapterError, RecipeError), match=why):
+        adapters.attach(tiny_model("llama"), {"type": "miss", **fields})
+
+
+def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
+    adapters.save(Case({"type": "miss", "r": 4}, "llama").trained(), tmp_path)
+    document = json.loads((tmp_path / CONFIG_NAME).read_text())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(document | {"r": 2}))
+    with pytest.raises(AdapterError, match="rank 2"):
+        adapters.load(tiny_model("llama"), tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{"r": 5}, {"r": 4, "init_weights": "mini", "mini_r": 4}], ids=str)
+def test_the_reference_reads_ours(fields: dict[str, Any], tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = Case({"type": "miss", **fields}, "llama").trained()
+    adapters.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny_model("llama"), str(tmp_path)).eval()
+    inputs = inputs_for(model)
+    with adapters.disabled(model):
+        effect = float((logits(model, inputs) - logits(theirs, inputs)).abs().max())
+    assert effect > 1e-2
+    assert float((logits(model, inputs) - logits(theirs, inputs)).abs().max()) < 1e-5 * max(1.0, effect)
+
+
+@pytest.mark.parametrize("fields", [{"r": 5}, {"r": 4, "init_weights": "mini", "mini_r": 4}], ids=str)
+def test_ours_reads_the_reference(fields: dict[str, Any], tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.MissConfig(target_modules=["q_proj", "down_proj"], **fields)
+    theirs = peft.get_peft_model(tiny_model("llama"), config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.empty(parameter.shape).normal_(0.0, 0.1, generator=generator))
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours = tiny_model("llama")
+    adapters.load(ours, tmp_path / "theirs")
+    inputs = inputs_for(ours)
+    assert float((logits(ours, inputs) - logits(theirs.eval(), inputs)).abs().max()) < 1e-5
+    adapters.save(ours, tmp_path / "again")
+    assert (tmp_path / "again" / TENSORS_NAME).read_bytes() == (tmp_path / "theirs" / TENSORS_NAME).read_bytes()
+    documents = [json.loads((tmp_path / name / CONFIG_NAME).read_text()) for name in ("theirs", "again")]
+    for document in documents:
+        document.pop("target_modules"), document.pop("task_type")
+    assert documents[0] == documents[1]
