@@ -82,3 +82,7 @@ def test_lower_is_better_everywhere(slips: None, tmp_path: Path, monkeypatch: py
     assert [line["eval_slips"] for line in logged if line["event"] == "eval"][:5] == by_evaluation[:5]
     (score,) = (score for score in scores(read_run(tmp_path / "run").record) if score.metric == "eval_slips")
     assert score.direction == "lower is better"
+    assert score.relation == "better"
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert 'class="relation better"' in page
+    assert 'class="relation worse"' not in page.partition("eval_slips")[2].partition("</tr>")[0]
