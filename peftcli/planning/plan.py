@@ -2,55 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from peftcli.adapters.config import MethodConfig
-from peftcli.adapters.prompt_sites import learned_positions
-from peftcli.adapters.starting import StartAdapter, laid_out, read_start
+from peftcli.adapters.starting import StartAdapter
 from peftcli.data.cache import default_cache_dir
 from peftcli.data.chat_variables import chat_mode
-from peftcli.data.encode.base import Encoding
 from peftcli.data.order import BatchOrder
 from peftcli.data.prepare import PreparedData, prepare
-from peftcli.data.store import TokenStore
 from peftcli.data.stream_order import StreamOrder
-from peftcli.data.truncation import read_lengths
-from peftcli.errors import DataError, MemoryLimitError, RecipeError
+from peftcli.errors import MemoryLimitError
 from peftcli.evaluation.generate import context_length
-from peftcli.models.added_tokens import AddedTokens, give_rows
+from peftcli.models.added_tokens import AddedTokens
 from peftcli.models.companions import check_vocabulary
-from peftcli.models.dequantized import storage_name
 from peftcli.models.heads import LabelHead
-from peftcli.models.load import DTYPES
-from peftcli.models.skeleton import meta_model
-from peftcli.models.source import BaseSource, resolve_base
-from peftcli.models.structure import structure
-from peftcli.models.tokenizer import load_tokenizer
-from peftcli.models.weights import stored_bytes, weight_view
-from peftcli.planning.counts import Counts, attached_counts, fitting, require_same_layers
+from peftcli.models.source import BaseSource
+from peftcli.planning.adapted_base import AdaptedBase, open_base, with_labels
 from peftcli.planning.doubts import doubts_of, idle_kernels
-from peftcli.planning.fit import Needs, choose, longest_rows, remedies
-from peftcli.planning.labels import known_to, label_head, trained_with_head
+from peftcli.planning.fit import Choice, choose, remedies
 from peftcli.planning.machine import processes_here, resolve_device, resolve_precision
-from peftcli.planning.memory import MemoryEstimate, Stored
+from peftcli.planning.memory import MemoryEstimate
+from peftcli.planning.needs import needs_of
 from peftcli.planning.padding import Padding, idle_packing, padding_of
 from peftcli.planning.resolved import Resolved, resolve, usable_kernels
+from peftcli.planning.row_checks import require_embedded, require_positions
 from peftcli.planning.sizes import size_text
-from peftcli.planning.step_memory import Rehearsal
-from peftcli.planning.tokens import new_tokens, trained_with_tokens
-from peftcli.recipe import LoadedRecipe, recipe_template
+from peftcli.recipe import LoadedRecipe
 from peftcli.recipe.surroundings import require_packages
 from peftcli.tasks.base import Task
 from peftcli.training.compiled_blocks import require_compiler
 from peftcli.training.optimizers import require_device
-from peftcli.training.seeding import stream_seed
 
 
 @dataclass(frozen=True)
@@ -146,6 +132,79 @@ def prepare_run(
     """
     recipe = loaded.recipe
     task = recipe.learns()
+    machine = _machine(loaded, device_memory=device_memory, planning=planning)
+    base = open_base(loaded, task)
+    chats = chat_mode(base.tokenizer)
+    check = partial(
+        require_embedded, base.tokenizer, check_vocabulary(base.skeleton, base.tokenizer, base.source.location)
+    )
+    data = prepare(
+        recipe.data,
+        tokenizer=base.tokenizer,
+        folder=loaded.folder,
+        seed=recipe.seed,
+        cache_dir=default_cache_dir(),
+        progress=progress,
+        stop_on_failures=False,
+        context=context_length(base.skeleton),
+        encoding=base.task.encoding,
+    )
+    base = with_labels(base, loaded, data)
+    data = _arranged(data, base.task)
+    require_positions(loaded, base.skeleton, base.counts, data, base.task.encoding)
+    for store in (data.train, data.validation):
+        check(store)
+    order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps, check=check)
+    needs = needs_of(recipe, base, data, machine.device, machine.dtype)
+    choice = choose(
+        needs, recipe.training, device=machine.device, device_memory=device_memory, processes=processes_here(recipe)
+    )
+    resolved = resolve(
+        loaded, base.counts, order, machine.device, machine.precision, machine.dtype, choice, base.quantization
+    )
+    plan = replace(
+        _plan(loaded, base, data, resolved, choice),
+        remedies=() if choice.fits else remedies(needs, choice),
+        warnings=(
+            *loaded.warnings,
+            *machine.lacking,
+            *_doubts(loaded, base, data, resolved),
+            *(chats.warnings if data.facts.holds_chats else ()),
+        ),
+        padding=padding_of(recipe.data, data.train.lengths, order, resolved.micro_batch_size)
+        if base.task.packs_rows
+        else None,
+        chat=chats.text if data.facts.holds_chats else "",
+    )
+    return Prepared(
+        loaded,
+        plan,
+        base.source,
+        base.tokenizer,
+        data,
+        order,
+        base.task,
+        base.method,
+        base.head,
+        base.start,
+        base.added,
+    )
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What a run computes on and in, and the packages that are not here for it, in words."""
+
+    device: str
+    precision: str
+    dtype: str
+    lacking: Sequence[str]
+
+
+def _machine(loaded: LoadedRecipe, *, device_memory: int | None, planning: bool) -> _Machine:
+    """Raises where the machine lacks what the recipe asks for: before anything of a base or of data is read."""
+    recipe = loaded.recipe
+    # a card that need not be here
     elsewhere = device_memory is not None and recipe.device in ("auto", "cuda")
     device = "cuda" if elsewhere else resolve_device(recipe.device)
     require_device(recipe.training.optimizer, device=device)
@@ -153,67 +212,30 @@ def prepare_run(
     if recipe.training.compile and not elsewhere:
         require_compiler(device)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
-    source = resolve_base(recipe.model.base, folder=loaded.folder, revision=recipe.model.revision)
-    skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization)
-    quantization = storage_name(skeleton)
-    method = trained_with_head(recipe.method, task, skeleton)
-    start = None if recipe.model.init_adapter is None else fitting(read_start(recipe.model.init_adapter), loaded, task)
-    task = known_to(task, source, start)
-    # what an adapter or new tokens make of the base is known only with the tokenizer
-    plain = start is None and not recipe.model.add_tokens
-    counts = attached_counts(skeleton, method, task, start, recipe.data) if plain else None
-    tokenizer = load_tokenizer(
-        (start.tokenizer if start is not None else None) or source,
-        chat_template=recipe_template(loaded),
-        chat_template_kwargs=recipe.model.chat_template_kwargs,
+    return _Machine(device, precision, dtype, lacking)
+
+
+def _arranged(data: PreparedData, task: Task) -> PreparedData:
+    """The rows as the task pairs them."""
+    validation = None if data.validation is None else task.arrange(data.validation)
+    return replace(data, train=task.arrange(data.train), validation=validation)
+
+
+def _doubts(loaded: LoadedRecipe, base: AdaptedBase, data: PreparedData, resolved: Resolved) -> tuple[str, ...]:
+    recipe, counts = loaded.recipe, base.counts
+    validated = data.validation is not None
+    return (
+        *doubts_of(loaded, base.skeleton, resolved, counts.added_positions, validated=validated),
+        *idle_kernels(recipe.training.kernels, usable_kernels(recipe.training, counts)),
+        *counts.notes,
+        *data.warnings,
+        *idle_packing(recipe.data, data.train.lengths),
     )
-    added = None if plain else new_tokens(loaded, tokenizer, source, start)
-    if added is not None:
-        give_rows(skeleton, added)
-        method = method if start is not None else trained_with_tokens(method, skeleton, added)
-    if start is not None and loaded.claims:
-        require_same_layers(loaded, skeleton, method, start)
-    if counts is None and not task.learns_labels:
-        counts = attached_counts(skeleton, method, task, start, recipe.data)
-    chats = chat_mode(tokenizer)
-    not_embedded = check_vocabulary(skeleton, tokenizer, source.location)
-    data = prepare(
-        recipe.data,
-        tokenizer=tokenizer,
-        folder=loaded.folder,
-        seed=recipe.seed,
-        cache_dir=default_cache_dir(),
-        progress=progress,
-        stop_on_failures=False,
-        context=context_length(skeleton),
-        encoding=task.encoding,
-    )
-    head = label_head(task, data, source, stream_seed(recipe.seed, "head"), start)
-    if head is not None:
-        task = task.with_head(head, data.train)
-        skeleton = meta_model(source, auto_class=task.auto_class, quantization=recipe.model.quantization, head=head)
-        if added is not None:
-            give_rows(skeleton, added)
-        counts = attached_counts(skeleton, method, task, start, recipe.data)
-    assert counts is not None, "a task that learns labels has a head"
-    data = replace(
-        data,
-        train=task.arrange(data.train),
-        validation=None if data.validation is None else task.arrange(data.validation),
-    )
-    _check_positions(loaded, skeleton, counts, data, task.encoding)
-    check = partial(_check_tokens, tokenizer, not_embedded)
-    for store in (data.train, data.validation):
-        check(store)
-    order = data.order(recipe.training.batch_size, recipe.seed, max_steps=recipe.training.max_steps, check=check)
-    needs = _needs(
-        loaded, method, start, skeleton, task, data, tokenizer, device, dtype, packed=quantization is not None
-    )
-    choice = choose(
-        needs, recipe.training, device=device, device_memory=device_memory, processes=processes_here(recipe)
-    )
-    resolved = resolve(loaded, counts, order, device, precision, dtype, choice, quantization)
-    plan = Plan(
+
+
+def _plan(loaded: LoadedRecipe, base: AdaptedBase, data: PreparedData, resolved: Resolved, choice: Choice) -> Plan:
+    recipe, counts = loaded.recipe, base.counts
+    return Plan(
         name=loaded.name,
         base=recipe.model.base,
         method=recipe.method.name,
@@ -229,28 +251,16 @@ def prepare_run(
         tokens_per_epoch=int(data.train.lengths.sum()),
         trained_tokens_per_epoch=int(data.train.trained.sum()),
         memory=choice.memory,
+        # float32, four bytes a number
         adapter_disk_bytes=counts.trainable * 4,
+        # the adapter and two moments of the optimizer, for each kept checkpoint and the one that is being written
         checkpoint_disk_bytes=counts.trainable * 4 * 3 * (recipe.checkpoint.keep + 1),
         chosen=choice.notes,
-        remedies=() if choice.fits else remedies(needs, choice),
+        remedies=(),
         budget_bytes=choice.budget_bytes,
-        warnings=(
-            *loaded.warnings,
-            *lacking,
-            *doubts_of(loaded, skeleton, resolved, counts.added_positions, validated=data.validation is not None),
-            *idle_kernels(recipe.training.kernels, usable_kernels(recipe.training, counts)),
-            *counts.notes,
-            *data.warnings,
-            *idle_packing(recipe.data, data.train.lengths),
-            *(chats.warnings if data.facts.holds_chats else ()),
-        ),
+        warnings=(),
         left_out=counts.left_out,
-        padding=padding_of(recipe.data, data.train.lengths, order, resolved.micro_batch_size)
-        if task.packs_rows
-        else None,
-        chat=chats.text if data.facts.holds_chats else "",
     )
-    return Prepared(loaded, plan, source, tokenizer, data, order, task, method, head, start, added)
 
 
 def unfit(plan: Plan) -> MemoryLimitError | None:
@@ -261,79 +271,4 @@ def unfit(plan: Plan) -> MemoryLimitError | None:
         f"the run needs about {size_text(plan.memory.peak_bytes)} (estimated), more than the "
         f"{size_text(plan.budget_bytes)} there are",
         fix="; or ".join(plan.remedies),
-    )
-
-
-def _check_positions(
-    loaded: LoadedRecipe, skeleton: nn.Module, counts: Counts, data: PreparedData, encoding: Encoding
-) -> None:
-    """Positions that are learned one by one end somewhere: a longer row cannot be read."""
-    limit, config = learned_positions(skeleton), loaded.recipe.data
-    if limit is None:
-        return
-    stores = [store for store in (data.train, data.validation) if store is not None and len(store)]
-    # what a stream will bring is not known, only how it is cut
-    longest = config.max_length if config.streaming else max(_longest(store, encoding) for store in stores)
-    added = counts.added_positions
-    if longest + added > limit:
-        virtual = f" and {added} virtual tokens" if added else ""
-        raise RecipeError(
-            f"the longest row has {longest} tokens: these{virtual} need more than the base's {limit} positions",
-            where="data.max_length",
-            fix=f"data.max_length: {limit - added}" if added < limit else "fewer virtual tokens",
-        )
-
-
-def _longest(store: TokenStore, encoding: Encoding) -> int:
-    """Tokens of the longest run that the model reads at once."""
-    return int(read_lengths(store.columns, store.index, encoding.alternatives, apart=encoding.apart).max())
-
-
-def _check_tokens(tokenizer: PreTrainedTokenizerBase, not_embedded: frozenset[int], store: TokenStore | None) -> None:
-    """Places for images or sound that a text model does not embed may not stand in rows of text."""
-    for row in store if store is not None and not_embedded else ():
-        found = not_embedded.intersection(row.input_ids.tolist())
-        if found:
-            raise DataError(
-                f"the row holds {tokenizer.convert_ids_to_tokens(min(found))!r}, which this base does not embed",
-                where=f"{row.origin.file}:{row.origin.line}",
-                fix="write it another way: it stands for an image or a sound",
-            )
-
-
-def _needs(
-    loaded: LoadedRecipe,
-    method: MethodConfig,
-    start: StartAdapter | None,
-    skeleton: nn.Module,
-    task: Task,
-    data: PreparedData,
-    tokenizer: PreTrainedTokenizerBase,
-    device: str,
-    dtype: str,
-    *,
-    packed: bool,
-) -> Needs:
-    """What decides how much memory the run takes: the model on the meta device in the types of training, and its rows."""
-    recipe = loaded.recipe
-    skeleton.to(DTYPES[dtype])
-    blocks = structure(skeleton).blocks
-    base_bytes = stored_bytes(skeleton, DTYPES[dtype])
-    largest = max((math.prod(weight_view(module).shape) for module in structure(skeleton).linears.values()), default=0)
-    # a packed matrix is unpacked for each product, one at a time
-    dense_bytes = largest * DTYPES[dtype].itemsize if packed else 0
-    num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-    adapter = laid_out(skeleton, method, start)
-    tensors = adapter.trainable_parameters().values()
-    trained = sum(tensor.nbytes for tensor in tensors)
-    return Needs(
-        rehearsal=Rehearsal(skeleton, adapter, task, blocks),
-        stored=Stored(base_bytes, trained, trained, int(trained * recipe.training.optimizer.state_size), dense_bytes),
-        num_parameters=num_parameters,
-        largest_matrix=largest,
-        train=longest_rows(data.train),
-        validation=None if data.validation is None else longest_rows(data.validation),
-        evaluation_rows=recipe.evaluation.batch_size,
-        pad_token_id=int(tokenizer.pad_token_id or 0),
-        device=device,
     )
