@@ -41,8 +41,9 @@ class MissLayer(AdapterLayer):
         result: Tensor = self.base_layer(x, *args, **kwargs)
         # zeros after the last input make up a whole stretch, and add nothing to the sums
         exact = self.dropout(F.pad(x.to(self.miss_block.dtype), (0, -self.in_features % self.config.r)))
-        sums = exact.unflatten(-1, (-1, self.config.r)).sum(-2)
-        return (result + sums @ self.columns()).to(result.dtype)
+        sums: Tensor = exact.unflatten(-1, (-1, self.config.r)).sum(-2)
+        moved = result + sums @ self.columns()
+        return moved.to(result.dtype)
 
     def columns(self) -> Tensor:
         """D with a column for each output, (r, out_features)."""
