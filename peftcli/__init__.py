@@ -15,8 +15,8 @@ __all__ = ["PeftcliError", "__version__", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported only by those who train: `peft validate` must stay quick
     if name in ("train", "resume"):
+        # torch is imported only by those who train: `peft validate` must stay quick
         from peftcli import run
 
         return getattr(run, name)

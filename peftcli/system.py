@@ -164,6 +164,7 @@ def exchange(one: Path, other: Path) -> bool:
 
     Any other failure is an `OSError`.
     """
+    # only where folders are exchanged, which few commands do
     import ctypes
 
     names = os.fsencode(one), os.fsencode(other)

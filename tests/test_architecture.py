@@ -319,6 +319,58 @@ def test_a_name_without_words_is_seen(code: str, names: list[str]) -> None:
     assert [name for _, name in _undocumented(ast.parse(code).body, {"LIMIT", "read"})] == names
 
 
+LATE_ROOMS = {
+    "cli": "a command imports what it runs: `--help` is quick",
+    "tasks": "a task's facts are read where nothing is trained, without torch",
+}
+"""Rooms whose functions import what they need."""
+
+
+def _unexplained_imports(text: str) -> Iterator[tuple[int, str]]:
+    """Imports inside functions, of our own or of the standard library, without a reason in the line above.
+
+    Other libraries are slow or optional: each is imported where it is used.
+    """
+    lines = text.splitlines()
+    imports = (ast.Import, ast.ImportFrom)
+    for function in ast.walk(ast.parse(text)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        found = sorted((node for node in ast.walk(function) if isinstance(node, imports)), key=lambda node: node.lineno)
+        explained = 0
+        for node in found:
+            name = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+            # a reason stands for the lines of imports right below it
+            reason = "#" in lines[node.lineno - 2] or explained == node.lineno - 1
+            explained = node.end_lineno if reason else explained
+            own = name.split(".")[0] == "peftcli" or name.split(".")[0] in sys.stdlib_module_names
+            if own and not reason:
+                yield node.lineno, name
+
+
+def test_an_import_inside_a_function_has_a_reason() -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line}: {name}"
+        for path in _files()
+        if _room(path) not in LATE_ROOMS
+        for line, name in _unexplained_imports(path.read_text("utf-8"))
+    ]
+    assert not wrong, "\n".join(["import at the top, or say above why not:", *wrong])
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("def f():\n    import json", 1),
+        ("def f():\n    # a circle\n    from peftcli.data import names\n    from peftcli.data import rows", 0),
+        ("def f():\n    import pyarrow", 0),
+        ("import json", 0),
+    ],
+)
+def test_an_import_without_a_reason_is_seen(code: str, count: int) -> None:
+    assert len(list(_unexplained_imports(code))) == count
+
+
 def _stray_comments(text: str) -> Iterator[int]:
     """Lines of comments that explain no line: before a blank one, or between a function's head and its docstring."""
     lines = [line.strip() for line in text.splitlines()]

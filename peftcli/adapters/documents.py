@@ -67,6 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json` of an adapter in our format: it has a `peft_type`. Raises `AdapterError`."""
     document = read_document(folder)
     if not isinstance(document.get("peft_type"), str):
+        # a circle: what reads other tools' files ends here
         from peftcli.adapters.foreign import library_of
 
         library = library_of(document)

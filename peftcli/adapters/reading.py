@@ -64,6 +64,7 @@ def load(
     model, folder = bare(model), Path(folder)
     document = read_document(folder)
     if "peft_type" not in document:
+        # a circle: an adapter of another tool is installed as one of ours
         from peftcli.adapters.foreign import is_foreign, load_foreign
 
         if is_foreign(document):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -189,8 +190,6 @@ def _longer(longest: int, given: int, context: int | None) -> str:
 
 
 def _is_by_row(file: str) -> bool:
-    from pathlib import Path
-
     return file.endswith("]") or is_by_row(Path(file))
 
 

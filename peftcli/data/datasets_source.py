@@ -51,6 +51,7 @@ class _Dataset:
         """Raises `DataError` where what was read is not what was hashed."""
 
     def _chunks(self, after: int) -> Iterator[Chunk]:
+        # brings numpy, for which checking a recipe does not wait
         from peftcli.data.readers.unpacked import Unpacked
 
         # `with_format(None)`: whatever format was saved with the dataset, the values are plain Python

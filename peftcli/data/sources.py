@@ -119,6 +119,7 @@ def resolve(source: SourceConfig, folder: Path) -> RowSource:
     if source.path.startswith(BUILTIN_PREFIX):
         return _builtin(source)
     if not is_local(source.path, folder):
+        # a circle: sources of `datasets` are sources of this file's kind
         from peftcli.data.datasets_source import HubDataset
 
         return HubDataset(source.path, source.split or "train", source.revision)
@@ -163,6 +164,7 @@ def _glob(source: SourceConfig, folder: Path) -> LocalFiles:
 
 def _folder(source: SourceConfig, path: Path) -> RowSource:
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        # the same circle
         from peftcli.data.datasets_source import SavedDataset
 
         return SavedDataset(source.path, path, source.split)

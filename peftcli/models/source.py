@@ -11,6 +11,7 @@ from typing import Any
 
 from peftcli import files
 from peftcli.errors import ModelError
+from peftcli.models.builtin import builtin_base
 from peftcli.models.own_files import file_fault, is_there
 
 BUILTIN_PREFIX = "builtin:"
@@ -50,8 +51,6 @@ def resolve_base(base: str, *, folder: Path, revision: str | None = None) -> Bas
     Raises `ModelError` (exit 4) when a path does not hold a model; never talks of repository ids for a path.
     """
     if base.startswith(BUILTIN_PREFIX):
-        from peftcli.models.builtin import builtin_base
-
         path = builtin_base(base.removeprefix(BUILTIN_PREFIX))
         return BaseSource(base, str(path), None, path)
     if not files.names_a_path(base, folder):

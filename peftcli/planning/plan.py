@@ -138,17 +138,7 @@ def prepare_run(
     check = partial(
         require_embedded, base.tokenizer, check_vocabulary(base.skeleton, base.tokenizer, base.source.location)
     )
-    data = prepare(
-        recipe.data,
-        tokenizer=base.tokenizer,
-        folder=loaded.folder,
-        seed=recipe.seed,
-        cache_dir=default_cache_dir(),
-        progress=progress,
-        stop_on_failures=False,
-        context=context_length(base.skeleton),
-        encoding=base.task.encoding,
-    )
+    data = _rows(loaded, base, progress)
     base = with_labels(base, loaded, data)
     data = _arranged(data, base.task)
     require_positions(loaded, base.skeleton, base.counts, data, base.task.encoding)
@@ -213,6 +203,22 @@ def _machine(loaded: LoadedRecipe, *, device_memory: int | None, planning: bool)
         require_compiler(device)
     precision, dtype = resolve_precision(recipe.training.precision, recipe.model.dtype, device)
     return _Machine(device, precision, dtype, lacking)
+
+
+def _rows(loaded: LoadedRecipe, base: AdaptedBase, progress: Callable[..., Any] | None) -> PreparedData:
+    """The rows of the recipe; what its checks found is raised by the run, once it is written down."""
+    recipe = loaded.recipe
+    return prepare(
+        recipe.data,
+        tokenizer=base.tokenizer,
+        folder=loaded.folder,
+        seed=recipe.seed,
+        cache_dir=default_cache_dir(),
+        progress=progress,
+        stop_on_failures=False,
+        context=context_length(base.skeleton),
+        encoding=base.task.encoding,
+    )
 
 
 def _arranged(data: PreparedData, task: Task) -> PreparedData:

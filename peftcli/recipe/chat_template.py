@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from peftcli.data.chat_variables import check_variables
+from peftcli.models.template_file import read_template_file
 from peftcli.recipe.loading import LoadedRecipe
 
 
@@ -12,8 +14,6 @@ def recipe_template(loaded: LoadedRecipe) -> str | None:
 
     Raises `ModelError` for a file that is missing or no template.
     """
-    from peftcli.models.template_file import read_template_file
-
     name = loaded.recipe.model.chat_template
     return None if name is None else read_template_file((loaded.folder / Path(name).expanduser()).resolve())
 
@@ -25,6 +25,4 @@ def check_chat_template(loaded: LoadedRecipe) -> None:
     """
     source = recipe_template(loaded)
     if source is not None:
-        from peftcli.data.chat_variables import check_variables
-
         check_variables(loaded.recipe.model.chat_template_kwargs, [source])

@@ -60,6 +60,7 @@ def result_of(head: dict[str, Any], body: bytes) -> EncodedRows:
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answers chunks until the requests end."""
+    # here, for the parent reads this file too, for its frames
     from peftcli.data.encode.encoder import RowEncoder
 
     first = read_frame(requests)

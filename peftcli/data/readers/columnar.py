@@ -56,6 +56,7 @@ def _chunks(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any
 
 
 def _pieces(reading: Reading, batches_of: Callable[[Any, Unpacked], Iterator[Any]]) -> Iterator[Any]:
+    # brings numpy, for which checking a recipe does not wait
     from peftcli.data.readers.unpacked import Unpacked
 
     with open_raw(reading.path, reading.hashed, reading.name) as raw:
