@@ -20,6 +20,7 @@ from peftcli.reports.record import RunRecord, StartRecord
 from peftcli.reports.scores import Score, metric_label, scores
 from peftcli.reports.visible import clipped
 
+_OWN_BASES = "builtin:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?\Z")
 # a name, a label: longer ones would break the lists that the Hub shows them in
 _MAX_VALUE = 200
@@ -52,6 +53,7 @@ def model_card(
             place=place,
             auto_class=auto_class if loads_with_peft else None,
             served_as_lora=served_as_lora,
+            comes_along=record.base.startswith(_OWN_BASES),
         ),
         _data(record),
         _training(record),
@@ -109,7 +111,7 @@ def is_hub_id(base: str) -> bool:
 
 def base_name(base: str) -> str:
     """A Hub id or built-in name as it is; of a folder only its name, since paths tell about a machine."""
-    return base if is_hub_id(base) or base.startswith("builtin:") else base.rstrip("/").rsplit("/", 1)[-1]
+    return base if is_hub_id(base) or base.startswith(_OWN_BASES) else base.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _adapter_name(start: StartRecord) -> str:

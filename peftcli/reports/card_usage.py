@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from peftcli.reports.record import RunRecord
 
 _FOLDER = "ADAPTER_FOLDER"
+_BASE_FOLDER = "BASE_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,23 @@ class CardPlace:
         return f"hf download {self.repository}{revision} --local-dir {self.folder}"
 
 
-def usage(base: str | None, *, place: CardPlace | None, auto_class: str | None, served_as_lora: bool) -> str:
+def usage(
+    base: str | None,
+    *,
+    place: CardPlace | None,
+    auto_class: str | None,
+    served_as_lora: bool,
+    comes_along: bool = False,
+) -> str:
     """The section "Use". `base`: on the Hub, None where it is elsewhere; `auto_class`: None where Hugging Face PEFT does
-    not have the method."""
-    parts = ["## Use", _own_tool(place)]
+    not have the method; `comes_along`: peftcli itself has the base."""
+    parts = ["## Use", _own_tool(place, named=base is not None or comes_along)]
     adapter = _FOLDER if place is None else place.adapter
     if base is None and place is None:
         return "\n\n".join(parts)
     if base is None:
-        parts.append("`BASE_FOLDER` is your copy of the base, which is not on the Hub.")
-    model = base or "BASE_FOLDER"
+        parts.append(f"`{_BASE_FOLDER}` is your copy of the base, which is not on the Hub.")
+    model = base or _BASE_FOLDER
     if auto_class is not None:
         parts += [_peft(model, adapter, auto_class), _transformers(model, adapter, auto_class)]
     if served_as_lora:
@@ -57,10 +65,12 @@ def usage(base: str | None, *, place: CardPlace | None, auto_class: str | None, 
     return "\n\n".join(parts)
 
 
-def _own_tool(place: CardPlace | None) -> str:
+def _own_tool(place: CardPlace | None, *, named: bool) -> str:
     if place is None:
         return f'```sh\npeft generate {_FOLDER} --prompt "..." --base\n```'
-    return f'```sh\n{place.download()}\npeft generate ./{place.folder} --prompt "..." --base\n```'
+    # the folder that the adapter names is one of another machine
+    model = "" if named else f" --model {_BASE_FOLDER}"
+    return f'```sh\n{place.download()}\npeft generate ./{place.folder} --prompt "..." --base{model}\n```'
 
 
 def _peft(base: str, adapter: str, auto_class: str) -> str:

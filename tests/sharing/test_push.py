@@ -81,7 +81,7 @@ def test_the_card_of_a_repository(work: Path, hub: Hub) -> None:
     assert results == {"loss": record["evaluation"]["tuned"]["eval_loss"]}
     for line in (
         "hf download me/tuned --revision v1 --local-dir tuned",
-        'peft generate ./tuned --prompt "..." --base',
+        'peft generate ./tuned --prompt "..." --base --model BASE_FOLDER\n',
         'PeftModel.from_pretrained(base, "./tuned")',
         'model.load_adapter("./tuned")',
         "vllm serve BASE_FOLDER --enable-lora --lora-modules tuned=./tuned",
