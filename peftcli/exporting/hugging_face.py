@@ -14,6 +14,7 @@ from peftcli import folders
 from peftcli.adapters.config import MethodConfig
 from peftcli.adapters.documents import COMPANIONS_NAME, CONFIG_NAME, OWN_NAME, TENSORS_NAME, read_config
 from peftcli.adapters.registry import method_of_pairs
+from peftcli.adapters.serving_note import ServingNote, cannot_serve
 from peftcli.errors import AdapterError
 from peftcli.models.companions import tokenizer_files
 from peftcli.models.tensor_header import tensor_header
@@ -38,14 +39,14 @@ def write_folder(staging: folders.StagedFolder, adapter: Path, config: MethodCon
         if name not in (OWN_NAME, COMPANIONS_NAME):
             staging.copy(path, name)
     shapes = {key: shape for key, (_, shape) in tensor_header(adapter / TENSORS_NAME).items()}
-    return serving_notes(read_config(adapter), config.name, shapes)
+    return [note.text for note in serving_notes(read_config(adapter), config.name, shapes)]
 
 
-def serving_notes(document: dict[str, Any], name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def serving_notes(document: dict[str, Any], name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[ServingNote]:
     """What stands between an adapter of the method `name` and a server of many adapters; nothing: it can be served."""
     place = f"peftcli.adapters.methods.{name}"
     if importlib.util.find_spec(place) is None or importlib.util.find_spec(f"{place}.serving") is None:
         way = f"`peft convert ADAPTER --to {method_of_pairs()}`, or merge it"
-        return [f"vLLM and SGLang cannot serve it: its method is {name}; {way}"]
-    found: list[str] = importlib.import_module(f"{place}.serving").serving_notes(document, shapes)
+        return [cannot_serve(f"its method is {name}", way)]
+    found: list[ServingNote] = importlib.import_module(f"{place}.serving").serving_notes(document, shapes)
     return found

@@ -23,7 +23,6 @@ from peftcli.models.tensor_header import tensor_header
 from peftcli.runs.as_written import require_as_written
 from peftcli.runs.locating import Location, locate
 
-_CANNOT = "cannot serve it"
 _PORT = 8000
 
 
@@ -79,8 +78,8 @@ def _require_servable(located: dict[str, Location]) -> None:
         document = read_config(location.adapter)
         shapes = {key: shape for key, (_, shape) in tensor_header(location.adapter / TENSORS_NAME).items()}
         method = config_class_of_type(document["peft_type"], where=str(location.adapter)).name
-        told = [note for note in serving_notes(document, method, shapes) if _CANNOT in note]
-        faults += [Fault(note.partition("; ")[0], str(location.adapter), note.partition("; ")[2]) for note in told]
+        told = [note for note in serving_notes(document, method, shapes) if note.refuses]
+        faults += [Fault(note.message, str(location.adapter), note.fix) for note in told]
     if faults:
         raise AdapterError("some adapters cannot be served beside a base", faults=faults)
 

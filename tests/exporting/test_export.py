@@ -77,9 +77,9 @@ def test_peft_files_are_the_adapters_own(tmp_path: Path) -> None:
 def test_what_a_server_can_serve(fields: dict[str, Any], said: str) -> None:
     document = {"r": 8, "bias": "none", **fields}
     found = serving_notes(document, "lora", pairs_of(document["r"]))
-    assert said in " ".join(found)
+    assert said in " ".join(note.text for note in found)
     assert bool(said) == bool(found)
-    assert "its method is ia3" in serving_notes({}, "ia3", {})[0]
+    assert "its method is ia3" in serving_notes({}, "ia3", {})[0].message
 
 
 def pairs_of(rank: int) -> dict[str, tuple[int, ...]]:
