@@ -39,7 +39,7 @@ _INPUTS = 4
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _Updates:
     """An adapter's updates by layer, and what lies beside it."""
 
     location: Location
@@ -164,7 +164,7 @@ def _one_base(locations: Sequence[Location]) -> tuple[BaseSource, str]:
 
 
 @torch.no_grad()
-def _open(model: nn.Module, location: Location, source: BaseSource, weight: float) -> _Opened:
+def _open(model: nn.Module, location: Location, source: BaseSource, weight: float) -> _Updates:
     """The adapter's updates; the model is plain again afterwards."""
     load(model, location.adapter)
     try:
@@ -174,7 +174,7 @@ def _open(model: nn.Module, location: Location, source: BaseSource, weight: floa
         shares = {path: _share(path, layer, weight, str(location.adapter)) for path, layer in layers.items()}
         exact = {path: (share.lora_A, share.lora_B * (share.coefficient / weight)) for path, share in shares.items()}
         _require_same_updates(model, exact, str(location.adapter))
-        return _Opened(location, shares, _effect(model), dict(read_own(location.adapter).get("notes") or {}))
+        return _Updates(location, shares, _effect(model), dict(read_own(location.adapter).get("notes") or {}))
     finally:
         detach(model)
 
@@ -208,7 +208,7 @@ def _more_than_pairs(what: str, where: str) -> AdapterError:
 
 
 def _combined(
-    opened: Sequence[_Opened], how: str, ways: Ways
+    opened: Sequence[_Updates], how: str, ways: Ways
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
     """Layer -> pair, and layer -> distance from the weighted sum. Layers in the order in which adapters name them."""
     paths = list(dict.fromkeys(path for one in opened for path in one.updates))
@@ -254,7 +254,7 @@ def _effect(model: nn.Module) -> float:
 
 
 def _write(
-    model: nn.Module, opened: Sequence[_Opened], source: BaseSource, output: Path, report: CombineReport
+    model: nn.Module, opened: Sequence[_Updates], source: BaseSource, output: Path, report: CombineReport
 ) -> CombineReport:
     first = opened[0]
     shared = {
@@ -279,7 +279,7 @@ def _write(
     return replace(report, notes=tuple(remarks))
 
 
-def _companions(opened: Sequence[_Opened]) -> tuple[list[Path], list[str]]:
+def _companions(opened: Sequence[_Updates]) -> tuple[list[Path], list[str]]:
     """Files beside the first adapter that go with the result, and the names of those that others have otherwise."""
     first, *others = (beside(one.location.adapter) for one in opened)
     differing = [

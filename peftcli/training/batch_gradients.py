@@ -142,7 +142,7 @@ def accumulate(
     parts = _told(setup, parts, precision)
     next_step()
     owners = () if everything or setup.world.size == 1 else _owners(weights, setup.world.size)
-    added = _Added(setup, owners)
+    added = _Sum(setup, owners)
     forward = _Forward(setup, step, precision)
     if setup.share is not None and len(parts) > 1:
         parts = setup.share(setup.model, parts, forward.seeded)
@@ -196,7 +196,7 @@ class _Forward:
             carry_through_inputs(self.setup.model)  # an error the second time
 
 
-class _Added:
+class _Sum:
     """What the passes that count add up to in this process.
 
     `owners`: who has each part of the whole batch that carries loss; none where this process takes all of them.
