@@ -3,9 +3,10 @@
     families.json                           {"llama": {"model_type": "llama", "biases": {"attention_bias": false}}, ...}
     methods/<name>/compatibility.json       {"llama": "yes", "bert": "the reason against it", ...}
     methods/<name>/storages.json            {"nf4": "yes", "int8": "the reason against it", ...}
+    methods/<name>/tasks.json               {"causal-lm": "yes", "reward": "the reason against it", ...}
 
-`python -m peftcli.testing.compatibility [METHOD ...]` writes them, `python -m peftcli.testing.storages [METHOD ...]` the
-last; tests hold them current.
+`python -m peftcli.testing.compatibility [METHOD ...]` writes the first two, `python -m peftcli.testing.storages
+[METHOD ...]` the third, `python tests/tasks/cross_products.py [METHOD ...]` the last; tests hold them current.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from peftcli.adapters.registry import METHODS_FOLDER
 
 YES = "yes"
 """What the table says of a method and a model family that work together; any other text is the reason why not."""
+NOT_MERGED = "not merged: "
+"""Begins what the table says of a method and a task that work together, but for merging; the reason follows."""
 FAMILIES_PATH = Path(__file__).with_name("families.json")
 """What the families of models that methods are tried on have in their `config.json`; see `family_facts`."""
 _LIMIT_BYTES = 1 << 20
@@ -34,6 +37,11 @@ def row_path(method: str) -> Path:
 def storages_path(method: str) -> Path:
     """Where it lies on which quantized bases a method works: in its own folder."""
     return METHODS_FOLDER / method / "storages.json"
+
+
+def tasks_path(method: str) -> Path:
+    """Where it lies for which tasks a method works: in its own folder."""
+    return METHODS_FOLDER / method / "tasks.json"
 
 
 @functools.cache
@@ -85,3 +93,9 @@ def storage_refusal(method: str, storage: str) -> str | None:
     """Why a method cannot work on a base whose weights are stored so; None where it does, or where it is not known."""
     found = storages_of(method).get(storage, YES)
     return None if found == YES else found
+
+
+def tasks_of(method: str) -> Mapping[str, str]:
+    """Task -> `yes`, `not merged: ` with the reason, or the reason why a recipe with both is refused; empty for a method
+    of another package."""
+    return _document(tasks_path(method))

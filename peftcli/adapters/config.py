@@ -37,7 +37,10 @@ Kind = Literal["layers", "prompt", "selection"]
 class MethodConfig(BaseModel):
     """Base of all method configurations: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    # defaults too: one that is written out and read again must be the very value, a run is known by it
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, use_attribute_docstrings=True
+    )
 
     name: ClassVar[str]
     """Name in recipes; equals the folder name."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from peftcli.adapters.reading import load
@@ -23,6 +24,7 @@ from peftcli.lock.document import LOCK_NAME
 from peftcli.lock.lock_file import read_lock
 from peftcli.models.base_config import sentence_folder
 from peftcli.models.heads import LabelHead
+from peftcli.planning.machine import resolve_threads
 from peftcli.recipe import LoadedRecipe, load_recipe
 from peftcli.reports.record import EvaluationRecord
 from peftcli.reports.scores import metric_label, score_of
@@ -65,6 +67,8 @@ def evaluate_adapter(
     for warning in loaded.warnings:
         tell(f"warning: {warning}")
     _require_its_task(opened, loaded)
+    # sums depend on how many threads share them: the adapter on disk then has the very scores that training told
+    torch.set_num_threads(resolve_threads(loaded.recipe.threads))
     task = _task_of(opened, loaded)
     store, facts = evaluation_rows(loaded, opened, task)
     if recipe is None and not overrides:

@@ -27,6 +27,8 @@ RECORD_NAME = "run.json"
 """The record of a run: what it was, did and measured."""
 PREDICTIONS_NAME = "predictions.jsonl"
 """What the tuned model says of validation rows that have labels."""
+HARNESS_NAME = "harness.json"
+"""What base and tuned model last scored on tasks of lm-evaluation-harness."""
 FINDINGS_NAME = "findings.jsonl"
 """What the data doctor found, one finding a line, in the run's `data/`."""
 SCORES_NAME = "scores.safetensors"
@@ -45,7 +47,7 @@ _RESOLVED_KEYS = frozenset(
 
 _TEMPORARY = rf"{re.escape(files.TEMPORARY_PREFIX)}[^/]+-\d+-[0-9a-f]{{8}}"
 _BY_RUNS = re.compile(
-    r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|predictions\.jsonl|report\.(html|md)|report-users\.html"
+    r"recipe\.(yaml|lock)|run\.json|metrics\.jsonl|predictions\.jsonl|harness\.json|report\.(html|md)|report-users\.html"
     r"|figures/[a-z0-9-]+\.svg"
     rf"|data/({re.escape(FINDINGS_NAME)}|{re.escape(SCORES_NAME)}|stream\.jsonl|{BATCH_PREFIX}\d{{8}}\.jsonl)"
     r"|checkpoints/step-\d{8}/((adapter|optimizer|best)\.safetensors|state\.json|manifest\.json)"

@@ -25,7 +25,7 @@ from peftcli.adapters.compatibility import (
 )
 from peftcli.adapters.registry import method_names
 from peftcli.models.storage_names import PACKAGES
-from peftcli.recipe.explaining import method_text, methods_document, methods_text
+from peftcli.recipe.telling_methods import method_text, methods_document, methods_text
 from peftcli.testing import FAMILIES, compatibility
 from peftcli.testing.compatibility import facts_of, verdict
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftcli.adapters.measured import MEASURED_PATH, measured, measured_line, measured_of
 from peftcli.recipe import load_recipe
-from peftcli.recipe.explaining import method_text, methods_text
+from peftcli.recipe.telling_methods import method_text, methods_text
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

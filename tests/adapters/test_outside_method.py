@@ -121,7 +121,7 @@ def test_it_passes_the_suite(family: str) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_recipes_and_methods_know_it() -> None:
-    from peftcli.recipe.explaining import method_text, methods_text
+    from peftcli.recipe.telling_methods import method_text, methods_text
 
     assert "one factor for each output channel" in methods_text()
     assert "works with: not tried" in method_text("channel_scale")

@@ -10,10 +10,11 @@ import pytest
 
 from peftcli.adapters.registry import method_names, short_names
 from peftcli.errors import RecipeError
-from peftcli.recipe.explaining import explain, method_document, method_text, methods_document, methods_text
+from peftcli.recipe.explaining import explain
 from peftcli.recipe.foreign_names import foreign_keys, foreign_values
 from peftcli.recipe.json_schema import recipe_schema
 from peftcli.recipe.keys import find_keys, method_keys, names_of, recipe_keys, type_names
+from peftcli.recipe.telling_methods import method_document, method_text, methods_document, methods_text
 
 CONTRACT_SECTIONS = {
     "": "version extends name seed seeds task device threads model data method training evaluation generation checkpoint "

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from peftcli.adapters.registry import config_class, method_names
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe, resolved_yaml
+from peftcli.yaml import dump, parse, plain
 
 SHORT = "model: builtin:tiny\ndata: builtin:support\nmethod: lora\n"
 
@@ -97,3 +99,13 @@ def test_the_flat_recipe_names_every_key(tmp_path: Path) -> None:
     assert flat["data.columns"] == {"prompt": "on", "completion": "2e-5"}
     assert flat["training.early_stopping.metric"] == "eval_loss"
     assert flat["output"] is None
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_default_that_is_written_out_is_the_very_value(name: str) -> None:
+    """A run is known by its values: `2`, read again as `2.0`, was another run's, whose checkpoints nobody could resume."""
+    section = config_class(name)
+    fields = section().model_dump(exclude_none=True)
+    text = dump({"method": fields}).encode()
+    again = section.model_validate(plain(parse(text, "recipe").node)["method"])
+    assert repr(again.model_dump(exclude_none=True)) == repr(fields)

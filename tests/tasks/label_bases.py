@@ -55,3 +55,15 @@ def write_llama(folder: Path) -> Path:
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer(framed=False).save_pretrained(folder)
     return folder
+
+
+def write_gpt2(folder: Path) -> Path:
+    """A decoder with a language head whose linear layers have biases."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.1, bos_token_id=3,
+        eos_token_id=3,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer(framed=False).save_pretrained(folder)
+    return folder

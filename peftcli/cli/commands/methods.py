@@ -21,7 +21,7 @@ def command(
 
     Example:  peft methods lora
     """
-    from peftcli.recipe.explaining import method_document, method_text, methods_document, methods_text
+    from peftcli.recipe.telling_methods import method_document, method_text, methods_document, methods_text
 
     if name is None:
         show(methods_document(), methods_text(), as_json=as_json)
