@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import nn
 
-from peftcli.errors import DataError, DeviceError, RecipeError
+from peftcli.errors import DataError, DeviceError, HubError, RecipeError
+from peftcli.models.auto_class import WRITING
 
 PACKAGE = "lm_eval"
 EXTRA = "pip install 'peftcli[eval]'"
-BACKENDS: Mapping[str, str] = {"AutoModelForCausalLM": "causal", "AutoModelForSeq2SeqLM": "seq2seq"}
-"""Auto class -> how the harness asks its models."""
 PROGRESS_SECONDS = 20.0
 """Between two lines of progress."""
 ENDINGS = (".yaml", ".yml")
@@ -112,16 +112,15 @@ def ask(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    if auto_class not in BACKENDS:
+    if auto_class not in WRITING:
         raise RecipeError(
             f"the model is a {type(model).__name__}, which lm-evaluation-harness has no questions for",
-            fix=f"it asks models that write: {', '.join(BACKENDS)}",
+            fix=f"it asks models that write: {', '.join(WRITING)}",
         )
     with _quiet(say), _tied_already(model):
         asked = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
-            backend=BACKENDS[auto_class],
             batch_size=batch_size,
             chat_template_args=dict(template_arguments),
         )
@@ -147,14 +146,19 @@ def _read(loader: Any, name: str) -> None:
     try:
         with _quiet():
             loader.load([name])
+    except (ConnectionError, OfflineModeIsEnabled) as error:
+        raise HubError(
+            f"the rows of {name} are not in the local cache, and the Hub cannot be reached",
+            where="--tasks",
+            fix="connect once, or name a YAML file whose rows are here (`dataset_path: json`)",
+        ) from error
     except Exception as error:
-        # of many kinds: of YAML, of the library for data, of the network, of code in the task itself
+        # of many kinds: of YAML, of the library for data, of code in the task itself
         what = next(iter(str(error).splitlines()), "")[:300]
         raise DataError(
             f"lm-evaluation-harness cannot read the task: {type(error).__name__}: {what}",
             where=name,
-            fix="its rows are downloaded from the Hub unless they are in the cache; a file's `data_files` are looked "
-            "for from the working directory",
+            fix="check the file; its `data_files` are looked for from the working directory",
         ) from error
 
 

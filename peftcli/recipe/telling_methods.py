@@ -15,7 +15,7 @@ from peftcli.adapters.registry import config_class, method_names, resolve_name, 
 from peftcli.recipe.keys import METHOD
 from peftcli.recipe.wording import wanted_text
 from peftcli.tasks.registry import task_names
-from peftcli.yaml import flow
+from peftcli.yaml_writing import flow
 
 WIDTH = 80
 """Columns that are filled."""

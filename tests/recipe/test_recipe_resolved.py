@@ -8,7 +8,8 @@ import pytest
 
 from peftcli.adapters.registry import config_class, method_names
 from peftcli.recipe import LoadedRecipe, flat_recipe, load_recipe, resolved_yaml
-from peftcli.yaml import dump, parse, plain
+from peftcli.yaml import parse, plain
+from peftcli.yaml_writing import dump
 
 SHORT = "model: builtin:tiny\ndata: builtin:support\nmethod: lora\n"
 

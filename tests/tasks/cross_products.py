@@ -179,12 +179,12 @@ def resumes_the_same(run: Path, stopped: Path) -> None:
 
 
 def scores_the_same(run: Path, base: Mapping[str, float], tuned: Mapping[str, float]) -> None:
-    """The adapter on disk has the very numbers that training ended with."""
+    """The adapter on disk has the numbers that training ended with; virtual tokens, read again, may round elsewhere."""
     again = evaluate_adapter(run).evaluation
     assert dict(again.base) == dict(base), f"the base scores {dict(again.base)}, in training {dict(base)}"
-    assert dict(again.tuned) == dict(tuned), (
-        f"the adapter on disk scores {dict(again.tuned)}, in training {dict(tuned)}"
-    )
+    assert again.tuned.keys() == tuned.keys()
+    for name, value in tuned.items():
+        assert math.isclose(again.tuned[name], value, rel_tol=1e-7), f"{name}: {again.tuned[name]}, in training {value}"
 
 
 def merged(run: Path, output: Path) -> str | None:
