@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import peftcli
 from peftcli.cli.entry import run as peft
 from peftcli.errors import AdapterError, DataError, Interrupted, PeftcliError, RecipeError
+from peftcli.jobs.evaluate import evaluate_adapter
 from peftcli.models.builtin import builtin_base
 from peftcli.planning.plan import prepare_run
 from peftcli.recipe import load_recipe
@@ -139,6 +141,45 @@ def test_a_killed_second_run_resumes_to_the_same_bytes(
     whole, resumed = (tmp_path / name / "adapter" / TENSORS for name in ("whole", "resumed"))
     assert whole.read_bytes() == resumed.read_bytes()
     assert whole.read_bytes() != (first / "first" / "adapter" / TENSORS).read_bytes()
+
+
+def test_preferences_after_supervision_compare_with_the_adapter_at_the_start(first: Path, tmp_path: Path) -> None:
+    """The reference is the adapter that training goes on from: at step 0 nothing is preferred, and the loss is ln 2."""
+    pairs = [
+        {"prompt": f"Say {n}.", "chosen": f" yes, {n}", "rejected": f" no, not {n + 1}"} for n in range(16)
+    ]  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    path = recipe(
+        tmp_path,
+        "second",
+        task="preference",
+        model={"init_adapter": str(first / "first")},
+        method=None,
+        data={"train": "./pairs.jsonl", "validation": 4, "max_length": 128},
+    )
+    record = peftcli.train(path, output=tmp_path / "second")
+    found = evaluations(tmp_path / "second")
+    assert found[0]["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert found[0]["eval_rewards_margins"] == pytest.approx(0, abs=1e-6)
+    assert found[2]["eval_loss"] != found[0]["eval_loss"]
+    # the bare base is another model than the one at the start, so it is not where the rewards are zero
+    assert record.evaluation.base["eval_loss"] != pytest.approx(math.log(2), abs=1e-4)
+    again = evaluate_adapter(tmp_path / "second").evaluation
+    assert again.tuned["eval_loss"] == pytest.approx(found[2]["eval_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["nf4", "int8"])
+def test_it_goes_on_over_a_packed_base(tmp_path: Path, storage: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = {"quantization": storage}
+    peftcli.train(recipe(tmp_path, "first", model=model), output=tmp_path / "first")
+    path = recipe(tmp_path, "second", model={**model, "init_adapter": "./first"}, method=None)
+    record = peftcli.train(path, output=tmp_path / "second")
+    before, after = evaluations(tmp_path / "first"), evaluations(tmp_path / "second")
+    assert after[0] == before[2]
+    assert record.evaluation.base == before[0]
+    assert after[2] != after[0]
 
 
 # -- its fields rule ---------------------------------------------------------------------------------------------

@@ -117,6 +117,25 @@ def test_it_goes_on_as_asked_and_its_recipe_repeats_the_whole(
         assert peft(["reproduce", str(run), "--quiet"]) == 0
 
 
+@pytest.mark.parametrize("first", [{"epochs": 1, "max_steps": None}, {}], ids=["by epochs", "by steps"])
+def test_epochs_lengthen_too(tmp_path: Path, first: dict[str, Any]) -> None:
+    """An epoch is six steps of four rows; a run whose length was said in steps takes them as well."""
+    path = recipe(tmp_path, **first)
+    document = json.loads(path.read_text())
+    document["training"] = {key: value for key, value in document["training"].items() if value is not None}
+    document["data"] |= {"train": {"path": "builtin:support", "rows": 32}, "checks": {"duplicates": "off"}}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    run = tmp_path / "run"
+    steps = peftcli.train(path, output=run).steps
+    assert steps == (6 if first else 3)
+    before = rates(run)
+    with pytest.raises(RecipeError, match=f"the schedule was made for {steps} steps"):
+        peftcli.resume(run, overrides=["training.epochs=2"])
+    record = peftcli.resume(run, overrides=["training.epochs=2", "training.lengthened=constant"])
+    assert (record.status, record.steps, record.epochs) == ("completed", 12, 2.0)
+    assert rates(run) == pytest.approx([*before, *[before[-1]] * (12 - steps)])
+
+
 def test_a_constant_rate_needs_no_choice(tmp_path: Path) -> None:
     run = tmp_path / "run"
     peftcli.train(recipe(tmp_path, scheduler="constant"), output=run)
