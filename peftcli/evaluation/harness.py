@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,6 @@ def require_harness() -> None:
 
 def harness_version() -> str:
     """As it is installed."""
-    from importlib import metadata
-
     return metadata.version("lm_eval")
 
 

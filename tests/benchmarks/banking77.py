@@ -9,8 +9,8 @@ adapter too, and must give the same logits. A line is printed for each member as
 command goes on with what is there: members that have ended are not trained again, one that was stopped is resumed. Also
 written: OUTPUT/banking77.json.
 
-Nothing was searched for on test rows. Rates are the methods' own, but for those in RATES, which were found with
-`--held-out`: trained on four fifths of `train_20shot.jsonl` and scored on the others.
+Nothing was searched for on test rows: `--held-out` trains on four fifths of `train_20shot.jsonl` and scores on the others,
+`--rate` takes another rate than the method's own or that in RATES.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ METHODS = {
     "full": "full",
 }
 """Name in the table -> section of the recipe; `head`: nothing of the base."""
-RATES: dict[str, float] = {}
-"""Name -> learning rate, where it is not the method's own."""
+RATES = {"head": 0.05}
+"""Name -> learning rate, where it is not the method's own. The head was tried alone, as a linear layer on the base's pooled
+states, trained on four fifths of the 20 rows a class for 10 epochs and scored on the others, in two splits: 0.79 and 0.83
+at 0.05, 0.70 and 0.76 at 0.01, 0.39 and 0.41 at the method's own. Of LoRA its own, 0.002, gave 0.45 there after 3 epochs,
+and four times as much 0.01: its own stays."""
 KNOWN_TO_PEFT = ("lora", "dora", "ia3")
 RECIPE = """task: sequence-classification
 model: {base}
