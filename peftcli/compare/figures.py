@@ -103,6 +103,7 @@ def _variant(name: str, group: Sequence[Ended], metric: str) -> Variant:
             f"the members were not scored by {metric}", fix="give the recipe validation rows (`data.validation`)"
         )
     table = _added([tables_of(each, "tuned").get(metric) for each in group])
+    # without rows the seeds are all that is known of the spread
     low, high = table.interval() if table is not None else (min(values), max(values))
     return Variant(
         name=name,
@@ -114,6 +115,7 @@ def _variant(name: str, group: Sequence[Ended], metric: str) -> Variant:
         table=table,
         trainable=round(statistics.fmean(record.parameters.trainable for record in records)),
         adapter_bytes=round(statistics.fmean(record.adapter_bytes for record in records)),
+        # the highest: a mean over seeds would promise a device that one of them did not fit
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),
         seconds=statistics.fmean(record.seconds.training for record in records),
     )

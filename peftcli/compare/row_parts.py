@@ -30,6 +30,7 @@ def class_section(variants: Sequence[Variant], styles: Mapping[str, str]) -> Sec
     """F1 by class, in means over seeds; None where the rows have no classes."""
     counts = {variant.name: [_counts(ended) for ended in variant.members] for variant in variants}
     first = next((found for seeds in counts.values() for found in seeds), {})
+    # right and missed together are how often a class is the truth
     frequent = sorted(first, key=lambda label: -(first[label]["right"] + first[label]["missed"]))[:MAX_CLASSES]
     if len(first) < 2:
         return None
@@ -52,6 +53,7 @@ def _mean_f1(seeds: Sequence[Mapping[str, Counter[str]]], label: str) -> float:
 
 
 def _f1(counts: Counter[str]) -> float:
+    # 2 P R / (P + R), multiplied out: no division by a precision or recall of zero
     asked = 2 * counts["right"] + counts["missed"] + counts["wrong"]
     return 2 * counts["right"] / asked if asked else 0.0
 
@@ -68,6 +70,7 @@ def _counts(ended: Ended) -> dict[str, Counter[str]]:
                 found.setdefault(truth, Counter())["right" if truth == said else "missed"] += 1
             if said is not None and said != truth:
                 found.setdefault(said, Counter())["wrong"] += 1
+    # most words are outside: their class would hide all others
     return {label: counts for label, counts in found.items() if label != _OUTSIDE}
 
 

@@ -100,6 +100,7 @@ class Course:
         `told`: hears what has come to its end so far whenever one more does. A member that fails is told in its `failure`
         and the others go on; raises `StorageError` where the disk is the reason, which would end the others too.
         """
+        # what has ended is read and not trained again: the same command goes on where it was stopped
         found = {number: there for number, member in enumerate(members) if (there := self._there(member)) is not None}
         missing = [number for number in range(len(members)) if number not in found]
         commands = [self._command(members[number]) for number in missing]
@@ -115,6 +116,7 @@ class Course:
             told([found[number] for number in sorted(found)])
             if (failure := found[missing[at]].failure) is not None:
                 self.say(f"{member.title} failed: {failure.splitlines()[0]}")
+            # the others would meet the same full disk
             return code != StorageError.exit_code
 
         run_commands(commands, self.places, begun=begun, ended=done)
@@ -143,6 +145,7 @@ class Course:
     def _command(self, member: Member) -> list[str]:
         run = self.folder / member.folder
         settings = [*self.settings, *member.overrides]
+        # a run writes its own recipe first: with it, there is something to go on with
         begun = (run / RECIPE_NAME).is_file()
         command = ["resume", str(run)] if begun else ["train", str(self.recipe), "--output", str(run), *_set(settings)]
         return [*command, *(["--quiet"] if self.quiet else [])]

@@ -67,5 +67,6 @@ def _speed(ended: Ended) -> float:
 
 
 def _timed(ended: Ended, known: Known, budget: Budget) -> Timed:
+    # by tokens, for the few rows that were measured need not be as long as the rest
     seconds = known.tokens_per_step / _speed(ended)
     return Timed(ended.member.name, seconds, max(1, int(budget.amount / seconds)))

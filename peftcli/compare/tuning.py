@@ -92,9 +92,11 @@ def tune(
         found = dict(enumerate(scores(alive, rung.steps)))
         keep = planned[number + 1].candidates if number + 1 < len(planned) else 1
         alive = [alive[each] for each in best_of(found, keep)]
+        # of the last rung alone in the end: a loss after fewer steps says nothing beside it
         best_score = min((score for score in found.values() if score is not None), default=None)
     best = alive[0] if alive else None
     if best is not None and best_score is not None:
+        # as many steps as the last rung had: only then is its score the one to beat
         best = _with_fields(best, best_score, recipe.method.tunable(), lambda each: scores(each, planned[-1].steps))
     return Tuned(member.name, auto, whole, tuple(trials), best)
 

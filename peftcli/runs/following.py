@@ -79,10 +79,12 @@ def _take_part(world: World, order: dict[str, Any]) -> None:
         shard_base(assembly)
     require_same_start(assembly)
     setup = fit_setup(assembly, resuming=order["resuming"], has_begun_well=lambda: _move(assembly))
+    # reproducing the first steps alone: there is nothing to score
     if order["steps"] is not None:
         fit(beginning_of(setup, order["steps"]))
         return
     result = fit(setup)
+    # rows are shared out among the processes: the leader waits for the scores of these
     score_run(assembly, result)
     if world.in_step:
         # the leader measures how far it moved the base, of which each has a part

@@ -58,6 +58,7 @@ def change_run(folder: Path, changes: Mapping[str, Any]) -> None:
     part = _lengthened(folder, before.recipe.training, prepared, choice, given)
     if part is not None:
         prepared = _with_length(prepared, part)
+    # only now: whatever was refused above has left the run as it was
     write_recipe(folder, prepared.loaded, prepared.plan.resolved)
     _reopen_record(folder)
 
@@ -89,7 +90,9 @@ def _lengthened(
             where=str(folder),
             fix="ask for more than it has",
         )
+    # before the schedule is asked about, for no answer would help
     _require_not_stopped(folder, planned)
+    # a constant rate has no end that could be moved
     if choice is None and not isinstance(before.scheduler, ConstantConfig):
         raise _unsaid(folder, before, prepared, planned, taken, given)
     return LengthenedConfig.model_validate({"after": taken, "planned": planned, "schedule": choice or "stretch"})
@@ -121,6 +124,7 @@ def _unsaid(
     rate, steps = prepared.plan.resolved.learning_rate, prepared.plan.resolved.steps
     last = rate * schedule_of(before, planned)(taken)
     part = LengthenedConfig.model_validate({"after": taken, "planned": planned, "schedule": "stretch"})
+    # `taken + 1` is the next step: there the rate would jump
     stretched = rate * schedule_of(_appended(before, part), steps)(taken + 1)
     asked = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in given.items())
     command = f"peft resume {shlex.quote(str(folder))} {asked} --set {CHOICE}"

@@ -56,7 +56,9 @@ def require_rows_apart(prepared: Prepared, task: Task, model: nn.Module, adapter
 
 @torch.no_grad()
 def _disturb(adapter: Adapter) -> None:
+    # of its own: trying must not take from the draws of the run
     generator = torch.Generator().manual_seed(0)
     for tensor in adapter.trainable_parameters().values():
+        # drawn on the CPU, so that every device tries the same noise
         noise = torch.randn(tensor.shape, generator=generator) * NOISE
         tensor.add_(noise.to(device=tensor.device, dtype=tensor.dtype))

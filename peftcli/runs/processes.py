@@ -37,8 +37,10 @@ def load_for(world: World, path: Path, overrides: Overrides) -> tuple[LoadedReci
     """
     loaded = load_recipe(path, overrides)
     wanted = loaded.recipe.training.processes
+    # alone, the recipe says how many are still to be started
     if world.size == 1 or wanted == world.size:
         return loaded, overrides
+    # 1 is the default: then the launcher's number counts
     if wanted != 1:
         raise RecipeError(
             f"{KEY} is {wanted}, and the launcher has started {world.size}",

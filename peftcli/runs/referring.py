@@ -42,10 +42,12 @@ def ask_model_at_start(assembly: Assembly) -> None:
     if not task.has_reference:
         return
     data, attention = prepared.data, prepared.loaded.recipe.model.attention
+    # sums on a CPU depend on how many threads share them
     cpu = [resolved.threads] if resolved.device == "cpu" else []
     start = {} if prepared.start is None else prepared.start.hashes
     base = assembly.base_fingerprint.exact
     facts = (base, start, resolved.device, *cpu, resolved.dtype, resolved.quantization, attention)
+    # without dropout: what is compared with must not be a draw
     if (adapter := attached(assembly.model)) is not None:
         adapter.set_training(False)
 
