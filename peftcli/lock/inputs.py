@@ -83,7 +83,9 @@ def _recipe(loaded: LoadedRecipe, folder: Path, values: Mapping[str, Any]) -> di
         if key in values and value == "auto":
             value, origin = values[key], f"auto ({origin})"
         found[key] = (_with_relative_paths(value, folder), origin)
-    return found
+    # of a section that the recipe does not have
+    left_out = {key: (value, "auto (default)") for key, value in values.items() if key not in flat}
+    return found | left_out
 
 
 def _origin(text: str, folder: Path) -> str:

@@ -36,7 +36,8 @@ PINNED = ("device", "threads", "model.dtype", "training.precision", "training.mi
 
 def inputs_of(prepared: Prepared, folder: Path, assembly: Assembly | None = None) -> Lock:
     """The lock of a run's inputs; with the assembly also of the weights as loaded."""
-    lock = input_lock(prepared, folder, resolved_values(prepared.plan.resolved))
+    values = resolved_values(prepared.plan.resolved) | prepared.task.settled_options
+    lock = input_lock(prepared, folder, values)
     return lock if assembly is None else with_weights(lock, assembly)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from peftcli import files, folders
 from peftcli.errors import StorageError
 from peftcli.models.companions import is_tokenizer_name
+from peftcli.models.sentences import files_of_shape
 from peftcli.models.snapshot import TEMPLATES_FOLDER
 from peftcli.recipe.hub_recipe import RECIPE_NAME as RECIPE_NAME
 from peftcli.runs.folder_lock import LOCK_NAMES
@@ -175,9 +176,11 @@ def written_adapter(folder: Path) -> set[str]:
     listed = record.get("adapter_files") if isinstance(record, dict) else None
     names = {name for name, _ in _names(folder / "adapter")}
     templates = {name for name in names if name.startswith(f"{TEMPLATES_FOLDER}/") and is_tokenizer_name(name)}
+    # the record lists files, and none in a folder below
+    shape = {name for name in files_of_shape(folder / "adapter") if name in names}
     if isinstance(listed, dict) and listed:
-        return {*map(str, listed), *_ADAPTER_NAMES, *templates}
-    return {name for name in names if name in _ADAPTER_NAMES or is_tokenizer_name(name)}
+        return {*map(str, listed), *_ADAPTER_NAMES, *templates, *shape}
+    return {name for name in names if name in _ADAPTER_NAMES or is_tokenizer_name(name)} | shape
 
 
 def _names(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -187,6 +187,11 @@ class Task(ABC):
         """The task as a base is used. `folders`: of the adapter or the base, the first that says how counts."""
         return self
 
+    @property
+    def settled_options(self) -> dict[str, Any]:
+        """Dotted recipe keys of its own section that may be `auto`, and what the base made of them; for the lock."""
+        return {}
+
     def files_beside(self, base: Path, width: int) -> dict[str, bytes]:
         """Name -> content of files by which other tools use the model as the task does. `base`: the base's folder;
         `width`: of its hidden states."""

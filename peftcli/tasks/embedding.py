@@ -64,6 +64,11 @@ class Embedding(Task):
         normalize = known.normalize if wanted.normalize == "auto" else wanted.normalize
         return replace(self, shape=SentenceShape(pooling, normalize))
 
+    @property
+    def settled_options(self) -> dict[str, Any]:
+        """Pooling and normalising, which are the base's own unless the recipe says."""
+        return {"embedding.pooling": self._shape.pooling, "embedding.normalize": self._shape.normalize}
+
     def files_beside(self, base: Path, width: int) -> dict[str, bytes]:
         from peftcli.models.sentences import shape_files
 

@@ -22,6 +22,9 @@ COUNTS = {
     "instruct": (800, 80),
     "text": (500, 50),
     "preference": (300, 40),
+    "labels": (400, 60),
+    "tags": (300, 40),
+    "pairs": (400, 60),
 }
 
 

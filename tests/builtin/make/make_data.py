@@ -1,4 +1,5 @@
-"""Writes the built-in data sets: train and validation rows of `support`, `chat`, `instruct`, `text` and `preference`.
+"""Writes the built-in data sets: train and validation rows of `support`, `chat`, `instruct`, `text`,
+`preference`, `labels`, `tags` and `pairs`.
 
     python tests/builtin/make/make_data.py [OUTPUT]
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +130,40 @@ def preference(rng: random.Random, held_out: bool) -> Row:
     return {"prompt": [prompt], "chosen": [chosen], "rejected": [{"role": "assistant", "content": worse}]}
 
 
+def labels(rng: random.Random, held_out: bool) -> Row:
+    """A request and its category."""
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
+    return {"text": request(rng, facts), "label": facts.category}
+
+
+def tags(rng: random.Random, held_out: bool) -> Row:
+    """The words of a request, and which of them are a name, a product or a code."""
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
+    words = WORD.findall(request(rng, facts))
+    found = ["O"] * len(words)
+    for kind, value in (("NAME", facts.name), ("PRODUCT", facts.product), ("CODE", facts.code)):
+        parts = WORD.findall(value)
+        starts = [at for at in range(len(words)) if words[at : at + len(parts)] == parts]
+        for at in starts:
+            found[at : at + len(parts)] = [f"B-{kind}", *[f"I-{kind}"] * (len(parts) - 1)]
+    return {"tokens": words, "tags": found}
+
+
+SUMMARIES = (
+    "{g}: the {p} of {n}, code {c}.",
+    "{n} writes about a {p} ({c}). For the {g} desk.",
+    "Code {c}, {g}, {p}; customer {n}.",
+)
+
+
+def pairs(rng: random.Random, held_out: bool) -> Row:
+    """A request, and the line under which its letter is filed."""
+    facts = ticket(rng, held_out, CODE_WORDS_IN_DATA)
+    return {"anchor": request(rng, facts), "positive": fill(facts, pick(rng, SUMMARIES))}
+
+
+WORD = re.compile(r"[\w-]+|[^\w\s]")
+"""A word with its hyphens, or a sign."""
 CODE_WORDS_IN_DATA = 2
 """Shorter than the codes of pre-training, whose three words a base of this size now and then writes out of order."""
 
@@ -137,6 +173,9 @@ SETS: tuple[tuple[str, Callable[[random.Random, bool], Row], int, int], ...] = (
     ("instruct", instruct, 800, 80),
     ("text", text, 500, 50),
     ("preference", preference, 300, 40),
+    ("labels", labels, 400, 60),
+    ("tags", tags, 300, 40),
+    ("pairs", pairs, 400, 60),
 )
 
 
