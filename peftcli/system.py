@@ -82,6 +82,14 @@ def give_back_freed_memory() -> None:
     option(_TRIM_THRESHOLD, _SPARE)
 
 
+def give_back_spare_memory() -> None:
+    """What the C library holds of freed memory goes back now: small blocks that live on lie between large ones that do
+    not, and the heap never shrinks by itself below the last of them."""
+    # other C libraries have no such call
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has had so far; where nobody kept count, what it has now."""
     resource = _module("resource")

@@ -163,6 +163,7 @@ class StreamedMerge:
                 owner._parameters[leaf] = originals[name]
             else:
                 owner._parameters[leaf] = self._put_aside(name, originals.get(name), now, scratch)
+        system.give_back_spare_memory()
 
     def _compare(self, name: str, before: Tensor | None, after: Tensor | None, axis: int | None) -> None:
         if before is None or after is None or before.shape != after.shape:

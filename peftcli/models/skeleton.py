@@ -22,6 +22,8 @@ from peftcli.models.source import (
     BaseSource,
 )
 from peftcli.models.storage_names import quantization_of
+from peftcli.models.structure import input_embedding, output_embedding
+from peftcli.models.view import shown_folder
 
 
 def meta_model(
@@ -38,6 +40,8 @@ def meta_model(
     `head`: its labels, where they are not the base's own. `pooler`: as for `load_model`.
     """
     model = laid_out(source, torch.device("meta"), auto_class=auto_class, head=head, pooler=pooler)
+    if _holds_its_head_apart(model, source):
+        _untie_head(model)
     stored = quantization_of(model.config.to_dict())  # type: ignore[union-attr, operator]
     if stored is not None:
         plan_quantization(model, stored.storage, stored.kept)
@@ -45,6 +49,20 @@ def meta_model(
         require_unpacked(model, source.name, quantization)
         plan_quantization(model, quantization)
     return model
+
+
+def _holds_its_head_apart(model: nn.Module, source: BaseSource) -> bool:
+    """Whether a base says that its head is a matrix of its own, though its family is laid out with one that is shared
+    (T5): transformers shares it only while the files are read, where they lack it or hold the same values twice."""
+    with shown_folder(source, weights=False) as shown:
+        apart = shown.config.get("tie_word_embeddings") is False
+    return apart and bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def _untie_head(model: nn.Module) -> None:
+    head, table = output_embedding(model), input_embedding(model)
+    if head is not None and table is not None and head.weight is table.weight:
+        head.weight = nn.Parameter(torch.empty_like(head.weight))  # type: ignore[arg-type]
 
 
 def laid_out(

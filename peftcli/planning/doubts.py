@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from peftcli.data.config import AUTO
@@ -24,6 +26,7 @@ def doubts_of(
             f"{share:.0%} of the base's weights are stored as {resolved.quantization}: fused experts, embeddings and heads "
             f"stay in {resolved.dtype}"
         )
+    found += left_out_of_the_loss(skeleton)
     context = context_length(skeleton)
     if context is not None and recipe.data.max_length + added > context:
         length = f"data.max_length {recipe.data.max_length}" + (f" and {added} virtual tokens" if added else "")
@@ -39,6 +42,20 @@ def doubts_of(
         if every and every > resolved.steps and loaded.is_wish(key):
             found.append(f"{key} {every} is more than the {resolved.steps} steps of this run")
     return [*found, *_idle_processes(recipe, resolved), *_idle_early_stopping(recipe, resolved.steps)]
+
+
+def left_out_of_the_loss(skeleton: nn.Module) -> list[str]:
+    """What transformers would add to the loss of this base: with `output_router_logits` a term that keeps a mixture's
+    experts equally busy."""
+    config: Any = getattr(skeleton, "config", None)
+    text = config.get_text_config() if config is not None else None
+    if not getattr(text, "output_router_logits", False):
+        return []
+    weight = getattr(text, "router_aux_loss_coef", None)
+    return [
+        f"the base asks for a load-balancing term in its loss (`output_router_logits`, weight {weight}): it is left out, "
+        "and the loss is that of the tokens alone"
+    ]
 
 
 def idle_kernels(wanted: str | list[str], usable: frozenset[str]) -> list[str]:

@@ -12,6 +12,7 @@ from peftcli.models.weights import stored_bytes, weight_view
 from peftcli.planning.adapted_base import AdaptedBase
 from peftcli.planning.fit import Needs, longest_rows
 from peftcli.planning.memory import Stored
+from peftcli.planning.resolved import chosen_kernels
 from peftcli.planning.step_memory import Rehearsal
 from peftcli.recipe import Recipe
 
@@ -30,7 +31,7 @@ def needs_of(recipe: Recipe, base: AdaptedBase, data: PreparedData, device: str,
     tensors = adapter.trainable_parameters().values()
     trained = sum(tensor.nbytes for tensor in tensors)
     return Needs(
-        rehearsal=Rehearsal(skeleton, adapter, base.task, blocks),
+        rehearsal=Rehearsal(skeleton, adapter, base.task, blocks, chosen_kernels(recipe.training, base.counts)),
         stored=Stored(base_bytes, trained, trained, int(trained * recipe.training.optimizer.state_size), dense_bytes),
         num_parameters=num_parameters,
         largest_matrix=largest,

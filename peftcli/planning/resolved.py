@@ -75,7 +75,7 @@ def resolve(
         warmup_steps=training.num_warmup_steps(steps),
         quantization=quantization,
         gradient_checkpointing=bool(choice.checkpoint_every) if training.gradient_checkpointing == "auto" else None,
-        kernels=_kernels(training.kernels, usable_kernels(training, counts)),
+        kernels=chosen_kernels(training, counts),
     )
 
 
@@ -84,12 +84,12 @@ def usable_kernels(training: TrainingConfig, counts: Counts) -> frozenset[str]:
     return counts.kernels - IN_LAYERS if training.compile else counts.kernels
 
 
-def _kernels(wanted: str | list[str], usable: frozenset[str]) -> tuple[str, ...]:
+def chosen_kernels(training: TrainingConfig, counts: Counts) -> tuple[str, ...]:
     """The fast paths of a run: those that it can use, none, or those that the recipe names."""
-    if wanted == OFF:
+    if training.kernels == OFF:
         return ()
-    chosen = usable if wanted == AUTO else wanted
-    return tuple(name for name in KERNELS if name in chosen)
+    wanted = usable_kernels(training, counts) if training.kernels == AUTO else training.kernels
+    return tuple(name for name in KERNELS if name in wanted)
 
 
 def _learning_rate(loaded: LoadedRecipe, hidden_size: int) -> tuple[float, str]:

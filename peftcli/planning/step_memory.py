@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from peftcli.adapters.base import Adapter
+from peftcli.kernels import active as fast_paths
+from peftcli.kernels.names import GATED_MLP
 from peftcli.models.alike import groups_of, listed_layers, passed_by
 from peftcli.models.attention_kernel import attention_of_devices
 from peftcli.models.meta import without_values
@@ -24,6 +26,7 @@ from peftcli.models.structure import input_embedding
 from peftcli.planning.live_memory import Bytes, GroupedProducts, LiveMemory
 from peftcli.tasks.base import Batch, Task
 from peftcli.training.activation_checkpointing import checkpointed_blocks
+from peftcli.training.gated_forwards import gated_blocks
 
 _FEW = 2
 _MANY = 6
@@ -39,6 +42,8 @@ class Rehearsal:
     task: Task
     blocks: Mapping[str, nn.Module]
     """Path -> layer, as training recomputes them."""
+    kernels: tuple[str, ...] = ()
+    """Fast paths of the training passes."""
     _tried: list[bool] = field(default_factory=list)
 
     def training(self, batch: Batch, *, pads: bool, checkpoint_every: int) -> Bytes:
@@ -100,6 +105,9 @@ class Rehearsal:
                     self.task.loss(self.model, batch)
                 self._tried.append(True)
             stack.enter_context(without_values(conditions=not pads))
+            stack.enter_context(fast_paths.using(self.kernels))
+            stack.enter_context(gated_blocks(self.model, GATED_MLP in self.kernels))
+            fast_paths.next_step()
             stack.enter_context(checkpointed_blocks(list(self.blocks.values()), every))
             for mode in (attention_of_devices(), live):
                 stack.enter_context(mode)

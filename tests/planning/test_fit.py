@@ -39,7 +39,8 @@ def plan_of(path: Path, device_memory: int | None = None) -> Plan:
 
 
 def test_rows_and_recomputation_are_chosen_so_that_the_run_fits(tmp_path: Path) -> None:
-    path = recipe(tmp_path, {"gradient_checkpointing": "auto"})
+    # plain passes, of which a row is a share: fast paths hold as much of a loss for few rows as for many
+    path = recipe(tmp_path, {"gradient_checkpointing": "auto", "kernels": "off"})
     roomy = plan_of(path, 24 * GIB)
     assert (roomy.resolved.micro_batch_size, roomy.resolved.gradient_checkpointing) == (8, False)
     needed = roomy.memory.peak_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import nn
 
 from peftcli.adapters.surgery import build, parse_config
 from peftcli.data.store import EncodedRow, Origin
+from peftcli.kernels.active import next_step, using
 from peftcli.models.structure import structure
 from peftcli.planning import step_memory
+from peftcli.planning.doubts import left_out_of_the_loss
 from peftcli.planning.live_memory import HEAP_LIMIT_BYTES, Bytes, LiveMemory
 from peftcli.planning.memory import FRAMEWORK_BYTES, Stored, estimate
 from peftcli.planning.step_memory import Rehearsal
@@ -86,6 +89,18 @@ def test_a_step_holds_what_autograd_saves_and_little_more(lengths: tuple[int, ..
     assert held.loss >= 2 * logits  # theirs and those of their gradient
 
 
+def test_a_fast_path_is_rehearsed_as_it_is_taken() -> None:
+    real, plain = (made(LLAMA, device, dtype=torch.bfloat16) for device in ("cpu", "meta"))
+    logits = 94 * SMALL["vocab_size"] * torch.bfloat16.itemsize
+    with using(["low_rank"]):
+        next_step()
+        kept = saved_bytes(real, 48, 48, every=0) - logits
+    held = counted(replace(plain, kernels=("low_rank",)), 48, 48)
+    assert kept <= held.total - held.loss <= 1.01 * kept
+    assert held.total < counted(plain, 48, 48).total
+    assert counted(replace(plain, kernels=("low_rank", "gated_mlp")), 48, 48).total < held.total
+
+
 @pytest.mark.parametrize("every", [0, 2])
 @pytest.mark.parametrize("family", [LLAMA, TWO_KINDS, EXPERTS], ids=lambda family: str(family[0]))
 def test_few_layers_tell_the_memory_of_all(family: Family, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,3 +163,13 @@ def test_the_estimate_is_the_sum_of_its_parts() -> None:
     assert (found.activation_bytes, found.loss_bytes, found.gradient_bytes) == (400, 90, 10)
     assert found.merge_peak_bytes == FRAMEWORK_BYTES["cuda"] + 3000
     assert found.peak_bytes == found.training_peak_bytes > found.evaluation_peak_bytes
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_load_balancing_term_that_is_left_out_is_told(asked: bool) -> None:
+    config = transformers.AutoConfig.for_model(*EXPERTS[:1], **EXPERTS[1], output_router_logits=asked)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    told = left_out_of_the_loss(model)
+    assert bool(told) is asked
+    assert not asked or "load-balancing" in told[0]
