@@ -16,6 +16,7 @@ from peftcli.adapters.sources import KEY as INIT_ADAPTER
 from peftcli.errors import Fault, FieldFault, HubError, RecipeError
 from peftcli.recipe.continuing import FIX, Agreement, agreement, start_documents, text_of, without_agreed
 from peftcli.recipe.keys import METHOD, TYPE, free_text_keys, method_class
+from peftcli.recipe.places import Places
 from peftcli.recipe.rules import broken_rules, idle_settings
 from peftcli.recipe.schema import Recipe
 from peftcli.recipe.unknown_keys import Path, dotted, stray_keys
@@ -63,12 +64,12 @@ def _in_order(faults: list[Fault]) -> list[Fault]:
 class _Check:
     def __init__(self, root: Node, *, fetch: bool) -> None:
         self.root = root
+        self.places = Places(root)
         self.fetch = fetch
         self.warnings: list[str] = []
         self.agreed: Agreement | None = None
         self.data: dict[str, Any] = plain(root)
         self.faults: list[Fault] = []
-        self.bad: set[Path] = set()
         self.recipe: Recipe | None = None
 
     def run(self) -> None:
@@ -78,7 +79,7 @@ class _Check:
         kind = None if section is None else section.child(TYPE)
         free = free_text_keys(None if kind is None else kind.value)
         for path, node in _leaves(self.root, ()):
-            if path not in self.bad and (fault := _leaf_fault(path, node, free)) is not None:
+            if path not in self.places.bad and (fault := _leaf_fault(path, node, free)) is not None:
                 self._add(path, fault)
         start = self._start()
         if start is None:
@@ -93,15 +94,15 @@ class _Check:
             # past validation: a file may say more than a recipe could
             self.recipe = self.recipe.model_copy(update={METHOD: self.agreed.method})
         if self.recipe is not None:
-            for rule in broken_rules(self.recipe, self._is_given):
+            for rule in broken_rules(self.recipe, self.places.is_given):
                 # rules that join a value already known to be wrong would be told about a stand-in
-                if not any(self._is_bad(key) for key in rule.keys):
-                    self.faults.append(Fault(rule.message, self._where(rule.keys[0]), rule.fix))
+                if not any(self.places.is_bad(key) for key in rule.keys):
+                    self.faults.append(Fault(rule.message, self.places.where(rule.keys[0]), rule.fix))
 
     def _add(self, path: Path, fault: Fault) -> None:
         """Notes a fault and takes the value out, so that the rest can still be checked."""
         self.faults.append(fault)
-        self.bad.add(path)
+        self.places.bad.add(path)
         # a list loses no single item, which would shift the places of those after it: the whole list goes
         cut = next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))
         _remove(self.data, path[:cut])
@@ -114,10 +115,10 @@ class _Check:
             # for a number
             self.recipe = Recipe.model_validate_json(json.dumps(self.data))
         except ValidationError as error:
-            before = len(self.bad)
+            before = len(self.places.bad)
             self._translate(error, Recipe, ())
             # no new fault in a round that failed: what is left follows from what has been taken out
-            return len(self.bad) == before
+            return len(self.places.bad) == before
         return True
 
     def _check_method(self) -> None:
@@ -143,17 +144,17 @@ class _Check:
                 own.model_validate_json(json.dumps({**preset, **fields}), strict=True)
                 return None
             except ValidationError as error:
-                before = len(self.bad)
+                before = len(self.places.bad)
                 self._translate(error, own, (METHOD,))
                 # every field may be right by itself and the section wrong: without progress no further round helps
-                if len(self.bad) == before or (METHOD,) in self.bad:
+                if len(self.places.bad) == before or (METHOD,) in self.places.bad:
                     self.data[METHOD] = {TYPE: method_names()[0]}
                     return None
 
     def _start(self) -> AdapterDocuments | None:
         """The adapter that training starts from; None where there is none, or it is not here and not to be fetched."""
-        node = self._node(tuple(INIT_ADAPTER.split(".")))
-        if node is None or not isinstance(node.value, str) or self._is_bad(INIT_ADAPTER):
+        node = self.places.node(tuple(INIT_ADAPTER.split(".")))
+        if node is None or not isinstance(node.value, str) or self.places.is_bad(INIT_ADAPTER):
             return None
         try:
             return start_documents(node.value, fetch=self.fetch)
@@ -209,14 +210,14 @@ class _Check:
     def _fill_required(self) -> None:
         """Stand-ins for what is required and already known to be wrong, so that the other rules can be checked."""
         for section, key, stand_in in (("model", "base", "builtin:tiny"), ("data", "train", "builtin:support")):
-            if any(path[:1] == (section,) for path in self.bad):
+            if any(path[:1] == (section,) for path in self.places.bad):
                 inner = self.data.get(section)
                 self.data[section] = {key: stand_in, **(inner if isinstance(inner, dict) else {})}
-        if any(path[:1] == (METHOD,) for path in self.bad) and METHOD not in self.data:
+        if any(path[:1] == (METHOD,) for path in self.places.bad) and METHOD not in self.data:
             self.data[METHOD] = {TYPE: method_names()[0]}
 
     def _translate(self, error: ValidationError, section: type[BaseModel], prefix: Path) -> None:
-        details = [(self._node_path((*prefix, *item["loc"])), item) for item in error.errors(include_url=False)]
+        details = [(self.places.existing((*prefix, *item["loc"])), item) for item in error.errors(include_url=False)]
         # a union tells a fault for each of its members: the deepest ones are about what the user meant
         deep = {path for path, _ in details}
         for path, item in details:
@@ -227,13 +228,13 @@ class _Check:
                 continue
             if item["type"] == "missing":
                 self._missing((*path, str(item["loc"][-1])))
-            elif not self._is_bad_path(path):
+            elif not self.places.touches_bad(path):
                 self._add(path, self._fault(path, item, section, prefix))
 
     def _missing(self, path: Path) -> None:
-        if self._is_bad_path(path):
+        if self.places.touches_bad(path):
             return
-        parent = self._node(path[:-1])
+        parent = self.places.node(path[:-1])
         if parent is not None and isinstance(parent.value, list):
             few = f"`{dotted(path[:-1])}` has {len(parent.value)} value{'s' if len(parent.value) != 1 else ''}"
             self._add(path[:-1], Fault(f"{few}; wanted more", parent.where, f"`peft explain {dotted(path[:-1])}`"))
@@ -252,7 +253,7 @@ class _Check:
         self._add(path, Fault(name, parent.where if parent is not None else self.root.where, fix))
 
     def _fault(self, path: Path, item: Any, section: type[BaseModel], prefix: Path) -> Fault:
-        node, key = self._node(path) or self.root, dotted(path)
+        node, key = self.places.node(path) or self.root, dotted(path)
         kind = node.child(TYPE) if item["type"] in ("union_tag_invalid", "union_tag_not_found") else None
         node = kind or node
         where = node.where
@@ -262,45 +263,6 @@ class _Check:
             return Fault(f"`{key}`: {message}" if key else message, where, fix)
         wanted = wanted_at(section, path[len(prefix) :], key)
         return Fault(f"`{key}` is {found_text(node)}; wanted {wanted.text}", where, remedy(node, key, wanted))
-
-    # -- places --
-
-    def _node(self, path: Path) -> Node | None:
-        node: Node | None = self.root
-        for part in path:
-            node = node.child(part) if node is not None else None
-        return node
-
-    def _node_path(self, location: Path) -> Path:
-        """The part of a pydantic location that exists in the document; names of union members are skipped."""
-        path: Path = ()
-        node = self.root
-        # pydantic names members of unions and types in its location as well; the document has no such keys
-        for part in location:
-            inner = node.child(part)
-            if inner is not None:
-                path, node = (*path, part), inner
-        return path
-
-    def _is_bad_path(self, path: Path) -> bool:
-        return any(path[: len(bad)] == bad or bad[: len(path)] == path for bad in self.bad if bad and path)
-
-    def _is_bad(self, key: str) -> bool:
-        path = tuple(key.split("."))
-        return any(path[: len(bad)] == bad or (bad[: len(path)] == path and len(bad) == len(path)) for bad in self.bad)
-
-    def _is_given(self, key: str) -> bool:
-        node = self._node(tuple(key.split(".")))
-        return node is not None and node.value is not None
-
-    def _where(self, key: str) -> str:
-        parts = key.split(".")
-        while parts:
-            node = self._node(tuple(parts))
-            if node is not None:
-                return node.key_where or node.where
-            parts.pop()
-        return self.root.where
 
 
 def _leaves(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
