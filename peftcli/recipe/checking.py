@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +14,12 @@ from peftcli.adapters.sources import KEY as INIT_ADAPTER
 from peftcli.errors import Fault, FieldFault, HubError, RecipeError
 from peftcli.recipe.continuing import FIX, Agreement, agreement, start_documents, text_of, without_agreed
 from peftcli.recipe.keys import METHOD, TYPE, free_text_keys, method_class
+from peftcli.recipe.leaf_faults import leaf_fault, leaves
 from peftcli.recipe.places import Places
 from peftcli.recipe.rules import broken_rules, idle_settings
 from peftcli.recipe.schema import Recipe
 from peftcli.recipe.unknown_keys import Path, dotted, stray_keys
 from peftcli.recipe.wording import found_text, remedy, wanted_at
-from peftcli.redaction import REMEDY as SECRET_REMEDY
-from peftcli.redaction import holds_secret
 from peftcli.yaml import Node, plain
 
 MAX_ROUNDS = 12
@@ -78,8 +75,8 @@ class _Check:
         section = self.root.child(METHOD)
         kind = None if section is None else section.child(TYPE)
         free = free_text_keys(None if kind is None else kind.value)
-        for path, node in _leaves(self.root, ()):
-            if path not in self.places.bad and (fault := _leaf_fault(path, node, free)) is not None:
+        for path, node in leaves(self.root, ()):
+            if path not in self.places.bad and (fault := leaf_fault(path, node, free)) is not None:
                 self._add(path, fault)
         start = self._start()
         if start is None:
@@ -263,39 +260,6 @@ class _Check:
             return Fault(f"`{key}`: {message}" if key else message, where, fix)
         wanted = wanted_at(section, path[len(prefix) :], key)
         return Fault(f"`{key}` is {found_text(node)}; wanted {wanted.text}", where, remedy(node, key, wanted))
-
-
-def _leaves(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
-    if isinstance(node.value, dict):
-        for key, child in node.value.items():
-            yield from _leaves(child, (*path, key))
-    elif isinstance(node.value, list):
-        for index, child in enumerate(node.value):
-            yield from _leaves(child, (*path, index))
-    else:
-        yield path, node
-
-
-def _leaf_fault(path: Path, node: Node, free: Collection[str]) -> Fault | None:
-    """`free`: keys whose text may hold anything."""
-    key = dotted(path)
-    if isinstance(node.value, float) and not math.isfinite(node.value):
-        return Fault(f"`{key}` is {node.value}; wanted a finite number", node.where)
-    if not isinstance(node.value, str):
-        return None
-    is_free = key in free
-    if holds_secret(node.value, words=is_free):
-        return Fault(f"`{key}` holds a secret", node.where, SECRET_REMEDY)
-    if "${" in node.value and not is_free:
-        return Fault(
-            f"`{key}` holds `${{...}}`, and a recipe has no variables",
-            node.where,
-            f"write the value, or give it with --set {key}=...",
-        )
-    # 64 Ki characters: more than any prompt or path, and small enough to be copied into every record
-    if "\0" in node.value or len(node.value) > 1 << 16:
-        return Fault(f"`{key}` holds a NUL character or more than 65,536 characters", node.where)
-    return None
 
 
 def _remove(data: Any, path: Path) -> None:
