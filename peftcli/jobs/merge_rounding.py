@@ -101,6 +101,11 @@ def measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded
         found.rounded[name] = even.reshape(-1, *[1] * (exact.dim() - 1)) if exact.dim() > 1 else even.mean()
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every value is a number; looked at in float32, in which that is fast."""
+    return all(bool(torch.isfinite(piece.float()).all()) for piece in _pieces(tensor))
+
+
 def _side_by_side(original: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same few rows of each."""
     if not isinstance(original, StreamedWeight):

@@ -24,7 +24,7 @@ from peftcli.jobs.adapter_base import stream_base
 from peftcli.jobs.merge_answers import Answers, Reread, logits_of, watching_blocks
 from peftcli.jobs.merge_changes import Changes, changes_of
 from peftcli.jobs.merge_prompts import joined, meeting_rows
-from peftcli.jobs.merge_rounding import Survival, measure, random_move
+from peftcli.jobs.merge_rounding import Survival, is_finite, measure, random_move
 from peftcli.jobs.merge_streamed_folder import write_streamed
 from peftcli.jobs.merge_witness import (
     adapted_sites,
@@ -175,7 +175,7 @@ class StreamedMerge:
         """The weight in the type of its file, in a file of its own, and what is left of its update."""
         kind = self.changes.type_of(name)
         stored = exact.detach().to(kind)
-        if not bool(torch.isfinite(stored).all()):
+        if not is_finite(stored):
             self._broken.append(f"{name} ({str(kind).removeprefix('torch.')})")
         elif original is not None:
             measure(self.survival, name, original, exact.detach(), stored, kind)
