@@ -88,7 +88,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Tokens]] = {
         lambda folder: by_bytes(folder, "llama-bpe", CHATML),
     ),
     "mistral": ("mistral", {"sliding_window": None}, lambda folder: by_pieces(folder, prefix=True)),
-    "qwen2": ("qwen2", {}, lambda folder: by_bytes(folder, "qwen2", CHATML)),
+    # llama.cpp has no other size of heads for this family
+    "qwen2": ("qwen2", {"head_dim": 16}, lambda folder: by_bytes(folder, "qwen2", CHATML)),
     "qwen3": ("qwen3", {"tie_word_embeddings": True}, lambda folder: by_bytes(folder, "qwen2", CHATML)),
     "gemma": ("gemma", {}, lambda folder: by_pieces(folder, prefix=False)),
     "gemma2": (
