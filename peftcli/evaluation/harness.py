@@ -202,12 +202,16 @@ class _Bars(io.TextIOBase):
 
 @contextlib.contextmanager
 def _quiet(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Without the harness's own lines on what it does by default, and its bars no more than lines of `say`."""
+    """Without the harness's own lines on what it does by default, and its bars no more than lines of `say`.
+
+    It also prints (`bootstrapping for stddev`), where a document of ours is to stand alone.
+    """
     logger = logging.getLogger(PACKAGE)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(_Bars(say)):
+        bars = _Bars(say)
+        with contextlib.redirect_stderr(bars), contextlib.redirect_stdout(bars):
             yield
     finally:
         logger.setLevel(level)
