@@ -109,5 +109,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        # weights that autocast cast without gradients: torch before 2.11 would hand the same copies to a training pass
+        torch.clear_autocast_cache()
         for module in training:
             module.training = True

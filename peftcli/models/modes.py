@@ -25,5 +25,7 @@ def evaluating(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
             torch.manual_seed(seed)
             yield
     finally:
+        # weights that autocast cast without gradients: torch before 2.11 would hand the same copies to a training pass
+        torch.clear_autocast_cache()
         for module, training in modes:
             module.training = training

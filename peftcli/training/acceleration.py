@@ -60,7 +60,10 @@ def forward_precision(accelerator: Accelerator, model: torch.nn.Module) -> conte
     )
     if accelerator.mixed_precision == "no" or not frozen_float32:
         return contextlib.nullcontext()
-    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16 if _is_bf16(accelerator) else torch.float16)
+    dtype = torch.bfloat16 if _is_bf16(accelerator) else torch.float16
+    # no cache: a pass reads a weight once, and a loss that looks first without gradients (cached negatives) would find
+    # copies without them in torch before 2.11
+    return torch.autocast(accelerator.device.type, dtype=dtype, cache_enabled=False)
 
 
 def _is_bf16(accelerator: Accelerator) -> bool:
