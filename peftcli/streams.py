@@ -92,6 +92,24 @@ class LastingStream:
         return getattr(self._stream, name)
 
 
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """For results alone: what a C library prints on stdout in the block goes to stderr (gloo greets its peers there)."""
+    try:
+        kept = os.dup(1)
+    except OSError:
+        yield
+        return
+    try:
+        # where stderr is closed there is nowhere to send it
+        with contextlib.suppress(OSError):
+            os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 class _Painting:
     """Everything of a lasting stream, except that what is written is drawn as it is."""
 

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from peftcli.errors import ModelError
 from peftcli.models.storage import storage_of
+from peftcli.streams import stdout_kept
 
 
 def require_shardable(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -47,7 +48,8 @@ def shard(
 
     `trained`: what stays whole in every process. All else ends on `device`.
     """
-    mesh = init_device_mesh(device.type, (processes,))
+    with stdout_kept():
+        mesh = init_device_mesh(device.type, (processes,))
     kept = set(trained)
     _move(trained, device)
     for block in blocks:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from peftcli.errors import PeftcliError, ProcessLost, error_facts, error_from
 from peftcli.launching.places import LIFELINE, RENDEZVOUS, Place, place
+from peftcli.streams import stdout_kept
 from peftcli.training.signals import StopNow
 from peftcli.training.world import ALONE, World
 
@@ -51,7 +52,8 @@ class Group(World):
     def __init__(self, found: Place) -> None:
         self.place = found
         # what is said never waits behind tensors, nor meets those of a process that has failed among them
-        self._talk = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        with stdout_kept():
+            self._talk = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._asked: Callable[[], int | None] | None = None
         self._broken = False
 
@@ -198,13 +200,14 @@ def _connected(found: Place) -> Group:
         torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(
-            backend,
-            init_method="env://" if file is None else f"file://{file}",
-            rank=found.rank,
-            world_size=found.size,
-            timeout=_FINDING,
-        )
+        with stdout_kept():
+            dist.init_process_group(
+                backend,
+                init_method="env://" if file is None else f"file://{file}",
+                rank=found.rank,
+                world_size=found.size,
+                timeout=_FINDING,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         text = " ".join(str(error).split())[:200]
         raise ProcessLost(
