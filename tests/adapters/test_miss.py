@@ -13,7 +13,7 @@ from torch import nn
 from peftcli import adapters
 from peftcli.adapters.documents import CONFIG_NAME, TENSORS_NAME
 from peftcli.adapters.methods.miss.config import MissConfig
-from peftcli.adapters.methods.miss.method import MissLayer
+from peftcli.adapters.methods.miss.method import BatLayer, MissLayer
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.testing import tiny_model
 from peftcli.testing.case import Case, inputs_for, logits
@@ -51,12 +51,29 @@ def test_inputs_that_are_r_apart_share_their_weights(fields: dict[str, Any]) -> 
         ({"r": 500}, "r = 500 is larger"),
         ({"r": 4, "init_weights": "mini", "mini_r": 7}, "does not divide"),
         ({"r": 4, "mini_r": 2}, "no effect"),
-        ({"r": 4, "init_weights": "bat"}, "init_weights"),
+        ({"r": 5, "init_weights": "bat"}, "does not divide"),
+        ({"r": 4, "init_weights": "bat", "miss_dropout": 0.1}, "no effect"),
     ],
 )
 def test_what_cannot_be_is_refused(fields: dict[str, Any], why: str) -> None:
     with pytest.raises((AdapterError, RecipeError), match=why):
         adapters.attach(tiny_model("llama"), {"type": "miss", **fields})
+
+
+def test_blocks_are_changed_by_a_multiple_of_themselves() -> None:
+    torch.manual_seed(0)
+    made = BatLayer(nn.Linear(9, 6), MissConfig.model_validate({"r": 3, "init_weights": "bat"})).double()
+    with torch.no_grad():
+        made.miss_block.normal_()
+    weight, blocks = made.base_layer.weight.detach(), made.miss_block.detach()  # type: ignore[operator, union-attr]
+    change = torch.zeros(6, 9, dtype=torch.float64)
+    for row in range(2):
+        for column in range(3):
+            place = (slice(3 * row, 3 * row + 3), slice(3 * column, 3 * column + 3))
+            change[place] = (weight[place] + torch.eye(3, dtype=torch.float64)) @ blocks[row]
+    x = torch.randn(2, 3, 9, dtype=torch.float64)
+    assert torch.allclose(made(x), made.base_layer(x) + x @ change.T, atol=1e-12, rtol=0)
+    assert torch.allclose(made.merged()["weight"].double(), weight + change, atol=1e-6, rtol=0)
 
 
 def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -67,7 +84,10 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
         adapters.load(tiny_model("llama"), tmp_path)
 
 
-@pytest.mark.parametrize("fields", [{"r": 5}, {"r": 4, "init_weights": "mini", "mini_r": 4}], ids=str)
+REFERENCE = [{"r": 5}, {"r": 4, "init_weights": "mini", "mini_r": 4}, {"r": 4, "init_weights": "bat"}]
+
+
+@pytest.mark.parametrize("fields", REFERENCE, ids=str)
 def test_the_reference_reads_ours(fields: dict[str, Any], tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
     model = Case({"type": "miss", **fields}, "llama").trained()

@@ -27,7 +27,8 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"r": 4, "trainable_token_indices": [5, 9]}),
     ("prefix_tuning", {"prefix_projection": True}),
 ]
-TABLE = [(name, {}) for name in METHODS] + VARIANTS + MORE
+# LoftQ starts from what quantizing a base lost: the bases here are not quantized
+TABLE = [(name, fields) for name, fields in [*((name, {}) for name in METHODS), *VARIANTS, *MORE] if name != "loftq"]
 WITHIN = 1e-5
 """Of the largest logit: sums of float32 in another order differ by that much."""
 THEIR_OWN = {

@@ -185,6 +185,13 @@ class LoraConfig(TargetedConfig):
             raise FieldFault("target_parameters cannot be combined with use_dora, lora_bias or lora_dropout")
         return self
 
+    def to_file(self, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The document; of a start by EVA with the values that it had, which the reference misses aloud."""
+        document = super().to_file(kept)
+        if not kept and self.init_lora_weights == "eva" and self.eva_config is None:
+            document["eva_config"] = EvaConfig().model_dump(mode="json")
+        return document
+
     def doubled(self) -> LoraConfig:
         """The plain LoRA of twice the rank that stands for a shifted start: A' = [A; A0], B' = [B, -B0], same scale."""
         factor = math.sqrt(2) if self.use_rslora else 2

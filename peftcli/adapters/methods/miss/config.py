@@ -37,8 +37,9 @@ class MissConfig(TargetedConfig):
     """Dropout of the layer's input on its way into the update."""
     mini_r: Annotated[int, Field(ge=1)] = 1
     """With init_weights: mini, outputs that are mini_r apart share their weights too; it divides the layer's outputs."""
-    init_weights: bool | Literal["mini"] = True
-    """Start as the base; mini does too, with a smaller matrix; false starts at random."""
+    init_weights: bool | Literal["mini", "bat"] = True
+    """Start as the base; mini does too, with a smaller matrix; false starts at random. bat, which starts as the base,
+    changes each block of r outputs and r inputs by a multiple of itself: r divides both widths."""
     bias: Literal["none", "all", "MiSS_only"] = "none"
     """Which of the base's biases are trained too."""
 
@@ -46,9 +47,12 @@ class MissConfig(TargetedConfig):
     def _combinations(self) -> Self:
         if self.mini_r != 1 and self.init_weights != "mini":
             raise FieldFault("mini_r has no effect without init_weights: mini")
+        if self.miss_dropout and self.init_weights == "bat":
+            raise FieldFault("miss_dropout has no effect with init_weights: bat, which changes the weight itself")
         return self
 
     @classmethod
     def idle_fields(cls, document: Mapping[str, Any]) -> dict[str, Any]:
-        """`mini_r` where outputs share nothing."""
-        return {} if document.get("init_weights") == "mini" else {"mini_r": 1}
+        """`mini_r` where outputs share nothing; dropout where the weight itself is changed."""
+        how = document.get("init_weights")
+        return ({} if how == "mini" else {"mini_r": 1}) | ({"miss_dropout": 0.0} if how == "bat" else {})

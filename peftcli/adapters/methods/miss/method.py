@@ -3,10 +3,13 @@
     y = W x + b + D^T s        s_k = sum of x_i over all i with i mod r = k
 
 so the change of W at (j, i) is D[i mod r, j]: every stretch of r inputs meets the same matrix. With `init_weights: mini`
-D has mini_r columns, and output j takes column j mod mini_r.
+D has mini_r columns, and output j takes column j mod mini_r. With `init_weights: bat` the weight is cut into blocks of r
+outputs and r inputs, and the blocks W_ik of a row of blocks share one matrix D_i:
 
-Shapes: D (r, out_features), or (r, mini_r). Key: `P.miss_block`. Compared with peft 0.21.2, which adapts nn.Linear and
-not Conv1D. Its variant `bat`, which multiplies blocks of the base, is not read.
+    y = (W + change) x + b     change_ik = (W_ik + 1) D_i
+
+Shapes: D (r, out_features), or (r, mini_r), or (out_features / r, r, r). Key: `P.miss_block`. Compared with peft 0.21.2,
+which adapts nn.Linear and not Conv1D.
 """
 
 from __future__ import annotations
@@ -75,6 +78,44 @@ class MissLayer(AdapterLayer):
         return {"weight": view.stored(view.dense() + delta)}
 
 
+class BatLayer(AdapterLayer):
+    """Of one linear layer: a matrix for each row of blocks, by which the blocks are multiplied."""
+
+    def __init__(self, base_layer: nn.Module, config: MissConfig) -> None:
+        super().__init__(base_layer)
+        view = weight_view(unwrapped(base_layer))
+        self.r = config.r
+        self.miss_block = nn.Parameter(torch.empty(view.shape[0] // self.r, self.r, self.r, device=view.device))
+
+    def adapted(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """W x + b + change x, (..., out_features)."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        change = self.change()
+        return (result + F.linear(x.to(change.dtype), change)).to(result.dtype)
+
+    def change(self) -> Tensor:
+        """(W_ik + 1) D_i, block by block: (out_features, in_features) in the type of D."""
+        view = weight_view(unwrapped(self.base_layer))
+        rows, columns = view.shape
+        weight = view.dense(self.miss_block.dtype).reshape(rows // self.r, self.r, columns // self.r, self.r)
+        one = torch.eye(self.r, dtype=weight.dtype, device=weight.device)[:, None, :]
+        return torch.einsum("iakb,ibc->iakc", weight + one, self.miss_block).reshape(rows, columns)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"miss_block": self.miss_block}
+
+    @torch.no_grad()
+    def initialise(self, context: InitContext) -> None:
+        """Zeros, which gradients move at the first step."""
+        self.miss_block.zero_()
+
+    @torch.no_grad()
+    def merged(self) -> dict[str, Tensor]:
+        """W with its change added."""
+        view = weight_view(unwrapped(self.base_layer))
+        return {"weight": view.stored(view.dense() + self.change().float())}
+
+
 class MissAdapter(LinearsAdapter):
     """Says when it does not start as the base."""
 
@@ -97,15 +138,21 @@ class Miss(LinearsMethod[MissConfig]):
         return "targets" if config.bias == "MiSS_only" else config.bias
 
     def faults(self, config: MissConfig, path: str, module: nn.Module, shapes: Shapes | None) -> list[Fault]:
-        """A rank above the layer's inputs or one that the file's tensor does not have; columns that fit no output."""
+        """A rank above the layer's inputs or one that the file's tensor does not have; columns that fit no output;
+        blocks that do not make up the weight."""
         out_features, in_features = weight_view(module).shape
+        if config.init_weights == "bat":
+            if out_features % config.r or in_features % config.r:
+                why = f"r = {config.r} does not divide the {out_features} outputs and {in_features} inputs of `{path}`"
+                return [Fault(why, fix="use a divisor of all widths, such as a power of two")]
+            return rank_faults(path, module, config.r, shapes, "miss_block", axis=2)
         if config.init_weights == "mini" and out_features % config.mini_r:
             why = f"mini_r = {config.mini_r} does not divide the {out_features} outputs of `{path}`"
             return [Fault(why, fix="use a divisor of all of them, such as a power of two")]
         return rank_faults(path, module, config.r, shapes, "miss_block", limit=in_features)
 
     def layer(self, config: MissConfig, path: str, module: nn.Module, shapes: Shapes | None) -> AdapterLayer:
-        return MissLayer(module, config)
+        return BatLayer(module, config) if config.init_weights == "bat" else MissLayer(module, config)
 
 
 METHOD = Miss()
