@@ -90,8 +90,17 @@ OURS = {
 STAGE = r"ok  (tiny base|data|attach|train|evaluate|save|reload|merge) .*"
 
 
-def test_every_starter_from_init_to_smoke_without_a_stray_line(tmp_path: Path) -> None:
-    names = starter_names()
+FEW = ["chat", "sequence-classification"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(FEW, id="few"),
+        pytest.param([name for name in starter_names() if name not in FEW], id="others", marks=pytest.mark.slow),
+    ],
+)
+def test_starters_from_init_to_smoke_without_a_stray_line(names: list[str], tmp_path: Path) -> None:
     commands = [
         words
         for name in names

@@ -113,6 +113,7 @@ def load_recipe_training(text: str) -> Any:
     return Recipe.model_validate(whole).training
 
 
+@pytest.mark.slow
 def test_members_train_at_the_rate_that_rows_of_their_own_chose(
     recipe: Path, tmp_path: Path, commands: Commands
 ) -> None:

@@ -49,8 +49,8 @@ def flip_one_bit(path: Path, place: int | None = None) -> None:
     path.write_bytes(data)
 
 
-SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in (truncate, os.unlink, fill_with_zeros)]
-KINDS = [halve, flip_one_bit, *SELDOM]
+SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in (halve, truncate, os.unlink, fill_with_zeros)]
+KINDS = [flip_one_bit, *SELDOM]
 
 
 class Interrupted:
