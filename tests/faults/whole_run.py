@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import json
@@ -60,7 +61,9 @@ def draw(points: Sequence[int], count: int, purpose: str) -> list[int]:
 def one_cpu() -> Iterator[None]:
     """Inside, `auto` means one thread: a process that has used more cannot be forked by a child that uses more."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {sorted(before)[os.getpid() % len(before)]})
+    # each worker of the tests has a CPU of its own
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    os.sched_setaffinity(0, {sorted(before)[int(worker) % len(before)]})
     try:
         yield
     finally:
@@ -74,6 +77,8 @@ class Child:
         self, arguments: Sequence[str], disk: files.Disk | None = None, arm: Callable[[], object] | None = None
     ) -> None:
         reader, writer = os.pipe()
+        # what this process has to collect no child looks through, page by page
+        gc.freeze()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(reader)
@@ -89,6 +94,7 @@ class Child:
                     code = peft(list(arguments))
             finally:
                 os._exit(code)
+        gc.unfreeze()
         os.close(writer)
         self._reader = reader
 

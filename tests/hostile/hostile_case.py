@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shlex
@@ -110,7 +111,9 @@ class Outcome:
 def one_cpu() -> Iterator[None]:
     """Inside, `auto` means one thread: what has used more threads cannot go on using them in a fork."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {sorted(before)[os.getpid() % len(before)]})
+    # each worker of the tests has a CPU of its own
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    os.sched_setaffinity(0, {sorted(before)[int(worker) % len(before)]})
     try:
         yield
     finally:
@@ -122,6 +125,8 @@ def meet(command: str, folder: Path) -> Outcome:
     record = folder.parent / "events.json"
     reader, writer = os.pipe()
     started = time.monotonic()
+    # what this process has to collect no child looks through, page by page
+    gc.freeze()
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -133,6 +138,7 @@ def meet(command: str, folder: Path) -> Outcome:
             code = _watched(shlex.split(command), folder, record)
         finally:
             os._exit(code)
+    gc.unfreeze()
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8", errors="replace") as output:
         text = output.read()
