@@ -44,7 +44,7 @@ def test_what_is_set_already_is_not_advised(
     tmp_path: Path, checkpointing: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # without fast paths, which leave recomputation little to save on rows this short
-    more = f"gradient_checkpointing: {str(checkpointing).lower()}, kernels: \"off\""
+    more = f'gradient_checkpointing: {str(checkpointing).lower()}, kernels: "off"'
     recipe = written(tmp_path, more=more)
     needed = make_plan(load_recipe(recipe), device_memory=24 << 30).memory.peak_bytes
     assert peft(["plan", str(recipe), "--device-memory", str(needed - 100_000)]) == 9
