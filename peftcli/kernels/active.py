@@ -19,13 +19,17 @@ _STEPS = itertools.count()
 """Of the whole process: no two steps of two runs have one number."""
 
 
+Facts = WeakKeyDictionary[torch.nn.Module, Any]
+"""What was found out once about each model."""
+
+
 class _State:
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], facts: Facts | None = None) -> None:
         self.names = frozenset(names)
         self.step = next(_STEPS)
         self.fallbacks: dict[str, set[str]] = {}
         self.used: set[str] = set()
-        self.facts: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
+        self.facts: Facts = WeakKeyDictionary() if facts is None else facts
 
 
 _NONE = _State(())
@@ -33,10 +37,12 @@ _state = _NONE
 
 
 @contextlib.contextmanager
-def using(names: Collection[str]) -> Iterator[None]:
-    """Inside the block these fast paths are taken, and no others; not to be nested in another one that takes some."""
+def using(names: Collection[str], facts: Facts | None = None) -> Iterator[None]:
+    """Inside the block these fast paths are taken, and no others; not to be nested in another one that takes some.
+
+    `facts` carries what is `remembered` from one block to the next, for a model that does not change between them."""
     global _state
-    before, _state = _state, _State(names)
+    before, _state = _state, _State(names, facts)
     try:
         yield
     finally:

@@ -50,8 +50,9 @@ def gated_candidates(model: nn.Module) -> Iterator[GatedMlp]:
 
 def gated_mlps(model: nn.Module) -> list[GatedMlp]:
     """Blocks whose own forward gives exactly what the parts give; each once."""
+    alike: dict[object, bool] = {}
     with evaluating(model):
-        proven = {id(block.module): block for block in gated_candidates(model) if _is_proven(block)}
+        proven = {id(block.module): block for block in gated_candidates(model) if _is_proven(block, alike)}
     return list(proven.values())
 
 
@@ -65,12 +66,22 @@ def _holds_tensors(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
-def _is_proven(block: GatedMlp) -> bool:
+def _is_proven(block: GatedMlp, alike: dict[object, bool]) -> bool:
     weight = getattr(block.part(block.gate), "weight", None)
     shape = _shape(block.part(block.gate))
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or shape is None:
         return False
-    x = torch.randn(1, _PROBED_ROWS, shape[1], device=weight.device).to(weight.dtype)
+    if not weight.is_meta:
+        return _answers_as_its_parts(block, weight, shape[1])
+    # without values shapes are all that is tried, and of a hundred layers they are those of the first
+    kind = (block.gate, block.up, shape, *((type(part), _shape(part)) for part in block.module.modules()))
+    if kind not in alike:
+        alike[kind] = _answers_as_its_parts(block, weight, shape[1])
+    return alike[kind]
+
+
+def _answers_as_its_parts(block: GatedMlp, weight: Tensor, width: int) -> bool:
+    x = torch.randn(1, _PROBED_ROWS, width, device=weight.device).to(weight.dtype)
     # in training too: a block may drop some of its values then
     return all(_answers_alike(block, x, training) for training in (False, True))
 

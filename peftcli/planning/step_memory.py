@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class Rehearsal:
     kernels: tuple[str, ...] = ()
     """Fast paths of the training passes."""
     _tried: list[bool] = field(default_factory=list)
+    _facts: fast_paths.Facts = field(default_factory=WeakKeyDictionary)
 
     def training(self, batch: Batch, *, pads: bool, checkpoint_every: int) -> Bytes:
         """The most that a step on a micro-batch holds beside weights, adapter and optimizer."""
@@ -105,7 +107,7 @@ class Rehearsal:
                     self.task.loss(self.model, batch)
                 self._tried.append(True)
             stack.enter_context(without_values(conditions=not pads))
-            stack.enter_context(fast_paths.using(self.kernels))
+            stack.enter_context(fast_paths.using(self.kernels, self._facts))
             stack.enter_context(gated_blocks(self.model, GATED_MLP in self.kernels))
             fast_paths.next_step()
             stack.enter_context(checkpointed_blocks(list(self.blocks.values()), every))
