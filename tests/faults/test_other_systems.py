@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from whole_run import Child, at_step, in_a_fork, require_whole, send, write_recipe
@@ -110,12 +111,16 @@ WINDOWS = {
 
 
 def hide(names: Mapping[str, Sequence[str]], modules: Sequence[str]) -> None:
-    """Takes the names away and forgets all of our modules, which are imported anew without them."""
+    """Forgets all of our modules, which are imported anew with modules that lack the names.
+
+    Libraries that are there already keep them: they ask for the system's name, which is not changed here."""
     for name in modules:
         sys.modules[name] = None  # type: ignore[assignment]
     for owner, attributes in names.items():
-        for name in attributes:
-            delattr(sys.modules[owner], name)
+        poorer = ModuleType(owner)
+        there = vars(sys.modules[owner]).items()
+        vars(poorer).update({name: value for name, value in there if name not in attributes})
+        sys.modules[owner] = poorer
     for name in [name for name in sys.modules if name.split(".")[0] == "peftcli"]:
         del sys.modules[name]
 
