@@ -168,13 +168,19 @@ def _watched(arguments: list[str], folder: Path, record: Path) -> int:
     return code
 
 
+_DRIVER = "libnvidia-ml.so.1"
+"""Opened by a torch that is built for CUDA, to count devices."""
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn")
 
 
 def _suspicious(event: str, args: tuple[Any, ...], folder: str, outside: str) -> str | None:
-    if event == "subprocess.Popen" and tuple(args[1])[: len(COMMAND)] == COMMAND:
+    # Python 3.13 tells of the same process twice
+    if event in ("subprocess.Popen", "os.posix_spawn") and tuple(args[1])[: len(COMMAND)] == COMMAND:
         # chat templates run, and tokenizers are tried, in a process of our own, of which the environment is empty
-        return None if set(args[3] or os.environ) <= {"PYTHONUTF8", "PYTHONHASHSEED"} else f"environment {args[3]!r}"
+        given = args[-1]
+        return None if set(given or os.environ) <= {"PYTHONUTF8", "PYTHONHASHSEED"} else f"environment {given!r}"
+    if event == "ctypes.dlopen" and args[0] == _DRIVER:
+        return None
     if event in ("pickle.find_class", "socket.connect", "ctypes.dlopen") or event in _PROCESSES:
         # of the library's own start-up nothing is left to do in a warm process
         return f"{event} {args!r}"[:200]
