@@ -217,7 +217,7 @@ def _report_usage(error: Any, as_json: bool) -> int:
 
 def _as_override(message: str) -> str | None:
     """What to write for an option that is a recipe key."""
-    name = re.match(r"no such option: --([\w-]+)", message)
+    name = re.match(r"no such option:? '?--([\w-]+)", message)
     if name is None:
         return None
     from peftcli.recipe.keys import find_keys
