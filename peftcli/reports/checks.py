@@ -20,6 +20,8 @@ Outcome = Literal["clear", "note", "warn", "bad"]
 
 _OVERFIT = 0.02  # eval loss this far above its lowest point
 _STILL_FALLING = 0.01  # the last evaluation still brought this much
+_NEARLY_NOTHING = 0.1
+"""A loss below which ratios of losses say nothing."""
 _MEMORISED = 0.6  # train loss below this share of eval loss
 _SPIKE = 3.0  # loss this many times the running mean
 _FEW_ROWS = 30
@@ -111,6 +113,9 @@ def memorising(run: RunFacts) -> Check | None:
     step, held_out = evaluation[-1]
     # the training loss of the same step; before the first logged one there is nothing but the first
     seen = next((value for at, value in reversed(train) if at <= step), train[0][1])
+    # rows that are answered without having been trained on were not learned by heart, whatever the share is
+    if held_out < _NEARLY_NOTHING:
+        return Check("Memorising", "clear", "Evaluation loss is nearly nothing.")
     share = seen / held_out
     if share >= _MEMORISED:
         return Check("Memorising", "clear", "Training and evaluation loss stayed close.")
@@ -144,8 +149,7 @@ def spikes(run: RunFacts) -> Check | None:
         step
         # each point beside the mean of those before it: its own value would raise the mean
         for (step, value), (_, mean) in zip(points[1:], means, strict=False)
-        # below 0.1 a loss is nearly nothing, and three times that still is
-        if mean > 0 and value > _SPIKE * mean and value > 0.1
+        if mean > 0 and value > _SPIKE * mean and value > _NEARLY_NOTHING
     ]
     if high:
         return Check("Steady loss", "warn", f"Loss jumped above {_SPIKE:g} times its running mean at {_steps(high)}.")

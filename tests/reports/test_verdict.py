@@ -206,6 +206,9 @@ def test_memorising_compares_at_the_same_step():
     assert outcome(checks.memorising, low) == "warn"
     later = with_losses(*[2.0] * 20, *[0.5] * 20, evaluations={0: 3.0, 10: 2.1})
     assert outcome(checks.memorising, later) == "clear"
+    # held-out rows that are answered as well were not learned by heart
+    whole = with_losses(*[0.0003] * 20, evaluations={0: 2.2, 20: 0.0005})
+    assert outcome(checks.memorising, whole) == "clear"
 
 
 def test_still_falling_at_the_end():
