@@ -86,10 +86,11 @@ def measure(found: Survival, name: str, original: Tensor, exact: Tensor, rounded
     size = kept = 0.0
     moves: list[Tensor] = []
     for before, after, stored in _side_by_side(original, exact, rounded):
-        before = before.to(dtype).float()
-        update = after.float() - before
+        update = after.float() - before.float()
+        # where the type is narrower than the base's, the base is rounded too, which is no loss of the update
+        left = stored.float() - before.to(dtype).float()
         size += float(update.square().sum(1).double().sum())
-        kept += float((update * (stored.float() - before)).sum(1).double().sum())
+        kept += float((update * left).sum(1).double().sum())
         # an error that is even over a unit u has the variance u ** 2 / 12
         chance = unit_in_last_place(after.float(), dtype).norm(dim=1).double() / 12**0.5
         moves.append(((stored.float() - after.float()).norm(dim=1).double() / chance.clamp_min(1e-150)).float())
