@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from peftcli import adapters
-from peftcli.adapters.documents import CONFIG_NAME, TENSORS_NAME
+from peftcli.adapters.documents import CONFIG_NAME
 from peftcli.adapters.methods.miss.config import MissConfig
 from peftcli.adapters.methods.miss.method import BatLayer, MissLayer
 from peftcli.errors import AdapterError, RecipeError
 from peftcli.testing import tiny_model
-from peftcli.testing.case import Case, inputs_for, logits
+from peftcli.testing.case import Case
+from tests.adapters.reference import require_it_reads_ours, require_we_read_its
 
 VARIANTS = [{"r": 3}, {"r": 4}, {"r": 4, "init_weights": "mini", "mini_r": 5}]
 
@@ -89,35 +90,9 @@ REFERENCE = [{"r": 5}, {"r": 4, "init_weights": "mini", "mini_r": 4}, {"r": 4, "
 
 @pytest.mark.parametrize("fields", REFERENCE, ids=str)
 def test_the_reference_reads_ours(fields: dict[str, Any], tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    model = Case({"type": "miss", **fields}, "llama").trained()
-    adapters.save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(tiny_model("llama"), str(tmp_path)).eval()
-    inputs = inputs_for(model)
-    with adapters.disabled(model):
-        effect = float((logits(model, inputs) - logits(theirs, inputs)).abs().max())
-    assert effect > 1e-2
-    assert float((logits(model, inputs) - logits(theirs, inputs)).abs().max()) < 1e-5 * max(1.0, effect)
+    require_it_reads_ours({"type": "miss", **fields}, tmp_path)
 
 
-@pytest.mark.parametrize("fields", [{"r": 5}, {"r": 4, "init_weights": "mini", "mini_r": 4}], ids=str)
+@pytest.mark.parametrize("fields", REFERENCE, ids=str)
 def test_ours_reads_the_reference(fields: dict[str, Any], tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    config = peft.MissConfig(target_modules=["q_proj", "down_proj"], **fields)
-    theirs = peft.get_peft_model(tiny_model("llama"), config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.empty(parameter.shape).normal_(0.0, 0.1, generator=generator))
-    theirs.save_pretrained(str(tmp_path / "theirs"))
-    ours = tiny_model("llama")
-    adapters.load(ours, tmp_path / "theirs")
-    inputs = inputs_for(ours)
-    assert float((logits(ours, inputs) - logits(theirs.eval(), inputs)).abs().max()) < 1e-5
-    adapters.save(ours, tmp_path / "again")
-    assert (tmp_path / "again" / TENSORS_NAME).read_bytes() == (tmp_path / "theirs" / TENSORS_NAME).read_bytes()
-    documents = [json.loads((tmp_path / name / CONFIG_NAME).read_text()) for name in ("theirs", "again")]
-    for document in documents:
-        document.pop("target_modules"), document.pop("task_type")
-    assert documents[0] == documents[1]
+    require_we_read_its("MissConfig", fields, tmp_path)
